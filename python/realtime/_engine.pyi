@@ -1,0 +1,227 @@
+"""The contract of the compiled engine. Python decides, the engine enforces: nothing here blocks on I/O.
+
+Commands are buffered in call order and take effect with :meth:`Commands.submit`, which hands the whole batch over
+at once, without the GIL. Events come back as plain tuples whose first item is one of the kinds below; `conn` is an
+opaque integer that names one connection for its whole life and is never reused while the process lives.
+"""
+
+from typing import Final, TypeAlias
+
+OPEN: Final[int]
+CLOSE: Final[int]
+MESSAGE: Final[int]
+RAW: Final[int]
+UPGRADE: Final[int]
+AUTHORIZE: Final[int]
+DEFERRED: Final[int]
+DRAINED: Final[int]
+PUBLISHED: Final[int]
+HISTORY: Final[int]
+FATAL: Final[int]
+
+Event: TypeAlias = tuple[object, ...]
+"""One of, by its first item:
+
+- ``(OPEN, conn: int, user: str, endpoint: int, first_version: bool, peer: str)``: accepted; its first frame is queued.
+  `endpoint` indexes ``options["endpoints"]``; `first_version` is true where no subprotocol was offered.
+- ``(CLOSE, conn: int, code: int, channels: list[str])``: gone for good, once per OPEN; `code` is what the peer sent
+  (1006 when the socket just ended) or what the server closed with; `channels` are those it was subscribed to.
+- ``(MESSAGE, conn: int, route: int, id: bytes | None, data: bytes | None, received_ms: int)``: a command for a handler;
+  `route` indexes ``options["routes"]``; `id` is the raw JSON of the command's id, `data` the raw JSON of its data
+  (None where absent), `received_ms` the wall clock in ms. One credit: answer with ``done`` or a reply that carries it.
+- ``(RAW, conn: int, payload: str | bytes)``: a message on a raw endpoint. One credit.
+- ``(UPGRADE, conn: int, endpoint: int, path: str, query: str, headers: list[tuple[str, str]], peer: str)``: an endpoint
+  with ``auth = "hook"`` asks who this is; answer with ``accept`` or ``reject``. Header names are lower case.
+- ``(AUTHORIZE, conn: int, rule: int, channel: str, right: str, id: bytes | None, raw: bytes)``: a command needs a right
+  that no grant gives; `rule` indexes ``options["authorize"]``; answer with ``grant`` (the command `raw` then runs) or
+  an error of your own with ``send_text(..., done=1)``. One credit.
+- ``(DEFERRED, conn: int, raw: bytes)``: a command that the engine runs itself but that came after others still under
+  way in Python; hand it back with ``resume`` when its turn in the session's order comes. One credit.
+- ``(DRAINED, conn: int)``: everything queued for a connection that had fallen behind is with the kernel.
+- ``(PUBLISHED, ticket: int, offset: int, duplicate: bool, data: bytes | None, error: str | None)``: the outcome of a
+  durable publish that asked for it (``notify``). `data` is the event's data as stored; `error` a code, else None.
+- ``(HISTORY, ticket: int, events: list[bytes], offset: int, epoch: str, error: str | None)``: what ``history`` asked for:
+  whole event frames as JSON, oldest first, and the channel's position.
+- ``(FATAL, message: str)``: the engine cannot go on; end the process with this line.
+"""
+
+class EngineError(Exception):
+    """The engine could not start; `args[0]` is one line that says what to do.
+
+    `code` is one of ``port_in_use``, ``address``, ``data_dir_locked``, ``data_dir_unwritable``, ``log_corrupt``,
+    ``log_newer``, ``options``, ``io``.
+    """
+
+    code: str
+
+class Commands:
+    """What Python tells the engine. Safe from any thread; ``submit`` detaches from the GIL."""
+
+    def accept(self, conn: int, user: str, grants: bytes | None = None, expires_at_ms: int | None = None) -> None:
+        """Answer an UPGRADE: `grants` is the JSON of ``{"pattern": ["subscribe", …]}``; None leaves the open rules."""
+
+    def reject(self, conn: int, status: int, body: str) -> None:
+        """Answer an UPGRADE with an HTTP status (401, 403, 429, 503); a `realtime.v1` client gets the close code."""
+
+    def send_text(self, conn: int, payload: str | bytes, done: int = 0) -> None:
+        """Queue one text message (`bytes` must be UTF-8) to one connection; `done` credits come back with it."""
+
+    def send_binary(self, conn: int, payload: bytes, done: int = 0) -> None:
+        """Queue one binary message to one connection; `done` credits come back with it."""
+
+    def send_many(self, conns: list[int], payload: bytes) -> None:
+        """Queue one text message, encoded once, to many connections. Volatile; unknown ones are passed over."""
+
+    def send_all(self, payload: bytes) -> None:
+        """Queue one text message, encoded once, to every open connection of the `json` endpoints. Volatile."""
+
+    def close(self, conn: int, code: int, reason: str = "") -> None:
+        """Close one connection; its queued whole frames behind a partly written one are dropped."""
+
+    def grant(self, conn: int, channel: str, rights: list[str], raw: bytes) -> None:
+        """Answer an AUTHORIZE: give the session `rights` on exactly `channel`, then run the command `raw`."""
+
+    def resume(self, conn: int, raw: bytes) -> None:
+        """Hand a DEFERRED command back; it runs and gives its credit back itself."""
+
+    def subscribe(self, conn: int, channel: str) -> None:
+        """Make the connection a member, as if it had been granted and had asked; it gets the confirmation."""
+
+    def unsubscribe(self, conn: int, channel: str, code: str, retryable: bool) -> None:
+        """Take a subscription away; the client is told by ``unsubscribed`` with `code`."""
+
+    def publish(
+        self,
+        channel: str,
+        event: str,
+        data: bytes,
+        user: str | None = None,
+        key: str | None = None,
+        dedupe: str | None = None,
+        number: bool = False,
+        notify: bool = False,
+    ) -> int:
+        """Queue an event of a channel and return its ticket; the channel's policy decides volatile or durable.
+
+        Args:
+            data: JSON of the event's data (an object where `number` is set).
+            user: becomes the event's `userId`.
+            key: class `latest` under this key (volatile channels only).
+            dedupe: a durable event of the same channel, user and key is stored once and answered with the first.
+            number: the offset becomes the member `number` of `data`.
+            notify: a PUBLISHED event with this ticket follows (durable channels only).
+        """
+
+    def reply_with(self, ticket: int, conn: int, id: bytes | None) -> bool:
+        """Let the engine answer command `id` with `ack` (or `error`) from the outcome of a publish; gives one credit back.
+
+        Clears `notify`. False where that publish was submitted already: the caller then answers by itself.
+        """
+
+    def want(self, ticket: int) -> bool:
+        """Set `notify` on a publish that is still buffered. False where it was submitted already."""
+
+    def publish_union(self, channels: list[str], payload: bytes) -> None:
+        """Queue one text message to the members of several channels, each connection once. Volatile."""
+
+    def history(self, channel: str, after: int | None, limit: int) -> int:
+        """Ask for events with offset > `after` (None: the last `limit`); a HISTORY event with the ticket follows."""
+
+    def done(self, conn: int, n: int = 1) -> None:
+        """Give credits back: reading from the connection stops at 64 commands under way and goes on at 32."""
+
+    def submit(self) -> None:
+        """Hand over what was queued since the last call, in order."""
+
+    def drain(self, most: int) -> list[Event]:
+        """Take up to `most` waiting events; the rest keeps ``fileno`` readable."""
+
+    def fileno(self) -> int:
+        """A descriptor that is readable while events wait (for ``loop.add_reader``)."""
+
+    def session_id(self, conn: int) -> str:
+        """The `sessionId` that clients see for this connection."""
+
+    def conn_of(self, session_id: str) -> int | None:
+        """The connection that a `sessionId` names; None where it is not one of this process's."""
+
+    def members(self, channel: str) -> int:
+        """How many connections are subscribed to the channel now."""
+
+    def backlog(self, conn: int) -> int:
+        """Bytes queued for the connection behind what the kernel has taken; 0 where it is clear or gone."""
+
+    def overloaded(self) -> bool:
+        """Whether the command queue is above its high-water mark (in bytes): an awaited publish then waits."""
+
+    def stats(self) -> bytes:
+        """JSON of the engine's counters: connections, messages, bytes, deliveries, drops by reason, log commits."""
+
+class Engine(Commands):
+    """Listener, shard threads and the log thread."""
+
+    def __new__(cls, options: bytes) -> Engine:
+        """Check `options` (JSON, docs in rust/hub/src/options.rs). Raises EngineError with code ``options``."""
+
+    def start(self) -> None:
+        """Open the log, bind, start the threads. Raises EngineError."""
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on (the one asked for, or the one given for 0)."""
+
+    @property
+    def epoch(self) -> str:
+        """The epoch of the durable channels."""
+
+    def stop_accepting(self) -> None:
+        """Close the listening socket; connections stay."""
+
+    def stop_reading(self) -> None:
+        """Read nothing more from any connection; what is queued still goes out."""
+
+    def flush_log(self, timeout_ms: int) -> bool:
+        """Wait (GIL released) until everything handed to the log is committed, published and acknowledged."""
+
+    def close_all(self, code: int, reason: str) -> None:
+        """Close every connection."""
+
+    def stop(self, timeout_ms: int) -> None:
+        """Wait up to `timeout_ms` for connections to end, then end the threads and close the log. Idempotent."""
+
+class VirtualEngine(Commands):
+    """The same engine without sockets, threads or a clock: one shard, links driven by hand. For tests of apps."""
+
+    def __new__(cls, options: bytes, wall_ms: int) -> VirtualEngine: ...
+    def connect(self, path: str, headers: list[tuple[str, str]]) -> int:
+        """Open a link and send an upgrade request for `path` (with its query); return the link's number."""
+
+    def connect_as(self, endpoint: int, user: str, grants: bytes | None = None, first_version: bool = False) -> int:
+        """Open a link that is accepted as `user` at once, without a token; return the link's number."""
+
+    def conn_of_link(self, link: int) -> int | None:
+        """The connection behind a link, None before it is accepted and after it ended."""
+
+    def client_send(self, link: int, payload: str | bytes) -> None:
+        """The client sends one text or binary message."""
+
+    def client_close(self, link: int, code: int, reason: str = "") -> None:
+        """The client starts the closing handshake."""
+
+    def client_drop(self, link: int) -> None:
+        """The link is cut, as by a lost network."""
+
+    def client_receive(self, link: int) -> list[tuple[str, object]]:
+        """Take what arrived: ``("text", str)``, ``("binary", bytes)``, ``("close", (code, reason))``, ``("http", (status, body))``, ``("end", None)``."""
+
+    def client_reads(self, link: int, bytes_per_s: int | None) -> None:
+        """Limit how fast the client takes bytes (None: at once, 0: not at all)."""
+
+    def advance(self, ms: int) -> None:
+        """Move the clock and run the timers that are due."""
+
+    def now_ms(self) -> int:
+        """The wall clock of this world, in ms."""
+
+    def step(self) -> bool:
+        """Run everything that can run now, the log included. True if anything happened."""
