@@ -1,0 +1,45 @@
+"""Configuration: what can be set, where it is read from, and the secret that tokens are signed with.
+
+`load()` merges the defaults, `realtime.toml`, the environment and `--set` into one frozen `Settings`; every unknown
+key and every wrong value is refused there, so that nothing below checks a setting again. `keys_of()` gives the
+secrets that tokens are signed with and keeps the rule that a server without a configured secret is reachable from its
+own machine only. docs/reference/configuration.md is written from the same Structs by `realtime.config.reference`.
+
+Called by `cli` (with the command line), by `app.run()` and by the lifespan (without one).
+"""
+
+from realtime.config.secret import Keys, is_loopback, keys_of
+from realtime.config.settings import (
+    ApiSettings,
+    AuthSettings,
+    ConfigError,
+    ConversationSettings,
+    DrainSettings,
+    HandlerSettings,
+    LimitSettings,
+    LogSettings,
+    PresenceSettings,
+    ServerSettings,
+    Settings,
+    TypingSettings,
+)
+from realtime.config.sources import load
+
+__all__ = [
+    "ApiSettings",
+    "AuthSettings",
+    "ConfigError",
+    "ConversationSettings",
+    "DrainSettings",
+    "HandlerSettings",
+    "Keys",
+    "LimitSettings",
+    "LogSettings",
+    "PresenceSettings",
+    "ServerSettings",
+    "Settings",
+    "TypingSettings",
+    "is_loopback",
+    "keys_of",
+    "load",
+]

@@ -1,0 +1,97 @@
+"""The secrets that tokens are signed with, and the rule that a generated one never leaves the machine.
+
+Without `auth.secrets` the first start writes a random secret to `secret` in the data directory, readable by its owner
+only, and later starts read it. Such a server, and its HTTP listener, bind to loopback addresses only: whoever can read
+that file could sign in as anybody, and the playground hands tokens out.
+
+Called by `server`, which hands the secrets to the engine, and by `cli`, which signs tokens with the first one.
+"""
+
+import contextlib
+import ipaddress
+import os
+import secrets
+from pathlib import Path
+
+from msgspec import Struct
+
+from realtime.config.settings import ConfigError, Settings
+
+_SECRET_BYTES_MIN = 32
+
+
+class Keys(Struct, frozen=True):
+    """The secrets of a server, the signing one first, and whether it made them itself."""
+
+    secrets: tuple[str, ...]
+    generated: bool
+
+    def __repr__(self) -> str:
+        """Leave the secrets out: this ends up in tracebacks."""
+        return f"Keys({len(self.secrets)} secrets, generated={self.generated})"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is reached from this machine only: localhost, 127.0.0.0/8 or ::1."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def keys_of(settings: Settings) -> Keys:
+    """Return the secrets of `settings`, made and kept in the data directory where none is configured.
+
+    Raises:
+        ConfigError: a listener is not on loopback without a configured secret, or the file cannot be used.
+    """
+    if settings.auth.secrets:
+        return Keys(settings.auth.secrets, generated=False)
+    _refuse_other_addresses(settings)
+    return Keys((_kept_secret(Path(settings.data_dir)),), generated=True)
+
+
+def _refuse_other_addresses(settings: Settings) -> None:
+    listeners = [("server.host", settings.server.host)]
+    if settings.api.enabled:
+        listeners.append(("api.host", settings.api.host))
+    for key, host in listeners:
+        if not is_loopback(host):
+            raise ConfigError(
+                f"{key} = {host!r} is not a loopback address and no secret is configured; set REALTIME_JWT_SECRET to "
+                f"at least {_SECRET_BYTES_MIN} bytes, or listen on 127.0.0.1"
+            )
+
+
+def _kept_secret(data_dir: Path) -> str:
+    path = data_dir / "secret"
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            _write_new(path)
+        if path.stat().st_mode & 0o077:
+            raise ConfigError(f"{path} can be read by others; run: chmod 600 {path}")
+        secret = path.read_text("ascii").strip()
+    except UnicodeDecodeError:
+        secret = ""
+    except OSError as error:
+        raise ConfigError(
+            f"data_dir = {str(data_dir)!r} cannot be used: {error.strerror}: {error.filename or path}; make it "
+            "writable, or set another one by REALTIME_DATA_DIR"
+        ) from error
+    if len(secret.encode()) < _SECRET_BYTES_MIN:
+        raise ConfigError(
+            f"{path} holds fewer than {_SECRET_BYTES_MIN} bytes; remove it, and the next start makes a new one"
+        )
+    return secret
+
+
+def _write_new(path: Path) -> None:
+    """Write a new secret, or fail with FileExistsError where there is one already."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        file.write(secrets.token_urlsafe(48) + "\n")
+        file.flush()
+        os.fsync(file.fileno())

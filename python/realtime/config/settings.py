@@ -1,0 +1,238 @@
+"""Every key that can be set: its type, its default, the values it may take and one sentence that says what it does.
+
+A section is a frozen Struct and a key is a field of it, with a `Meta` that carries the sentence and the bounds. The
+loader, the messages of `ConfigError` and docs/reference/configuration.md are all made from these declarations, so a
+key exists in one place. Units are the last word of a name. The fields of `LimitSettings` are handed to the engine
+under the same names.
+"""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+Port = Annotated[int, Meta(ge=0, le=65535)]
+Count = Annotated[int, Meta(ge=0, le=1_000_000_000)]
+Positive = Annotated[int, Meta(ge=1, le=1_000_000_000)]
+Bytes = Annotated[int, Meta(ge=1, le=1 << 40)]
+Seconds = Annotated[int, Meta(ge=1, le=86_400)]
+Duration = Annotated[float, Meta(ge=0, le=86_400)]
+Text = Annotated[str, Meta(min_length=1)]
+Secret = Annotated[str, Meta(min_length=1, extra={"secret": True})]
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; the text is one line that names the key, the value and what is allowed."""
+
+
+class Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One table of `realtime.toml`."""
+
+
+class ServerSettings(Section, frozen=True):
+    """The WebSocket listener."""
+
+    host: Annotated[
+        Text, Meta(description="Address to listen on. One that is not a loopback address needs `auth.secrets`.")
+    ] = "127.0.0.1"
+    port: Annotated[Port, Meta(description="Port of the WebSocket endpoint; 0 takes a free one.")] = 3002
+    shards: Annotated[
+        int,
+        Meta(ge=0, le=64, description="Threads that serve sockets; 0 takes one less than the cores, from 1 to 8."),
+    ] = 0
+
+
+class ApiSettings(Section, frozen=True):
+    """The HTTP listener: health and, where the secret is the generated one, the playground."""
+
+    enabled: Annotated[bool, Meta(description="Whether the HTTP listener is started.")] = True
+    host: Annotated[
+        Text, Meta(description="Address to listen on. One that is not a loopback address needs `auth.secrets`.")
+    ] = "127.0.0.1"
+    port: Annotated[Port, Meta(description="Port of the HTTP listener; 0 takes a free one.")] = 3001
+
+
+class AuthSettings(Section, frozen=True):
+    """Who may connect."""
+
+    secrets: Annotated[
+        tuple[Secret, ...],
+        Meta(
+            description="Secrets of at least 32 bytes that tokens are checked with; the first signs new ones. "
+            "Without any, the server makes one and keeps it in the data directory."
+        ),
+    ] = ()
+    algorithm: Annotated[Literal["HS256"], Meta(description="The one algorithm that tokens may be signed with.")] = (
+        "HS256"
+    )
+    audience: Annotated[
+        Text | None, Meta(description="The `aud` that tokens must carry; not checked where it is not set.")
+    ] = None
+    user_claim: Annotated[Text, Meta(description="The claim that names the user.")] = "sub"
+    require_exp: Annotated[bool, Meta(description="Whether a token without `exp` is refused.")] = True
+    leeway_s: Annotated[
+        int, Meta(ge=0, le=300, description="Seconds by which `exp` and `nbf` may be off, for clocks that differ.")
+    ] = 0
+    expiry: Annotated[
+        Literal["close", "connect"],
+        Meta(description="`close` ends a connection when its token expires; `connect` checks at connect only."),
+    ] = "close"
+    origins: Annotated[
+        tuple[Text, ...] | None,
+        Meta(description="Values of `Origin` that may connect, exact; not checked where it is not set."),
+    ] = None
+    service_key: Annotated[
+        Secret | None, Meta(description="Key of at least 32 bytes for other systems that act for no single user.")
+    ] = None
+
+    def __repr__(self) -> str:
+        """Leave the secrets out: settings end up in logs and tracebacks."""
+        return f"AuthSettings({len(self.secrets)} secrets, algorithm={self.algorithm!r})"
+
+
+class LimitSettings(Section, frozen=True):
+    """What one peer, and all of them together, may cost."""
+
+    enabled: Annotated[bool, Meta(description="False lets a load test through: no rate limit applies.")] = True
+    message_bytes_max: Annotated[Bytes, Meta(description="Bytes of one inbound message; more closes 1009.")] = (
+        16 * 1024 * 1024
+    )
+    publication_bytes_max: Annotated[
+        Bytes, Meta(description="Bytes of one event of a channel; more answers `too_large`.")
+    ] = 1024 * 1024
+    idle_timeout_s: Annotated[
+        Seconds, Meta(description="Seconds without any byte from a peer before it is closed, with heartbeats off.")
+    ] = 300
+    heartbeats: Annotated[bool, Meta(description="Whether silent peers are pinged.")] = True
+    heartbeat_interval_s: Annotated[
+        Seconds, Meta(description="Seconds of silence before a ping; two unanswered close 4001.")
+    ] = 25
+    handshake_timeout_s: Annotated[
+        Seconds, Meta(description="Seconds from accept to the end of the upgrade, `authenticate` included.")
+    ] = 10
+    handshakes_pending_max: Annotated[
+        Positive, Meta(description="Upgrades under way at once; more are answered 503.")
+    ] = 1000
+    connections_max: Annotated[
+        Count, Meta(description="Connections at once; 0 takes the limit of descriptors less 64.")
+    ] = 0
+    outbox_soft_bytes: Annotated[
+        Bytes, Meta(description="Bytes queued for a connection above which `latest` events replace each other.")
+    ] = 64 * 1024
+    outbox_hard_bytes: Annotated[
+        Bytes, Meta(description="Bytes queued for a connection above which events are dropped or it is closed 4000.")
+    ] = 1024 * 1024
+    outboxes_bytes_max: Annotated[Bytes, Meta(description="Bytes queued for all connections together.")] = (
+        256 * 1024 * 1024
+    )
+    unfinished_bytes_max: Annotated[
+        Bytes, Meta(description="Bytes of inbound messages that are not complete, all connections together.")
+    ] = 256 * 1024 * 1024
+    channels_per_session_max: Annotated[
+        Positive, Meta(description="Channels that one connection may be subscribed to.")
+    ] = 200
+    commands_per_s: Annotated[Positive, Meta(description="Commands a second of one connection.")] = 100
+    commands_burst: Annotated[Positive, Meta(description="Commands of one connection at once.")] = 300
+    relays_per_s: Annotated[
+        Positive, Meta(description="Relayed commands (typing, cursors) a second of one connection.")
+    ] = 50
+    relays_burst: Annotated[Positive, Meta(description="Relayed commands of one connection at once.")] = 150
+    bytes_per_s: Annotated[Count, Meta(description="Inbound bytes a second of one connection; 0 sets no limit.")] = 0
+    commands_waiting_max: Annotated[
+        Positive, Meta(description="Commands of one connection under way before it is not read any more.")
+    ] = 64
+    events_waiting_max: Annotated[
+        Positive, Meta(description="Events that wait for Python before nothing more is read.")
+    ] = 65_536
+    commands_waiting_bytes_max: Annotated[
+        Bytes, Meta(description="Bytes that wait for the engine before Python takes no more events.")
+    ] = 64 * 1024 * 1024
+    close_timeout_s: Annotated[Seconds, Meta(description="Seconds that a peer has to answer a close.")] = 5
+
+
+class PresenceSettings(Section, frozen=True):
+    """Who is told that a user is online."""
+
+    grace_s: Annotated[
+        Duration, Meta(description="Seconds that a user stays online after a lost connection, for a reconnect.")
+    ] = 5.0
+    everyone_max: Annotated[
+        Positive,
+        Meta(description="Open sessions up to which everybody is told; above it those who share a channel."),
+    ] = 1000
+
+
+class TypingSettings(Section, frozen=True):
+    """Typing indicators."""
+
+    timeout_s: Annotated[
+        float, Meta(ge=0.05, le=3600, description="Seconds after the last `typing_start` at which typing ends.")
+    ] = 30.0
+
+
+class ConversationSettings(Section, frozen=True):
+    """The built-in conversations."""
+
+    access: Annotated[
+        Literal["open", "grants"],
+        Meta(description="`open`: whoever is signed in takes part; `grants`: what the token names."),
+    ] = "open"
+    history: Annotated[
+        int,
+        Meta(ge=0, le=65_536, description="Events a conversation keeps in memory; older ones are read from disk."),
+    ] = 256
+    overflow: Annotated[
+        Literal["drop_oldest", "close"],
+        Meta(
+            description="What happens to volatile events of a reader over its hard limit: dropped with `lag`, or it "
+            "is closed 4000."
+        ),
+    ] = "drop_oldest"
+
+
+class HandlerSettings(Section, frozen=True):
+    """Handlers of commands."""
+
+    timeout_s: Annotated[
+        float, Meta(ge=0.01, le=3600, description="Seconds that an `async` handler may take; then `timeout`.")
+    ] = 30.0
+    slow_ms: Annotated[
+        Positive, Meta(description="Milliseconds on the loop above which a handler is named in the log.")
+    ] = 50
+    threads: Annotated[
+        int, Meta(ge=1, le=256, description="Threads for handlers that are declared with `thread=True`.")
+    ] = 8
+
+
+class LogSettings(Section, frozen=True):
+    """The log that the process writes to stderr."""
+
+    level: Annotated[
+        Literal["debug", "info", "warning", "error"], Meta(description="The least level that is written.")
+    ] = "info"
+
+
+class DrainSettings(Section, frozen=True):
+    """The end of the process."""
+
+    grace_s: Annotated[
+        float, Meta(ge=0.1, le=3600, description="Seconds from SIGTERM or SIGINT to the end of the process.")
+    ] = 10.0
+
+
+class Settings(Section, frozen=True):
+    """The whole configuration."""
+
+    data_dir: Annotated[
+        Text,
+        Meta(description="Directory of the log of durable channels and of the generated secret; made where missing."),
+    ] = "data"
+    server: ServerSettings = ServerSettings()
+    api: ApiSettings = ApiSettings()
+    auth: AuthSettings = AuthSettings()
+    limits: LimitSettings = LimitSettings()
+    presence: PresenceSettings = PresenceSettings()
+    typing: TypingSettings = TypingSettings()
+    conversations: ConversationSettings = ConversationSettings()
+    handlers: HandlerSettings = HandlerSettings()
+    log: LogSettings = LogSettings()
+    drain: DrainSettings = DrainSettings()
