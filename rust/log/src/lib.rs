@@ -1,1 +1,25 @@
-//! realtime-log
+//! Durable channels: an append-only log on SQLite.
+//!
+//! Duty: number the publications of a channel 1, 2, 3, …, store them so that what was answered survives a power
+//! cut, answer a repeated command with its first result, and read heads and pages back. Storage only: synchronous,
+//! no threads, no sockets, nothing about sessions. The reactor's log thread owns the one [`Log`] of a process and
+//! is its only caller.
+//!
+//! Invariants:
+//! - an event that [`Log::append`] returned is on the disk (write-ahead log, `synchronous=FULL`);
+//! - offsets of a channel are consecutive and never used twice within an epoch;
+//! - a batch is stored whole or not at all, and a failed one leaves the log usable;
+//! - what is remembered in memory is never ahead of what is stored.
+
+mod append;
+mod error;
+mod event;
+mod heads;
+mod log;
+mod open;
+mod schema;
+
+pub use error::Error;
+pub use event::{Append, Appended, Page, Stored};
+pub use log::Log;
+pub use open::Options;

@@ -1,0 +1,140 @@
+//! What can go wrong with the log, told so that whoever runs the server knows what to do.
+//!
+//! Each error is one line and carries its facts as fields. [`Error::Full`] and [`Error::Busy`] pass by themselves
+//! once their cause is gone: the caller refuses the publications of that batch and goes on. The others, when they
+//! come from opening, end the start.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rusqlite::ErrorCode;
+use rusqlite::ffi;
+
+/// Why the log could not be opened, written or read.
+#[derive(Debug)]
+pub enum Error {
+    /// Another process, or another [`Log`](crate::Log) of this one, holds the data directory.
+    Locked {
+        /// The data directory.
+        dir: PathBuf,
+    },
+    /// The data directory cannot be made, or its files cannot be written.
+    Unwritable {
+        /// The data directory.
+        dir: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file is not a log, or is damaged. It is left as it was found.
+    Corrupt {
+        /// The database file.
+        path: PathBuf,
+        /// What was found wrong.
+        detail: String,
+    },
+    /// The log was written by a newer version of this program.
+    Newer {
+        /// Number of the schema in the file.
+        found: u32,
+        /// The highest number that this version knows.
+        known: u32,
+    },
+    /// The disk, or the quota, has no room. Nothing of the batch was stored; reading goes on.
+    Full {
+        /// The database file.
+        path: PathBuf,
+    },
+    /// Another program kept the database locked. Nothing of the batch was stored.
+    Busy {
+        /// The database file.
+        path: PathBuf,
+        /// How long was waited, in milliseconds (`busy_timeout_ms`).
+        waited_ms: u64,
+    },
+    /// Anything else that SQLite reports, such as a disk that fails to read or write.
+    Sqlite(rusqlite::Error),
+}
+
+impl Error {
+    /// The name of SQLite's result in our terms. `path` and `waited_ms` are the facts that SQLite does not tell.
+    pub(crate) fn from_sqlite(source: rusqlite::Error, path: &Path, waited_ms: u64) -> Self {
+        let Some(failure) = source.sqlite_error().copied() else {
+            return Self::Sqlite(source);
+        };
+        let path = path.to_path_buf();
+        match (failure.code, failure.extended_code) {
+            // The index of the write-ahead log is a file too; SQLite has no `full` for it.
+            (ErrorCode::DiskFull, _) | (_, ffi::SQLITE_IOERR_SHMSIZE) => Self::Full { path },
+            (ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked, _) => {
+                Self::Busy { path, waited_ms }
+            }
+            (ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase, _) => Self::Corrupt {
+                path,
+                detail: source.to_string(),
+            },
+            (ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied, _) => {
+                Self::Unwritable {
+                    dir: path
+                        .parent()
+                        .map_or_else(|| path.clone(), Path::to_path_buf),
+                    source: io::Error::other(source),
+                }
+            }
+            _ => Self::Sqlite(source),
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Locked { dir } => write!(
+                f,
+                "data directory {} is in use by another process; stop that server or choose another data directory",
+                dir.display()
+            ),
+            Self::Unwritable { dir, source } => write!(
+                f,
+                "data directory {} cannot be written: {source}; make it writable for this user or choose another one",
+                dir.display()
+            ),
+            Self::Corrupt { path, detail } => write!(
+                f,
+                "log file {} is corrupt: {detail}; restore it from a backup, or move it away to start with an empty log",
+                path.display()
+            ),
+            Self::Newer { found, known } => write!(
+                f,
+                "log has schema {found}, this version knows schemas up to {known}; \
+                 run the version that wrote it, or restore the backup made before it"
+            ),
+            Self::Full { path } => write!(
+                f,
+                "no room on the disk for log file {}; free space there, the server then goes on by itself",
+                path.display()
+            ),
+            Self::Busy { path, waited_ms } => write!(
+                f,
+                "log file {} was locked by another program for over {waited_ms} ms; end what that program does with it",
+                path.display()
+            ),
+            Self::Sqlite(source) => {
+                write!(
+                    f,
+                    "log could not be read or written: {source}; look for disk errors in the system's log"
+                )
+            }
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Unwritable { source, .. } => Some(source),
+            Self::Sqlite(source) => Some(source),
+            _ => None,
+        }
+    }
+}

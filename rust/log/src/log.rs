@@ -1,0 +1,174 @@
+//! The log itself: append batches, read heads and pages.
+//!
+//! Every call is one statement or one transaction and returns when the disk has answered; at worst it waits
+//! `busy_timeout_ms` for another program. Called by one thread, the reactor's log thread.
+
+use std::fs::File;
+use std::path::PathBuf;
+
+use rusqlite::{Connection, Transaction, TransactionBehavior, params};
+
+use crate::append::{Batch, find_channel};
+use crate::error::Error;
+use crate::event::{Append, Appended, Page, Stored};
+use crate::heads::{Channel, Heads};
+
+const PAGE: &str = "SELECT offset, event, data, user, time_ms FROM events \
+                    WHERE channel_id = ?1 AND offset > ?2 ORDER BY offset LIMIT ?3";
+
+/// The durable channels of one data directory.
+///
+/// It holds the directory's lock as long as it lives. Dropping it moves the write-ahead log into the database and
+/// gives the lock back; not dropping it (a crash) loses nothing.
+#[derive(Debug)]
+pub struct Log {
+    // The order of the fields is the order of dropping: the lock goes last.
+    pub(crate) conn: Connection,
+    pub(crate) heads: Heads,
+    pub(crate) epoch: String,
+    pub(crate) path: PathBuf,
+    pub(crate) busy_timeout_ms: u64,
+    pub(crate) _lock: Option<File>,
+}
+
+impl Log {
+    /// Identifies this database: random, made with it, the same for as long as its history is.
+    #[must_use]
+    pub fn epoch(&self) -> &str {
+        &self.epoch
+    }
+
+    /// Stores a batch in one transaction and returns one answer for each event, in the order of the batch.
+    ///
+    /// When it returns, everything new is on the disk. Numbers are consecutive per channel. A duplicate (same
+    /// channel, user and `dedupe`, stored before or earlier in this batch) does not fail the batch; it takes no
+    /// number and is answered with the first result.
+    ///
+    /// # Errors
+    /// [`Error::Full`], [`Error::Busy`], or what SQLite reports. Nothing of the batch is to be acknowledged; the
+    /// log stays usable, and the same batch may be tried again. If the failure was the disk's own (`Sqlite`) and a
+    /// crash follows at once, events of the batch may be found stored after the restart: their `dedupe` answers that.
+    pub fn append(&mut self, batch: &[Append<'_>]) -> Result<Vec<Appended>, Error> {
+        if batch.is_empty() {
+            return Ok(Vec::new());
+        }
+        match commit(&self.conn, &mut self.heads, batch) {
+            Ok((appended, moved)) => {
+                for (name, channel) in moved {
+                    self.heads.put(name, channel);
+                }
+                Ok(appended)
+            }
+            Err(source) => {
+                // Whatever went wrong, the store alone knows now.
+                self.heads.clear();
+                Err(self.error(source))
+            }
+        }
+    }
+
+    /// The highest offset of a channel, 0 when nothing was ever appended to it.
+    ///
+    /// # Errors
+    /// What SQLite reports while reading.
+    pub fn head(&mut self, channel: &str) -> Result<u64, Error> {
+        let known = self.channel(channel).map_err(|source| self.error(source))?;
+        Ok(known.map_or(0, |channel| channel.head))
+    }
+
+    /// Events of a channel with an offset above `after`, oldest first.
+    ///
+    /// At most `limit` of them, and no more than fit `bytes_max` (names and payloads counted), but the first one
+    /// whatever its size, so that a reader always gets on. Costs one descent and a walk over what is returned.
+    ///
+    /// # Errors
+    /// What SQLite reports while reading; [`Error::Corrupt`] when a page of the file is damaged.
+    pub fn page(
+        &mut self,
+        channel: &str,
+        after: u64,
+        limit: usize,
+        bytes_max: usize,
+    ) -> Result<Page, Error> {
+        let known = self.channel(channel).map_err(|source| self.error(source))?;
+        let Some(known) = known else {
+            return Ok(Page {
+                events: Vec::new(),
+                head: 0,
+            });
+        };
+        if after >= known.head || limit == 0 {
+            return Ok(Page {
+                events: Vec::new(),
+                head: known.head,
+            });
+        }
+        let events = read_page(&self.conn, known.id, after, limit, bytes_max)
+            .map_err(|source| self.error(source))?;
+        Ok(Page {
+            events,
+            head: known.head,
+        })
+    }
+
+    fn channel(&mut self, name: &str) -> rusqlite::Result<Option<Channel>> {
+        if let Some(channel) = self.heads.find(name) {
+            return Ok(Some(channel));
+        }
+        let channel = find_channel(&self.conn, name)?;
+        if let Some(channel) = channel {
+            self.heads.put(name, channel);
+        }
+        Ok(channel)
+    }
+
+    fn error(&self, source: rusqlite::Error) -> Error {
+        Error::from_sqlite(source, &self.path, self.busy_timeout_ms)
+    }
+}
+
+type Committed<'b> = (Vec<Appended>, Vec<(&'b str, Channel)>);
+
+/// One transaction; a drop before the commit, or a commit that fails, rolls it back.
+fn commit<'b>(
+    conn: &Connection,
+    heads: &mut Heads,
+    batch: &[Append<'b>],
+) -> rusqlite::Result<Committed<'b>> {
+    // Immediate: the wait for a lock is at the beginning, where the busy handler works.
+    let transaction = Transaction::new_unchecked(conn, TransactionBehavior::Immediate)?;
+    let mut work = Batch::new(conn, heads)?;
+    let appended = batch
+        .iter()
+        .map(|append| work.append(append))
+        .collect::<rusqlite::Result<Vec<_>>>()?;
+    work.move_heads()?;
+    let moved = work.into_heads().collect();
+    transaction.commit()?;
+    Ok((appended, moved))
+}
+
+fn read_page(
+    conn: &Connection,
+    channel_id: i64,
+    after: u64,
+    limit: usize,
+    bytes_max: usize,
+) -> rusqlite::Result<Vec<Stored>> {
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let mut select = conn.prepare_cached(PAGE)?;
+    // `after` is below a head, so it fits.
+    let mut rows = select.query(params![channel_id, after.cast_signed(), limit])?;
+    let mut events = Vec::new();
+    let mut bytes = 0;
+    while let Some(row) = rows.next()? {
+        let event = Stored::from_row(row)?;
+        bytes +=
+            event.data.len() + event.event.len() + event.user.as_ref().map_or(0, |user| user.len());
+        if bytes > bytes_max && !events.is_empty() {
+            break;
+        }
+        events.push(event);
+    }
+    Ok(events)
+}

@@ -1,0 +1,270 @@
+//! From a directory to a log that may be trusted: lock, look, configure, migrate, check.
+//!
+//! The lock is taken before anything is read, so two servers never work on one directory. Whatever is found wrong
+//! is told and left as it was: nothing is repaired, truncated or removed here.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+
+use crate::error::Error;
+use crate::heads::Heads;
+use crate::log::Log;
+use crate::schema;
+
+const DATABASE_NAME: &str = "realtime.sqlite3";
+const LOCK_NAME: &str = "lock";
+/// How long the check at start may take. A database of some hundred megabytes is checked whole in that time; of a
+/// larger one as much as that, so that a start never takes minutes. The header, the size and the roots are always
+/// checked, and a damaged page beyond is told by the read that meets it.
+const CHECK_MS_MAX: u64 = 250;
+/// Steps of the check (about a page each) between two looks at the clock.
+const CHECK_STEPS: i32 = 500;
+/// The write-ahead log is copied into the database each time it has grown by so many pages of 4 KiB.
+const CHECKPOINT_PAGES: i64 = 4_000;
+/// What remains of the write-ahead log's file after a burst, in bytes.
+const WAL_BYTES_MAX: i64 = 64 << 20;
+/// Page cache of SQLite, in KiB.
+const CACHE_KIB: i64 = 16 << 10;
+const STATEMENTS_MAX: usize = 16;
+
+/// Where the log is and how patient it is.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The directory; it is made, readable by its owner alone, when it is missing.
+    pub data_dir: PathBuf,
+    /// How long an append waits while another program has the database locked, in milliseconds.
+    pub busy_timeout_ms: u64,
+}
+
+impl Options {
+    /// The log of `data_dir` with a `busy_timeout_ms` of 5,000.
+    pub fn new(data_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            data_dir: data_dir.into(),
+            busy_timeout_ms: 5_000,
+        }
+    }
+}
+
+impl Log {
+    /// Opens the log `realtime.sqlite3` of a data directory, or makes it.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] when another process has the directory, [`Error::Unwritable`], [`Error::Corrupt`] (also
+    /// for a file that is not a log), [`Error::Newer`], [`Error::Full`], [`Error::Busy`]. Each is one line for
+    /// whoever runs the server.
+    pub fn open(options: &Options) -> Result<Self, Error> {
+        let dir = &options.data_dir;
+        let unwritable = |source| Error::Unwritable {
+            dir: dir.clone(),
+            source,
+        };
+        make_dir(dir).map_err(unwritable)?;
+        let lock = take_lock(dir)?;
+        let path = dir.join(DATABASE_NAME);
+        let database = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path);
+        let database_bytes = database
+            .and_then(|file| file.metadata())
+            .map_err(unwritable)?
+            .len();
+        refuse_orphan_wal(&path, database_bytes)?;
+
+        // Not SQLite's default: that would read a path such as `file:…` as a URI.
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let conn = Connection::open_with_flags(&path, flags);
+        let conn =
+            conn.map_err(|source| Error::from_sqlite(source, &path, options.busy_timeout_ms))?;
+        let log = prepare(conn, path, options.busy_timeout_ms, Some(lock))?;
+        // The names of the files are on the disk too, before anything is acknowledged.
+        File::open(dir)
+            .and_then(|dir| dir.sync_all())
+            .map_err(unwritable)?;
+        Ok(log)
+    }
+
+    /// A log that is gone when it is dropped: the same rules, no disk and no lock.
+    ///
+    /// # Errors
+    /// What SQLite reports, such as a lack of memory.
+    pub fn open_in_memory() -> Result<Self, Error> {
+        prepare(
+            Connection::open_in_memory().map_err(Error::Sqlite)?,
+            PathBuf::from(":memory:"),
+            0,
+            None,
+        )
+    }
+}
+
+/// Makes the directory, its owner's alone since messages are private, and has its name on the disk.
+fn make_dir(dir: &Path) -> io::Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    match dir.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => File::open(parent)?.sync_all(),
+        _ => Ok(()),
+    }
+}
+
+/// The lock is the kernel's (`flock`): it ends with the process, however that ends, so the file is never stale.
+fn take_lock(dir: &Path) -> Result<File, Error> {
+    let unwritable = |source| Error::Unwritable {
+        dir: dir.to_path_buf(),
+        source,
+    };
+    let lock = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(dir.join(LOCK_NAME));
+    let lock = lock.map_err(unwritable)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(Error::Locked {
+            dir: dir.to_path_buf(),
+        }),
+        Err(TryLockError::Error(source)) => Err(unwritable(source)),
+    }
+}
+
+/// SQLite removes a write-ahead log that stands beside an empty database. That cannot come from a crash (the first
+/// page is written and synced before there is such a log), so somebody lost a file: say so, and keep the other.
+fn refuse_orphan_wal(path: &Path, database_bytes: u64) -> Result<(), Error> {
+    let mut wal = path.as_os_str().to_owned();
+    wal.push("-wal");
+    let wal_bytes = fs::metadata(wal).map_or(0, |metadata| metadata.len());
+    if database_bytes == 0 && wal_bytes > 0 {
+        let detail = format!("it is empty, but its write-ahead log has {wal_bytes} bytes");
+        return Err(Error::Corrupt {
+            path: path.to_path_buf(),
+            detail,
+        });
+    }
+    Ok(())
+}
+
+fn prepare(
+    conn: Connection,
+    path: PathBuf,
+    busy_timeout_ms: u64,
+    lock: Option<File>,
+) -> Result<Log, Error> {
+    let mut log = Log {
+        conn,
+        heads: Heads::default(),
+        epoch: String::new(),
+        path,
+        busy_timeout_ms,
+        _lock: lock,
+    };
+    let on_disk = log._lock.is_some();
+    let sqlite = |source| Error::from_sqlite(source, &log.path, busy_timeout_ms);
+    log.conn
+        .busy_timeout(Duration::from_millis(busy_timeout_ms))
+        .map_err(sqlite)?;
+    log.conn
+        .set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+    let found = find_schema(&log.conn, &log.path, busy_timeout_ms)?;
+    configure(&log.conn, on_disk).map_err(sqlite)?;
+    if found < schema::KNOWN {
+        schema::migrate(&log.conn, found).map_err(sqlite)?;
+    }
+    if on_disk {
+        check(&mut log.conn, &log.path, busy_timeout_ms)?;
+    }
+    let epoch = log
+        .conn
+        .query_row("SELECT value FROM meta WHERE key = 'epoch'", [], |row| {
+            row.get(0)
+        });
+    log.epoch = epoch.map_err(|source| Error::from_sqlite(source, &log.path, busy_timeout_ms))?;
+    Ok(log)
+}
+
+/// The schema's number, 0 for a new database. This is the first read, so garbage and a file that is shorter than
+/// its header says are found here, before anything is written.
+fn find_schema(conn: &Connection, path: &Path, busy_timeout_ms: u64) -> Result<u32, Error> {
+    let pragma = |name: &str| -> Result<i64, Error> {
+        let value = conn.pragma_query_value(None, name, |row| row.get(0));
+        value.map_err(|source| Error::from_sqlite(source, path, busy_timeout_ms))
+    };
+    let tables = conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| {
+        row.get::<_, i64>(0)
+    });
+    let tables = tables.map_err(|source| Error::from_sqlite(source, path, busy_timeout_ms))?;
+    let found = u32::try_from(pragma("user_version")?).unwrap_or(u32::MAX);
+    let is_new = tables == 0 && found == 0;
+    if !is_new && pragma("application_id")? != schema::APPLICATION_ID {
+        let detail = "it is the database of another program".to_owned();
+        return Err(Error::Corrupt {
+            path: path.to_path_buf(),
+            detail,
+        });
+    }
+    if found > schema::KNOWN {
+        return Err(Error::Newer {
+            found,
+            known: schema::KNOWN,
+        });
+    }
+    Ok(found)
+}
+
+fn configure(conn: &Connection, on_disk: bool) -> rusqlite::Result<()> {
+    conn.pragma_update(None, "cache_size", -CACHE_KIB)?;
+    // No mapped reads: a failing disk is then an error, not a signal that ends the process.
+    conn.pragma_update(None, "mmap_size", 0)?;
+    if !on_disk {
+        return Ok(());
+    }
+    let mode: String =
+        conn.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
+    if !mode.eq_ignore_ascii_case("wal") {
+        // Some network file systems have no shared memory, and then no locks to trust either.
+        return Err(rusqlite::Error::SqliteFailure(
+            rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CANTOPEN),
+            Some("its file system has no write-ahead log; use a local disk".to_owned()),
+        ));
+    }
+    conn.pragma_update(None, "synchronous", "FULL")?;
+    // On macOS a plain fsync leaves data in the drive's cache; elsewhere these two change nothing.
+    conn.pragma_update(None, "fullfsync", true)?;
+    conn.pragma_update(None, "checkpoint_fullfsync", true)?;
+    conn.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+    conn.pragma_update(None, "journal_size_limit", WAL_BYTES_MAX)
+}
+
+/// Looks through the database for at most [`CHECK_MS_MAX`].
+fn check(conn: &mut Connection, path: &Path, busy_timeout_ms: u64) -> Result<(), Error> {
+    let start = Instant::now();
+    let is_over = move || start.elapsed() > Duration::from_millis(CHECK_MS_MAX);
+    let sqlite = |source| Error::from_sqlite(source, path, busy_timeout_ms);
+    conn.progress_handler(CHECK_STEPS, Some(is_over))
+        .map_err(sqlite)?;
+    let verdict = conn.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0));
+    conn.progress_handler(0, None::<fn() -> bool>)
+        .map_err(sqlite)?;
+    match verdict {
+        Ok(verdict) if verdict == "ok" => Ok(()),
+        Ok(detail) => Err(Error::Corrupt {
+            path: path.to_path_buf(),
+            detail,
+        }),
+        Err(source) if source.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) => {
+            Ok(())
+        }
+        Err(source) => Err(sqlite(source)),
+    }
+}
