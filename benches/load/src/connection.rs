@@ -1,0 +1,362 @@
+//! One client connection: connect, upgrade, read frames, write what the kernel takes.
+//!
+//! Invariants: bytes of a partial frame wait in `held`, bytes that the kernel refused in `out`; both are empty and unallocated while the
+//! connection is idle. Nothing blocks. An [`End`] is final: the socket is dropped with it. Pings are answered here, a server's Close is
+//! echoed here; every text frame goes to the caller. Called by `swarm` alone, which owns readiness.
+
+use crate::clock::Clock;
+use crate::frame::{self, Opcode};
+use crate::scan;
+use mio::net::TcpStream;
+use std::fmt;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::Shutdown;
+
+/// The key of RFC 6455 §1.3 and its accept value: a fixed pair checks the server's answer without a hash of our own.
+const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+const ACCEPT: &[u8] = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+const HEAD_BYTES_MAX: usize = 16 * 1024;
+
+/// How far a connection has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// TCP is under way.
+    Connecting,
+    /// The request is sent.
+    Upgrading,
+    /// 101 came; the first frame has not.
+    Greeting,
+    /// Ready for commands.
+    Open,
+    /// We have sent Close and wait for the server's.
+    Closing,
+    /// Over.
+    Closed,
+}
+
+/// Why a connection is over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The server's Close frame: code (1005 for none, RFC 6455 §7.1.5) and reason.
+    Close(u16, String),
+    /// TCP ended without a Close frame.
+    Cut,
+    /// The upgrade was answered with something other than a correct 101.
+    Refused(String),
+    /// Connect, read or write failed.
+    Io(String),
+    /// The server broke RFC 6455.
+    Protocol(String),
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Close(code, reason) => write!(out, "closed by the server with {code} {reason:?}"),
+            Self::Cut => write!(out, "cut by the server without a close frame"),
+            Self::Refused(answer) => write!(out, "refused: {answer}"),
+            Self::Io(error) => write!(out, "failed: {error}"),
+            Self::Protocol(fault) => write!(out, "broke the protocol: {fault}"),
+        }
+    }
+}
+
+/// A socket with what is under way on it.
+pub struct Connection {
+    stream: TcpStream,
+    stage: Stage,
+    held: Vec<u8>,
+    out: Vec<u8>,
+    out_sent: usize,
+    mask: u32,
+    request: Vec<u8>,
+}
+
+impl Connection {
+    /// Begin with a socket whose connect is under way; `request` goes out when it stands.
+    #[must_use]
+    pub fn new(stream: TcpStream, request: Vec<u8>, seed: u32) -> Self {
+        // xorshift must not start at zero; any other seed gives all 2^32 - 1 masks.
+        Self {
+            stream,
+            stage: Stage::Connecting,
+            held: Vec::new(),
+            out: Vec::new(),
+            out_sent: 0,
+            mask: seed | 1,
+            request,
+        }
+    }
+
+    /// The upgrade request for `path` (with its query) on `host`.
+    #[must_use]
+    pub fn request(host: &str, path: &str) -> Vec<u8> {
+        format!(
+            "GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        )
+        .into_bytes()
+    }
+
+    /// How far it has come.
+    #[must_use]
+    pub const fn stage(&self) -> Stage {
+        self.stage
+    }
+
+    /// The socket, for registration.
+    pub const fn stream(&mut self) -> &mut TcpStream {
+        &mut self.stream
+    }
+
+    /// Whether bytes wait for the kernel.
+    #[must_use]
+    pub const fn has_output(&self) -> bool {
+        !self.out.is_empty()
+    }
+
+    /// Queue one masked frame; [`Self::flush`] sends it.
+    pub fn queue(&mut self, opcode: Opcode, payload: &[u8]) {
+        self.mask ^= self.mask << 13;
+        self.mask ^= self.mask >> 17;
+        self.mask ^= self.mask << 5;
+        frame::write_masked(opcode, payload, self.mask.to_ne_bytes(), &mut self.out);
+    }
+
+    /// Queue Close 1000 and wait for the server's.
+    pub fn begin_close(&mut self) {
+        self.queue(Opcode::Close, &1000_u16.to_be_bytes());
+        self.stage = Stage::Closing;
+    }
+
+    /// Drop the socket's both directions; the caller has recorded the end.
+    pub fn end(&mut self) {
+        self.stage = Stage::Closed;
+        self.held = Vec::new();
+        self.out = Vec::new();
+        // It may be gone already; there is nothing left to do about it.
+        let _ = self.stream.shutdown(Shutdown::Both);
+    }
+
+    /// The socket became writable: finish the connect, or send what waits.
+    ///
+    /// # Errors
+    /// [`End::Io`] when the connect or a write failed.
+    pub fn writable(&mut self) -> Result<(), End> {
+        if self.stage == Stage::Connecting {
+            if let Some(error) = self.stream.take_error().map_err(io_end)? {
+                return Err(io_end(error));
+            }
+            match self.stream.peer_addr() {
+                Err(error) if error.kind() == ErrorKind::NotConnected => return Ok(()),
+                Err(error) => return Err(io_end(error)),
+                Ok(_) => {}
+            }
+            self.stream.set_nodelay(true).map_err(io_end)?;
+            self.out = std::mem::take(&mut self.request);
+            self.stage = Stage::Upgrading;
+        }
+        self.flush()
+    }
+
+    /// Send what waits until the kernel refuses; the rest goes at the next `writable`.
+    ///
+    /// # Errors
+    /// [`End::Io`] when a write failed.
+    pub fn flush(&mut self) -> Result<(), End> {
+        while self.out_sent < self.out.len() {
+            match self.stream.write(&self.out[self.out_sent..]) {
+                Ok(sent) => self.out_sent += sent,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(io_end(error)),
+            }
+        }
+        self.out_sent = 0;
+        // A publisher writes again at once: keep a small buffer, give back a large one.
+        if self.out.capacity() > 64 * 1024 {
+            self.out = Vec::new()
+        } else {
+            self.out.clear()
+        }
+        Ok(())
+    }
+
+    /// Read until the kernel has no more and hand every text payload to `on_text` with the time of its read.
+    ///
+    /// # Errors
+    /// The [`End`] of the connection, after everything that came before it was handed over.
+    pub fn readable(
+        &mut self,
+        buffer: &mut [u8],
+        clock: &Clock,
+        mut on_text: impl FnMut(&[u8], u64),
+    ) -> Result<(), End> {
+        loop {
+            let count = match self.stream.read(buffer) {
+                Ok(0) => return Err(End::Cut),
+                Ok(count) => count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => return Err(io_end(error)),
+            };
+            let now_ns = clock.now_ns();
+            if self.held.is_empty() {
+                let used = self.consume(&buffer[..count], now_ns, &mut on_text)?;
+                self.held.extend_from_slice(&buffer[used..count]);
+            } else {
+                let mut held = std::mem::take(&mut self.held);
+                held.extend_from_slice(&buffer[..count]);
+                let used = self.consume(&held, now_ns, &mut on_text)?;
+                if used < held.len() {
+                    held.drain(..used);
+                    self.held = held;
+                }
+            }
+            // A short read emptied the socket; what comes later raises a new edge (epoll(7)).
+            if count < buffer.len() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Handle all that is whole in `bytes`; returns how much that was.
+    fn consume(
+        &mut self,
+        bytes: &[u8],
+        now_ns: u64,
+        on_text: &mut impl FnMut(&[u8], u64),
+    ) -> Result<usize, End> {
+        let mut used = 0;
+        if self.stage == Stage::Upgrading {
+            let Some(head) = head_bytes(bytes)? else {
+                return Ok(0);
+            };
+            check_upgrade(bytes, head)?;
+            self.stage = Stage::Greeting;
+            used = head;
+        }
+        while let Some(frame) =
+            frame::parse(&bytes[used..]).map_err(|fault| End::Protocol(fault.to_string()))?
+        {
+            used += frame.bytes;
+            match frame.opcode {
+                Opcode::Text => {
+                    if self.stage == Stage::Greeting {
+                        check_greeting(frame.payload)?;
+                        self.stage = Stage::Open;
+                    }
+                    on_text(frame.payload, now_ns);
+                }
+                Opcode::Ping => {
+                    let payload = frame.payload.to_vec();
+                    self.queue(Opcode::Pong, &payload);
+                }
+                Opcode::Pong => {}
+                Opcode::Binary => {
+                    return Err(End::Protocol("binary frame; events are text".to_owned()));
+                }
+                Opcode::Close => return Err(self.closed_by_server(frame.payload)),
+            }
+        }
+        Ok(used)
+    }
+
+    fn closed_by_server(&mut self, payload: &[u8]) -> End {
+        if self.stage != Stage::Closing {
+            self.queue(Opcode::Close, &payload[..payload.len().min(2)]);
+            // The connection is over either way; the echo is a courtesy.
+            let _ = self.flush();
+        }
+        match payload {
+            [high, low, reason @ ..] => End::Close(
+                u16::from_be_bytes([*high, *low]),
+                String::from_utf8_lossy(reason).into_owned(),
+            ),
+            _ => End::Close(1005, String::new()),
+        }
+    }
+}
+
+// Taken by value because that is what `map_err` hands over.
+#[allow(clippy::needless_pass_by_value)]
+fn io_end(error: io::Error) -> End {
+    End::Io(error.to_string())
+}
+
+/// Bytes of the response head with its empty line, or `None` while it is not whole.
+fn head_bytes(bytes: &[u8]) -> Result<Option<usize>, End> {
+    match scan::after(bytes, b"\r\n\r\n") {
+        None if bytes.len() > HEAD_BYTES_MAX => Err(End::Protocol(format!(
+            "response head over {HEAD_BYTES_MAX} bytes"
+        ))),
+        found => Ok(found),
+    }
+}
+
+fn check_upgrade(bytes: &[u8], head: usize) -> Result<(), End> {
+    let text = String::from_utf8_lossy(&bytes[..head]);
+    let status = text.lines().next().unwrap_or_default();
+    if !status.starts_with("HTTP/1.1 101") {
+        let body = String::from_utf8_lossy(&bytes[head..]);
+        return Err(End::Refused(
+            format!("{status} {}", body.trim()).trim().to_owned(),
+        ));
+    }
+    let accepted = text.lines().any(|line| {
+        let (name, value) = line.split_once(':').unwrap_or_default();
+        name.eq_ignore_ascii_case("sec-websocket-accept") && value.trim().as_bytes() == ACCEPT
+    });
+    if accepted {
+        Ok(())
+    } else {
+        Err(End::Refused(
+            "101 without the accept value of our key".to_owned(),
+        ))
+    }
+}
+
+fn check_greeting(payload: &[u8]) -> Result<(), End> {
+    match scan::event_type(payload) {
+        b"connection_established" => Ok(()),
+        other => Err(End::Protocol(format!(
+            "first frame is {:?}; connection_established must come before anything else",
+            String::from_utf8_lossy(other)
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn upgrade_is_accepted_only_with_101_and_our_accept_value() {
+        let good = b"HTTP/1.1 101 Switching Protocols\r\nsec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+        assert_eq!(check_upgrade(good, good.len()), Ok(()));
+        let other_key = b"HTTP/1.1 101 Switching Protocols\r\nSec-WebSocket-Accept: AAAA\r\n\r\n";
+        assert!(check_upgrade(other_key, other_key.len()).is_err());
+    }
+
+    #[test]
+    fn refusal_carries_status_and_body() {
+        let answer = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 12\r\n\r\nUnauthorized";
+        let head = head_bytes(answer)
+            .expect("a short head")
+            .expect("a whole head");
+        let refused = check_upgrade(answer, head).expect_err("401 is a refusal");
+        assert_eq!(
+            refused.to_string(),
+            "refused: HTTP/1.1 401 Unauthorized Unauthorized"
+        );
+    }
+
+    #[test]
+    fn first_frame_must_be_the_greeting() {
+        assert_eq!(
+            check_greeting(br#"{"type":"connection_established","data":{}}"#),
+            Ok(())
+        );
+        assert!(check_greeting(br#"{"type":"user_presence","data":{}}"#).is_err());
+    }
+}

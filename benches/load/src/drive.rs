@@ -1,0 +1,198 @@
+//! One run: warm up, measure, let everything arrive, look for what comes twice.
+//!
+//! Closed loop: every channel keeps K messages under way and sends the next when one has reached all its receivers. It asks what a
+//! message costs. Open loop: messages leave by a schedule whatever the server does, and a latency starts at the scheduled time, so a
+//! server that stalls is charged for all that should have been sent meanwhile. It asks how long people wait. In the open loop the
+//! generator spins for the last millisecond before a message is due, since the poller's clock is no finer.
+
+use crate::clock::ns;
+use crate::flights::Flights;
+use crate::histogram::Histogram;
+use crate::process;
+use crate::swarm::Swarm;
+use std::io;
+use std::time::Duration;
+
+/// What sets the time of the next message.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Pace {
+    /// This many messages of every channel under way, always.
+    Closed(u32),
+    /// This many messages a second, round-robin over the channels.
+    Open(f64),
+}
+
+/// What a run is made of.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Closed or open loop.
+    pub pace: Pace,
+    /// Time before the figures start; its deliveries are audited all the same.
+    pub warmup: Duration,
+    /// Time of the figures.
+    pub measured: Duration,
+    /// Without any delivery for this long, what is still under way is lost.
+    pub patience: Duration,
+    /// Processes whose CPU counts as the server's.
+    pub pids: Vec<u32>,
+}
+
+/// A kind of message: how to send one and how to understand what comes back.
+pub trait Workload {
+    /// A text frame arrived.
+    fn text(&mut self, connection: usize, payload: &[u8], now_ns: u64);
+    /// Queue the next message of `channel`, due at `due_ns`.
+    fn send_next(&mut self, swarm: &mut Swarm, channel: usize, due_ns: u64);
+    /// The messages under way.
+    fn flights(&mut self) -> &mut Flights;
+    /// The warm-up is over: forget its figures, keep its audit.
+    fn measure_from_here(&mut self);
+    /// A turn is over: write what must not wait.
+    ///
+    /// # Errors
+    /// When that cannot be written.
+    fn after_turn(&mut self) -> io::Result<()>;
+}
+
+/// What was measured from outside of the workload.
+#[derive(Clone, Default)]
+pub struct Run {
+    /// From the end of the warm-up to the last delivery.
+    pub elapsed_ns: u64,
+    /// CPU of the server in that time.
+    pub server_cpu_ns: u64,
+    /// CPU of the generator in that time.
+    pub own_cpu_ns: u64,
+    /// Open loop: how long after its schedule a message left the generator.
+    pub late: Histogram,
+    /// Every connection ended before the run was over.
+    pub server_gone: bool,
+}
+
+/// The open loop's next departure.
+struct Schedule {
+    interval_ns: f64,
+    start_ns: u64,
+    sent: u64,
+}
+
+impl Schedule {
+    fn due_ns(&self) -> u64 {
+        self.start_ns + (self.interval_ns * self.sent as f64) as u64
+    }
+
+    /// How long the poller may sleep: not at all when less than its resolution of 1 ms is left.
+    fn wait(&self, now_ns: u64) -> Duration {
+        let left_ms = self.due_ns().saturating_sub(now_ns) / 1_000_000;
+        Duration::from_millis(left_ms.saturating_sub(1).min(20))
+    }
+}
+
+/// Run `workload` over the open, subscribed connections of `swarm`, whose channels are `0..channels`.
+///
+/// # Errors
+/// When the poller or the workload's own output fails.
+pub fn drive<W: Workload>(
+    swarm: &mut Swarm,
+    workload: &mut W,
+    channels: usize,
+    plan: &Plan,
+) -> io::Result<Run> {
+    let clock = swarm.clock();
+    let mut run = Run::default();
+    let start_ns = clock.now_ns();
+    let figures_ns = start_ns + ns(plan.warmup);
+    let end_ns = figures_ns + ns(plan.measured);
+    let mut schedule = match plan.pace {
+        Pace::Open(rate) => Some(Schedule {
+            interval_ns: 1e9 / rate,
+            start_ns,
+            sent: 0,
+        }),
+        Pace::Closed(_) => None,
+    };
+    let (mut measured_from_ns, mut server_cpu_ns, mut own_cpu_ns) = (None, 0, 0);
+    let mut last_text_ns = start_ns;
+    loop {
+        let now_ns = clock.now_ns();
+        if measured_from_ns.is_none() && now_ns >= figures_ns {
+            measured_from_ns = Some(now_ns);
+            (server_cpu_ns, own_cpu_ns) = (process::cpu_ns(&plan.pids), process::own_cpu_ns());
+            run.late.clear();
+            workload.measure_from_here();
+        }
+        let sending = now_ns < end_ns;
+        let stalled = now_ns.saturating_sub(last_text_ns) > ns(plan.patience)
+            && workload.flights().outstanding() > 0;
+        run.server_gone = swarm.alive() == 0;
+        if stalled || run.server_gone || (!sending && workload.flights().outstanding() == 0) {
+            break;
+        }
+        let mut wait = Duration::from_millis(20);
+        if sending {
+            match (&mut schedule, plan.pace) {
+                (Some(schedule), _) => {
+                    send_due(swarm, workload, channels, schedule, &mut run.late);
+                    wait = schedule.wait(clock.now_ns());
+                }
+                (None, Pace::Closed(in_flight)) => refill(swarm, workload, in_flight, now_ns),
+                (None, Pace::Open(_)) => {}
+            }
+        }
+        swarm.turn(Some(wait), |connection, payload, read_ns| {
+            last_text_ns = read_ns;
+            workload.text(connection, payload, read_ns);
+        })?;
+        workload.after_turn()?;
+    }
+    run.elapsed_ns = last_text_ns.saturating_sub(measured_from_ns.unwrap_or(last_text_ns));
+    if measured_from_ns.is_some() {
+        run.server_cpu_ns = process::cpu_ns(&plan.pids).saturating_sub(server_cpu_ns);
+        run.own_cpu_ns = process::own_cpu_ns().saturating_sub(own_cpu_ns);
+    }
+    listen_for_doubles(swarm, workload)?;
+    Ok(run)
+}
+
+/// All messages that are due by now leave, each with its scheduled time.
+fn send_due<W: Workload>(
+    swarm: &mut Swarm,
+    workload: &mut W,
+    channels: usize,
+    schedule: &mut Schedule,
+    late: &mut Histogram,
+) {
+    let now_ns = swarm.clock().now_ns();
+    while schedule.due_ns() <= now_ns {
+        let due_ns = schedule.due_ns();
+        late.record(now_ns - due_ns);
+        workload.send_next(swarm, (schedule.sent % channels as u64) as usize, due_ns);
+        schedule.sent += 1;
+    }
+}
+
+/// Every channel of which a message ended gets back to `in_flight` messages.
+fn refill<W: Workload>(swarm: &mut Swarm, workload: &mut W, in_flight: u32, now_ns: u64) {
+    for channel in workload.flights().take_ready() {
+        while workload.flights().in_flight(channel) < in_flight {
+            workload.send_next(swarm, channel, now_ns);
+        }
+    }
+}
+
+/// A doubled delivery may come after the last expected one; 200 ms of silence end the search.
+fn listen_for_doubles<W: Workload>(swarm: &mut Swarm, workload: &mut W) -> io::Result<()> {
+    let clock = swarm.clock();
+    let mut last_ns = clock.now_ns();
+    let limit_ns = last_ns + 2_000_000_000;
+    while swarm.alive() > 0 && clock.now_ns() < limit_ns.min(last_ns + 200_000_000) {
+        swarm.turn(
+            Some(Duration::from_millis(20)),
+            |connection, payload, read_ns| {
+                last_ns = read_ns;
+                workload.text(connection, payload, read_ns);
+            },
+        )?;
+    }
+    workload.after_turn()
+}

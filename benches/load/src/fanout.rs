@@ -1,0 +1,237 @@
+//! W1, W1b, W2, W6: what does it cost to bring one event to the members of its channel, and how long does it take?
+//! Unit: µs of the server's CPU per delivery (W1, W1b) or per message in (W2); latency from the schedule to each receiver.
+//!
+//! The first member of each channel publishes `bench` events that carry their number `s` and their time `t`; every member, the publisher
+//! too, must receive every number once and in order. Padding brings a delivered event to the size asked for, envelope included.
+//! Counts every delivery at every receiver; `drive` decides when the next message leaves.
+
+use crate::audit::{Audit, Faults};
+use crate::drive::Workload;
+use crate::flights::Flights;
+use crate::histogram::Histogram;
+use crate::refusals::Refusals;
+use crate::scan;
+use crate::subscription::Channel;
+use crate::swarm::Swarm;
+use std::io::{self, Write};
+
+/// How a delivery begins when the server keeps the order of the members, as all of ours do.
+const DELIVERY_HEAD: &[u8] = br#"{"type":"bench","data":{"s":"#;
+
+/// The state of the run.
+pub struct FanOut {
+    channels: Vec<Channel>,
+    event_bytes: usize,
+    flights: Flights,
+    audits: Vec<Audit>,
+    command: Vec<u8>,
+    /// Deliveries since the warm-up.
+    pub deliveries: u64,
+    /// Messages published since the warm-up.
+    pub messages: u64,
+    /// Payload bytes delivered since the warm-up.
+    pub bytes: u64,
+    /// From the schedule to each receiver.
+    pub latency: Histogram,
+    /// What should not have come.
+    pub refusals: Refusals,
+}
+
+impl FanOut {
+    /// Events of about `event_bytes` bytes over `channels`, whose members are connections `0..connections`.
+    #[must_use]
+    pub fn new(channels: Vec<Channel>, connections: usize, event_bytes: usize) -> Self {
+        Self {
+            flights: Flights::new(channels.len()),
+            channels,
+            event_bytes,
+            audits: vec![Audit::default(); connections],
+            command: Vec::new(),
+            deliveries: 0,
+            messages: 0,
+            bytes: 0,
+            latency: Histogram::default(),
+            refusals: Refusals::default(),
+        }
+    }
+
+    /// Faults of all receivers, against what was published.
+    #[must_use]
+    pub fn faults(&self) -> Faults {
+        let mut sum = Faults::default();
+        for (index, channel) in self.channels.iter().enumerate() {
+            for member in &channel.members {
+                sum.add(self.audits[*member].close(self.flights.departed(index)));
+            }
+        }
+        sum
+    }
+}
+
+impl Workload for FanOut {
+    fn text(&mut self, connection: usize, payload: &[u8], now_ns: u64) {
+        let Some((seq, sent_ns)) = delivery(payload) else {
+            return self.refusals.sort(payload);
+        };
+        let channel = connection % self.channels.len();
+        if !self.channels[channel].owns(payload) {
+            return self.refusals.add(payload);
+        }
+        self.deliveries += 1;
+        self.bytes += payload.len() as u64;
+        self.latency.record(now_ns.saturating_sub(sent_ns));
+        if self.audits[connection].see(seq) {
+            self.flights.arrive(channel, seq);
+        }
+    }
+
+    fn send_next(&mut self, swarm: &mut Swarm, channel: usize, due_ns: u64) {
+        let Channel {
+            conversation,
+            members,
+            ..
+        } = &self.channels[channel];
+        let seq = self.flights.depart(channel, members.len() as u32, due_ns);
+        write_publish(
+            &mut self.command,
+            conversation,
+            seq,
+            due_ns,
+            self.event_bytes,
+        );
+        swarm.send(members[0], &self.command);
+        self.messages += 1;
+    }
+
+    fn flights(&mut self) -> &mut Flights {
+        &mut self.flights
+    }
+
+    fn measure_from_here(&mut self) {
+        (self.deliveries, self.messages, self.bytes) = (0, 0, 0);
+        self.latency.clear();
+    }
+
+    fn after_turn(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The number and the time of a delivered event; `None` for any other event.
+fn delivery(payload: &[u8]) -> Option<(u64, u64)> {
+    if let Some(rest) = payload.strip_prefix(DELIVERY_HEAD) {
+        let (seq, used) = scan::integer(rest)?;
+        let (sent_ns, _) = scan::integer(rest[used..].strip_prefix(b",\"t\":")?)?;
+        return Some((seq, sent_ns));
+    }
+    if scan::event_type(payload) != b"bench" {
+        return None;
+    }
+    Some((
+        scan::member_integer(payload, b"\"s\":")?,
+        scan::member_integer(payload, b"\"t\":")?,
+    ))
+}
+
+/// The publish command, padded so that the event made of it has `event_bytes` bytes, or as few as it can.
+fn write_publish(out: &mut Vec<u8>, conversation: &str, seq: u64, due_ns: u64, event_bytes: usize) {
+    const TIMESTAMP: &str =
+        ",\"timestamp\":\"2026-01-01T00:00:00.000Z\",\"channel\":\"conversation:\"}";
+    out.clear();
+    // Writing to a Vec cannot fail.
+    let _ = write!(
+        out,
+        "{{\"type\":\"publish\",\"data\":{{\"channel\":\"conversation:{conversation}\",\"event\":\"bench\",\"data\":"
+    );
+    let start = out.len();
+    let _ = write!(out, "{{\"s\":{seq},\"t\":{due_ns},\"p\":\"");
+    let around = DELIVERY_HEAD.len() - b"{\"s\":".len()
+        + TIMESTAMP.len()
+        + conversation.len()
+        + b"\"}".len();
+    let padding = event_bytes.saturating_sub(out.len() - start + around);
+    out.resize(out.len() + padding, b'x');
+    out.extend_from_slice(b"\"}}}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The event that a server makes of a command.
+    fn delivered(command: &[u8]) -> Vec<u8> {
+        let command: serde_json::Value =
+            serde_json::from_slice(command).expect("a command is JSON");
+        let data = &command["data"];
+        let (event, channel) = (
+            data["event"].as_str().expect("a name"),
+            data["channel"].as_str().expect("a name"),
+        );
+        let inner = &data["data"];
+        let (seq, time, padding) = (
+            &inner["s"],
+            &inner["t"],
+            inner["p"].as_str().expect("padding"),
+        );
+        format!(
+            "{{\"type\":\"{event}\",\"data\":{{\"s\":{seq},\"t\":{time},\"p\":\"{padding}\"}},\
+             \"timestamp\":\"2026-11-05T07:08:09.123Z\",\"channel\":\"{channel}\"}}"
+        )
+        .into_bytes()
+    }
+
+    #[test]
+    fn delivered_event_has_exactly_the_size_asked_for_if_the_members_leave_room() {
+        let mut command = Vec::new();
+        for (seq, due_ns, asked, bytes) in [
+            (0, 0, 131, 131),
+            (99_999, 12_345_678_901, 131, 131),
+            (7, 7, 730, 730),
+        ] {
+            write_publish(&mut command, "w-0", seq, due_ns, asked);
+            let event = delivered(&command);
+            assert_eq!(event.len(), bytes, "{}", String::from_utf8_lossy(&event));
+            assert_eq!(delivery(&event), Some((seq, due_ns)));
+        }
+    }
+
+    #[test]
+    fn delivery_is_read_in_any_order_of_members_and_nothing_else_is_one() {
+        assert_eq!(
+            delivery(br#"{"channel":"c","type":"bench","data":{"p":"","t":9,"s":4}}"#),
+            Some((4, 9))
+        );
+        assert_eq!(
+            delivery(br#"{"type":"user_presence","data":{"s":1,"t":2}}"#),
+            None
+        );
+        assert_eq!(delivery(br#"{"type":"bench","data":{"s":1}}"#), None);
+    }
+
+    #[test]
+    fn delivery_of_another_channel_and_an_undelivered_message_are_faults() {
+        let mut fan_out = FanOut::new(Channel::all("w-", 2, 4), 4, 131);
+        let mut command = Vec::new();
+        fan_out.flights.depart(0, 2, 0);
+        write_publish(&mut command, "w-0", 0, 0, 131);
+        let event = delivered(&command);
+        fan_out.text(0, &event, 5);
+        fan_out.text(1, &event, 5);
+        assert_eq!(
+            fan_out.refusals.count, 1,
+            "connection 1 is a member of the other channel"
+        );
+        assert_eq!(
+            fan_out.faults(),
+            Faults {
+                lost: 1,
+                doubled: 0,
+                reordered: 0
+            },
+            "connection 2 got nothing"
+        );
+        fan_out.text(2, &event, 6);
+        assert!(fan_out.faults().none());
+        assert_eq!(fan_out.flights.outstanding(), 0);
+    }
+}
