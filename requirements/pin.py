@@ -7,7 +7,6 @@ tests/conformance/requirements.txt.
 """
 
 import subprocess
-import sys
 import tempfile
 import tomllib
 import venv
@@ -46,8 +45,14 @@ def main() -> None:
     run = project["dependencies"]
     targets = {
         ROOT / "requirements" / "run.txt": ("what the server needs", run),
-        ROOT / "requirements" / "dev.txt": ("the server, its tests and its checks", run + project["optional-dependencies"]["dev"]),
-        ROOT / "tests" / "conformance" / "requirements.txt": ("Autobahn's test suite, in an environment of its own", CONFORMANCE),
+        ROOT / "requirements" / "dev.txt": (
+            "the server, its tests and its checks",
+            run + project["optional-dependencies"]["dev"],
+        ),
+        ROOT / "tests" / "conformance" / "requirements.txt": (
+            "Autobahn's test suite, in an environment of its own",
+            CONFORMANCE,
+        ),
     }
     with tempfile.TemporaryDirectory() as folder:
         venv.create(folder, with_pip=True)
@@ -60,4 +65,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

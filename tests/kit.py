@@ -1,0 +1,487 @@
+"""A real server as a process, and clients that are not ours: what the tests over sockets are written with.
+
+`Server` is `realtime serve` started as a user starts it, with its own ports, data directory and secret. It is ready
+when its port takes a connection and says so by condition, never by a sleep. `Client` speaks JSON over the `websockets`
+library. `RawSocket` speaks bytes, for what no library would send. Nothing here imports `realtime`: the tests see the
+server from outside. Used by tests/integration, tests/conformance, tests/node and tests/browser.
+"""
+
+import asyncio
+import base64
+import contextlib
+import hashlib
+import hmac
+import itertools
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+from websockets.typing import Subprotocol
+
+ROOT = Path(__file__).resolve().parent.parent
+REALTIME = Path(sys.executable).with_name("realtime")
+SECRET = "a-secret-of-the-tests-only-0123456789abcdef"
+PATIENCE_S = 15.0
+"""How long a test waits for what must come: long enough for a loaded machine, and a failure anyway."""
+
+QUIET_S = 0.3
+"""How long a test listens for what must not come."""
+
+Frame = dict[str, Any]
+
+_ports = itertools.count()
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on, below the range from which the kernel takes ports for clients.
+
+    Workers of pytest-xdist have ranges of their own, so that two of them never try the same port at once.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    first = 11_000 + worker * 1_000
+    for _ in range(1_000):
+        port = first + (os.getpid() * 7 + next(_ports)) % 1_000
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError(f"no free port from {first} to {first + 999}")
+
+
+def mint(claims: Mapping[str, object], *, secret: str = SECRET, header: Mapping[str, object] | None = None) -> str:
+    """Return a token signed with HMAC-SHA256 by the standard library alone (RFC 7515, RFC 7519)."""
+
+    def part(content: bytes) -> str:
+        return base64.urlsafe_b64encode(content).rstrip(b"=").decode()
+
+    head = part(json.dumps(header or {"alg": "HS256", "typ": "JWT"}).encode())
+    signed = f"{head}.{part(json.dumps(claims).encode())}"
+    return f"{signed}.{part(hmac.new(secret.encode(), signed.encode(), hashlib.sha256).digest())}"
+
+
+def token_for(user: str, *, ttl_s: float = 3600, secret: str = SECRET, **claims: object) -> str:
+    """Return a token of `user` that is good for `ttl_s`; further claims as they are."""
+    return mint({"sub": user, "exp": int(time.time() + ttl_s), **claims}, secret=secret)
+
+
+class Server:
+    """One `realtime serve` process. `async with Server(...)` starts it; it is ended and its output kept at the end."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        app: str | None = None,
+        sets: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+        secret: str | None = SECRET,
+        api: bool = False,
+        command: Sequence[str | Path] = (REALTIME,),
+    ) -> None:
+        """Describe a server; nothing is started yet.
+
+        Args:
+            folder: an empty folder; it gets the data directory and the output.
+            app: what follows `serve`; None for the built-in app.
+            sets: `section.key=value` each, as for `--set`.
+            env: further environment variables.
+            secret: the configured secret; None lets the server make its own.
+            api: whether the HTTP side is started too.
+            command: the program, in place of the one beside this Python.
+        """
+        self.folder = folder
+        self.data_dir = folder / "data"
+        self.output_path = folder / "output.txt"
+        self.port = free_port()
+        self.api_port = free_port()
+        self._arguments = [*command, "serve", *([app] if app else [])]
+        for item in (*([] if api else ["api.enabled=false"]), *sets):
+            self._arguments += ["--set", item]
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("REALTIME_", "WS_", "API_"))}
+        self._env = kept | {
+            "WS_PORT": str(self.port),
+            "API_PORT": str(self.api_port),
+            "REALTIME_DATA_DIR": str(self.data_dir),
+            **({"REALTIME_JWT_SECRET": secret} if secret else {}),
+            **(env or {}),
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """The WebSocket endpoint, without a token."""
+        return f"ws://127.0.0.1:{self.port}/ws"
+
+    @property
+    def api_url(self) -> str:
+        """The HTTP side, without a slash at the end."""
+        return f"http://127.0.0.1:{self.api_port}"
+
+    @property
+    def pid(self) -> int:
+        """The process, which must be running."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def output(self) -> str:
+        """What the process wrote so far to both of its outputs."""
+        return self.output_path.read_text(errors="replace") if self.output_path.exists() else ""
+
+    async def __aenter__(self) -> Self:
+        """Start it and wait until it takes connections."""
+        await self.start()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        """End it; a server that a test killed or stopped itself is left as it is."""
+        if self._process is not None and self._process.poll() is None:
+            self.kill()
+
+    async def start(self) -> None:
+        """Start the process, again after `kill` or `stop` with the same ports and data."""
+        await asyncio.to_thread(self.start_now)
+
+    def start_now(self) -> None:
+        """Start the process and block until it takes connections."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self.output_path.open("ab") as output:
+            self._process = subprocess.Popen(
+                self._arguments, cwd=self.folder, env=self._env, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            )
+        self._answers(self.port)
+        if "api.enabled=false" not in self._arguments:
+            self._answers(self.api_port)
+
+    def _answers(self, port: int) -> None:
+        assert self._process is not None
+        deadline = time.monotonic() + 60
+        while True:
+            if self._process.poll() is not None:
+                raise AssertionError(f"the server ended with {self._process.returncode}:\n{self.output}")
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5):
+                return
+            if time.monotonic() > deadline:
+                raise AssertionError(f"nothing answered on port {port} within 60 s:\n{self.output}")
+            time.sleep(0.02)
+
+    def is_running(self) -> bool:
+        """Whether the process lives."""
+        return self._process is not None and self._process.poll() is None
+
+    async def stop(self, signum: signal.Signals = signal.SIGTERM) -> int:
+        """Ask the process to end and return its exit code."""
+        return await asyncio.to_thread(self.stop_now, signum)
+
+    def stop_now(self, signum: signal.Signals = signal.SIGTERM) -> int:
+        """Ask the process to end, block until it has, and return its exit code."""
+        assert self._process is not None
+        self._process.send_signal(signum)
+        return self._process.wait(60)
+
+    def kill(self) -> None:
+        """End the process as `kill -9` does."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait(30)
+
+    async def connect(self, user: str = "alice", **options: Any) -> "Client":
+        """Return a client that is signed in as `user` and has got its first frame. Options as for `Client.open`."""
+        return await Client.open(self, user, **options)
+
+    async def raw(self, user: str = "alice", *, path: str = "/ws", headers: str = "") -> "RawSocket":
+        """Return a socket after a hand-made upgrade as `user` whose first frame has been read."""
+        peer = await RawSocket.open(self.port)
+        await peer.upgrade(f"{path}?token={token_for(user)}", headers)
+        opcode, payload = await peer.frame()
+        assert (opcode, json.loads(payload)["type"]) == (0x81, "connection_established")
+        return peer
+
+
+@dataclass(slots=True)
+class Client:
+    """A signed-in WebSocket of the `websockets` library. Frames that an expectation passes over are kept for later."""
+
+    socket: ClientConnection
+    user: str
+    about: str = ""
+    """Presence of users whose name does not begin with this is not shown: tests that share a server do not meet."""
+    inbox: list[Frame] = field(default_factory=list)
+
+    @classmethod
+    async def open(
+        cls,
+        server: Server,
+        user: str = "alice",
+        *,
+        about: str = "",
+        path: str = "/ws",
+        token: str | None = None,
+        channels: Mapping[str, Sequence[str]] | None = None,
+        subprotocols: Sequence[str] = (),
+        established: bool = True,
+        **options: Any,
+    ) -> "Client":
+        """Connect with `token`, or with a new one of `user` that grants `channels`; read `connection_established`."""
+        if token is None:
+            claims: dict[str, Any] = {} if channels is None else {"channels": channels}
+            token = token_for(user, **claims)
+        address = f"ws://127.0.0.1:{server.port}{path}"
+        options = {"compression": None, "max_size": None, "proxy": None, "open_timeout": PATIENCE_S} | options
+        socket = await connect(
+            f"{address}?token={token}", subprotocols=[Subprotocol(name) for name in subprotocols] or None, **options
+        )
+        client = cls(socket, user, about)
+        if established:
+            await client.expect("connection_established")
+        return client
+
+    async def __aenter__(self) -> Self:
+        """Nothing to do: it is open."""
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Close with 1000."""
+        await self.socket.close()
+
+    async def send(self, type: str, data: object = None, *, id: object = None) -> None:  # noqa: A002 - the wire's names
+        """Send one command; `data` and `id` are left out where they are None."""
+        frame = {"type": type, "data": data, "id": id}
+        await self.socket.send(json.dumps({name: value for name, value in frame.items() if value is not None}))
+
+    async def receive(self, timeout_s: float = PATIENCE_S) -> Frame:
+        """Return the next frame that came, the kept ones first."""
+        if self.inbox:
+            return self.inbox.pop(0)
+        return await self._read(timeout_s)
+
+    async def _read(self, timeout_s: float) -> Frame:
+        async with asyncio.timeout(timeout_s):
+            while True:
+                frame = json.loads(await self.socket.recv(decode=True))
+                is_presence = isinstance(frame, dict) and frame.get("type") == "user_presence"
+                if not is_presence or str(frame["data"]["userId"]).startswith(self.about):
+                    return dict(frame)
+
+    async def expect(self, type: str, *, timeout_s: float = PATIENCE_S, **data: object) -> Frame:  # noqa: A002
+        """Return the first frame of `type` whose data has these members; others that come before it are kept."""
+        for index, frame in enumerate(self.inbox):
+            if _matches(frame, type, data):
+                return self.inbox.pop(index)
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                frame = await self._read(max(0.001, deadline - time.monotonic()))
+            except TimeoutError:
+                kept = "\n  ".join(json.dumps(frame) for frame in self.inbox[-10:]) or "nothing"
+                raise AssertionError(
+                    f"no {type} with {data} within {timeout_s} s; the last that came:\n  {kept}"
+                ) from None
+            if _matches(frame, type, data):
+                return frame
+            self.inbox.append(frame)
+
+    async def refute(self, type: str, *, within_s: float = QUIET_S, **data: object) -> None:  # noqa: A002
+        """Assert that no such frame is kept or comes within `within_s`."""
+        deadline = time.monotonic() + within_s
+        with contextlib.suppress(TimeoutError):
+            while True:
+                self.inbox.append(await self._read(max(0.001, deadline - time.monotonic())))
+        found = [frame for frame in self.inbox if _matches(frame, type, data)]
+        assert not found, f"{type} came though it must not: {found}"
+
+    async def ask(self, type: str, data: object = None, *, id: object = None) -> Frame:  # noqa: A002
+        """Send a command with an id and return its one answer."""
+        id = next(_ids) if id is None else id  # noqa: A001 - the wire's name
+        await self.send(type, data, id=id)
+        return await self.answer(id)
+
+    async def answer(self, id: object) -> Frame:  # noqa: A002
+        """Return the frame that carries `id`; others that come before it are kept."""
+        for index, frame in enumerate(self.inbox):
+            if frame.get("id") == id:
+                return self.inbox.pop(index)
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                frame = await self._read(max(0.001, deadline - time.monotonic()))
+            except TimeoutError:
+                raise AssertionError(f"no answer to command {id!r}; kept: {self.inbox[-10:]}") from None
+            if frame.get("id") == id:
+                return frame
+            self.inbox.append(frame)
+
+    async def subscribe(self, channel: str, **options: object) -> Frame:
+        """Subscribe and return the data of the confirmation."""
+        frame = await self.ask("subscribe", {"channel": channel, **options})
+        assert frame["type"] == "subscription_confirmed", frame
+        return dict(frame["data"])
+
+    async def say(self, conversation: str, content: str, **options: object) -> Frame:
+        """Send a message and return the stored one from its acknowledgement."""
+        frame = await self.ask("send_message", {"conversationId": conversation, "content": content, **options})
+        assert frame["type"] == "ack", frame
+        return dict(frame["data"])
+
+    async def closed(self, timeout_s: float = PATIENCE_S) -> tuple[int, str]:
+        """Wait for the server to close; return its code and reason. Frames that come before are kept."""
+        with contextlib.suppress(ConnectionClosed):
+            while True:
+                self.inbox.append(await self._read(timeout_s))
+        await asyncio.wait_for(self.socket.wait_closed(), timeout_s)
+        return self.socket.close_code or 1005, self.socket.close_reason or ""
+
+    async def is_alive(self) -> bool:
+        """Whether a ping is answered."""
+        return bool((await self.ask("ping"))["type"] == "pong")
+
+    def drop(self) -> None:
+        """Cut the connection without a closing handshake, as a lost network does."""
+        self.socket.transport.abort()
+
+
+_ids = itertools.count(1_000_000)
+
+
+def _matches(frame: Frame, type: str, data: Mapping[str, object]) -> bool:  # noqa: A002
+    inner = frame.get("data")
+    if frame.get("type") != type:
+        return False
+    return not data or (isinstance(inner, dict) and all(inner.get(name) == value for name, value in data.items()))
+
+
+class RawSocket:
+    """A TCP connection that sends exactly the bytes it is given."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Wrap an open connection; tests use `open`."""
+        self.reader, self.writer = reader, writer
+
+    @classmethod
+    async def open(cls, port: int) -> Self:
+        """Connect to a port of this machine."""
+        return cls(*await asyncio.open_connection("127.0.0.1", port, limit=1 << 26))
+
+    async def __aenter__(self) -> Self:
+        """Nothing to do: it is open."""
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Cut it."""
+        self.writer.transport.abort()
+
+    async def send(self, payload: bytes) -> None:
+        """Send bytes as they are; a peer that has gone is found out by reading."""
+        self.writer.write(payload)
+        with contextlib.suppress(ConnectionError):
+            await self.writer.drain()
+
+    async def upgrade(self, target: str, headers: str = "") -> str:
+        """Send a good upgrade request for `target` with further header lines and return the head of the 101."""
+        await self.send(upgrade_request(target, headers))
+        head = await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), PATIENCE_S)
+        assert head.startswith(b"HTTP/1.1 101 "), head
+        return head.decode()
+
+    async def response(self) -> tuple[int, dict[str, str], str]:
+        """Read an HTTP answer up to the end of the connection: status, headers in lower case, body."""
+        content = await self.rest()
+        head, _, body = content.partition(b"\r\n\r\n")
+        status_line, *lines = head.decode("latin-1").split("\r\n")
+        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+        assert headers.get("connection", "").lower() == "close", content
+        return int(status_line.split()[1]), headers, body.decode()
+
+    async def rest(self, timeout_s: float = PATIENCE_S) -> bytes:
+        """Read to the end of the connection; a reset ends it too."""
+        content = bytearray()
+        with contextlib.suppress(ConnectionError):
+            while piece := await asyncio.wait_for(self.reader.read(65_536), timeout_s):
+                content += piece
+        return bytes(content)
+
+    async def frame(self) -> tuple[int, bytes]:
+        """Read one frame: its first byte (FIN, RSV and opcode) and its payload, which must not be masked."""
+        first, second = await asyncio.wait_for(self.reader.readexactly(2), PATIENCE_S)
+        assert not second & 0x80, "a server masks nothing (RFC 6455 5.1)"
+        size = second & 0x7F
+        if size >= 126:
+            size = int.from_bytes(await self.reader.readexactly(2 if size == 126 else 8), "big")
+        return first, await asyncio.wait_for(self.reader.readexactly(size), PATIENCE_S)
+
+    async def close_frame(self) -> tuple[int, str]:
+        """Read up to the Close frame and to the end of the connection; return its code and reason."""
+        while True:
+            first, payload = await self.frame()
+            if first == 0x88:
+                break
+        assert await self.rest() == b"", "nothing follows a Close frame (RFC 6455 5.5.1)"
+        return (int.from_bytes(payload[:2], "big"), payload[2:].decode()) if payload else (1005, "")
+
+    async def text(self, payload: str | bytes) -> None:
+        """Send one masked text frame."""
+        await self.send(client_frame(0x81, payload.encode() if isinstance(payload, str) else payload))
+
+    async def until(self, type: str) -> Frame:  # noqa: A002 - the wire's name
+        """Read text frames up to one of `type` and return it."""
+        while True:
+            _, payload = await self.frame()
+            frame = json.loads(payload)
+            if frame["type"] == type:
+                return dict(frame)
+
+
+def upgrade_request(target: str, headers: str = "") -> bytes:
+    """Return a good upgrade request (RFC 6455 4.1); `headers` are further lines, each with its CRLF."""
+    return (
+        f"GET {target} HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n{headers}\r\n"
+    ).encode()
+
+
+def client_frame(
+    first: int, payload: bytes, *, mask: bytes | None = b"\x37\xfa\x21\x3d", size: int | None = None
+) -> bytes:
+    """Return one frame with `first` as its first byte (FIN, RSV, opcode).
+
+    Args:
+        mask: the masking key; None leaves the frame unmasked, which a server must refuse.
+        size: the length that the header announces, where it is to differ from that of `payload`.
+    """
+    size = len(payload) if size is None else size
+    bit = 0x80 if mask else 0
+    if size < 126:
+        header = bytes([first, bit | size])
+    elif size < 65_536:
+        header = bytes([first, bit | 126]) + size.to_bytes(2, "big")
+    else:
+        header = bytes([first, bit | 127]) + size.to_bytes(8, "big")
+    if not mask:
+        return header + payload
+    key = int.from_bytes((mask * (len(payload) // 4 + 1))[: len(payload)], "big")
+    return header + mask + (int.from_bytes(payload, "big") ^ key).to_bytes(len(payload), "big")
+
+
+async def eventually(condition: Any, *, timeout_s: float = PATIENCE_S, what: str = "the condition") -> None:
+    """Wait until `condition()` holds."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not come about within {timeout_s} s"
+        await asyncio.sleep(0.01)
+
+
+@contextlib.asynccontextmanager
+async def clients(server: Server, *users: str, about: str = "") -> AsyncIterator[list[Client]]:
+    """Open one client a user and close them all at the end."""
+    async with contextlib.AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(await server.connect(user, about=about)) for user in users]
