@@ -1,0 +1,140 @@
+//! A generator that cannot fail proves nothing: each promise that a server may break, broken once, must fail the run by its name.
+
+mod server;
+
+use serde_json::Value;
+use server::Fault;
+use std::process::{Command, Output};
+
+/// Run the program for a third of a second against a server with `fault`, three members in one channel, 100 messages a second.
+fn run(workload: &str, fault: Fault, more: &[&str]) -> Output {
+    let url = format!("ws://{}/ws", server::start(fault));
+    Command::new(env!("CARGO_BIN_EXE_realtime-load"))
+        .args([
+            "--workload",
+            workload,
+            "--url",
+            &url,
+            "--connections",
+            "3",
+            "--channels",
+            "1",
+        ])
+        .args([
+            "--rate",
+            "100",
+            "--warmup",
+            "0",
+            "--seconds",
+            "0.3",
+            "--timeout",
+            "1",
+        ])
+        .args(more)
+        .output()
+        .expect("the program starts")
+}
+
+fn wrong(output: &Output) -> (Option<i32>, String) {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let json: Value =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {stderr}"));
+    assert_eq!(json["ok"], output.status.success());
+    (output.status.code(), json["wrong"].to_string())
+}
+
+#[test]
+fn server_that_keeps_its_promises_passes() {
+    for workload in ["w1", "send"] {
+        let output = run(workload, Fault::None, &[]);
+        assert_eq!(wrong(&output), (Some(0), "[]".to_owned()), "{workload}");
+        let json: Value = serde_json::from_slice(&output.stdout).expect("checked above");
+        assert_eq!(
+            json["deliveries"],
+            json["messages"].as_u64().expect("a count") * 3,
+            "{workload}"
+        );
+        assert!(
+            json["latency_us"]["p99"].as_f64().expect("a time") > 0.0,
+            "{workload}"
+        );
+    }
+}
+
+/// Run every case at once: nearly all of their time is waiting for what does not come.
+fn fails_by_name(cases: &[(&str, Fault, &str)]) {
+    std::thread::scope(|scope| {
+        for (workload, fault, name) in cases {
+            scope.spawn(move || {
+                let (code, sentences) = wrong(&run(workload, *fault, &[]));
+                assert_eq!(code, Some(1), "{fault:?} in {workload}");
+                assert!(
+                    sentences.contains(name),
+                    "{fault:?} in {workload}: {sentences}"
+                );
+            });
+        }
+    });
+}
+
+#[test]
+fn broken_delivery_fails_by_its_name() {
+    for workload in ["w1", "send"] {
+        fails_by_name(&[
+            (workload, Fault::Lose, "\"1 lost\""),
+            (workload, Fault::Double, "\"1 doubled\""),
+            (workload, Fault::Swap, "\"1 out of order\""),
+            (workload, Fault::Misroute, "conversation:elsewhere"),
+            (workload, Fault::Error, "on purpose"),
+            (workload, Fault::Close, "closed by the server with 4000"),
+        ]);
+    }
+}
+
+#[test]
+fn broken_store_fails_by_its_name() {
+    fails_by_name(&[
+        ("send", Fault::NoAck, "1 unacknowledged"),
+        ("send", Fault::WrongNumber, "1 numbers that disagree"),
+        ("send", Fault::StoreTwice, "1 stored twice"),
+    ]);
+}
+
+#[test]
+fn server_that_dies_has_its_own_code_and_what_it_acknowledged_is_on_record() {
+    let record = std::env::temp_dir().join(format!("realtime-load-{}.csv", std::process::id()));
+    let (code, sentences) = wrong(&run(
+        "send",
+        Fault::Die,
+        &["--record", record.to_str().expect("a plain path")],
+    ));
+    assert_eq!(code, Some(3), "{sentences}");
+    let lines = std::fs::read_to_string(&record).expect("the record was made");
+    std::fs::remove_file(&record).expect("the record can be removed");
+    let numbers: Vec<&str> = lines
+        .lines()
+        .map(|line| line.split(',').nth(1).expect("a number"))
+        .collect();
+    assert_eq!(
+        numbers,
+        ["1", "2", "3", "4"],
+        "acknowledged before the fifth message"
+    );
+    assert!(lines.starts_with("w-0,1,"), "{lines}");
+}
+
+#[test]
+fn wrong_call_and_absent_server_have_their_own_code_and_no_figures() {
+    for line in [
+        &["--workload", "w9"][..],
+        &["--workload", "w1", "--url", "ws://127.0.0.1:1/ws"],
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_realtime-load"))
+            .args(line)
+            .output()
+            .expect("the program starts");
+        assert_eq!(output.status.code(), Some(2), "{line:?}");
+        assert!(output.stdout.is_empty(), "{line:?}");
+        assert!(!output.stderr.is_empty(), "{line:?}");
+    }
+}
