@@ -43,7 +43,7 @@ macro_rules! close_codes {
 }
 
 close_codes! {
-    NORMAL = 1000, "normal", false, "Done; for clients without a subprotocol also: do not come back, the reason says why.";
+    NORMAL = 1000, "normal", false, "Done; clients without a subprotocol also read it as: do not come back.";
     GOING_AWAY = 1001, "going_away", true, "The server stops or the page is left.";
     PROTOCOL_ERROR = 1002, "protocol_error", false, "The peer broke RFC 6455.";
     UNSUPPORTED_DATA = 1003, "unsupported_data", false, "A kind of message that this endpoint does not take.";

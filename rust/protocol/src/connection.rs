@@ -443,3 +443,60 @@ impl Partial {
         Ok(Some(Item::Binary(&mut self.buffer)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{BUFFER_BYTES_MIN, Inbound, Role};
+    use crate::frame::{Opcode, encode_masked_frame};
+
+    /// Feeds `bytes` in reads of `read_len` and returns the most that was allocated beyond what had come.
+    fn worst_allocation(bytes: &mut [u8], read_len: usize) -> (usize, usize) {
+        let mut inbound = Inbound::new(Role::Server);
+        let mut worst = (0, 0);
+        for read in bytes.chunks_mut(read_len) {
+            let mut at = 0;
+            while at < read.len() {
+                let (consumed, _) = inbound
+                    .receive(&mut read[at..], 1 << 24)
+                    .expect("valid frames");
+                at += consumed;
+            }
+            if let Some(partial) = &inbound.partial {
+                let sizes = (partial.buffer.capacity(), partial.buffer.len());
+                assert!(sizes.0 <= (2 * sizes.1).max(BUFFER_BYTES_MIN), "{sizes:?}");
+                worst = worst.max(sizes);
+            }
+        }
+        worst
+    }
+
+    #[test]
+    fn the_buffer_grows_with_what_came_and_ends_at_what_was_announced() {
+        let mut bytes = Vec::new();
+        encode_masked_frame(
+            Opcode::Binary,
+            true,
+            &[7; 100_000],
+            [1, 2, 3, 4],
+            &mut bytes,
+        );
+        for read_len in [1, 13, 1460, 65_536] {
+            assert_eq!(
+                worst_allocation(&mut bytes.clone(), read_len),
+                (100_000, 100_000)
+            );
+        }
+    }
+
+    #[test]
+    fn small_fragments_take_no_more_than_twice_their_bytes() {
+        let mut bytes = Vec::new();
+        encode_masked_frame(Opcode::Binary, false, b"", [1, 2, 3, 4], &mut bytes);
+        for _ in 0..50_000 {
+            encode_masked_frame(Opcode::Continuation, false, b"x", [1, 2, 3, 4], &mut bytes);
+        }
+        let (allocated, received) = worst_allocation(&mut bytes, 1000);
+        assert_eq!(received, 50_000);
+        assert!(allocated <= 2 * received);
+    }
+}

@@ -1,4 +1,8 @@
 //! Values of a query string, as a browser's `URLSearchParams` writes and reads it.
+//!
+//! Tokens, tickets and resume tokens come this way, so a value that is badly escaped is no value: it is never passed
+//! on half decoded, and never mended. A value without escapes is borrowed from the request, not copied.
+//! Called by the reactor before the check of the token; [`query_values`] shows a name that comes twice.
 
 use std::borrow::Cow;
 

@@ -1,6 +1,8 @@
 //! Answers to a request: the 101, and refusals with the bodies that clients rely on.
 //!
 //! Every refusal closes the connection and says so; its body is fixed text and repeats nothing of the request.
+//! Invariant: no name or value can end its line, whatever the caller passes, so nothing that a client sent can add a
+//! header or split the answer. The 101 is written before any frame. Called by the reactor.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
