@@ -81,15 +81,17 @@ def _parsed(text: str, kind: inspect.Type) -> object:
         case inspect.FloatType():
             return float(text)
         case inspect.VarTupleType():
-            if text.lstrip().startswith("["):
-                return json.loads(text)
-            return [item.strip() for item in text.split(",") if item.strip()]
+            return _items(text)
         case inspect.UnionType():
-            if text.lower() in {"", "none", "null"}:
-                return None
-            return _parsed(text, _present(kind))
+            return None if text.lower() in {"", "none", "null"} else _parsed(text, _present(kind))
         case _:
             return text
+
+
+def _items(text: str) -> object:
+    if text.lstrip().startswith("["):
+        return json.loads(text)
+    return [item.strip() for item in text.split(",") if item.strip()]
 
 
 def _truth(text: str) -> bool:

@@ -154,7 +154,7 @@ def _check_together(settings: Settings) -> None:
     for path, secret in keys:
         if (size := len(secret.encode())) < _SECRET_BYTES_MIN:
             raise ConfigError(
-                f"{path} holds {size} bytes; use at least {_SECRET_BYTES_MIN}, such as those of: openssl rand -base64 48"
+                f"{path} holds {size} bytes; use at least {_SECRET_BYTES_MIN}: openssl rand -base64 48"
             )
     limits = settings.limits
     for smaller, larger in (

@@ -1,0 +1,245 @@
+/**
+ * One conversation over a Link: what was said, by offset; what waits to be sent; who types; who is online.
+ *
+ * A message has a place in one of two lists: `said` (offset → message, the server's word) or `unsent` (by
+ * clientMessageId, in order of writing). It moves from the second to the first when its own `new_message` comes, so it
+ * is shown once. After a reconnect the position asks for what was missed; where the server cannot give that
+ * (`recovered: false`), the last messages are read again. Unsent ones are sent again under the same
+ * clientMessageId, which the server stores once.
+ *
+ * Events: `messages`, `people`, `typing`, `notice` {text}.
+ */
+
+const LAST = 50;
+const RETRY_MS = 2_000;
+const TYPING_AGAIN_MS = 3_000;
+const TYPING_PAUSE_MS = 5_000;
+
+export class Conversation extends EventTarget {
+  #link;
+  #roster;
+  #position = null;
+  #typingSince = 0;
+  #typingTimer = null;
+  #sending = Promise.resolve();
+  #told = new Map();
+  #listeners = new AbortController();
+
+  said = new Map();
+  unsent = new Map();
+  people = new Set();
+  typing = new Set();
+
+  /**
+   * @param {Link} link
+   * @param {string} user this page's name
+   * @param {string} id of the conversation
+   * @param {() => Promise<string[]>} roster gives the users that are online now; events only tell of changes
+   */
+  constructor(link, user, id, roster) {
+    super();
+    this.#link = link;
+    this.#roster = roster;
+    this.user = user;
+    this.id = id;
+    this.channel = `conversation:${id}`;
+    const options = { signal: this.#listeners.signal };
+    link.addEventListener("open", () => this.#opened(), options);
+    link.addEventListener("event", ({ detail }) => this.#received(detail.event), options);
+    link.addEventListener("state", ({ detail }) => detail.state === "connected" || this.#lost(), options);
+  }
+
+  /** What is to be shown, oldest first; the last ones may be unsent (`state` pending or failed). */
+  get messages() {
+    const offsets = [...this.said.keys()].sort((a, b) => a - b);
+    return [...offsets.map((offset) => this.said.get(offset)), ...this.unsent.values()];
+  }
+
+  send(content) {
+    const message = {
+      clientMessageId: crypto.randomUUID(),
+      userId: this.user,
+      content,
+      createdAt: new Date().toISOString(),
+      state: "pending",
+    };
+    this.unsent.set(message.clientMessageId, message);
+    this.#changed("messages");
+    this.stopTyping();
+    this.#transmit(message);
+  }
+
+  /** Called for every change of the composer; tells the others at most every 3 s, and that it ended after 5 s. */
+  startTyping() {
+    const now = Date.now();
+    if (now - this.#typingSince > TYPING_AGAIN_MS) {
+      this.#typingSince = now;
+      this.#link.tell("typing_start", { conversationId: this.id });
+    }
+    clearTimeout(this.#typingTimer);
+    this.#typingTimer = setTimeout(() => this.stopTyping(), TYPING_PAUSE_MS);
+  }
+
+  stopTyping() {
+    clearTimeout(this.#typingTimer);
+    if (this.#typingSince) {
+      this.#typingSince = 0;
+      this.#link.tell("typing_stop", { conversationId: this.id });
+    }
+  }
+
+  leave() {
+    this.stopTyping();
+    this.#listeners.abort();
+  }
+
+  async #opened() {
+    try {
+      const wanted = this.#position
+        ? { channel: this.channel, position: this.#position }
+        : { channel: this.channel, last: LAST };
+      const { data } = await this.#link.ask("subscribe", wanted);
+      const lost = this.#position !== null && data.recovered === false;
+      // Replayed events are yet to come and each moves the position on: a connection lost among them resumes there.
+      this.#position = { ...data.position, offset: data.position.offset - (data.replayed ?? 0) };
+      if (lost) {
+        await this.#readAgain();
+      }
+      this.#say("");
+    } catch (error) {
+      this.#say(`Cannot open the conversation: ${error.message}`);
+      return;
+    }
+    for (const message of this.unsent.values()) {
+      if (message.state === "pending") {
+        this.#transmit(message);
+      }
+    }
+    await this.#meet();
+  }
+
+  async #readAgain() {
+    const { data } = await this.#link.ask("history", { channel: this.channel, last: LAST, limit: LAST });
+    this.said.clear();
+    for (const event of data.events) {
+      this.#received(event);
+    }
+    this.#changed("messages");
+  }
+
+  /** Take the roster, and over it what the socket told while it was on its way. */
+  async #meet() {
+    const told = new Map();
+    this.#told = told;
+    const users = await this.#roster().catch(() => []);
+    if (this.#told !== told) {
+      return;
+    }
+    this.people = new Set([...users, this.user]);
+    for (const [user, present] of told) {
+      this.#mark(this.people, user, present);
+    }
+    this.#changed("people");
+  }
+
+  /** One message at a time, so that the order of writing is the order of the conversation. */
+  #transmit(message) {
+    const { clientMessageId, content } = message;
+    this.#sending = this.#sending.then(async () => {
+      if (!this.unsent.has(clientMessageId)) {
+        return;
+      }
+      try {
+        await this.#link.ask("send_message", { conversationId: this.id, content, clientMessageId });
+      } catch (error) {
+        // What may succeed later stays pending: soon on this connection, at once on the next.
+        if (!error.retryable) {
+          message.state = "failed";
+          message.failure = `${error.message} (${error.code})`;
+          this.#changed("messages");
+        } else if (this.#link.connected) {
+          setTimeout(() => this.#transmit(message), RETRY_MS);
+        }
+      }
+    });
+  }
+
+  #received(event) {
+    if (event.channel === this.channel && Number.isInteger(event.offset)) {
+      this.#advance(event.offset);
+    }
+    switch (event.type) {
+      case "new_message":
+        if (event.channel === this.channel) {
+          this.#say("");
+          this.#keep(event);
+        }
+        break;
+      case "typing_indicator":
+        if (event.channel === this.channel && event.data.userId !== this.user) {
+          this.#mark(this.typing, event.data.userId, event.data.isTyping);
+          this.#changed("typing");
+        }
+        break;
+      case "user_presence":
+        this.#told.set(event.data.userId, event.data.status === "online");
+        this.#mark(this.people, event.data.userId, event.data.status === "online");
+        this.#changed("people");
+        if (event.data.status === "offline" && this.typing.delete(event.data.userId)) {
+          this.#changed("typing");
+        }
+        break;
+      case "error":
+        this.#say(event.data.message);
+        break;
+      default:
+    }
+  }
+
+  #keep(event) {
+    const message = event.data;
+    this.said.set(event.offset, { ...message, offset: event.offset });
+    if (message.userId === this.user && message.clientMessageId) {
+      this.unsent.delete(message.clientMessageId);
+    }
+    if (this.typing.delete(message.userId)) {
+      this.#changed("typing");
+    }
+    this.#changed("messages");
+  }
+
+  #advance(offset) {
+    if (this.#position && offset > this.#position.offset) {
+      this.#position.offset = offset;
+    }
+  }
+
+  #lost() {
+    this.#typingSince = 0;
+    clearTimeout(this.#typingTimer);
+    if (this.typing.size) {
+      this.typing.clear();
+      this.#changed("typing");
+    }
+    if (this.people.size) {
+      this.people.clear();
+      this.#changed("people");
+    }
+  }
+
+  #mark(users, user, present) {
+    if (present) {
+      users.add(user);
+    } else {
+      users.delete(user);
+    }
+  }
+
+  #say(text) {
+    this.dispatchEvent(new CustomEvent("notice", { detail: { text } }));
+  }
+
+  #changed(what) {
+    this.dispatchEvent(new CustomEvent(what));
+  }
+}
