@@ -111,16 +111,21 @@ fn server_that_dies_has_its_own_code_and_what_it_acknowledged_is_on_record() {
     assert_eq!(code, Some(3), "{sentences}");
     let lines = std::fs::read_to_string(&record).expect("the record was made");
     std::fs::remove_file(&record).expect("the record can be removed");
-    let numbers: Vec<&str> = lines
+    // Three senders take turns: their acks may be read in another order than they were made.
+    let mut numbers: Vec<&str> = lines
         .lines()
         .map(|line| line.split(',').nth(1).expect("a number"))
         .collect();
+    numbers.sort_unstable();
     assert_eq!(
         numbers,
         ["1", "2", "3", "4"],
         "acknowledged before the fifth message"
     );
-    assert!(lines.starts_with("w-0,1,"), "{lines}");
+    assert!(
+        lines.lines().all(|line| line.starts_with("w-0,")),
+        "{lines}"
+    );
 }
 
 #[test]
