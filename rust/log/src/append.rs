@@ -18,7 +18,7 @@ const MOVE_HEAD: &str = "UPDATE channels SET head = ?2 WHERE id = ?1";
 const INSERT_EVENT: &str = "INSERT INTO events (channel_id, offset, event, data, user, dedupe, time_ms) \
                             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
 /// `IS`, so that the server's own events (no user) have their keys as well. The unique index serves it.
-const FIND_DUPLICATE: &str = "SELECT offset, event, data, user, time_ms FROM events WHERE channel_id = ?1 AND user IS ?2 AND dedupe = ?3";
+pub(crate) const FIND_DUPLICATE: &str = "SELECT offset, event, data, user, time_ms FROM events WHERE channel_id = ?1 AND user IS ?2 AND dedupe = ?3";
 
 /// A batch inside its open transaction. Rows of this batch are seen by its own lookups, so a duplicate within the
 /// batch needs no rule of its own.

@@ -172,3 +172,116 @@ fn read_page(
     }
     Ok(events)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Log;
+    use crate::{Append, Error, Options};
+
+    const EVENT: Append<'_> = Append {
+        channel: "a",
+        event: "new_message",
+        data: &[b'x'; 3_000],
+        number_field: false,
+        user: None,
+        dedupe: None,
+        time_ms: 0,
+    };
+
+    fn pragma<T: rusqlite::types::FromSql>(log: &Log, name: &str) -> T {
+        log.conn
+            .pragma_query_value(None, name, |row| row.get(0))
+            .expect("the pragma has a value")
+    }
+
+    #[test]
+    fn a_store_without_room_refuses_batches_until_there_is_some() {
+        let mut log = Log::open_in_memory().expect("a log in memory opens");
+        log.append(&[EVENT]).expect("there is room");
+        let pages_max: i64 = pragma::<i64>(&log, "page_count") + 20;
+        log.conn
+            .pragma_update(None, "max_page_count", pages_max)
+            .expect("a limit may be set");
+        let mut head = 1;
+        // A new channel each time, so that a forgotten row of `channels` would be missed later.
+        let batch = [
+            EVENT,
+            EVENT,
+            Append {
+                channel: "new",
+                ..EVENT
+            },
+        ];
+        while let Ok(appended) = log.append(&batch) {
+            head = appended[1].offset;
+        }
+        let refused = [
+            Append {
+                channel: "newer",
+                ..EVENT
+            },
+            EVENT,
+            EVENT,
+        ];
+        for _ in 0..3 {
+            assert!(matches!(log.append(&refused), Err(Error::Full { .. })));
+            assert_eq!(
+                (log.head("a").unwrap(), log.head("newer").unwrap()),
+                (head, 0)
+            );
+            assert_eq!(
+                log.page("a", head - 1, 10, usize::MAX)
+                    .unwrap()
+                    .events
+                    .len(),
+                1
+            );
+        }
+        log.conn
+            .pragma_update(None, "max_page_count", 1_000_000)
+            .expect("the limit may be lifted");
+        let appended = log.append(&refused).expect("there is room again");
+        assert_eq!(
+            [1, head + 1, head + 2],
+            [appended[0].offset, appended[1].offset, appended[2].offset]
+        );
+    }
+
+    #[test]
+    fn a_commit_is_on_the_disk_before_it_is_answered() {
+        let dir = std::env::temp_dir().join(format!("realtime-log-unit-{}", std::process::id()));
+        let log = Log::open(&Options::new(&dir)).expect("the log opens");
+        let settings = (
+            pragma::<String>(&log, "journal_mode"),
+            pragma::<i64>(&log, "synchronous"),
+        );
+        drop(log);
+        std::fs::remove_dir_all(dir).expect("the directory goes away");
+        // 2 is FULL: the write-ahead log is synced by every commit.
+        assert_eq!(settings, ("wal".to_owned(), 2));
+    }
+
+    #[test]
+    fn duplicates_and_pages_are_found_by_an_index() {
+        let log = Log::open_in_memory().expect("a log in memory opens");
+        let plan = |sql: &str| -> String {
+            let sql = format!("EXPLAIN QUERY PLAN {sql}");
+            let mut explain = log.conn.prepare(&sql).expect("the statement is right");
+            let steps = explain
+                .query_map([1, 2, 3], |row| row.get::<_, String>(3))
+                .expect("it has a plan");
+            steps
+                .map(|step| step.expect("a step is text"))
+                .collect::<Vec<_>>()
+                .join("; ")
+        };
+        assert_eq!(
+            plan(crate::append::FIND_DUPLICATE),
+            "SEARCH events USING INDEX events_by_dedupe (channel_id=? AND user=? AND dedupe=?)"
+        );
+        assert_eq!(
+            plan(super::PAGE),
+            "SEARCH events USING PRIMARY KEY (channel_id=? AND offset>?)"
+        );
+    }
+}

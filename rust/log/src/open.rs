@@ -4,7 +4,7 @@
 //! is told and left as it was: nothing is repaired, truncated or removed here.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -17,6 +17,9 @@ use crate::log::Log;
 use crate::schema;
 
 const DATABASE_NAME: &str = "realtime.sqlite3";
+/// How every SQLite database begins (its file format, 1.3), and how much of it is read here.
+const MAGIC: &[u8] = b"SQLite format 3\0";
+const HEADER_BYTES: usize = 100;
 const LOCK_NAME: &str = "lock";
 /// How long the check at start may take. A database of some hundred megabytes is checked whole in that time; of a
 /// larger one as much as that, so that a start never takes minutes. The header, the size and the roots are always
@@ -74,12 +77,12 @@ impl Log {
             .create(true)
             .truncate(false)
             .open(&path);
-        let database_bytes = database
-            .and_then(|file| file.metadata())
-            .map_err(unwritable)?
-            .len();
-        refuse_orphan_wal(&path, database_bytes)?;
-
+        let cut = database
+            .and_then(|mut file| find_cut(&path, &mut file))
+            .map_err(unwritable)?;
+        if let Some(detail) = cut {
+            return Err(Error::Corrupt { path, detail });
+        }
         // Not SQLite's default: that would read a path such as `file:…` as a URI.
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let conn = Connection::open_with_flags(&path, flags);
@@ -140,20 +143,39 @@ fn take_lock(dir: &Path) -> Result<File, Error> {
     }
 }
 
-/// SQLite removes a write-ahead log that stands beside an empty database. That cannot come from a crash (the first
-/// page is written and synced before there is such a log), so somebody lost a file: say so, and keep the other.
-fn refuse_orphan_wal(path: &Path, database_bytes: u64) -> Result<(), Error> {
-    let mut wal = path.as_os_str().to_owned();
-    wal.push("-wal");
-    let wal_bytes = fs::metadata(wal).map_or(0, |metadata| metadata.len());
-    if database_bytes == 0 && wal_bytes > 0 {
-        let detail = format!("it is empty, but its write-ahead log has {wal_bytes} bytes");
-        return Err(Error::Corrupt {
-            path: path.to_path_buf(),
-            detail,
-        });
+/// Two damages that SQLite would pass over.
+///
+/// It removes a write-ahead log that stands beside an empty database. That cannot come from a crash (the first page
+/// is written and synced before there is such a log), so somebody lost a file: say so, and keep the other. And it
+/// reads the missing end of a last page as zeros; a crash can leave that only together with a log that repairs it.
+fn find_cut(path: &Path, database: &mut File) -> io::Result<Option<String>> {
+    let beside = |suffix: &str| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        fs::metadata(name).map_or(0, |metadata| metadata.len())
+    };
+    let (bytes, wal_bytes) = (database.metadata()?.len(), beside("-wal"));
+    if bytes == 0 && wal_bytes > 0 {
+        return Ok(Some(format!(
+            "it is empty, but its write-ahead log has {wal_bytes} bytes"
+        )));
     }
-    Ok(())
+    if wal_bytes > 0 || beside("-journal") > 0 || bytes < HEADER_BYTES as u64 {
+        return Ok(None);
+    }
+    let mut header = [0; HEADER_BYTES];
+    database.read_exact(&mut header)?;
+    let page_bytes = page_bytes(&header);
+    let is_cut = header.starts_with(MAGIC) && !bytes.is_multiple_of(page_bytes);
+    Ok(is_cut.then(|| format!("it ends after {bytes} bytes, within a page of {page_bytes}")))
+}
+
+/// The page size in the database's header (SQLite's file format, 1.3.2): 16 bits, where 1 stands for 65,536.
+fn page_bytes(header: &[u8; HEADER_BYTES]) -> u64 {
+    match u16::from_be_bytes([header[16], header[17]]) {
+        0 | 1 => 65_536,
+        bytes => u64::from(bytes),
+    }
 }
 
 fn prepare(
@@ -259,13 +281,21 @@ fn check(conn: &mut Connection, path: &Path, busy_timeout_ms: u64) -> Result<(),
         .map_err(sqlite)?;
     match verdict {
         Ok(verdict) if verdict == "ok" => Ok(()),
-        Ok(detail) => Err(Error::Corrupt {
+        Ok(report) => Err(Error::Corrupt {
             path: path.to_path_buf(),
-            detail,
+            detail: first_finding(&report),
         }),
         Err(source) if source.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) => {
             Ok(())
         }
         Err(source) => Err(sqlite(source)),
     }
+}
+
+/// The report opens with a line that names the database; an error is one line.
+fn first_finding(report: &str) -> String {
+    let finding = report
+        .lines()
+        .find(|line| !line.is_empty() && !line.starts_with("***"));
+    finding.unwrap_or("the check at start failed").to_owned()
 }
