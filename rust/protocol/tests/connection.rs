@@ -463,24 +463,6 @@ proptest! {
     }
 
     #[test]
-    fn a_fault_anywhere_in_any_messages_is_the_same_in_any_reads(
-        role in kit::role(),
-        sequence in prop::collection::vec(kit::sent(), 1..5),
-        place: prop::sample::Index,
-        fault: u8,
-        message_bytes_max in prop_oneof![Just(100usize), Just(MESSAGE_BYTES_MAX)],
-        sizes in kit::read_sizes(),
-    ) {
-        let mut bytes = Vec::new();
-        sequence.iter().for_each(|sent| sent.push(role, &mut bytes));
-        let place = place.index(bytes.len());
-        bytes[place] ^= fault;
-        let whole = receive_cut(role, &bytes, &[], message_bytes_max);
-        let cut = receive_cut(role, &bytes, &sizes, message_bytes_max);
-        prop_assert_eq!(cut, whole);
-    }
-
-    #[test]
     fn noise_never_panics_nor_holds_more_than_came(
         role in kit::role(),
         reads in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..20),
@@ -494,22 +476,5 @@ proptest! {
             prop_assert!(receiver.inbound.bytes_held() <= received);
             prop_assert!(receiver.inbound.bytes_held() <= message_bytes_max + 14 + 125);
         }
-    }
-
-    #[test]
-    fn frames_of_noise_never_panic(
-        role in kit::role(),
-        frames in prop::collection::vec(
-            (any::<u8>(), prop::collection::vec(any::<u8>(), 0..20)), 0..20),
-        sizes in kit::read_sizes(),
-    ) {
-        let mut bytes = Vec::new();
-        for (first, payload) in frames {
-            let start = bytes.len();
-            push_frame(role, Opcode::Text, true, &payload, &mut bytes);
-            bytes[start] = first & 0x8F;
-        }
-        let whole = receive_cut(role, &bytes, &[], 100);
-        prop_assert_eq!(receive_cut(role, &bytes, &sizes, 100), whole);
     }
 }
