@@ -24,7 +24,7 @@ const LOCK_NAME: &str = "lock";
 /// How long the check at start may take. A database of some hundred megabytes is checked whole in that time; of a
 /// larger one as much as that, so that a start never takes minutes. The header, the size and the roots are always
 /// checked, and a damaged page beyond is told by the read that meets it.
-const CHECK_MS_MAX: u64 = 250;
+const CHECK_TIME_MAX: Duration = Duration::from_millis(250);
 /// Steps of the check (about a page each) between two looks at the clock.
 const CHECK_STEPS: i32 = 500;
 /// The write-ahead log is copied into the database each time it has grown by so many pages of 4 KiB (64 MiB). Pages
@@ -205,7 +205,7 @@ fn prepare(
         schema::migrate(&log.conn, found).map_err(sqlite)?;
     }
     if on_disk {
-        check(&mut log.conn, &log.path, busy_timeout_ms)?;
+        check(&mut log.conn, &log.path, busy_timeout_ms, CHECK_TIME_MAX)?;
     }
     let epoch = log
         .conn
@@ -269,10 +269,15 @@ fn configure(conn: &Connection, on_disk: bool) -> rusqlite::Result<()> {
     conn.pragma_update(None, "journal_size_limit", WAL_BYTES_MAX)
 }
 
-/// Looks through the database for at most [`CHECK_MS_MAX`].
-fn check(conn: &mut Connection, path: &Path, busy_timeout_ms: u64) -> Result<(), Error> {
+/// Looks through the database for about `time_max` and passes what was not reached.
+fn check(
+    conn: &mut Connection,
+    path: &Path,
+    busy_timeout_ms: u64,
+    time_max: Duration,
+) -> Result<(), Error> {
     let start = Instant::now();
-    let is_over = move || start.elapsed() > Duration::from_millis(CHECK_MS_MAX);
+    let is_over = move || start.elapsed() >= time_max;
     let sqlite = |source| Error::from_sqlite(source, path, busy_timeout_ms);
     conn.progress_handler(CHECK_STEPS, Some(is_over))
         .map_err(sqlite)?;
@@ -298,4 +303,52 @@ fn first_finding(report: &str) -> String {
         .lines()
         .find(|line| !line.is_empty() && !line.starts_with("***"));
     finding.unwrap_or("the check at start failed").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::{Seek as _, SeekFrom, Write as _};
+
+    use super::*;
+    use crate::Append;
+
+    const EVENT: Append<'_> = Append {
+        channel: "a",
+        event: "new_message",
+        data: &[b'x'; 1_000],
+        number_field: false,
+        user: None,
+        dedupe: None,
+        time_ms: 0,
+    };
+
+    #[test]
+    fn the_check_at_start_ends_with_its_time_and_passes_what_it_has_not_reached() {
+        let dir = std::env::temp_dir().join(format!("realtime-log-check-{}", std::process::id()));
+        let mut log = Log::open(&Options::new(&dir)).expect("the log opens");
+        log.append(&[EVENT; 20_000]).expect("the batch is stored");
+        drop(log);
+        let path = dir.join(DATABASE_NAME);
+        let mut file = File::options()
+            .write(true)
+            .open(&path)
+            .expect("the file is there");
+        // The check goes through a tree from its last page to its first.
+        file.seek(SeekFrom::Start(100 * 4096))
+            .expect("the file is longer");
+        file.write_all(&[0xa5; 4096])
+            .expect("the page is overwritten");
+
+        let mut conn = Connection::open(&path).expect("the roots are whole");
+        let hurried = check(&mut conn, &path, 0, Duration::ZERO);
+        let thorough = check(&mut conn, &path, 0, Duration::MAX);
+        drop(conn);
+        std::fs::remove_dir_all(dir).expect("the directory goes away");
+        assert!(hurried.is_ok(), "{hurried:?}");
+        assert!(
+            matches!(thorough, Err(Error::Corrupt { .. })),
+            "{thorough:?}"
+        );
+    }
 }
