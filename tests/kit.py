@@ -20,7 +20,6 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -208,15 +207,27 @@ class Server:
         return peer
 
 
-@dataclass(slots=True)
 class Client:
-    """A signed-in WebSocket of the `websockets` library. Frames that an expectation passes over are kept for later."""
+    """A signed-in WebSocket of the `websockets` library.
 
-    socket: ClientConnection
-    user: str
-    about: str = ""
-    """Presence of users whose name does not begin with this is not shown: tests that share a server do not meet."""
-    inbox: list[Frame] = field(default_factory=list)
+    A task reads it all the time: an answer goes to who waits for its id, everything else into `inbox`, from which the
+    expectations take. Frames that an expectation passes over stay there for later.
+    """
+
+    def __init__(self, socket: ClientConnection, about: str = "") -> None:
+        """Wrap an open connection; tests use `Server.connect`.
+
+        Args:
+            socket: the connection.
+            about: presence of users whose name does not begin with this is not shown, so that tests that share a
+                server do not meet.
+        """
+        self.socket = socket
+        self.inbox: list[Frame] = []
+        self._about = about
+        self._answers: dict[object, asyncio.Future[Frame]] = {}
+        self._arrived = asyncio.Event()
+        self._reader = asyncio.create_task(self._read())
 
     @classmethod
     async def open(
@@ -238,10 +249,8 @@ class Client:
             token = token_for(user, **claims)
         address = f"ws://127.0.0.1:{server.port}{path}"
         options = {"compression": None, "max_size": None, "proxy": None, "open_timeout": PATIENCE_S} | options
-        socket = await connect(
-            f"{address}?token={token}", subprotocols=[Subprotocol(name) for name in subprotocols] or None, **options
-        )
-        client = cls(socket, user, about)
+        names = [Subprotocol(name) for name in subprotocols] or None
+        client = cls(await connect(f"{address}?token={token}", subprotocols=names, **options), about)
         if established:
             await client.expect("connection_established")
         return client
@@ -253,52 +262,27 @@ class Client:
     async def __aexit__(self, *exc: object) -> None:
         """Close with 1000."""
         await self.socket.close()
+        await self._reader
+
+    async def _read(self) -> None:
+        with contextlib.suppress(ConnectionClosed):
+            async for message in self.socket:
+                frame: Frame = json.loads(message)
+                answer = self._answers.pop(frame.get("id"), None) if "id" in frame else None
+                if answer is not None and not answer.done():
+                    answer.set_result(frame)
+                elif frame["type"] != "user_presence" or str(frame["data"]["userId"]).startswith(self._about):
+                    self.inbox.append(frame)
+                    self._arrived.set()
+        self._arrived.set()
 
     async def send(self, type: str, data: object = None, *, id: object = None) -> None:  # noqa: A002 - the wire's names
-        """Send one command; `data` and `id` are left out where they are None."""
+        """Send one command; `data` and `id` are left out where they are None. With an id, `answer` gives its answer."""
+        if id is not None:
+            self._answers[id] = asyncio.get_running_loop().create_future()
+            self._answers[("kept", id)] = self._answers[id]
         frame = {"type": type, "data": data, "id": id}
         await self.socket.send(json.dumps({name: value for name, value in frame.items() if value is not None}))
-
-    async def receive(self, timeout_s: float = PATIENCE_S) -> Frame:
-        """Return the next frame that came, the kept ones first."""
-        if self.inbox:
-            return self.inbox.pop(0)
-        return await self._read(timeout_s)
-
-    async def _read(self, timeout_s: float) -> Frame:
-        async with asyncio.timeout(timeout_s):
-            while True:
-                frame = json.loads(await self.socket.recv(decode=True))
-                is_presence = isinstance(frame, dict) and frame.get("type") == "user_presence"
-                if not is_presence or str(frame["data"]["userId"]).startswith(self.about):
-                    return dict(frame)
-
-    async def expect(self, type: str, *, timeout_s: float = PATIENCE_S, **data: object) -> Frame:  # noqa: A002
-        """Return the first frame of `type` whose data has these members; others that come before it are kept."""
-        for index, frame in enumerate(self.inbox):
-            if _matches(frame, type, data):
-                return self.inbox.pop(index)
-        deadline = time.monotonic() + timeout_s
-        while True:
-            try:
-                frame = await self._read(max(0.001, deadline - time.monotonic()))
-            except TimeoutError:
-                kept = "\n  ".join(json.dumps(frame) for frame in self.inbox[-10:]) or "nothing"
-                raise AssertionError(
-                    f"no {type} with {data} within {timeout_s} s; the last that came:\n  {kept}"
-                ) from None
-            if _matches(frame, type, data):
-                return frame
-            self.inbox.append(frame)
-
-    async def refute(self, type: str, *, within_s: float = QUIET_S, **data: object) -> None:  # noqa: A002
-        """Assert that no such frame is kept or comes within `within_s`."""
-        deadline = time.monotonic() + within_s
-        with contextlib.suppress(TimeoutError):
-            while True:
-                self.inbox.append(await self._read(max(0.001, deadline - time.monotonic())))
-        found = [frame for frame in self.inbox if _matches(frame, type, data)]
-        assert not found, f"{type} came though it must not: {found}"
 
     async def ask(self, type: str, data: object = None, *, id: object = None) -> Frame:  # noqa: A002
         """Send a command with an id and return its one answer."""
@@ -307,19 +291,53 @@ class Client:
         return await self.answer(id)
 
     async def answer(self, id: object) -> Frame:  # noqa: A002
-        """Return the frame that carries `id`; others that come before it are kept."""
-        for index, frame in enumerate(self.inbox):
-            if frame.get("id") == id:
-                return self.inbox.pop(index)
-        deadline = time.monotonic() + PATIENCE_S
+        """Return the answer to the command that was sent with `id`."""
+        answer = self._answers.pop(("kept", id))
+        try:
+            return await asyncio.wait_for(answer, PATIENCE_S)
+        except TimeoutError:
+            raise AssertionError(f"no answer to command {id!r}; {self._kept()}") from None
+
+    def answers(self) -> list[Frame]:
+        """Return the answers that came and that nobody has taken by `answer`."""
+        return [answer.result() for answer in set(self._answers.values()) if answer.done()]
+
+    async def _next(self, timeout_s: float) -> None:
+        """Wait until something arrives behind what the inbox holds."""
+        self._arrived.clear()
+        if self._reader.done():
+            raise TimeoutError("the connection has ended")
+        await asyncio.wait_for(self._arrived.wait(), timeout_s)
+
+    def _kept(self) -> str:
+        ended = f" (closed {self.socket.close_code} {self.socket.close_reason!r})" if self._reader.done() else ""
+        return f"the last that came{ended}:\n  " + "\n  ".join(json.dumps(frame)[:2_000] for frame in self.inbox[-10:])
+
+    async def receive(self) -> Frame:
+        """Return the next frame, the kept ones first."""
+        while not self.inbox:
+            await self._next(PATIENCE_S)
+        return self.inbox.pop(0)
+
+    async def expect(self, type: str, *, timeout_s: float = PATIENCE_S, **data: object) -> Frame:  # noqa: A002
+        """Return the first frame of `type` whose data has these members; others that come before it are kept."""
+        deadline = time.monotonic() + timeout_s
+        looked_at = 0
         while True:
+            for index in range(looked_at, len(self.inbox)):
+                if _matches(self.inbox[index], type, data):
+                    return self.inbox.pop(index)
+            looked_at = len(self.inbox)
             try:
-                frame = await self._read(max(0.001, deadline - time.monotonic()))
+                await self._next(max(0.001, deadline - time.monotonic()))
             except TimeoutError:
-                raise AssertionError(f"no answer to command {id!r}; kept: {self.inbox[-10:]}") from None
-            if frame.get("id") == id:
-                return frame
-            self.inbox.append(frame)
+                raise AssertionError(f"no {type} with {data} within {timeout_s} s; {self._kept()}") from None
+
+    async def refute(self, type: str, *, within_s: float = QUIET_S, **data: object) -> None:  # noqa: A002
+        """Assert that no such frame is kept or comes within `within_s`."""
+        await asyncio.sleep(within_s)
+        found = [frame for frame in self.inbox if _matches(frame, type, data)]
+        assert not found, f"{type} came though it must not: {found}"
 
     async def subscribe(self, channel: str, **options: object) -> Frame:
         """Subscribe and return the data of the confirmation."""
@@ -334,12 +352,9 @@ class Client:
         return dict(frame["data"])
 
     async def closed(self, timeout_s: float = PATIENCE_S) -> tuple[int, str]:
-        """Wait for the server to close; return its code and reason. Frames that come before are kept."""
-        with contextlib.suppress(ConnectionClosed):
-            while True:
-                self.inbox.append(await self._read(timeout_s))
-        await asyncio.wait_for(self.socket.wait_closed(), timeout_s)
-        return self.socket.close_code or 1005, self.socket.close_reason or ""
+        """Wait for the end of the connection; return its close code (1006 without one) and reason."""
+        await asyncio.wait_for(asyncio.shield(self._reader), timeout_s)
+        return self.socket.close_code or 1006, self.socket.close_reason or ""
 
     async def is_alive(self) -> bool:
         """Whether a ping is answered."""

@@ -189,14 +189,15 @@ async def test_lone_surrogate_becomes_the_replacement_character(server: Server, 
         await bob.subscribe(f"conversation:{tag}")
         for escaped, expected in ((r"a\ud83d", "a\ufffd"), (r"\ude00b", "\ufffdb"), (r"\ud83d\ude00", "\U0001f600")):
             await alice.socket.send(
-                '{"type":"send_message","data":{"conversationId":"%s","content":"%s"}}' % (tag, escaped)
+                f'{{"type":"send_message","data":{{"conversationId":"{tag}","content":"{escaped}"}}}}'
             )
             await bob.expect("new_message", content=expected)
 
 
 async def test_ping_is_answered_with_the_time_whatever_it_carries(server: Server) -> None:
     async with await server.connect() as alice:
-        for data in (None, {}, [], "x", 5, {"deep": {"er": [1, 2, {"x": None}]}}):
+        anything: list[object] = [None, {}, [], "x", 5, {"deep": {"er": [1, 2, {"x": None}]}}]
+        for data in anything:
             await alice.send("ping", data)
             frame = await alice.expect("pong")
             assert TIMESTAMP.fullmatch(frame["data"]["timestamp"])
@@ -214,7 +215,7 @@ async def test_id_is_answered_as_it_came(server: Server, id_: object) -> None:
 @pytest.mark.parametrize("id_", ['"%s"' % ("x" * 65), "1.5", "true", "[]", "{}", "9007199254740993"])
 async def test_id_that_is_no_id_is_invalid(server: Server, id_: str) -> None:
     async with await server.connect() as alice:
-        frame = await answer_to(alice, '{"type":"ping","id":%s}' % id_)
+        frame = await answer_to(alice, f'{{"type":"ping","id":{id_}}}')
         assert frame["data"]["code"] == "invalid_message"
 
 

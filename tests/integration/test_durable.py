@@ -22,12 +22,9 @@ async def numbers(client: Client, count: int) -> list[int]:
 
 async def test_messages_of_a_conversation_are_numbered_from_one_without_holes(server: Server, tag: str) -> None:
     async with clients(server, "alice", "bob", "carol") as members:
-        alice, bob, carol = members
         for member in members:
             await member.subscribe(f"conversation:{tag}")
-        await asyncio.gather(
-            *(member.say(tag, str(n)) for n in range(20) for member in (alice, bob, carol)[n % 3 : n % 3 + 1])
-        )
+        await asyncio.gather(*(members[n % 3].say(tag, str(n)) for n in range(20)))
         for member in members:
             assert await numbers(member, 20) == list(range(1, 21))
 
@@ -114,15 +111,15 @@ async def test_position_that_cannot_be_recovered_is_told_and_replays_nothing(
 
 
 async def test_recovery_reaches_behind_the_ring_into_the_log(serve: Callable[..., Server]) -> None:
-    async with serve("conversations.history=8", "limits.enabled=false") as server:
-        async with clients(server, "alice", "bob", "carol") as (alice, bob, carol):
-            epoch = (await alice.subscribe("conversation:1"))["position"]["epoch"]
-            await asyncio.gather(*(alice.say("1", str(number)) for number in range(2_500)))
-            confirmed = await bob.subscribe("conversation:1", position={"offset": 100, "epoch": epoch})
-            assert (confirmed["recovered"], confirmed["replayed"]) == (True, 2_400)
-            assert await numbers(bob, 2_400) == [*range(101, 2_501)]
-            await carol.subscribe("conversation:1", last=1000)
-            assert await numbers(carol, 1000) == [*range(1_501, 2_501)]
+    server = serve("conversations.history=8", "limits.enabled=false")
+    async with server, clients(server, "alice", "bob", "carol") as (alice, bob, carol):
+        epoch = (await alice.subscribe("conversation:1"))["position"]["epoch"]
+        await asyncio.gather(*(alice.say("1", str(number)) for number in range(2_500)))
+        confirmed = await bob.subscribe("conversation:1", position={"offset": 100, "epoch": epoch})
+        assert (confirmed["recovered"], confirmed["replayed"]) == (True, 2_400)
+        assert await numbers(bob, 2_400) == [*range(101, 2_501)]
+        await carol.subscribe("conversation:1", last=1000)
+        assert await numbers(carol, 1000) == [*range(1_501, 2_501)]
 
 
 async def test_nothing_is_missed_or_doubled_by_who_joins_in_the_middle_of_a_stream(
@@ -141,7 +138,7 @@ async def test_nothing_is_missed_or_doubled_by_who_joins_in_the_middle_of_a_stre
             async with await server.connect(name) as client:
                 await client.subscribe("conversation:1", position={"offset": seen, "epoch": epoch})
                 await ends.wait()
-                got = []
+                got: list[int] = []
                 while not got or got[-1] < 600:
                     got += await numbers(client, 1)
                 return got
@@ -255,7 +252,8 @@ async def test_kill_9_in_the_middle_of_a_burst_loses_nothing_acknowledged(serve:
                     await alice.answer(0)
             server.kill()
             await alice.closed()
-            acknowledged = {f["data"]["number"]: f["data"] for f in alice.inbox if f["type"] == "ack"}
+            acknowledged = {frame["data"]["number"]: frame["data"] for frame in alice.answers()}
+            assert acknowledged
             await server.start()
             async with await server.connect("bob") as bob:
                 epoch = (await bob.subscribe(f"conversation:{conversation}x"))["position"]["epoch"]

@@ -76,12 +76,12 @@ async def test_wrong_path_and_bad_upgrade_stay_http(server: Server) -> None:
 
 async def test_token_that_expires_closes_4002(serve: Callable[..., Server]) -> None:
     async with serve() as server:
-        async with await server.connect(token=token_for("alice", ttl_s=2), subprotocols=["realtime.v1"]) as alice:
-            assert (await alice.closed())[0] == 4002
+        alice = await server.connect(token=token_for("alice", ttl_s=2), subprotocols=["realtime.v1"])
+        assert (await alice.closed())[0] == 4002
 
 
 async def test_expired_token_lives_on_where_expiry_is_checked_at_connect_only(serve: Callable[..., Server]) -> None:
     async with serve("auth.expiry=connect") as server:
-        async with await server.connect(token=token_for("alice", ttl_s=1)) as alice:
-            await alice.refute("error", within_s=2.5)
-            assert await alice.is_alive()
+        alice = await server.connect(token=token_for("alice", ttl_s=1))
+        await alice.refute("error", within_s=2.5)
+        assert await alice.is_alive()
