@@ -194,6 +194,15 @@ class Server:
         self._process.kill()
         self._process.wait(30)
 
+    def descriptors(self) -> int:
+        """How many files and sockets the process has open."""
+        return sum(1 for _ in Path(f"/proc/{self.pid}/fd").iterdir())
+
+    def memory_bytes(self) -> int:
+        """Resident memory of the process that it shares with nobody."""
+        lines = Path(f"/proc/{self.pid}/smaps_rollup").read_text().splitlines()
+        return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith(("Private_Clean", "Private_Dirty")))
+
     async def connect(self, user: str = "alice", **options: Any) -> "Client":
         """Return a client that is signed in as `user` and has got its first frame. Options as for `Client.open`."""
         return await Client.open(self, user, **options)
