@@ -21,7 +21,6 @@ from litestar import Litestar
 from realtime.config import ConfigError
 
 START_TIMEOUT_S = 5.0
-STOP_TIMEOUT_S = 2
 
 _logger = logging.getLogger("realtime.api")
 
@@ -33,8 +32,14 @@ class HttpListener:
         port: the one that it listens on, also where 0 was asked for.
     """
 
-    def __init__(self, application: Litestar, host: str, port: int) -> None:
+    def __init__(self, application: Litestar, host: str, port: int, *, stop_timeout_s: float = 2.0) -> None:
         """Take the port.
+
+        Args:
+            application: what answers.
+            host: address to listen on.
+            port: of it; 0 takes a free one.
+            stop_timeout_s: what running requests are given by `stop`.
 
         Raises:
             ConfigError: the address cannot be listened on.
@@ -51,7 +56,7 @@ class HttpListener:
             log_level=LogLevels.error,
             log_dictconfig=_LOGGING,
         )
-        self._server.workers_kill_timeout = STOP_TIMEOUT_S
+        self._server.workers_kill_timeout = stop_timeout_s  # type: ignore[assignment]  # waits by asyncio: a float is right
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -77,7 +82,7 @@ class HttpListener:
             await asyncio.wait([self._task])
 
     async def stop(self) -> None:
-        """Take no more requests, give the running ones `STOP_TIMEOUT_S` seconds, and end."""
+        """Take no more requests, give the running ones their time, and end."""
         task, self._task = self._task, None
         if task is None:
             return

@@ -41,8 +41,12 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def keys_of(settings: Settings) -> Keys:
-    """Return the secrets of `settings`, made and kept in the data directory where none is configured.
+def keys_of(settings: Settings, *, create: bool = True) -> Keys:
+    """Return the secrets of `settings`; where none is configured, the one that is kept in the data directory.
+
+    Args:
+        settings: names the secrets, the data directory and the addresses.
+        create: whether to make the kept one where it is missing. A client must not: no server would know it.
 
     Raises:
         ConfigError: a listener is not on loopback without a configured secret, or the file cannot be used.
@@ -50,7 +54,13 @@ def keys_of(settings: Settings) -> Keys:
     if settings.auth.secrets:
         return Keys(settings.auth.secrets, generated=False)
     _refuse_other_addresses(settings)
-    return Keys((_kept_secret(Path(settings.data_dir)),), generated=True)
+    data_dir = Path(settings.data_dir)
+    if not create and not (data_dir / "secret").exists():
+        raise ConfigError(
+            f"there is no secret in {data_dir}: no server has run there; set REALTIME_DATA_DIR to the data directory "
+            "of the server, or give a token by --token"
+        )
+    return Keys((_kept_secret(data_dir),), generated=True)
 
 
 def _refuse_other_addresses(settings: Settings) -> None:

@@ -153,9 +153,7 @@ def _check_together(settings: Settings) -> None:
         keys.append(("auth.service_key", settings.auth.service_key))
     for path, secret in keys:
         if (size := len(secret.encode())) < _SECRET_BYTES_MIN:
-            raise ConfigError(
-                f"{path} holds {size} bytes; use at least {_SECRET_BYTES_MIN}: openssl rand -base64 48"
-            )
+            raise ConfigError(f"{path} holds {size} bytes; use at least {_SECRET_BYTES_MIN}: openssl rand -base64 48")
     limits = settings.limits
     for smaller, larger in (
         ("outbox_soft_bytes", "outbox_hard_bytes"),

@@ -1,0 +1,211 @@
+"""The command line: `serve`, `token`, and the terminal clients `sub`, `pub` and `chat`.
+
+Every way of failing that the user can do something about ends here, as one line on stderr and exit code 2, without a
+traceback: a broken configuration, an app that cannot be imported, a port in use, a log that cannot be read, a server
+that does not answer. Anything else is a bug and shows its traceback.
+"""
+
+import asyncio
+import json
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from realtime._engine import EngineError
+from realtime.auth import mint_token
+from realtime.cli import reload as reloading
+from realtime.cli import terminal
+from realtime.cli.serve import run
+from realtime.cli.target import load_app, watched
+from realtime.client import ClientError
+from realtime.config import ConfigError, Settings, keys_of, load
+
+app = typer.Typer(
+    name="realtime",
+    help="A real-time WebSocket edge. Start with: realtime serve",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Config = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="Read this file instead of ./realtime.toml.")
+]
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Set one key; may be given many times.")
+]
+Url = Annotated[
+    str | None,
+    typer.Option("--url", envvar="REALTIME_URL", help="WebSocket endpoint; the configured one if not given."),
+]
+TokenOption = Annotated[
+    str | None, typer.Option("--token", envvar="REALTIME_TOKEN", help="Who you are; or give a name by --user.")
+]
+User = Annotated[
+    str | None, typer.Option("--user", help="Sign a token for this user with the secret of the configuration.")
+]
+
+_TTL = re.compile(r"([0-9]+)([smhd]?)")
+_UNIT_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
+_TTL_S_MAX = 10 * 365 * 86_400
+
+
+def main() -> None:
+    """Run the command line of this process."""
+    try:
+        app()
+    except EngineError as error:
+        _fail(str(error.args[0]))
+    except (ConfigError, ClientError) as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _fail(line: str) -> None:
+    sys.stderr.write(f"realtime: {line}\n")
+    sys.exit(2)
+
+
+@app.command()
+def serve(
+    target: Annotated[
+        str | None,
+        typer.Argument(metavar="[APP]", help="module:app or path.py[:app]; the built-in conversations if not given."),
+    ] = None,
+    *,
+    config: Config = None,
+    sets: Sets = None,
+    reload: Annotated[bool, typer.Option("--reload", help="Start anew when a source changes.")] = False,
+) -> None:
+    """Serve an app until SIGTERM or SIGINT."""
+    settings = load(config, sets or ())
+    if reload:
+        arguments = [argument for argument in sys.argv[2:] if argument != "--reload"]
+        raise typer.Exit(reloading.supervise(arguments, watched(target)))
+    raise typer.Exit(run(load_app(target), settings))
+
+
+@app.command()
+def token(
+    *,
+    user: Annotated[str, typer.Option("--user", help="Whom the token is for.")],
+    channels: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--channels", metavar="PATTERN", help="Channels that it grants, all rights or PATTERN=right,right."
+        ),
+    ] = None,
+    more: Annotated[list[str] | None, typer.Argument(metavar="[PATTERN]...", help="Further channels.")] = None,
+    ttl: Annotated[str, typer.Option("--ttl", help="How long it holds: 90s, 30m, 1h, 7d.")] = "1h",
+    config: Config = None,
+    sets: Sets = None,
+) -> None:
+    """Print a token."""
+    if more and not channels:
+        raise ConfigError(f"{more[0]!r} stands alone; write --channels {more[0]}")
+    patterns = [*(channels or []), *(more or [])]
+    settings = load(config, sets or ())
+    typer.echo(_signed(settings, user, patterns, _seconds(ttl), create=True))
+
+
+@app.command()
+def sub(
+    channel: Annotated[str, typer.Argument(help="The whole name, such as conversation:42.")],
+    *,
+    last: Annotated[
+        int | None, typer.Option("--last", min=1, max=1000, help="Events of the past to print first.")
+    ] = None,
+    url: Url = None,
+    token: TokenOption = None,
+    user: User = None,
+    config: Config = None,
+    sets: Sets = None,
+) -> None:
+    """Print the events of a channel, one line of JSON each."""
+    address, bearer = _who(url, token, user, config, sets)
+    asyncio.run(terminal.subscribe(address, bearer, channel, last))
+
+
+@app.command()
+def pub(
+    channel: Annotated[str, typer.Argument(help="The whole name, such as poll:7.")],
+    event: Annotated[str, typer.Argument(help="The event's name.")],
+    data: Annotated[str, typer.Argument(metavar="JSON", help="The event's data.")],
+    *,
+    url: Url = None,
+    token: TokenOption = None,
+    user: User = None,
+    config: Config = None,
+    sets: Sets = None,
+) -> None:
+    """Publish one event to a channel."""
+    try:
+        value: Any = json.loads(data)
+    except ValueError as error:
+        raise ConfigError(f"{data!r} is not JSON: {error}; a text is written '\"text\"'") from error
+    address, bearer = _who(url, token, user, config, sets)
+    asyncio.run(terminal.publish(address, bearer, channel, event, value))
+
+
+@app.command()
+def chat(
+    conversation: Annotated[str, typer.Argument(help="The conversation, such as lobby.")],
+    *,
+    last: Annotated[int, typer.Option("--last", min=1, max=1000, help="Messages of the past to show first.")] = 20,
+    url: Url = None,
+    token: TokenOption = None,
+    user: User = None,
+    config: Config = None,
+    sets: Sets = None,
+) -> None:
+    """Talk in a conversation: a line is sent by Enter, Ctrl-D leaves."""
+    address, bearer = _who(url, token, user, config, sets)
+    asyncio.run(terminal.chat(address, bearer, conversation, last))
+
+
+def _who(
+    url: str | None, token: str | None, user: str | None, config: Path | None, sets: list[str] | None
+) -> tuple[str, str]:
+    """Return where to connect and with which token: the one given, or one signed for a name."""
+    settings = load(config, sets or ())
+    host = settings.server.host
+    address = url or f"ws://{f'[{host}]' if ':' in host else host}:{settings.server.port}/ws"
+    if token and not user:
+        return address, token
+    name = user or os.environ.get("USER") or "me"
+    return address, _signed(settings, name, [], 12 * 3600, create=False)
+
+
+def _signed(settings: Settings, user: str, patterns: list[str], ttl_s: int, *, create: bool) -> str:
+    keys = keys_of(settings, create=create)
+    auth = settings.auth
+    grants: dict[str, list[str]] = {}
+    try:
+        for text in patterns:
+            pattern, _, rights = text.partition("=")
+            grants[pattern] = rights.split(",") if rights else ["subscribe", "publish", "presence", "history"]
+        return mint_token(
+            keys.secrets[0],
+            user,
+            channels=grants or None,
+            ttl_s=ttl_s,
+            audience=auth.audience,
+            user_claim=auth.user_claim,
+            algorithm=auth.algorithm,
+        )
+    except ValueError as error:
+        raise ConfigError(f"--channels: {error}") from error
+
+
+def _seconds(text: str) -> int:
+    match = _TTL.fullmatch(text.strip())
+    seconds = int(match[1]) * _UNIT_S[match[2]] if match else 0
+    if not 1 <= seconds <= _TTL_S_MAX:
+        raise ConfigError(f"--ttl {text!r} is not a duration; use 90s, 30m, 1h or 7d, at most ten years")
+    return seconds

@@ -1,0 +1,137 @@
+"""`realtime serve`: an app, the edge and the HTTP side in one process, until a signal.
+
+The HTTP side is a mount of the server: it comes up after the edge and goes down before the drain. At start one block
+on stdout says where everything listens; a development token and the playground stand there only where the secret is
+the generated one, which keeps both on loopback. Called by the command line.
+"""
+
+import asyncio
+import logging
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from importlib import metadata
+from pathlib import Path
+
+from realtime.api.http import Edge, application
+from realtime.api.listener import HttpListener
+from realtime.app import Realtime
+from realtime.auth import mint_token
+from realtime.config import Keys, Settings, is_loopback
+from realtime.server import Server, serve
+
+DEVELOPMENT_USER = "dev"
+DEVELOPMENT_TTL_S = 12 * 3600
+
+_new_event_loop: Callable[[], asyncio.AbstractEventLoop]
+try:
+    import uvloop
+except ImportError:  # not for every system; plain asyncio works too, slower
+    _new_event_loop = asyncio.new_event_loop
+else:
+    _new_event_loop = uvloop.new_event_loop
+
+_log = logging.getLogger("realtime")
+
+
+def run(app: Realtime, settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT; return the exit code."""
+    logging.basicConfig(
+        level=settings.log.level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    if settings.conversations.access == "open" and not is_loopback(settings.server.host):
+        _log.warning(
+            "conversations.access = open on %s: whoever has a token takes part in every conversation; "
+            "set it to grants to go by the tokens",
+            settings.server.host,
+        )
+    side = _HttpSide(settings)
+    mounts = [side.mounted] if settings.api.enabled else []
+    with asyncio.Runner(loop_factory=_new_event_loop) as runner:
+        code = runner.run(serve(app, settings, mounts, lambda server: _announce(server, side.port)))
+    return 1 if side.failed else code
+
+
+class _HttpSide:
+    """The HTTP listener as a mount of the server.
+
+    Attributes:
+        port: the one that it listens on, None while it does not.
+        failed: whether it ended without having been asked to.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.port: int | None = None
+        self.failed = False
+        self._settings = settings
+        self._serving = False
+
+    @asynccontextmanager
+    async def mounted(self, server: Server) -> AsyncIterator[None]:
+        """Listen for the time of the block."""
+        edge = Edge(
+            url=_ws_url(server),
+            users=lambda: sorted({session.user for session in server.control.connections if session.user}),
+            healthy=lambda: self._serving and server.failure is None,
+        )
+        stop_timeout_s = min(2.0, self._settings.drain.grace_s / 4)
+        listener = HttpListener(
+            application(self._settings, server.keys, edge),
+            self._settings.api.host,
+            self._settings.api.port,
+            stop_timeout_s=stop_timeout_s,
+        )
+        await listener.start()
+        self.port, self._serving = listener.port, True
+        watch = asyncio.create_task(self._watch(listener, server), name="http watch")
+        try:
+            yield
+        finally:
+            self._serving = False
+            watch.cancel()
+            await listener.stop()
+
+    async def _watch(self, listener: HttpListener, server: Server) -> None:
+        await listener.ended()
+        self.failed = True
+        _log.critical("the HTTP listener on port %d ended by itself; ending the process", listener.port)
+        server.end()
+
+
+def _announce(server: Server, http_port: int | None) -> None:
+    settings = server.settings
+    lines = [
+        f"realtime {metadata.version('realtime-edge')}, data in {Path(settings.data_dir).resolve()}",
+        f"  WebSocket   {_ws_url(server)}",
+    ]
+    if http_port is not None:
+        address = f"http://{_bracketed(settings.api.host)}:{http_port}"
+        lines.append(f"  HTTP        {address}/health")
+        if server.keys.generated:
+            lines.append(f"  Playground  {address}/")
+    if server.keys.generated:
+        token = _development_token(settings, server.keys)
+        lines.append(f"  Token       {token}")
+        lines.append(f'              (user "{DEVELOPMENT_USER}", 12 hours; more by: realtime token --user NAME)')
+    sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.flush()
+
+
+def _development_token(settings: Settings, keys: Keys) -> str:
+    auth = settings.auth
+    return mint_token(
+        keys.secrets[0],
+        DEVELOPMENT_USER,
+        ttl_s=DEVELOPMENT_TTL_S,
+        audience=auth.audience,
+        user_claim=auth.user_claim,
+        algorithm=auth.algorithm,
+    )
+
+
+def _ws_url(server: Server) -> str:
+    return f"ws://{_bracketed(server.settings.server.host)}:{server.port}/ws"
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host

@@ -1,0 +1,293 @@
+"""Clients for the terminal: `sub` prints a channel, `pub` publishes to it, `chat` is the second person in a demo.
+
+Thin over `realtime.client`. After a lost connection `sub` and `chat` come back by themselves, after 1, 2, 4, 8 and then
+16 s, with the position of the last event, so that nothing is shown twice and nothing is missed. What other people
+wrote is shown without control characters: a message must not steer anybody's terminal.
+"""
+
+import asyncio
+import json
+import sys
+import threading
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from datetime import datetime
+from functools import partial
+from typing import Any, Self
+
+from realtime.client import (
+    Client,
+    CommandFailed,
+    ConnectionEnded,
+    Event,
+    NotConnected,
+    Position,
+    connect,
+)
+
+try:
+    import readline
+    import termios
+except ImportError:  # not on every system; the prompt is plain then
+    _EDITS_LINES = False
+else:
+    _EDITS_LINES = True
+
+_BACKOFF_S = (1, 2, 4, 8, 16)
+_TYPING_LOOK_S = 0.5
+_TYPING_AGAIN_S = 10.0
+
+
+def safe(text: object) -> str:
+    """Return `text` with everything that is not printable shown as its escape."""
+    return "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in str(text))
+
+
+async def subscribe(url: str, token: str, channel: str, last: int | None) -> None:
+    """Print each event of `channel` as one line of JSON, until the process is ended."""
+    position: Position | None = None
+    async for client in _lasting(url, token):
+        try:
+            confirmed = await client.subscribe(channel, last=None if position else last, position=position)
+            position = _before(confirmed.position, confirmed.replayed)
+            async for event in client:
+                if event.channel == channel:
+                    position = _after(position, event)
+                    sys.stdout.write(safe(event.raw) + "\n")
+                    sys.stdout.flush()
+        except ConnectionEnded as end:
+            if not end.may_come_back:
+                raise
+            _say(str(end))
+
+
+async def publish(url: str, token: str, channel: str, event: str, data: Any) -> None:
+    """Publish one event and leave when the server has taken it."""
+    async with connect(url, token=token) as client:
+        await client.publish(channel, event, data)
+
+
+async def chat(url: str, token: str, conversation: str, last: int) -> None:
+    """Show a conversation and send what is typed, until the input ends."""
+    with _Screen() as screen:
+        room = _Room(conversation, last, screen)
+        talking = asyncio.create_task(room.talk(url, token))
+        writing = asyncio.create_task(room.write())
+        try:
+            await asyncio.wait([talking, writing], return_when=asyncio.FIRST_COMPLETED)
+            if talking.done():
+                talking.result()
+            if writing.done():
+                writing.result()
+        finally:
+            for task in (talking, writing):
+                task.cancel()
+            await asyncio.wait([talking, writing])
+
+
+class _Room:
+    """One conversation in a terminal: what has been seen, and the connection while there is one."""
+
+    def __init__(self, conversation: str, last: int, screen: "_Screen") -> None:
+        self._conversation = conversation
+        self._channel = f"conversation:{conversation}"
+        self._last = last
+        self._screen = screen
+        self._position: Position | None = None
+        self._client: Client | None = None
+        self._connected = asyncio.Event()
+        self._typists: set[str] = set()
+
+    async def talk(self, url: str, token: str) -> None:
+        """Keep connected and show what comes."""
+        async for client in _lasting(url, token, self._screen.note):
+            try:
+                await self._follow(client)
+            except ConnectionEnded as end:
+                if not end.may_come_back:
+                    raise
+                self._screen.note(str(end))
+            finally:
+                self._client = None
+                self._connected.clear()
+
+    async def _follow(self, client: Client) -> None:
+        confirmed = await client.subscribe(
+            self._channel, last=None if self._position else self._last, position=self._position
+        )
+        if confirmed.recovered is False:
+            self._screen.note("some messages could not be fetched again")
+        if self._position is None:
+            self._screen.note(f"{client.user} in {self._conversation}; a line is sent by Enter, Ctrl-D leaves")
+        self._position = _before(confirmed.position, confirmed.replayed)
+        self._client = client
+        self._connected.set()
+        async for event in client:
+            self._position = _after(self._position, event) if event.channel == self._channel else self._position
+            self._show(event, client.user)
+
+    def _show(self, event: Event, user: str) -> None:
+        match event.type:
+            case "new_message" if event.channel == self._channel:
+                self._typists.discard(event.data["userId"])
+                at = datetime.fromisoformat(event.data["createdAt"]).astimezone().strftime("%H:%M")
+                self._screen.line(f"{at} {safe(event.data['userId'])}: {safe(event.data['content'])}")
+            case "user_presence" if event.data["userId"] != user:
+                self._screen.note(f"{safe(event.data['userId'])} is {safe(event.data['status'])}")
+            case "typing_indicator" if event.channel == self._channel and event.data["userId"] != user:
+                who = event.data["userId"]
+                if event.data["isTyping"] and who not in self._typists:
+                    self._screen.note(f"{safe(who)} is typing")
+                (self._typists.add if event.data["isTyping"] else self._typists.discard)(who)
+            case "error":
+                self._screen.note(safe(event.data["message"]))
+            case _:
+                pass
+
+    async def write(self) -> None:
+        """Send each line of the input; each again under the same clientMessageId until the server has it."""
+        await self._connected.wait()
+        typing = asyncio.create_task(self._type())
+        try:
+            while (line := await self._screen.read()) is not None:
+                if line.strip():
+                    await self._send(line.strip())
+        finally:
+            typing.cancel()
+
+    async def _send(self, content: str) -> None:
+        client_message_id = str(uuid.uuid4())
+        while True:
+            await self._connected.wait()
+            client = self._client
+            if client is None:
+                continue
+            message = {
+                "conversationId": self._conversation,
+                "content": content,
+                "clientMessageId": client_message_id,
+            }
+            try:
+                await client.send("send_message", message)
+            except ConnectionEnded:
+                self._connected.clear()
+            except CommandFailed as failure:
+                if not failure.retryable:
+                    self._screen.note(f"not sent: {safe(failure)}")
+                    return
+                await asyncio.sleep(1)
+            else:
+                return
+
+    async def _type(self) -> None:
+        """Tell the others while there is an unfinished line on the screen."""
+        seen, quiet_s, told = "", 0.0, False
+        while True:
+            await asyncio.sleep(_TYPING_LOOK_S)
+            draft = self._screen.draft()
+            quiet_s = quiet_s + _TYPING_LOOK_S if draft == seen else 0.0
+            typing = draft != "" and quiet_s < _TYPING_AGAIN_S
+            seen = draft
+            if typing != told and self._client is not None:
+                told = typing
+                with suppress(ConnectionEnded):
+                    name = "typing_start" if typing else "typing_stop"
+                    await self._client.tell(name, {"conversationId": self._conversation})
+
+
+class _Screen:
+    """Lines above, a prompt below. Without a terminal it only reads lines and prints lines."""
+
+    _PROMPT = "> "
+
+    def __init__(self) -> None:
+        self._terminal = sys.stdin.isatty() and sys.stdout.isatty()
+        self._lines: asyncio.Queue[str | None] = asyncio.Queue()
+        self._buffer: Callable[[], str] = str
+        self._restore: Callable[[], None] = lambda: None
+
+    def __enter__(self) -> Self:
+        if self._terminal:
+            self._take_terminal()
+        loop = asyncio.get_running_loop()
+        # A daemon: nothing can take a thread out of a blocking read, and the process must end all the same.
+        threading.Thread(target=self._read_lines, args=(loop,), name="input", daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._restore()
+
+    def line(self, text: str) -> None:
+        """Show one line."""
+        if self._terminal:
+            sys.stdout.write(f"\r\x1b[K{text}\n{self._PROMPT}{self._buffer()}")
+        else:
+            sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
+
+    def note(self, text: str) -> None:
+        """Show one line that nobody said."""
+        self.line(f"\x1b[2m* {text}\x1b[0m" if self._terminal else f"* {text}")
+
+    def draft(self) -> str:
+        """Return the line that is being written."""
+        return self._buffer()
+
+    async def read(self) -> str | None:
+        """Return the next line; None at the end of the input."""
+        return await self._lines.get()
+
+    def _take_terminal(self) -> None:
+        if _EDITS_LINES:
+            self._buffer = readline.get_line_buffer
+            descriptor, before = sys.stdin.fileno(), termios.tcgetattr(sys.stdin.fileno())
+            self._restore = partial(termios.tcsetattr, descriptor, termios.TCSADRAIN, before)
+
+    def _read_lines(self, loop: asyncio.AbstractEventLoop) -> None:
+        # The loop may be closed by the time that the last line comes.
+        with suppress(RuntimeError):
+            while True:
+                try:
+                    text = input(self._PROMPT if self._terminal else "")
+                except (EOFError, OSError, UnicodeDecodeError):
+                    loop.call_soon_threadsafe(self._lines.put_nowait, None)
+                    return
+                if self._terminal:
+                    # The message comes back from the server with its time; what was typed makes room for it.
+                    sys.stdout.write("\x1b[1A\r\x1b[K")
+                    sys.stdout.flush()
+                loop.call_soon_threadsafe(self._lines.put_nowait, text)
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"* {text}\n")
+
+
+async def _lasting(url: str, token: str, tell: Callable[[str], None] = _say) -> AsyncIterator[Client]:
+    """Yield a connection, and another one each time that the last has ended; the first one must succeed."""
+    attempt = 0
+    first = True
+    while True:
+        try:
+            async with connect(url, token=token) as client:
+                attempt, first = 0, False
+                yield client
+        except NotConnected:
+            if first:
+                raise
+        delay_s = _BACKOFF_S[min(attempt, len(_BACKOFF_S) - 1)]
+        attempt += 1
+        tell(f"connecting again in {delay_s} s")
+        await asyncio.sleep(delay_s)
+
+
+def _before(head: Position | None, replayed: int) -> Position | None:
+    """Return the position before the events that are still to be replayed."""
+    return None if head is None else Position(head.offset - replayed, head.epoch)
+
+
+def _after(position: Position | None, event: Event) -> Position | None:
+    if position is None or event.offset is None:
+        return position
+    return Position(max(position.offset, event.offset), position.epoch)
