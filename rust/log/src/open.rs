@@ -1,4 +1,4 @@
-//! From a directory to a log that may be trusted: lock, look, configure, migrate, check.
+//! From a directory to a log that may be trusted: lock, look, configure, check, migrate.
 //!
 //! The lock is taken before anything is read, so two servers never work on one directory. Whatever is found wrong
 //! is told and left as it was: nothing is repaired, truncated or removed here.
@@ -9,6 +9,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use crate::error::Error;
@@ -88,7 +89,7 @@ impl Log {
         let conn = Connection::open_with_flags(&path, flags);
         let conn =
             conn.map_err(|source| Error::from_sqlite(source, &path, options.busy_timeout_ms))?;
-        let log = prepare(conn, path, options.busy_timeout_ms, Some(lock))?;
+        let log = prepare(Some(lock), conn, path, options.busy_timeout_ms)?;
         // The names of the files are on the disk too, before anything is acknowledged.
         File::open(dir)
             .and_then(|dir| dir.sync_all())
@@ -101,12 +102,8 @@ impl Log {
     /// # Errors
     /// What SQLite reports, such as a lack of memory.
     pub fn open_in_memory() -> Result<Self, Error> {
-        prepare(
-            Connection::open_in_memory().map_err(Error::Sqlite)?,
-            PathBuf::from(":memory:"),
-            0,
-            None,
-        )
+        let conn = Connection::open_in_memory().map_err(Error::Sqlite)?;
+        prepare(None, conn, PathBuf::from(":memory:"), 0)
     }
 }
 
@@ -178,42 +175,40 @@ fn page_bytes(header: &[u8; HEADER_BYTES]) -> u64 {
     }
 }
 
+/// From an open connection to a log. The lock comes first, so that on an error it is given back last.
 fn prepare(
-    conn: Connection,
+    lock: Option<File>,
+    mut conn: Connection,
     path: PathBuf,
     busy_timeout_ms: u64,
-    lock: Option<File>,
 ) -> Result<Log, Error> {
-    let mut log = Log {
+    let on_disk = lock.is_some();
+    let sqlite = |source| Error::from_sqlite(source, &path, busy_timeout_ms);
+    conn.busy_timeout(Duration::from_millis(busy_timeout_ms))
+        .map_err(sqlite)?;
+    conn.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+    // Until the log has proved sound, closing it must not move a write-ahead log into the database.
+    let keep_wal = DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
+    conn.set_db_config(keep_wal, true).map_err(sqlite)?;
+    let found = find_schema(&conn, &path, busy_timeout_ms)?;
+    configure(&conn, on_disk).map_err(sqlite)?;
+    if on_disk {
+        check(&mut conn, &path, busy_timeout_ms, CHECK_TIME_MAX)?;
+    }
+    schema::migrate(&conn, found).map_err(sqlite)?;
+    let epoch = conn.query_row("SELECT value FROM meta WHERE key = 'epoch'", [], |row| {
+        row.get(0)
+    });
+    let epoch = epoch.map_err(sqlite)?;
+    conn.set_db_config(keep_wal, false).map_err(sqlite)?;
+    Ok(Log {
         conn,
         heads: Heads::default(),
-        epoch: String::new(),
+        epoch,
         path,
         busy_timeout_ms,
         _lock: lock,
-    };
-    let on_disk = log._lock.is_some();
-    let sqlite = |source| Error::from_sqlite(source, &log.path, busy_timeout_ms);
-    log.conn
-        .busy_timeout(Duration::from_millis(busy_timeout_ms))
-        .map_err(sqlite)?;
-    log.conn
-        .set_prepared_statement_cache_capacity(STATEMENTS_MAX);
-    let found = find_schema(&log.conn, &log.path, busy_timeout_ms)?;
-    configure(&log.conn, on_disk).map_err(sqlite)?;
-    if found < schema::KNOWN {
-        schema::migrate(&log.conn, found).map_err(sqlite)?;
-    }
-    if on_disk {
-        check(&mut log.conn, &log.path, busy_timeout_ms, CHECK_TIME_MAX)?;
-    }
-    let epoch = log
-        .conn
-        .query_row("SELECT value FROM meta WHERE key = 'epoch'", [], |row| {
-            row.get(0)
-        });
-    log.epoch = epoch.map_err(|source| Error::from_sqlite(source, &log.path, busy_timeout_ms))?;
-    Ok(log)
+    })
 }
 
 /// The schema's number, 0 for a new database. This is the first read, so garbage and a file that is shorter than

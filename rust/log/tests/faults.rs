@@ -88,6 +88,23 @@ fn a_damaged_page_is_found_at_start() {
 }
 
 #[test]
+fn a_corrupt_database_keeps_its_write_ahead_log() {
+    let (live, copy) = (filled(), Dir::new());
+    let wal_of = |dir: &Dir| dir.path().join("realtime.sqlite3-wal");
+    let mut log = live.open();
+    fill(&mut log, "a", 5);
+    fs::copy(wal_of(&live), wal_of(&copy)).unwrap();
+    let mut database = fs::read(live.database()).unwrap();
+    database[20 * 4096..21 * 4096].fill(0xa5);
+    fs::write(copy.database(), database).unwrap();
+    refuse_as_corrupt(&copy);
+    assert_eq!(
+        fs::read(wal_of(&copy)).unwrap(),
+        fs::read(wal_of(&live)).unwrap()
+    );
+}
+
+#[test]
 fn an_emptied_database_with_its_write_ahead_log_left_is_corrupt() {
     let dir = Dir::new();
     File::create(dir.database()).unwrap();
