@@ -1,0 +1,488 @@
+"""`Realtime`, the app: what an author registers, and what handlers publish through.
+
+Registering collects plain declarations; `compile` turns them, and those of the included modules, into the `Rules` that
+the server and the engine work by. An app holds no sockets and no tasks. It can be compiled and served any number of
+times, one after the other, so that each test gets a server of its own.
+
+    app = Realtime()
+    app.include(Conversations())
+
+    @app.on("vote")
+    async def vote(session: Session, vote: Vote) -> Tally: ...
+
+    app.run()                                # or: realtime serve module:app, or: FastAPI(lifespan=app.lifespan)
+
+Called by authors of apps, by `handlers`, `testing` and `cli`.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from types import SimpleNamespace
+from typing import Any, Final, Literal, Protocol, TypeVar
+
+from msgspec import Struct, field
+
+from realtime._engine import EngineError
+from realtime.auth import RIGHTS, Pattern, checked_rights
+from realtime.broadcaster import Broadcaster, Policy, Publishing
+from realtime.clock import Clock
+from realtime.config import ConfigError, Settings, load
+from realtime.connections import Connections
+from realtime.errors import NotRunning
+from realtime.presence import Presence
+from realtime.routing import Authorization, Endpoint, Handler, Hook, Route, Rules, bind, positional
+from realtime.server import Control, Server, serve
+
+HandlerT = TypeVar("HandlerT", bound=Callable[..., Any])
+Lifespan = Callable[["Realtime"], AbstractAsyncContextManager[Mapping[str, object] | None]]
+
+OWN_COMMANDS: Final = ("history", "ping", "publish", "subscribe", "unsubscribe")
+"""Commands that the engine carries out itself."""
+_USER_CHANNEL: Final = "user:{session.user}"
+
+
+class Module(Protocol):
+    """A part of an app, for `Realtime.include`; `handlers.Conversations` is one."""
+
+    def register(self, app: "Realtime", settings: Settings) -> None:
+        """Declare handlers, relays and policies on `app`, by its public methods."""
+
+
+class _Declared(Struct):
+    """What was registered so far."""
+
+    raws: dict[str, Endpoint] = field(default_factory=dict)
+    routes: dict[str, Route] = field(default_factory=dict)
+    relays: dict[str, Mapping[str, object]] = field(default_factory=dict)
+    policies: list[Policy] = field(default_factory=list)
+    open_grants: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
+    authorize: list[Authorization] = field(default_factory=list)
+    authenticate: list[Handler] = field(default_factory=list)
+    on_open: list[Hook] = field(default_factory=list)
+    on_close: list[Hook] = field(default_factory=list)
+    on_drain: list[Hook] = field(default_factory=list)
+
+    def copy(self) -> "_Declared":
+        return _Declared(*(getattr(self, name).copy() for name in self.__struct_fields__))
+
+
+class Realtime:
+    """An app: handlers, relays, rules of channels, and who may connect.
+
+    Args:
+        lifespan: an async context manager around the serving, called with the app; a mapping that it yields becomes
+            members of `state`.
+        path: the path of the JSON endpoint.
+        settings: a configuration; None loads `realtime.toml` and the environment when the app is started.
+    """
+
+    def __init__(
+        self, lifespan: Lifespan | None = None, *, path: str = "/ws", settings: Settings | None = None
+    ) -> None:
+        self.state = SimpleNamespace()
+        """Whatever the app wants its handlers to find."""
+        self._lifespan = lifespan
+        self._path = path
+        self._settings = settings
+        self._modules: list[Module] = []
+        self._declared = _Declared()
+        self._control: Control | None = None
+
+    # Registering.
+
+    def include(self, module: Module) -> None:
+        """Add a part that registers itself on this app when it is compiled."""
+        self._modules.append(module)
+
+    def on(
+        self,
+        type: str,
+        *,
+        thread: bool = False,
+        right: str | None = None,
+        channel: str | None = None,
+        failure: str | None = None,
+    ) -> Callable[[HandlerT], HandlerT]:
+        """Register the handler of a type of command: `(session)` or `(session, payload)`.
+
+        A `def` runs on the event loop; one that holds it for more than `handlers.slow_ms` is named in the log. An
+        `async def` runs as a task with the time limit `handlers.timeout_s`. What it returns is the `data` of the `ack`,
+        if the command had an `id`; a `Publishing` that is returned without being awaited is answered when it is
+        committed. It raises `Refused` to answer an `error`; anything else is logged and answered `internal`.
+
+        Args:
+            type: as clients send it.
+            thread: run a `def` in a thread, where it may block.
+            right: the engine lets the command through only with this right on `channel`.
+            channel: a template such as `conversation:{data.conversationId}`; goes with `right`.
+            failure: the message of the engine's `error` where the right is missing or the returned publish fails.
+
+        Raises:
+            ValueError: the type is taken, or belongs to the engine; a right without a channel.
+            TypeError: the handler's signature or its payload cannot be used; says why.
+        """
+        if (right is None) != (channel is None):
+            raise ValueError(f"{type!r}: right and channel go together; give both or none")
+        guard = None if right is None or channel is None else (checked_rights([right])[0], channel)
+
+        def register(handler: HandlerT) -> HandlerT:
+            self._check_free(type)
+            self._declared.routes[type] = bind(type, handler, thread=thread, guard=guard, failure=failure)
+            return handler
+
+        return register
+
+    def relay(
+        self,
+        type: str,
+        *,
+        channel: str,
+        event: str,
+        data: Mapping[str, object],
+        latest_by: str | None = None,
+        ends_after_s: float | None = None,
+        undo: Mapping[str, object] | None = None,
+        ends: str | None = None,
+    ) -> None:
+        """Let the engine pass a type of command on to a channel, without asking Python.
+
+        Templates insert members of the command's data (`{data.x}`, with its JSON type where it is the whole text) and
+        what the server knows (`{session.user}`). The sender needs the right `publish` on the channel.
+
+        Args:
+            type: of the command, as clients send it.
+            channel: template of the channel.
+            event: type of the event that subscribers get.
+            data: template of its data.
+            latest_by: template of a key; a newer event takes the place of an older one that a slow reader has not got.
+            ends_after_s: the event is undone this long after the last one of the same user and channel.
+            undo: members of `data` as they are when it ends: by time, by another relay, by unsubscribe or close.
+            ends: the type of the relay that this one ends.
+
+        Raises:
+            ValueError: the type is taken or belongs to the engine.
+        """
+        self._check_free(type)
+        self._declared.relays[type] = {
+            "type": type,
+            "channel": channel,
+            "event": event,
+            "data": dict(data),
+            "latest_by": latest_by,
+            "ends_after_ms": None if ends_after_s is None else round(ends_after_s * 1000),
+            "undo": None if undo is None else dict(undo),
+            "ends": ends,
+        }
+
+    def raw(self, path: str, *, auth: bool = True) -> Callable[[HandlerT], HandlerT]:
+        """Register a path of its own without the envelope: the handler gets `(session, message)`, a `str` or `bytes`.
+
+        Args:
+            path: exact, such as `/echo`.
+            auth: False lets everybody in, as the user "".
+
+        Raises:
+            ValueError: the path is taken or does not begin with `/`.
+        """
+        if not path.startswith("/") or path == self._path or path in self._declared.raws:
+            raise ValueError(f"{path!r} is taken or no path; use another one that begins with /")
+
+        def register(handler: HandlerT) -> HandlerT:
+            self._declared.raws[path] = Endpoint(path, "raw", "token" if auth else "none", handler)
+            return handler
+
+        return register
+
+    def authorize(self, pattern: str) -> Callable[[HandlerT], HandlerT]:
+        """Register who decides on channels that no grant covers: `(session, **named parts)` returns a `Grant` or None.
+
+        It is asked once for a session and a channel, then the engine remembers. `def` or `async def`.
+
+        Args:
+            pattern: such as `poll:{poll}`; the hook's arguments after the session are the named parts.
+
+        Raises:
+            ValueError: not a pattern.
+            TypeError: the hook's arguments are not the session and the named parts.
+        """
+        parsed = Pattern(pattern)
+
+        def register(hook: HandlerT) -> HandlerT:
+            takes = positional(hook)[1:]
+            if sorted(takes) != sorted(parsed.names):
+                raise TypeError(f"hook of {pattern!r} takes {takes}; use the session and {list(parsed.names)}")
+            self._declared.authorize.append(Authorization(parsed, hook))
+            return hook
+
+        return register
+
+    def authenticate(self, hook: HandlerT) -> HandlerT:
+        """Register who says who a caller is, in place of tokens: from an `UpgradeRequest` to an `Identity` or None.
+
+        None answers 401, `Refused` with the code `forbidden` or `rate_limited` 403 or 429. `def` or `async def`.
+
+        Raises:
+            ValueError: there is one already.
+        """
+        if self._declared.authenticate:
+            raise ValueError("authenticate is taken; an app has one")
+        self._declared.authenticate.append(hook)
+        return hook
+
+    def on_open(self, hook: HandlerT) -> HandlerT:
+        """Call `hook(session)` when a session opened; its commands wait until it is through."""
+        self._declared.on_open.append(_hook(hook, 1))
+        return hook
+
+    def on_close(self, hook: HandlerT) -> HandlerT:
+        """Call `hook(session)` or `hook(session, code)` when a session is gone, after the commands that it sent."""
+        self._declared.on_close.append(_hook(hook, 2))
+        return hook
+
+    def on_drain(self, hook: HandlerT) -> HandlerT:
+        """Call `hook()` when the server begins to go away: connections are still there, new ones are not let in."""
+        self._declared.on_drain.append(_hook(hook, 0))
+        return hook
+
+    def policy(
+        self,
+        pattern: str,
+        *,
+        durable: bool = False,
+        history: int = 0,
+        overflow: Literal["drop_oldest", "close"] = "drop_oldest",
+    ) -> None:
+        """Say what kind of channel the names of a pattern are; the first that matches wins, none means volatile.
+
+        Args:
+            pattern: such as `conversation:*`.
+            durable: events are stored, numbered and recovered by clients that come back.
+            history: events kept in memory.
+            overflow: what becomes of volatile events for readers that are too slow.
+
+        Raises:
+            ValueError: not a pattern.
+        """
+        self._declared.policies.append(
+            Policy(pattern=Pattern(pattern), durable=durable, history=history, overflow=overflow)
+        )
+
+    def allow(self, pattern: str, *rights: str) -> None:
+        """Give every session rights on the channels of a pattern; without `rights`, all of them.
+
+        Args:
+            pattern: such as `news:*`; `{session.user}` stands for the session's own user.
+            rights: of `subscribe publish presence history`.
+
+        Raises:
+            ValueError: not a pattern or a right.
+        """
+        Pattern(pattern.replace("{session.user}", "*"))
+        self._declared.open_grants.append((pattern, checked_rights(rights or RIGHTS)))
+
+    # Publishing, and what is there while it runs.
+
+    def publish(
+        self,
+        channel: str,
+        event: str,
+        data: object,
+        *,
+        user: str | None = None,
+        key: str | None = None,
+        dedupe: str | None = None,
+        number: bool = False,
+    ) -> Publishing:
+        """Publish an event to whoever is subscribed to `channel`. Safe from any thread.
+
+        It is on its way when this returns, in the order of the calls. On a durable channel `await` gives the
+        `Publication` once it is committed; a handler may return it instead, which is cheaper.
+
+        Args:
+            channel: its policy decides whether the event is stored or volatile.
+            event: the event's `type`.
+            data: anything that msgspec encodes; `bytes` are taken for JSON.
+            user: becomes the event's `userId`.
+            key: a newer event with this key may take the place of this one for slow readers (volatile only).
+            dedupe: a second event of this user with the same text is stored once (durable only).
+            number: the event's offset becomes the member `number` of its data, an object (durable only).
+
+        Raises:
+            PublishFailed: `too_large`, before anything is sent.
+            ValueError: not the name of a channel.
+            NotRunning: the app is not served.
+        """
+        if self._control is None:
+            raise NotRunning("the app is not served; publish from a handler, or inside of its lifespan")
+        return self._control.broadcaster.publish(channel, event, data, user=user, key=key, dedupe=dedupe, number=number)
+
+    @property
+    def connections(self) -> Connections:
+        """Open sessions: all, by id, by user.
+
+        Raises:
+            NotRunning: the app is not served.
+        """
+        return self._running.connections
+
+    @property
+    def broadcaster(self) -> Broadcaster:
+        """What `publish` does, and events to users, sessions and everybody.
+
+        Raises:
+            NotRunning: the app is not served.
+        """
+        return self._running.broadcaster
+
+    @property
+    def presence(self) -> Presence:
+        """Who is told of comings and goings.
+
+        Raises:
+            NotRunning: the app is not served.
+        """
+        return self._running.presence
+
+    @property
+    def clock(self) -> Clock:
+        """The server's time: `now_ms()`, `timestamp()`, `call_later()`. In tests it is moved by hand.
+
+        Raises:
+            NotRunning: the app is not served.
+        """
+        return self._running.clock
+
+    @property
+    def _running(self) -> Control:
+        if self._control is None:
+            raise NotRunning("the app is not served; ask from a handler, or inside of its lifespan")
+        return self._control
+
+    # Serving.
+
+    def run(self, settings: Settings | None = None) -> None:
+        """Serve until SIGTERM or SIGINT, then exit the process: 0, 1 if the engine failed, 2 if it could not start."""
+        try:
+            chosen = settings or self._settings or load()
+            logging.basicConfig(level=chosen.log.level.upper(), format="%(asctime)s %(levelname)s %(message)s")
+            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+                code = runner.run(serve(self, chosen, ready=_say_where))
+        except (ConfigError, EngineError) as error:
+            sys.stderr.write(f"realtime: {error}\n")
+            code = 2
+        sys.exit(code)
+
+    @asynccontextmanager
+    async def lifespan(self, host: object = None) -> AsyncIterator[None]:
+        """Serve inside of another program: `FastAPI(lifespan=app.lifespan)`, or `async with app.lifespan():`.
+
+        The sockets have a port of their own, `server.port`. Where the engine cannot go on the process is sent SIGTERM,
+        so that the host ends in its own way.
+
+        Args:
+            host: the other app, which frameworks hand over; not used.
+
+        Raises:
+            ConfigError, EngineError: it could not start; the text says what to do.
+        """
+        del host
+        async with Server(self, self._settings or load()) as server:
+            watch = asyncio.get_running_loop().create_task(_end_with(server))
+            try:
+                yield
+            finally:
+                watch.cancel()
+
+    # For the server.
+
+    def compile(self, settings: Settings) -> Rules:
+        """Return everything that was registered, the included modules' part too, as the server works by it.
+
+        Raises:
+            ValueError: two parts register the same type.
+        """
+        own = self._declared
+        self._declared = own.copy()
+        try:
+            for module in self._modules:
+                module.register(self, settings)
+            return self._rules()
+        finally:
+            self._declared = own
+
+    def running(self, control: Control | None) -> None:
+        """Take the running server's half, None after it; `server` and `testing` call this.
+
+        Raises:
+            RuntimeError: the app is served already.
+        """
+        if control is not None and self._control is not None:
+            raise RuntimeError("the app is served already; make another one for a second server")
+        self._control = control
+
+    @asynccontextmanager
+    async def resources(self) -> AsyncIterator[None]:
+        """Hold open what the author's `lifespan` opens."""
+        if self._lifespan is None:
+            yield
+            return
+        async with self._lifespan(self) as members:
+            for name, value in (members or {}).items():
+                setattr(self.state, name, value)
+            yield
+
+    def _rules(self) -> Rules:
+        declared = self._declared
+        hook = declared.authenticate[0] if declared.authenticate else None
+        who: Literal["token", "hook"] = "token" if hook is None else "hook"
+        raws = [
+            Endpoint(raw.path, raw.mode, who if raw.auth == "token" else "none", raw.handler)
+            for raw in declared.raws.values()
+        ]
+        return Rules(
+            endpoints=(Endpoint(self._path, "json", who), *raws),
+            routes=tuple(declared.routes.values()),
+            relays=tuple(declared.relays.values()),
+            policies=tuple(declared.policies),
+            open_grants=(*declared.open_grants, (_USER_CHANNEL, ("subscribe", "history"))),
+            authorize=tuple(declared.authorize),
+            authenticate=hook,
+            on_open=tuple(declared.on_open),
+            on_close=tuple(declared.on_close),
+            on_drain=tuple(declared.on_drain),
+        )
+
+    def _check_free(self, type: str) -> None:
+        if type in OWN_COMMANDS:
+            raise ValueError(f"{type!r} is carried out by the engine; use another type")
+        if type in self._declared.routes or type in self._declared.relays:
+            raise ValueError(f"{type!r} has a handler or a relay already; use another type")
+
+
+def _hook(call: Handler, most: int) -> Hook:
+    takes = len(positional(call))
+    if takes > most:
+        raise TypeError(f"{call!r} takes {takes} arguments; it is given {most}")
+    return Hook(call, takes)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop  # noqa: PLC0415 -- not there on every platform
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+def _say_where(server: Server) -> None:
+    logging.getLogger("realtime").info("listening on %s port %d", server.settings.server.host, server.port)
+
+
+async def _end_with(server: Server) -> None:
+    await server.ended()
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,370 @@
+"""Publishing: one event, encoded once, to a channel, a conversation, a user, a session or everybody.
+
+`Broadcaster.publish` buffers the command in the engine at once, in the caller's order, and returns a `Publishing`. For
+a durable channel that can be awaited for its `Publication` (the event is then committed and on its way), or returned
+from a handler, and then the engine answers the command itself when the event is committed. Volatile events have none.
+
+From the loop's thread nothing is locked. From another thread the command is handed to the engine and submitted at once,
+and the lock makes sure that its outcome, which arrives on the loop, finds the `Publishing`. Invariant: a ticket stands
+in `_waiting` from before its outcome can be read until it is settled or the engine has taken over the answer.
+
+Called by `app.publish` and by `server` (presence); `server` hands it the outcomes.
+"""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Generator, Iterable, Sequence
+from functools import partial
+from typing import Any, Final
+
+import msgspec
+from msgspec import Raw, Struct
+
+from realtime._engine import Commands
+from realtime.auth import Pattern, is_channel
+from realtime.clock import Clock
+from realtime.connections import Connections, Session
+from realtime.errors import PublishFailed
+from realtime.messages import Event, PresenceData, encode
+
+log = logging.getLogger("realtime")
+
+_KNOWN_CHANNELS_MAX: Final = 8192
+_ROOM_POLL_S: Final = 0.002
+
+
+class Publication(Struct, frozen=True):
+    """A durable event that is committed.
+
+    Args:
+        channel: where it was published.
+        offset: its place in the channel, from 1 and without gaps; the `number` of a message.
+        data: JSON of its data as stored; `decode()` gives it as Python values.
+        duplicate: an earlier event of this user had the same `dedupe`; the rest is then that one's.
+    """
+
+    channel: str
+    offset: int
+    data: Raw
+    duplicate: bool
+
+    def decode(self) -> Any:
+        """Return `data` as dicts, lists, texts and numbers."""
+        return msgspec.json.decode(self.data)
+
+
+class Publishing:
+    """A publish under way: `await` it, return it from a handler, wait for its `result` on a thread, or let it go."""
+
+    __slots__ = ("_broadcaster", "_failure", "_publication", "_settled", "_waiters", "channel", "durable", "ticket")
+
+    def __init__(self, broadcaster: "Broadcaster", channel: str, ticket: int, durable: bool) -> None:
+        self._broadcaster = broadcaster
+        self.channel = channel
+        self.ticket = ticket
+        self.durable = durable
+        self._settled = not durable
+        self._publication: Publication | None = None
+        self._failure: str | None = None
+        self._waiters: list[Callable[[], None]] = []
+
+    def __await__(self) -> Generator[Any, None, Publication | None]:
+        """Wait until the event is committed. On a volatile channel there is nothing to wait for but room in the engine.
+
+        Raises:
+            PublishFailed: with the code, `unavailable` or `too_large`.
+        """
+        if not self.durable:
+            yield from self._broadcaster.room().__await__()
+        elif not self._settled:
+            future = asyncio.get_running_loop().create_future()
+            self._waiters.append(partial(_set, future))
+            yield from future
+        return self._outcome()
+
+    def result(self, timeout_s: float | None = None) -> Publication | None:
+        """Wait on a thread other than the loop's; `await` does the same on the loop.
+
+        Raises:
+            PublishFailed: as for `await`.
+            TimeoutError: not committed within `timeout_s`; it may be later.
+            RuntimeError: on the loop's thread, which this would stop for ever.
+        """
+        if self._settled:
+            return self._outcome()
+        if self._broadcaster.is_loop_thread():
+            raise RuntimeError("result() on the event loop's thread would never return; await the publish instead")
+        settled = threading.Event()
+        # Appended before the second look, so that either this thread sees the outcome or the loop sees the waiter.
+        self._waiters.append(settled.set)
+        if not self.is_settled and not settled.wait(timeout_s):
+            raise TimeoutError(f"publish to {self.channel} is not committed after {timeout_s} s")
+        return self._outcome()
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether somebody waits for it."""
+        return bool(self._waiters)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether its outcome is known; always so on volatile channels."""
+        return self._settled
+
+    def settle(self, publication: Publication | None, failure: str | None) -> None:
+        """Take the outcome and wake who waits; `broadcaster` alone calls this."""
+        self._publication = publication
+        self._failure = failure
+        self._settled = True
+        if failure is not None and not self._waiters:
+            log.warning("publish to %s failed: %s; nobody was waiting for it", self.channel, failure)
+        for wake in self._waiters:
+            wake()
+        self._waiters.clear()
+
+    def _outcome(self) -> Publication | None:
+        if self._failure is not None:
+            raise PublishFailed(self._failure, self.channel)
+        return self._publication
+
+
+def _set(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+class Policy(Struct, frozen=True, kw_only=True):
+    """What kind of channel a name is; the first that matches wins, and a channel without one is volatile.
+
+    Args:
+        pattern: which channels.
+        durable: its events are stored, numbered and can be recovered.
+        history: events kept in memory for late and returning members.
+        overflow: what becomes of volatile events for a reader that is too slow: `drop_oldest` (it is told by `lag`)
+            or `close` (4000).
+    """
+
+    pattern: Pattern
+    durable: bool = False
+    history: int = 0
+    overflow: str = "drop_oldest"
+
+
+class Broadcaster:
+    """Everything that is published goes through here. The engine does the fan-out."""
+
+    def __init__(
+        self,
+        commands: Commands,
+        connections: Connections,
+        policies: Sequence[Policy],
+        clock: Clock,
+        publication_bytes_max: int,
+    ) -> None:
+        self._commands = commands
+        self._connections = connections
+        self._policies = policies
+        self._clock = clock
+        self._publication_bytes_max = publication_bytes_max
+        self._wake = connections.wake
+        self._thread = threading.get_ident()
+        self._lock = threading.Lock()
+        self._waiting: dict[int, Publishing] = {}
+        self._durable: dict[str, bool] = {}
+
+    def is_loop_thread(self) -> bool:
+        """Whether the caller runs on the thread of the event loop."""
+        return threading.get_ident() == self._thread
+
+    @property
+    def waiting(self) -> int:
+        """How many durable publishes have no outcome yet."""
+        return len(self._waiting)
+
+    # Channels.
+
+    def publish(
+        self,
+        channel: str,
+        event: str,
+        data: object,
+        *,
+        user: str | None = None,
+        key: str | None = None,
+        dedupe: str | None = None,
+        number: bool = False,
+    ) -> Publishing:
+        """Publish an event to whoever is subscribed to `channel`. Safe from any thread.
+
+        Args:
+            channel: its policy decides whether the event is stored or volatile.
+            event: the event's `type`.
+            data: anything that msgspec encodes; `bytes` are taken for JSON.
+            user: becomes the event's `userId`.
+            key: a newer event with the same key may take the place of this one for slow readers (volatile only).
+            dedupe: a second event of this user with the same text is stored once (durable only).
+            number: the event's offset becomes the member `number` of its data, an object (durable only).
+
+        Raises:
+            PublishFailed: `too_large`, before anything is sent.
+            ValueError: `channel` is not the name of a channel.
+        """
+        payload = data if isinstance(data, bytes) else encode(data)
+        if len(payload) > self._publication_bytes_max:
+            detail = f"{len(payload)} bytes exceed limits.publication_bytes_max={self._publication_bytes_max}"
+            raise PublishFailed("too_large", channel, detail)
+        durable = self.is_durable(channel)
+        if threading.get_ident() == self._thread:
+            ticket = self._commands.publish(channel, event, payload, user, key, dedupe, number, durable)
+            publishing = Publishing(self, channel, ticket, durable)
+            if durable:
+                self._waiting[ticket] = publishing
+        else:
+            with self._lock:
+                ticket = self._commands.publish(channel, event, payload, user, key, dedupe, number, durable)
+                publishing = Publishing(self, channel, ticket, durable)
+                if durable:
+                    self._waiting[ticket] = publishing
+        self._wake()
+        return publishing
+
+    def is_durable(self, channel: str) -> bool:
+        """Whether events of `channel` are stored.
+
+        Raises:
+            ValueError: it is not the name of a channel.
+        """
+        durable = self._durable.get(channel)
+        if durable is None:
+            if not is_channel(channel):
+                raise ValueError(f"{channel[:140]!r} is not a channel; use 1 to 128 of A-Z a-z 0-9 _ . : @ -")
+            policy = next((policy for policy in self._policies if policy.pattern.matches(channel)), None)
+            durable = policy is not None and policy.durable
+            if len(self._durable) >= _KNOWN_CHANNELS_MAX:
+                self._durable.clear()
+            self._durable[channel] = durable
+        return durable
+
+    def answer(self, publishing: Publishing, conn: int, id: bytes | None) -> bool:
+        """Let the engine answer command `id` from the outcome; it gives the credit back.
+
+        Returns:
+            False where it cannot: the event is volatile, or was submitted already, or somebody awaits it too.
+        """
+        if publishing.is_settled or publishing.is_awaited:
+            return False
+        if not self._commands.reply_with(publishing.ticket, conn, id):
+            return False
+        self._waiting.pop(publishing.ticket, None)
+        return True
+
+    def published(self, event: tuple[Any, ...]) -> None:
+        """Take a PUBLISHED event: the outcome of a durable publish."""
+        _, ticket, offset, duplicate, data, failure = event
+        publishing = self._waiting.pop(ticket, None)
+        if publishing is None:
+            # Published on a thread that has not noted its ticket yet: it holds the lock until it has.
+            with self._lock:
+                publishing = self._waiting.pop(ticket, None)
+        if publishing is None:
+            return
+        if failure is not None:
+            publishing.settle(None, failure)
+        else:
+            publishing.settle(Publication(publishing.channel, offset, Raw(data or b"null"), duplicate), None)
+
+    def abandon(self) -> None:
+        """Fail whatever has no outcome at the end: nobody can tell any more whether it was stored."""
+        for publishing in list(self._waiting.values()):
+            publishing.settle(None, "unavailable")
+        self._waiting.clear()
+
+    async def room(self) -> None:
+        """Return when the engine takes commands without falling behind."""
+        while self._commands.overloaded():  # noqa: ASYNC110 -- the engine has no event for it; it is rare
+            await asyncio.sleep(_ROOM_POLL_S)
+
+    # Peers.
+
+    def to_all(self, type: str, data: object, *, user: str | None = None) -> None:
+        """Send an event to every session of the JSON endpoints. Volatile."""
+        self._commands.send_all(self._frame(type, data, user))
+        self._wake()
+
+    def to_channel(self, channel: str, event: str, data: object, *, user: str | None = None) -> Publishing:
+        """Publish an event; `publish` has more to choose."""
+        return self.publish(channel, event, data, user=user)
+
+    def to_channels(self, channels: Iterable[str], type: str, data: object, *, user: str | None = None) -> None:
+        """Send one event to the members of several channels, to each session once. Volatile, belongs to no channel."""
+        self._commands.publish_union(list(channels), self._frame(type, data, user))
+        self._wake()
+
+    def to_conversation(self, conversation_id: str, event: str, data: object, *, user: str | None = None) -> Publishing:
+        """Publish an event to `conversation:{conversation_id}`."""
+        return self.publish(f"conversation:{conversation_id}", event, data, user=user)
+
+    def to_user(self, user: str, type: str, data: object) -> int:
+        """Send an event to every session of a user. Volatile. Returns to how many."""
+        sessions = self._connections.by_user(user)
+        if sessions:
+            self._connections.send_many(sessions, self._frame(type, data, None))
+        return len(sessions)
+
+    def to_session(self, session: Session, type: str, data: object) -> None:
+        """Send an event to one session. Volatile."""
+        self._connections.send(session, self._frame(type, data, None))
+
+    # The protocol's own events.
+
+    def new_message(self, conversation_id: str, message: object, *, user: str, dedupe: str | None = None) -> Publishing:
+        """Store a message of a conversation and tell its members; its offset becomes its `number`."""
+        channel = f"conversation:{conversation_id}"
+        return self.publish(channel, "new_message", message, user=user, dedupe=dedupe, number=True)
+
+    def conversation_updated(self, conversation_id: str, changes: object, *, user: str | None = None) -> Publishing:
+        """Store that a conversation changed (its title, its members) and tell its members."""
+        return self.publish(f"conversation:{conversation_id}", "conversation_updated", changes, user=user)
+
+    def typing(self, conversation_id: str, user: str, *, is_typing: bool) -> None:
+        """Tell a conversation that a user types or stopped; what clients say themselves is relayed by the engine.
+
+        Volatile, though the channel is durable: it goes to the members as they are now and is stored nowhere.
+        """
+        channel = f"conversation:{conversation_id}"
+        data = {"userId": user, "isTyping": is_typing}
+        stamp = self._clock.timestamp()
+        event = Event("typing_indicator", data, stamp, conversation_id=conversation_id, user_id=user, channel=channel)
+        self._commands.publish_union([channel], encode(event))
+        self._wake()
+
+    def user_presence(self, user: str, status: str, channels: Sequence[str] | None = None) -> None:
+        """Tell that a user came or went: to everybody, or to the members of `channels` and the user's own sessions."""
+        data = PresenceData(user, status)
+        if channels is None:
+            self.to_all("user_presence", data, user=user)
+            return
+        if channels:
+            self.to_channels(channels, "user_presence", data, user=user)
+        if sessions := self._connections.by_user(user):
+            self._connections.send_many(sessions, self._frame("user_presence", data, user))
+
+    def file_processing(self, owner: str, file_id: str, progress: int, status: str) -> Publishing:
+        """Tell how far the work on a file is: to its owner's sessions and to whoever is subscribed to `file:{id}`.
+
+        Args:
+            owner: the user that the file belongs to.
+            file_id: the file.
+            progress: 0 to 100.
+            status: what is being done, in the app's words.
+        """
+        data = {"fileId": file_id, "progress": progress, "status": status}
+        self.to_user(owner, "file_processing_update", data)
+        return self.publish(f"file:{file_id}", "file_processing_update", data, key=file_id)
+
+    def _frame(self, type: str, data: object, user: str | None) -> bytes:
+        event = Event(type, data, self._clock.timestamp())
+        if user is not None:
+            event.user_id = user
+        return encode(event)

@@ -1,0 +1,53 @@
+"""Errors that the author of an app meets. Each keeps its facts as fields and says them in one line.
+
+`Refused` is the one that a handler raises on purpose; `PublishFailed` is the one that the engine's answer becomes, and
+is a `Refused` too, so that a handler which lets it pass answers its command with the same code.
+"""
+
+from realtime.codes import RETRYABLE
+
+
+class Refused(Exception):  # noqa: N818 -- it reads as what happened: raise Refused("not_found", …)
+    """A command is not carried out: the client gets an `error` event, the connection stays open, nothing is logged.
+
+    Args:
+        code: one of `codes.RETRYABLE`, or the app's own in the same form (`lower_case`).
+        message: what the client is told; never put there what only the server should know.
+        retryable: whether the same command may succeed later; None takes the code's default (False for own codes).
+        path: the field at fault in the form `data.choice`.
+        retry_after_ms: how long to wait before trying again.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        retryable: bool | None = None,
+        path: str | None = None,
+        retry_after_ms: int | None = None,
+    ) -> None:
+        super().__init__(code, message)
+        self.code = code
+        self.message = message
+        self.retryable = RETRYABLE.get(code, False) if retryable is None else retryable
+        self.path = path
+        self.retry_after_ms = retry_after_ms
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.message}"
+
+
+class PublishFailed(Refused):
+    """An event was not published: `code` is `unavailable` (the log cannot store now), `too_large` or `overloaded`."""
+
+    def __init__(self, code: str, channel: str, detail: str = "") -> None:
+        super().__init__(code, "Publish failed")
+        self.channel = channel
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"publish to {self.channel} failed: {self.code}{f': {self.detail}' if self.detail else ''}"
+
+
+class NotRunning(RuntimeError):  # noqa: N818 -- the state, not a fault of ours
+    """Something was asked of an app that is not served now; publish from a handler, or after its lifespan began."""

@@ -1,0 +1,97 @@
+"""Messages of a conversation: `send_message` stores one, and its `new_message` goes to all subscribers.
+
+The handler checks, builds the message and returns the publish without awaiting it: the engine stores it, splices its
+`number` in, publishes it and then acknowledges the command with the stored message. The same `clientMessageId` of the
+same user is stored once and acknowledged again with the first result. Called by `Conversations`.
+"""
+
+from typing import Annotated, Any, Final
+
+from msgspec import Meta, Raw, Struct
+
+from realtime import Publishing, Realtime, Refused, Session
+from realtime.messages import INVALID, new_id
+
+REQUIRED: Final = "ConversationId and content are required"
+FAILED: Final = "Failed to send message"
+
+
+class SendMessage(Struct, rename="camel", gc=False):
+    """The data of `send_message`. What must be there is optional here: the protocol names it in its own words."""
+
+    conversation_id: str | int | float | None = None
+    content: str | None = None
+    metadata: dict[str, Raw] | None = None
+    client_message_id: Annotated[str, Meta(max_length=64)] | None = None
+
+
+class Message(Struct, kw_only=True, rename="camel", omit_defaults=True, gc=False):
+    """A message as it is stored; the engine adds `number`."""
+
+    id: str
+    conversation_id: str
+    user_id: str
+    role: str
+    content: str
+    metadata: dict[str, Any]
+    client_message_id: str | None = None
+    created_at: str
+
+
+class Messages:
+    """The family of `send_message`.
+
+    Args:
+        app: what it registers on and publishes through.
+        guarded: whether the engine demands the right `publish` on the conversation.
+    """
+
+    def __init__(self, app: Realtime, *, guarded: bool) -> None:
+        self._app = app
+        self._guarded = guarded
+
+    def register(self) -> None:
+        """Declare the command."""
+        right, channel = ("publish", "conversation:{data.conversationId}") if self._guarded else (None, None)
+        self._app.on("send_message", right=right, channel=channel, failure=FAILED)(self.send)
+
+    def send(self, session: Session, message: SendMessage) -> Publishing:
+        """Store a message; the engine answers when it is committed.
+
+        Raises:
+            Refused: a field is missing or wrong, or the message cannot be published; the code says which.
+        """
+        conversation_id = _text(message.conversation_id)
+        if not conversation_id or not message.content:
+            raise Refused("invalid_message", REQUIRED)
+        clock = self._app.clock
+        stored = Message(
+            id=new_id(clock.now_ms()),
+            conversation_id=conversation_id,
+            user_id=session.user,
+            role="user",
+            content=message.content,
+            metadata={**(message.metadata or {}), "source": "websocket"},
+            client_message_id=message.client_message_id or None,
+            created_at=clock.timestamp(),
+        )
+        try:
+            return self._app.publish(
+                f"conversation:{conversation_id}",
+                "new_message",
+                stored,
+                user=session.user,
+                dedupe=stored.client_message_id,
+                number=True,
+            )
+        except Refused as refusal:
+            raise Refused(refusal.code, FAILED) from refusal
+        except ValueError as error:
+            raise Refused("invalid_message", INVALID, path="data.conversationId") from error
+
+
+def _text(conversation_id: str | float | None) -> str | None:
+    """Return an id as text; a number as the decimal string that JavaScript makes of it."""
+    if isinstance(conversation_id, float) and conversation_id.is_integer():
+        conversation_id = int(conversation_id)
+    return None if conversation_id is None else str(conversation_id)

@@ -1,0 +1,543 @@
+"""From an event of the engine to a handler and back: decode, call, answer, each in its session's order.
+
+`Rules` is an app compiled: what the engine is told (paths, types, relays, patterns) and what Python calls. `Router`
+calls it. A plain handler runs where its event is taken, without a task or a future. Only while something of a session
+is under way (an `async` handler, a thread, an `authorize` hook that waits) its later commands wait in a lane, which one
+task works off; other sessions do not wait. Lanes are short: the engine stops reading from a session at 64 commands.
+
+Invariants: every command is answered at most once and gives exactly one credit back; a session's commands are begun
+in the order they came; whatever a handler raises ends in an `error` event and never leaves the router. A command that
+was taken is carried out even if its connection is gone by then. Called by `server` alone, on the loop's thread.
+"""
+
+import asyncio
+import inspect
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, Literal, TypeAlias, get_type_hints
+from urllib.parse import parse_qsl
+
+import msgspec
+from msgspec import Struct
+
+from realtime.auth import Grant, Identity, Pattern, UpgradeRequest, checked_grants
+from realtime.broadcaster import Broadcaster, Policy, Publication, Publishing
+from realtime.clock import Clock
+from realtime.config import HandlerSettings
+from realtime.connections import Connections, Session
+from realtime.errors import Refused
+from realtime.messages import INVALID, ErrorData, Payload, ack_frame, check_names, error_frame, error_path
+
+log = logging.getLogger("realtime")
+
+Handler: TypeAlias = Callable[..., Any]
+Work: TypeAlias = Coroutine[Any, Any, None]
+EventTuple: TypeAlias = tuple[Any, ...]
+Step: TypeAlias = Callable[[Session, Any], Work | None]
+
+_STATUSES: Final = {"unauthorized": 401, "forbidden": 403, "rate_limited": 429}
+_BODIES: Final = {401: "Unauthorized", 403: "Forbidden", 429: "Too Many Requests", 503: "Service Unavailable"}
+
+
+class Endpoint(Struct, frozen=True):
+    """A path that upgrades. `auth` says who decides about the caller; `handler` takes the messages of a raw one."""
+
+    path: str
+    mode: Literal["json", "raw"]
+    auth: Literal["token", "hook", "none"]
+    handler: Handler | None = None
+
+
+class Route(Struct, frozen=True, kw_only=True):
+    """A type of command and its handler.
+
+    Args:
+        type: as clients send it.
+        handler: called with the session and, where it takes a second argument, the decoded data.
+        payload: the decoder; None where the handler takes no data.
+        runs: `inline` on the loop, as a `task`, or in a `thread`.
+        guard: the right that the engine demands before Python sees the command, and the template of the channel.
+        failure: the message of the engine's `error` where the guard refuses.
+    """
+
+    type: str
+    handler: Handler
+    payload: Payload | None
+    runs: Literal["inline", "task", "thread"]
+    guard: tuple[str, str] | None = None
+    failure: str | None = None
+
+
+class Authorization(Struct, frozen=True):
+    """Channels on which a hook decides where no grant covers them."""
+
+    pattern: Pattern
+    hook: Handler
+
+
+class Hook(Struct, frozen=True):
+    """A function that is told of something; it gets as many of the arguments as it takes."""
+
+    call: Handler
+    takes: int
+
+
+class Rules(Struct, frozen=True, kw_only=True):
+    """An app, compiled. Indices of `endpoints`, `routes` and `authorize` are those that the engine's events carry."""
+
+    endpoints: tuple[Endpoint, ...]
+    routes: tuple[Route, ...]
+    relays: tuple[Mapping[str, object], ...]
+    policies: tuple[Policy, ...]
+    open_grants: tuple[tuple[str, tuple[str, ...]], ...]
+    authorize: tuple[Authorization, ...]
+    authenticate: Handler | None
+    on_open: tuple["Hook", ...]
+    on_close: tuple["Hook", ...]
+    on_drain: tuple["Hook", ...]
+
+
+def bind(
+    type: str,
+    handler: Handler,
+    *,
+    thread: bool,
+    guard: tuple[str, str] | None = None,
+    failure: str | None = None,
+) -> Route:
+    """Make a route of a handler; all that can be known of it is found out here, once.
+
+    Raises:
+        TypeError: a signature other than `(session)` or `(session, payload)`, `thread=True` on an `async def`, a
+            payload that cannot be decoded or whose names would not be camelCase on the wire.
+    """
+    parameters = positional(handler)
+    if len(parameters) not in (1, 2):
+        raise TypeError(f"handler of {type!r} takes {len(parameters)} arguments; use (session) or (session, payload)")
+    if thread and inspect.iscoroutinefunction(handler):
+        raise TypeError(f"handler of {type!r} is async and thread=True; use one of the two")
+    hints = get_type_hints(handler, include_extras=True)
+    payload = Payload(hints.get(parameters[1], Any)) if len(parameters) == 2 else None
+    if "return" in hints and not thread and hints["return"] not in (Publishing, Publication):
+        _check_return(hints["return"])
+    runs: Literal["inline", "task", "thread"] = "inline"
+    if thread:
+        runs = "thread"
+    elif inspect.iscoroutinefunction(handler):
+        runs = "task"
+    return Route(type=type, handler=handler, payload=payload, runs=runs, guard=guard, failure=failure)
+
+
+def positional(handler: Handler) -> list[str]:
+    """Return the names of the arguments that a handler is called with by place."""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return [name for name, parameter in inspect.signature(handler).parameters.items() if parameter.kind in kinds]
+
+
+def _check_return(annotation: Any) -> None:
+    if isinstance(annotation, type) and (issubclass(annotation, Struct) or hasattr(annotation, "__dataclass_fields__")):
+        check_names(annotation)
+
+
+class _Deadline:
+    """The time limit of what the current task awaits now; `asyncio.timeout` would not follow our clock."""
+
+    __slots__ = ("_task", "_timer", "passed")
+
+    def __init__(self, clock: Clock, timeout_s: float) -> None:
+        self._task = asyncio.current_task()
+        self.passed = False
+        self._timer = clock.call_later(timeout_s, self._expire)
+
+    def _expire(self) -> None:
+        self.passed = True
+        if self._task is not None:
+            self._task.cancel()
+
+    def end(self) -> None:
+        self._timer.cancel()
+        if self.passed and self._task is not None:
+            self._task.uncancel()
+
+
+class Router:
+    """Calls the handlers of a compiled app for the events of one engine."""
+
+    def __init__(
+        self,
+        rules: Rules,
+        connections: Connections,
+        broadcaster: Broadcaster,
+        clock: Clock,
+        settings: HandlerSettings,
+        *,
+        handshake_timeout_s: float = 10,
+    ) -> None:
+        self._rules = rules
+        self._routes = rules.routes
+        self._connections = connections
+        self._broadcaster = broadcaster
+        self._clock = clock
+        self._timeout_s = settings.timeout_s
+        self._handshake_timeout_s = handshake_timeout_s
+        self._slow_s = settings.slow_ms / 1000
+        self._threads_max = settings.threads
+        self._threads: ThreadPoolExecutor | None = None
+        self._threads_busy = 0
+        self._lanes: dict[int, deque[tuple[Step, Any]]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def busy(self) -> int:
+        """How many tasks are under way: at most one a session, and one an upgrade."""
+        return len(self._tasks)
+
+    @property
+    def threads_busy(self) -> int:
+        """How many handlers run in threads, which no clock of ours can hurry."""
+        return self._threads_busy
+
+    # Events, as the engine hands them over.
+
+    def message(self, event: EventTuple) -> None:
+        """A command for a handler."""
+        session = self._connections.by_conn(event[1])
+        if session is not None:
+            self._take(session, self._command, event)
+
+    def raw(self, event: EventTuple) -> None:
+        """A message on a raw endpoint."""
+        session = self._connections.by_conn(event[1])
+        if session is not None:
+            self._take(session, self._raw, event)
+
+    def authorize(self, event: EventTuple) -> None:
+        """A command needs a right that no grant gives."""
+        session = self._connections.by_conn(event[1])
+        if session is not None:
+            self._take(session, self._authorize, event)
+
+    def deferred(self, event: EventTuple) -> None:
+        """A command of the engine's own, which waits for its turn behind those of handlers."""
+        session = self._connections.by_conn(event[1])
+        if session is not None:
+            self._take(session, self._resume, event)
+
+    def upgrade(self, event: EventTuple) -> None:
+        """Somebody asks to be let in by the `authenticate` hook."""
+        self._spawn(self._authenticate(event))
+
+    def opened(self, session: Session) -> None:
+        """A session opened; its commands wait until the hooks are through."""
+        if self._rules.on_open:
+            self._take(session, self._hooks, (self._rules.on_open, (session,)))
+
+    def closed(self, session: Session, code: int) -> None:
+        """A session closed; the hooks come after the commands that it sent before."""
+        if self._rules.on_close:
+            self._take(session, self._hooks, (self._rules.on_close, (session, code)))
+
+    async def draining(self) -> None:
+        """Call the `on_drain` hooks."""
+        work = self._hooks(None, (self._rules.on_drain, ()))
+        if work is not None:
+            await work
+
+    async def finish(self, timeout_s: float) -> int:
+        """Wait until nothing is under way; after `timeout_s` cancel the rest, whose commands answer `draining`.
+
+        Returns:
+            How many tasks were cancelled.
+        """
+        deadline = time.monotonic() + timeout_s
+        while self._tasks and (left_s := deadline - time.monotonic()) > 0:
+            await asyncio.wait(self._tasks, timeout=left_s)
+        cancelled = list(self._tasks)
+        for task in cancelled:
+            task.cancel()
+        if cancelled:
+            await asyncio.wait(cancelled, timeout=1)
+        return len(cancelled)
+
+    def stop(self) -> None:
+        """Let the threads go, without waiting for handlers that still run in them."""
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+
+    # Lanes.
+
+    def _take(self, session: Session, step: Step, subject: Any) -> None:
+        lane = self._lanes.get(session.conn)
+        if lane is not None:
+            lane.append((step, subject))
+            return
+        work = step(session, subject)
+        if work is not None:
+            self._lanes[session.conn] = lane = deque()
+            self._spawn(self._work_off(session, lane, work))
+
+    async def _work_off(self, session: Session, lane: deque[tuple[Step, Any]], work: Work) -> None:
+        waiting: Work | None = work
+        try:
+            while waiting is not None:
+                await waiting
+                waiting = None
+                while lane and waiting is None:
+                    step, subject = lane.popleft()
+                    waiting = step(session, subject)
+                self._connections.wake()
+        finally:
+            del self._lanes[session.conn]
+
+    def _spawn(self, work: Work) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # Steps. Each answers for itself what goes wrong in it, and gives its credit back.
+
+    def _command(self, session: Session, event: EventTuple) -> Work | None:
+        _, conn, index, id, data, _ = event
+        route = self._routes[index]
+        if route.payload is None:
+            arguments: tuple[Any, ...] = (session,)
+        else:
+            try:
+                payload = route.payload.decode(route.payload.absent if data is None or data == b"null" else data)
+            except msgspec.DecodeError as error:
+                self._refuse(conn, id, Refused("invalid_message", INVALID, path=error_path(error)))
+                return None
+            arguments = (session, payload)
+        if route.runs != "inline":
+            return self._command_later(session, route, id, arguments)
+        started_s = time.perf_counter()
+        try:
+            self._answer(conn, id, route.handler(*arguments))
+        except Refused as refusal:
+            self._refuse(conn, id, refusal)
+        except Exception as error:  # noqa: BLE001 -- an app's handler may raise anything; the connection lives on
+            self._fail(session, route.type, id, error)
+        if (took_s := time.perf_counter() - started_s) > self._slow_s:
+            self._name_slow(f"handler of {route.type!r}", took_s)
+        return None
+
+    async def _command_later(
+        self, session: Session, route: Route, id: bytes | None, arguments: tuple[Any, ...]
+    ) -> None:
+        conn = session.conn
+        deadline = _Deadline(self._clock, self._timeout_s)
+        try:
+            if route.runs == "thread":
+                result = await self._in_thread(route.handler, arguments)
+            else:
+                result = await route.handler(*arguments)
+            if isinstance(result, Publishing):
+                result = await result
+            self._answer(conn, id, result)
+        except Refused as refusal:
+            self._refuse(conn, id, refusal)
+        except asyncio.CancelledError:
+            if not deadline.passed:
+                self._refuse(conn, id, Refused("draining", "Server is going away"))
+                raise
+            log.warning("handler of %r took longer than %g s; session %s", route.type, self._timeout_s, session.id)
+            self._refuse(conn, id, Refused("timeout", "Timed out"))
+        except Exception as error:  # noqa: BLE001 -- as in _command
+            self._fail(session, route.type, id, error)
+        finally:
+            deadline.end()
+
+    def _raw(self, session: Session, event: EventTuple) -> Work | None:
+        _, conn, message = event
+        handler = self._rules.endpoints[session.endpoint].handler
+        if handler is None:
+            self._connections.done(conn)
+            return None
+        started_s = time.perf_counter()
+        try:
+            result = handler(session, message)
+        except Exception as error:  # noqa: BLE001 -- as in _command
+            self._fail_raw(session, error)
+            result = None
+        if inspect.isawaitable(result):
+            return self._raw_later(session, result)
+        self._connections.done(conn)
+        if (took_s := time.perf_counter() - started_s) > self._slow_s:
+            self._name_slow(f"handler of {self._rules.endpoints[session.endpoint].path!r}", took_s)
+        return None
+
+    async def _raw_later(self, session: Session, result: Awaitable[object]) -> None:
+        deadline = _Deadline(self._clock, self._timeout_s)
+        try:
+            await result
+        except asyncio.CancelledError:
+            if not deadline.passed:
+                raise
+            log.warning("raw handler took longer than %g s; session %s", self._timeout_s, session.id)
+        except Exception as error:  # noqa: BLE001 -- as in _command
+            self._fail_raw(session, error)
+        finally:
+            deadline.end()
+            self._connections.done(session.conn)
+
+    def _authorize(self, session: Session, event: EventTuple) -> Work | None:
+        authorization = self._rules.authorize[event[2]]
+        try:
+            decision = authorization.hook(session, **authorization.pattern.parts(event[3]))
+        except Refused as refusal:
+            self._refuse(session.conn, event[5], refusal, event[3])
+            return None
+        except Exception as error:  # noqa: BLE001 -- as in _command
+            self._fail(session, "authorize", event[5], error)
+            return None
+        if inspect.isawaitable(decision):
+            return self._authorize_later(session, event, decision)
+        self._decide(event, decision)
+        return None
+
+    async def _authorize_later(self, session: Session, event: EventTuple, decision: Awaitable[Grant | None]) -> None:
+        deadline = _Deadline(self._clock, self._timeout_s)
+        try:
+            self._decide(event, await decision)
+        except Refused as refusal:
+            self._refuse(session.conn, event[5], refusal, event[3])
+        except asyncio.CancelledError:
+            code, message = ("timeout", "Timed out") if deadline.passed else ("draining", "Server is going away")
+            self._refuse(session.conn, event[5], Refused(code, message), event[3])
+            if not deadline.passed:
+                raise
+        except Exception as error:  # noqa: BLE001 -- as in _command
+            self._fail(session, "authorize", event[5], error)
+        finally:
+            deadline.end()
+
+    def _decide(self, event: EventTuple, grant: Grant | None) -> None:
+        _, conn, _, channel, right, id, raw = event
+        if grant is not None and right in grant.rights:
+            self._connections.grant(conn, channel, list(grant.rights), raw)
+        else:
+            self._refuse(conn, id, Refused("forbidden", "Forbidden"), channel)
+
+    def _resume(self, session: Session, event: EventTuple) -> Work | None:
+        self._connections.resume(session.conn, event[2])
+        return None
+
+    def _hooks(self, session: Session | None, subject: tuple[tuple[Hook, ...], tuple[Any, ...]]) -> Work | None:
+        hooks, arguments = subject
+        for index, hook in enumerate(hooks):
+            try:
+                result = hook.call(*arguments[: hook.takes])
+            except Exception as error:  # noqa: BLE001 -- as in _command
+                self._fail_hook(hook, session, error)
+                continue
+            if inspect.isawaitable(result):
+                return self._hooks_later(session, result, hooks[index:], arguments)
+        return None
+
+    async def _hooks_later(
+        self, session: Session | None, result: Awaitable[object], hooks: tuple[Hook, ...], arguments: tuple[Any, ...]
+    ) -> None:
+        deadline = _Deadline(self._clock, self._timeout_s)
+        try:
+            await result
+        except asyncio.CancelledError:
+            if not deadline.passed:
+                raise
+            log.warning("%s took longer than %g s", hooks[0].call, self._timeout_s)
+        except Exception as error:  # noqa: BLE001 -- as in _command
+            self._fail_hook(hooks[0], session, error)
+        finally:
+            deadline.end()
+        rest = self._hooks(session, (hooks[1:], arguments))
+        if rest is not None:
+            await rest
+
+    async def _authenticate(self, event: EventTuple) -> None:
+        _, conn, _, path, query, headers, peer = event
+        status = 503
+        deadline = _Deadline(self._clock, self._handshake_timeout_s)
+        try:
+            identity = (
+                self._rules.authenticate(_request(path, query, headers, peer)) if self._rules.authenticate else None
+            )
+            if inspect.isawaitable(identity):
+                identity = await identity
+            if isinstance(identity, Identity) and identity.user:
+                self._accept(conn, identity)
+                return
+            status = 401
+        except Refused as refusal:
+            status = _STATUSES.get(refusal.code, 503)
+        except asyncio.CancelledError:
+            if not deadline.passed:
+                raise
+            log.warning("authenticate took longer than %g s; peer %s", self._handshake_timeout_s, peer)
+        except Exception:
+            log.exception("authenticate failed; peer %s is refused", peer)
+        finally:
+            deadline.end()
+            self._connections.wake()
+        self._connections.reject(conn, status, _BODIES[status])
+        self._connections.wake()
+
+    def _accept(self, conn: int, identity: Identity) -> None:
+        grants = None if identity.grants is None else msgspec.json.encode(checked_grants(identity.grants))
+        expires_at_ms = None if identity.expires_at is None else round(identity.expires_at * 1000)
+        self._connections.accept(conn, identity.user, grants, expires_at_ms)
+
+    async def _in_thread(self, handler: Handler, arguments: tuple[Any, ...]) -> Any:
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(self._threads_max, "realtime-handler")
+        self._threads_busy += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, handler, *arguments)
+        finally:
+            self._threads_busy -= 1
+
+    # Answers. Each gives one credit back.
+
+    def _answer(self, conn: int, id: bytes | None, result: Any) -> None:
+        if isinstance(result, Publishing):
+            if self._broadcaster.answer(result, conn, id):
+                return
+            result = None
+        if id is None:
+            self._connections.done(conn)
+            return
+        if isinstance(result, Publication):
+            result = result.data
+        self._connections.send_text(conn, ack_frame(result, self._clock.timestamp(), id), 1)
+
+    def _refuse(self, conn: int, id: bytes | None, refusal: Refused, channel: str | None = None) -> None:
+        error = ErrorData(
+            refusal.message, refusal.code, refusal.retryable, refusal.path, channel, refusal.retry_after_ms
+        )
+        self._connections.send_text(conn, error_frame(error, self._clock.timestamp(), id), 1)
+
+    def _fail(self, session: Session, what: str, id: bytes | None, error: Exception) -> None:
+        log.error("handler of %r failed; session %s of user %r", what, session.id, session.user, exc_info=error)
+        self._refuse(session.conn, id, Refused("internal", "Internal error"))
+
+    def _fail_raw(self, session: Session, error: Exception) -> None:
+        path = self._rules.endpoints[session.endpoint].path
+        log.error("handler of %r failed; session %s of user %r", path, session.id, session.user, exc_info=error)
+
+    def _fail_hook(self, hook: Hook, session: Session | None, error: Exception) -> None:
+        whose = "" if session is None else f"; session {session.id} of user {session.user!r}"
+        log.error("%s failed%s", getattr(hook.call, "__qualname__", hook.call), whose, exc_info=error)
+
+    def _name_slow(self, what: str, took_s: float) -> None:
+        log.warning("%s held the event loop for %d ms; make it async, or thread=True", what, took_s * 1000)
+
+
+def _request(path: str, query: str, headers: list[tuple[str, str]], peer: str) -> UpgradeRequest:
+    values: dict[str, str] = {}
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        values.setdefault(name, value)
+    merged: dict[str, str] = {}
+    for name, value in headers:
+        merged[name] = f"{merged[name]}, {value}" if name in merged else value
+    return UpgradeRequest(path, values, merged, peer)
