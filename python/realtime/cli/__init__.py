@@ -58,7 +58,7 @@ _TTL_S_MAX = 10 * 365 * 86_400
 def main() -> None:
     """Run the command line of this process."""
     try:
-        app()
+        app(prog_name="realtime")
     except EngineError as error:
         _fail(str(error.args[0]))
     except (ConfigError, ClientError) as error:

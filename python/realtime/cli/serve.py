@@ -39,12 +39,6 @@ def run(app: Realtime, settings: Settings) -> int:
     logging.basicConfig(
         level=settings.log.level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
-    if settings.conversations.access == "open" and not is_loopback(settings.server.host):
-        _log.warning(
-            "conversations.access = open on %s: whoever has a token takes part in every conversation; "
-            "set it to grants to go by the tokens",
-            settings.server.host,
-        )
     side = _HttpSide(settings)
     mounts = [side.mounted] if settings.api.enabled else []
     with asyncio.Runner(loop_factory=_new_event_loop) as runner:
@@ -100,6 +94,12 @@ class _HttpSide:
 
 def _announce(server: Server, http_port: int | None) -> None:
     settings = server.settings
+    if settings.conversations.access == "open" and not is_loopback(settings.server.host):
+        _log.warning(
+            "conversations.access = open on %s: whoever has a token takes part in every conversation; "
+            "set it to grants to go by the tokens",
+            settings.server.host,
+        )
     lines = [
         f"realtime {metadata.version('realtime-edge')}, data in {Path(settings.data_dir).resolve()}",
         f"  WebSocket   {_ws_url(server)}",

@@ -58,7 +58,9 @@ async def connect(
     except InvalidURI as error:
         raise NotConnected(f"{url} is not the URL of a WebSocket endpoint; write ws://host:port/ws") from error
     except (OSError, InvalidHandshake, TimeoutError, EOFError) as error:
-        raise NotConnected(f"nothing answers at {url}: {str(error) or type(error).__name__}") from error
+        raise NotConnected(
+            f"nothing answers at {url} ({str(error) or type(error).__name__}); start a server by: realtime serve"
+        ) from error
     client = Client(websocket)
     try:
         await client.established(open_timeout_s)
