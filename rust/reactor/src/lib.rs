@@ -1,1 +1,36 @@
-//! realtime-reactor
+//! The reactor: the only sockets, threads and clocks of the engine.
+//!
+//! It drives what has none of them: bytes from sockets go into [`realtime_hub::ShardCore`], what comes out of it goes
+//! to sockets, the log's requests to SQLite, events to Python. [`Engine`] does it over TCP with one acceptor, a thread
+//! for each shard and one for the log; [`VirtualEngine`] over links in memory with a clock that is moved by hand. Both
+//! are held through a [`Handle`].
+//!
+//! Invariants: no thread takes the GIL and none blocks on a peer, on Python or on another thread's work; what can
+//! grow without end has a limit or a pause; a panic ends one connection, or is told as [`realtime_hub::Event::Fatal`].
+
+mod acceptor;
+mod arrivals;
+mod bridge;
+mod clock;
+mod descriptors;
+mod engine;
+mod error;
+mod handle;
+mod link;
+mod link_client;
+mod listener;
+mod log_thread;
+mod log_worker;
+mod notify;
+mod panics;
+mod send_loop;
+mod shard;
+mod sockets;
+mod stats;
+mod virtual_engine;
+
+pub use engine::Engine;
+pub use error::{StartCode, StartError};
+pub use handle::Handle;
+pub use link_client::Received;
+pub use virtual_engine::VirtualEngine;

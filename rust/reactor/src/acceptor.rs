@@ -1,0 +1,241 @@
+//! The acceptor's thread: takes sockets from the listener and hands each to the least loaded shard.
+//!
+//! A thread of its own, so that its pauses hold up nobody: when the system has no descriptor left it waits 100 ms
+//! instead of spinning, and while Python is behind it leaves new peers in the kernel's backlog. Above
+//! `connections_max` a peer is answered 503 and let go. It ends when accepting ends; the port is free then.
+
+use crate::arrivals::Arrivals;
+use crate::bridge::Bridge;
+use crate::panics;
+use crate::stats::Stats;
+use mio::net::TcpListener;
+use mio::{Events, Interest, Poll, Token, Waker};
+use realtime_protocol::handshake::error_response;
+use std::collections::VecDeque;
+use std::io;
+use std::net::{IpAddr, Shutdown, TcpStream};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+const LISTENER: Token = Token(0);
+const WAKE: Token = Token(1);
+/// How long nothing is accepted after the system refused a socket.
+const PAUSE: Duration = Duration::from_millis(100);
+/// How long a peer that was turned away may take to read why: an early close could throw the answer away.
+const LINGER: Duration = Duration::from_secs(1);
+/// Peers that are given that time at once; beyond, the oldest goes early.
+const LINGERING_MAX: usize = 128;
+
+/// What the acceptor shares with the engine.
+pub(crate) struct Door {
+    waker: Waker,
+    closing: AtomicBool,
+}
+
+impl Door {
+    /// Makes the acceptor look at what has changed.
+    pub(crate) fn wake(&self) {
+        // Fails only when the poller's descriptor is broken, and then the thread has ended.
+        let _ = self.waker.wake();
+    }
+
+    /// Asks for the end of accepting.
+    pub(crate) fn close(&self) {
+        self.closing.store(true, Ordering::Release);
+        self.wake();
+    }
+}
+
+/// Where accepted sockets go and when they do not.
+pub(crate) struct Admission {
+    pub(crate) shards: Vec<Arc<Arrivals>>,
+    pub(crate) connections_max: usize,
+    pub(crate) bridge: Arc<Bridge>,
+    pub(crate) stats: Arc<Stats>,
+}
+
+struct Acceptor {
+    poll: Poll,
+    listener: TcpListener,
+    /// Edge-triggered, as everywhere: set by an event, cleared only by an accept that would block.
+    ready: bool,
+    /// Set while the system gives no sockets.
+    paused_until: Option<Instant>,
+    lingering: VecDeque<(TcpStream, Instant)>,
+    admission: Admission,
+    door: Arc<Door>,
+}
+
+/// The acceptor's poller and the door to it, made before anything runs so that whoever stops the engine has it.
+pub(crate) fn open() -> io::Result<(Poll, Arc<Door>)> {
+    let poll = Poll::new()?;
+    let door = Arc::new(Door {
+        waker: Waker::new(poll.registry(), WAKE)?,
+        closing: AtomicBool::new(false),
+    });
+    Ok((poll, door))
+}
+
+/// Starts the thread on a listener that does not block; it ends after [`Door::close`].
+pub(crate) fn spawn(
+    poll: Poll,
+    door: Arc<Door>,
+    listener: std::net::TcpListener,
+    admission: Admission,
+) -> io::Result<JoinHandle<()>> {
+    let mut listener = TcpListener::from_std(listener);
+    poll.registry()
+        .register(&mut listener, LISTENER, Interest::READABLE)?;
+    let mut acceptor = Acceptor {
+        poll,
+        listener,
+        ready: false,
+        paused_until: None,
+        lingering: VecDeque::new(),
+        admission,
+        door,
+    };
+    std::thread::Builder::new()
+        .name("realtime-accept".into())
+        .spawn(move || {
+            let bridge = Arc::clone(&acceptor.admission.bridge);
+            let run = panics::caught(move || acceptor.run());
+            if let Err(what) = run.and_then(|ended| ended.map_err(|error| error.to_string())) {
+                bridge.fatal(format!(
+                    "acceptor thread failed: {what}; end the process and start it again"
+                ));
+            }
+        })
+}
+
+impl Acceptor {
+    fn run(&mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(4);
+        loop {
+            match self.poll.poll(&mut events, self.timeout()) {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+                _ => {}
+            }
+            if events.iter().any(|event| event.token() == LISTENER) {
+                self.ready = true;
+            }
+            let now = Instant::now();
+            self.paused_until = self.paused_until.filter(|until| *until > now);
+            while self
+                .lingering
+                .front()
+                .is_some_and(|(_, until)| *until <= now)
+            {
+                self.lingering.pop_front();
+            }
+            while self.may_accept() {
+                self.accept();
+            }
+            if self.is_closing() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Until something is due: the end of a pause, or of a turned-away peer's time.
+    fn timeout(&self) -> Option<Duration> {
+        let lingering = self.lingering.front().map(|(_, until)| *until);
+        let due = [self.paused_until, lingering].into_iter().flatten().min()?;
+        Some(due.saturating_duration_since(Instant::now()) + Duration::from_millis(1))
+    }
+
+    fn is_closing(&self) -> bool {
+        self.door.closing.load(Ordering::Acquire)
+    }
+
+    fn may_accept(&self) -> bool {
+        self.ready
+            && self.paused_until.is_none()
+            && !self.is_closing()
+            && !self.admission.bridge.is_pressed()
+    }
+
+    fn accept(&mut self) {
+        match self.listener.accept() {
+            Ok((stream, peer)) => {
+                self.admission
+                    .stats
+                    .accepted
+                    .fetch_add(1, Ordering::Relaxed);
+                #[cfg(not(target_os = "linux"))]
+                let _ = stream.set_nodelay(true);
+                self.hand_over(stream.into(), peer.ip().to_canonical());
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.ready = false,
+            Err(error) if is_exhausted(&error) => {
+                self.admission
+                    .stats
+                    .accept_errors
+                    .fetch_add(1, Ordering::Relaxed);
+                self.paused_until = Some(Instant::now() + PAUSE);
+            }
+            // The peer went away between the handshake and here, or a signal came: the next one is not concerned.
+            Err(_) => {}
+        }
+    }
+
+    fn hand_over(&mut self, socket: OwnedFd, peer: IpAddr) {
+        let shards = &self.admission.shards;
+        let open: usize = shards.iter().map(|shard| shard.load()).sum();
+        if open >= self.admission.connections_max {
+            self.turn_away(socket.into());
+        } else if let Some(shard) = shards.iter().min_by_key(|shard| shard.load()) {
+            shard.push((socket, peer));
+        }
+    }
+
+    /// Answers 503 without having read the request: there is no room to keep it.
+    fn turn_away(&mut self, mut stream: TcpStream) {
+        self.admission
+            .stats
+            .turned_away
+            .fetch_add(1, Ordering::Relaxed);
+        let answer = error_response(503, "Service Unavailable", &[("Retry-After", "1")]);
+        // A fresh socket has room for it; a peer that is gone needs no answer.
+        let _ = io::Write::write_all(&mut stream, &answer);
+        let _ = stream.shutdown(Shutdown::Write);
+        if self.lingering.len() == LINGERING_MAX {
+            self.lingering.pop_front();
+        }
+        self.lingering.push_back((stream, Instant::now() + LINGER));
+    }
+}
+
+/// No descriptor or no memory: trying again at once would only burn the processor.
+fn is_exhausted(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_acceptor_pauses_only_where_the_system_has_run_out() {
+        for (errno, exhausted) in [
+            (libc::EMFILE, true),
+            (libc::ENFILE, true),
+            (libc::ENOBUFS, true),
+            (libc::ENOMEM, true),
+            (libc::ECONNABORTED, false),
+            (libc::EINTR, false),
+            (libc::EPERM, false),
+        ] {
+            assert_eq!(
+                is_exhausted(&io::Error::from_raw_os_error(errno)),
+                exhausted
+            );
+        }
+    }
+}

@@ -1,0 +1,372 @@
+//! The engine over real sockets: opens the log, binds, starts the threads, and ends all of it in order.
+//!
+//! Nothing is opened and no thread runs before [`Engine::start`], so a process may fork before it. Python starts and
+//! stops it; between the two it is reached through its [`Handle`] alone. Threads: one acceptor, one for each shard,
+//! one for the log. None of them ever takes the GIL.
+
+use crate::acceptor::{self, Admission, Door};
+use crate::arrivals::Arrivals;
+use crate::clock::Clock;
+use crate::descriptors;
+use crate::error::{StartCode, StartError};
+use crate::handle::Handle;
+use crate::listener;
+use crate::log_thread::{self, LogPort, LogRequests};
+use crate::log_worker::LogWorker;
+use crate::shard::{self, Shard, Shared};
+use mio::{Poll, Waker};
+use realtime_hub::{Hub, LogQueue, LogRequest, Options};
+use realtime_log::Log;
+use std::net::TcpListener;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Threads beyond this bring nothing: the kernel's network stack is the limit before.
+const SHARDS_AUTO_MAX: usize = 8;
+/// More than anybody has cores for; names have room for 256.
+const SHARDS_MAX: usize = 64;
+/// How often the end of the connections is looked for while the engine stops.
+const STOP_POLL: Duration = Duration::from_millis(2);
+
+/// Listener, shard threads and the log thread.
+pub struct Engine {
+    options: Options,
+    handle: Arc<Handle>,
+    running: Mutex<Option<Running>>,
+    facts: OnceLock<Facts>,
+}
+
+/// What is known from the start on, and stays known after the end.
+struct Facts {
+    port: u16,
+    epoch: String,
+}
+
+/// The threads; dropping it ends them.
+struct Running {
+    shared: Arc<Shared>,
+    requests: Arc<LogRequests>,
+    door: Arc<Door>,
+    acceptor: Option<JoinHandle<()>>,
+    arrivals: Vec<Arc<Arrivals>>,
+    shards: Vec<JoinHandle<()>>,
+    log: Option<JoinHandle<()>>,
+}
+
+impl Engine {
+    /// Checks the options (JSON, see [`Options`]).
+    ///
+    /// # Errors
+    /// Code `options` with the key that is wrong, or `io` when the system gives no descriptor.
+    pub fn new(options: &[u8]) -> Result<Self, StartError> {
+        let options = check_options(options)?;
+        let handle = Handle::new(&options.limits, Clock::system())
+            .map_err(|error| StartError::io("cannot make the event descriptor", &error))?;
+        Ok(Self {
+            options,
+            handle,
+            running: Mutex::new(None),
+            facts: OnceLock::new(),
+        })
+    }
+
+    /// Python's end.
+    #[must_use]
+    pub const fn handle(&self) -> &Arc<Handle> {
+        &self.handle
+    }
+
+    /// Opens the log, binds and starts the threads.
+    ///
+    /// # Errors
+    /// Every [`StartCode`]; nothing runs then and nothing is held. Started a second time: `options`.
+    pub fn start(&self) -> Result<(), StartError> {
+        let mut running = self.lock();
+        if self.handle.is_started() || self.handle.stopped.load(Ordering::Acquire) {
+            return Err(StartError::new(
+                StartCode::Options,
+                "this engine was started before; make a new one",
+            ));
+        }
+        let descriptors = descriptors::raise_limit()
+            .map_err(|error| StartError::io("cannot read the limit of open descriptors", &error))?;
+        let connections_max =
+            descriptors::connections_max(self.options.limits.connections_max, descriptors);
+        let log = open_log(&self.options)?;
+        let listener = listener::bind(&self.options.host, self.options.port)?;
+        let started = self
+            .launch(log, listener, connections_max)
+            .inspect_err(|_| self.handle.stopped.store(true, Ordering::Release))?;
+        *running = Some(started);
+        Ok(())
+    }
+
+    fn launch(
+        &self,
+        log: Log,
+        listener: TcpListener,
+        connections_max: usize,
+    ) -> Result<Running, StartError> {
+        let handle = &self.handle;
+        let shards = shard_count(self.options.shards);
+        let port = listener
+            .local_addr()
+            .map_err(|error| StartError::io("cannot read the port", &error))?
+            .port();
+        let epoch = log.epoch().to_owned();
+        let no_thread = |error: std::io::Error| StartError::io("cannot start a thread", &error);
+        let (accept_poll, door) = acceptor::open().map_err(no_thread)?;
+        let queue = Box::new(LogPort(Arc::clone(&handle.requests)));
+        let hub =
+            Hub::new(&self.options, shards, queue, &epoch, nonce()?).map_err(options_error)?;
+        let shared = Arc::new(Shared {
+            hub: Arc::clone(&hub),
+            bridge: Arc::clone(&handle.bridge),
+            clock: Arc::clone(&handle.clock),
+            stats: Arc::clone(&handle.stats),
+            reliefs: AtomicU64::new(0),
+            stopping: AtomicBool::new(false),
+        });
+        let (polls, arrivals) = open_pollers(&hub, shards)?;
+        let admission = Admission {
+            shards: arrivals.clone(),
+            connections_max,
+            bridge: Arc::clone(&handle.bridge),
+            stats: Arc::clone(&handle.stats),
+        };
+        let mut running = Running {
+            shared: Arc::clone(&shared),
+            requests: Arc::clone(&handle.requests),
+            door: Arc::clone(&door),
+            acceptor: None,
+            arrivals: arrivals.clone(),
+            shards: Vec::new(),
+            log: None,
+        };
+        // From here on a failure ends what runs already: `Running` stops its threads when it is dropped.
+        let worker = LogWorker::new(log, Arc::clone(&hub), Arc::clone(&handle.stats));
+        let (requests, bridge) = (Arc::clone(&handle.requests), Arc::clone(&handle.bridge));
+        let log = log_thread::spawn(worker, requests, bridge, Arc::clone(&handle.clock));
+        running.log = Some(log.map_err(no_thread)?);
+        for (index, (poll, door)) in polls.into_iter().zip(arrivals).enumerate() {
+            let shard = Shard::new(index, poll, door, Arc::clone(&shared));
+            let thread = std::thread::Builder::new().name(format!("realtime-{index}"));
+            running
+                .shards
+                .push(thread.spawn(move || shard::run(shard)).map_err(no_thread)?);
+        }
+        watch_pressure(&running, handle);
+        running.acceptor =
+            Some(acceptor::spawn(accept_poll, door, listener, admission).map_err(no_thread)?);
+        // Last: commands are taken from now on. Both are set once: `start` has looked.
+        let _ = self.facts.set(Facts { port, epoch });
+        let _ = handle.hub.set(hub);
+        Ok(running)
+    }
+
+    /// The port that it listens on; 0 before the start.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.facts.get().map_or(0, |facts| facts.port)
+    }
+
+    /// The epoch of the durable channels; empty before the start.
+    #[must_use]
+    pub fn epoch(&self) -> &str {
+        self.facts.get().map_or("", |facts| &facts.epoch)
+    }
+
+    /// Closes the listening socket; the port is free when this returns.
+    pub fn stop_accepting(&self) {
+        if let Some(running) = self.lock().as_mut() {
+            running.stop_accepting();
+        }
+    }
+
+    /// Reads nothing more from any connection, for good; what is queued still goes out.
+    pub fn stop_reading(&self) {
+        if let Some(hub) = self.handle.hub.get() {
+            hub.stop_reading();
+        }
+    }
+
+    /// Waits until everything handed to the log so far is committed, published and acknowledged.
+    #[must_use]
+    pub fn flush_log(&self, timeout: Duration) -> bool {
+        self.handle.requests.flush(timeout)
+    }
+
+    /// Closes every connection.
+    pub fn close_all(&self, code: u16, reason: &str) {
+        if let Some(hub) = self.handle.hub.get() {
+            hub.close_all(code, reason);
+        }
+    }
+
+    /// Waits up to `timeout` for the connections to end, then ends the threads and closes the log. Idempotent.
+    pub fn stop(&self, timeout: Duration) {
+        // Not under the lock while it waits: others may still ask.
+        let Some(mut running) = self.lock().take() else {
+            return;
+        };
+        running.stop_accepting();
+        running.wait_for_connections(Instant::now() + timeout);
+        self.handle.stopped.store(true, Ordering::Release);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Running>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.stop(Duration::ZERO);
+    }
+}
+
+impl Running {
+    fn stop_accepting(&mut self) {
+        self.door.close();
+        if let Some(thread) = self.acceptor.take() {
+            join(thread);
+        }
+    }
+
+    fn wait_for_connections(&self, deadline: Instant) {
+        while self.arrivals.iter().any(|shard| shard.load() > 0) && Instant::now() < deadline {
+            std::thread::sleep(STOP_POLL);
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop_accepting();
+        self.shared.stopping.store(true, Ordering::Release);
+        for shard in &self.arrivals {
+            shard.wake();
+        }
+        self.shards.drain(..).for_each(join);
+        // After the shards: what they still asked of the log is stored.
+        self.requests.stop();
+        if let Some(thread) = self.log.take() {
+            join(thread);
+        }
+    }
+}
+
+/// Threads catch their own panics and tell of them.
+fn join(thread: JoinHandle<()>) {
+    let _ = thread.join();
+}
+
+/// Reads the options and lets a hub that is thrown away look at all of them, so that what is wrong is told before
+/// anything is opened.
+pub(crate) fn check_options(json: &[u8]) -> Result<Options, StartError> {
+    struct NoLog;
+    impl LogQueue for NoLog {
+        fn push(&self, _: LogRequest) {}
+    }
+    let options = Options::from_json(json).map_err(options_error)?;
+    if options.shards > SHARDS_MAX {
+        return Err(options_error(format!(
+            "engine options: shards={} exceeds {SHARDS_MAX}; use at most one for each core, or 0",
+            options.shards
+        )));
+    }
+    Hub::new(&options, 1, Box::new(NoLog), "check", [0; 16]).map_err(options_error)?;
+    Ok(options)
+}
+
+pub(crate) fn options_error(message: String) -> StartError {
+    StartError::new(StartCode::Options, message)
+}
+
+pub(crate) fn open_log(options: &Options) -> Result<Log, StartError> {
+    Ok(match &options.data_dir {
+        Some(dir) => Log::open(&realtime_log::Options::new(dir))?,
+        None => Log::open_in_memory()?,
+    })
+}
+
+/// Unguessable, so that nobody can name a session that is not his, and new with each start.
+pub(crate) fn nonce() -> Result<[u8; 16], StartError> {
+    let mut nonce = [0; 16];
+    getrandom::fill(&mut nonce).map_err(|error| {
+        StartError::new(
+            StartCode::Io,
+            format!("no random bytes from the system: {error}"),
+        )
+    })?;
+    Ok(nonce)
+}
+
+fn shard_count(asked: usize) -> usize {
+    if asked > 0 {
+        return asked;
+    }
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    cores.saturating_sub(1).clamp(1, SHARDS_AUTO_MAX)
+}
+
+fn open_pollers(
+    hub: &Arc<Hub>,
+    shards: usize,
+) -> Result<(Vec<Poll>, Vec<Arc<Arrivals>>), StartError> {
+    let no_poller = |error: std::io::Error| StartError::io("cannot make a poller", &error);
+    let (mut polls, mut arrivals) = (Vec::new(), Vec::new());
+    for index in 0..shards {
+        let poll = Poll::new().map_err(no_poller)?;
+        let waker = Arc::new(Waker::new(poll.registry(), shard::WAKE).map_err(no_poller)?);
+        let door = Arc::new(Arrivals::new(waker));
+        let woken = Arc::clone(&door);
+        hub.inbox(index).set_waker(Box::new(move || woken.wake()));
+        polls.push(poll);
+        arrivals.push(door);
+    }
+    Ok((polls, arrivals))
+}
+
+/// Passes the bridge's high-water mark on: the hub stops reading, and when it is over everybody looks again.
+fn watch_pressure(running: &Running, handle: &Handle) {
+    let shared = Arc::downgrade(&running.shared);
+    let (arrivals, door) = (running.arrivals.clone(), Arc::clone(&running.door));
+    handle.bridge.on_pressure(Box::new(move |on| {
+        let Some(shared) = shared.upgrade() else {
+            return;
+        };
+        shared.hub.set_pressure(on);
+        if !on {
+            shared.reliefs.fetch_add(1, Ordering::Release);
+            arrivals.iter().for_each(|shard| shard.wake());
+            door.wake();
+        }
+    }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn broken_options_are_told_before_anything_is_opened() {
+        for (json, word) in [
+            ("{", "options"),
+            (r#"{"prt": 1}"#, "prt"),
+            (r#"{"shards": 65}"#, "shards=65"),
+        ] {
+            let error = Engine::new(json.as_bytes()).err().unwrap();
+            assert_eq!(error.code, StartCode::Options);
+            assert!(error.message.contains(word), "{error}");
+        }
+    }
+
+    #[test]
+    fn there_is_a_shard_for_each_core_but_pythons() {
+        assert_eq!(shard_count(3), 3);
+        assert!((1..=SHARDS_AUTO_MAX).contains(&shard_count(0)));
+    }
+}

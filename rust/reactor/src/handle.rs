@@ -1,0 +1,122 @@
+//! What Python holds of an engine: commands down, events up, questions in between.
+//!
+//! The hub exists from the start of the engine on; before it there is nothing to command, and questions are answered
+//! as for an engine without connections. All calls are safe from any thread and none blocks on I/O.
+
+use crate::bridge::Bridge;
+use crate::clock::Clock;
+use crate::log_thread::LogRequests;
+use crate::stats::Stats;
+use realtime_hub::{Command, ConnId, Event, Hub};
+use std::io;
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+/// Python's end of an engine.
+pub struct Handle {
+    pub(crate) hub: OnceLock<Arc<Hub>>,
+    pub(crate) bridge: Arc<Bridge>,
+    pub(crate) clock: Arc<Clock>,
+    pub(crate) requests: Arc<LogRequests>,
+    pub(crate) stats: Arc<Stats>,
+    pub(crate) stopped: AtomicBool,
+    commands_waiting_bytes_max: usize,
+}
+
+impl Handle {
+    pub(crate) fn new(limits: &realtime_hub::Limits, clock: Clock) -> io::Result<Arc<Self>> {
+        Ok(Arc::new(Self {
+            hub: OnceLock::new(),
+            bridge: Arc::new(Bridge::new(limits.events_waiting_max)?),
+            clock: Arc::new(clock),
+            requests: Arc::default(),
+            stats: Arc::default(),
+            stopped: AtomicBool::new(false),
+            commands_waiting_bytes_max: limits.commands_waiting_bytes_max,
+        }))
+    }
+
+    /// Whether commands have somewhere to go: true from the start of the engine on, also after its end, when they
+    /// are dropped.
+    #[must_use]
+    pub fn is_started(&self) -> bool {
+        self.hub.get().is_some()
+    }
+
+    /// Hands a batch over, in order. Before the start it is lost: ask [`Self::is_started`].
+    pub fn submit(&self, commands: Vec<Command>) {
+        let Some(hub) = self
+            .hub
+            .get()
+            .filter(|_| !self.stopped.load(Ordering::Acquire))
+        else {
+            return;
+        };
+        let mut events = Vec::new();
+        hub.submit(commands, self.clock.now(), &mut events);
+        self.bridge.push(&mut events);
+    }
+
+    /// Takes up to `most` waiting events, oldest first.
+    #[must_use]
+    pub fn drain(&self, most: usize) -> Vec<Event> {
+        self.bridge.drain(most)
+    }
+
+    /// A descriptor that is readable while events wait; open as long as this handle lives.
+    #[must_use]
+    pub fn fileno(&self) -> RawFd {
+        self.bridge.fileno()
+    }
+
+    /// The `sessionId` of a connection; empty before the start.
+    #[must_use]
+    pub fn session_id(&self, conn: ConnId) -> String {
+        self.hub
+            .get()
+            .map_or_else(String::new, |hub| hub.session_id(conn))
+    }
+
+    /// The connection that a `sessionId` names.
+    #[must_use]
+    pub fn conn_of(&self, session_id: &str) -> Option<ConnId> {
+        self.hub.get()?.conn_of(session_id)
+    }
+
+    /// How many connections are subscribed to a channel.
+    #[must_use]
+    pub fn members(&self, channel: &str) -> usize {
+        self.hub.get().map_or(0, |hub| hub.members(channel))
+    }
+
+    /// Bytes queued for a connection behind what the kernel has taken.
+    #[must_use]
+    pub fn backlog(&self, conn: ConnId) -> usize {
+        self.hub.get().map_or(0, |hub| hub.backlog(conn))
+    }
+
+    /// Whether bytes of commands that no shard has run yet, and of events that the log has not stored yet, pass
+    /// `commands_waiting_bytes_max` together.
+    #[must_use]
+    pub fn overloaded(&self) -> bool {
+        let commands = self.hub.get().map_or(0, |hub| {
+            hub.counters().commands_bytes.load(Ordering::Relaxed)
+        });
+        let log = self.requests.bytes_waiting();
+        usize::try_from(commands)
+            .unwrap_or(usize::MAX)
+            .saturating_add(log)
+            > self.commands_waiting_bytes_max
+    }
+
+    /// The counters of hub and reactor, one JSON object.
+    #[must_use]
+    pub fn stats_json(&self) -> String {
+        let hub_json = self
+            .hub
+            .get()
+            .map_or_else(|| "{}".into(), |hub| hub.counters().to_json());
+        self.stats.append_to(&hub_json)
+    }
+}

@@ -1,0 +1,391 @@
+//! One shard's thread: readiness in, bytes to the hub, bytes out, in turns.
+//!
+//! A turn polls, takes new sockets, reads what is ready, runs the timers and the inbox, sends everything that came of
+//! it and hands events to the bridge. What one turn produced for a connection leaves in one send. Reads are bounded
+//! per connection and per turn, so that nobody who sends much holds up the others. The shard sleeps only when no
+//! socket is ready, the inbox is empty by its own protocol and nothing is left to send. A panic while one connection's
+//! bytes are handled ends that connection; anywhere else it ends the engine, and Python is told.
+
+use crate::arrivals::{Arrival, Arrivals};
+use crate::bridge::Bridge;
+use crate::clock::Clock;
+use crate::panics;
+use crate::send_loop::SendLoop;
+use crate::sockets::{BLOCKED, LISTED, READABLE, SHUT, Sockets};
+use crate::stats::Stats;
+use mio::event::Event as Readiness;
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+use realtime_hub::{ConnId, Event, Hub, Now, Release, ShardCore};
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+/// The waker's token; slots are below it.
+pub(crate) const WAKE: Token = Token(ConnId::SLOTS_MAX);
+/// Timers run on this grid.
+const TICK_MS: u64 = 250;
+/// One read, and what one connection may bring in one turn.
+const READ_BYTES: usize = 256 << 10;
+/// What all connections together may bring in one turn before what they caused is sent.
+const TURN_BYTES_MAX: usize = 4 << 20;
+const POLL_EVENTS_MAX: usize = 1_024;
+
+/// What a shard shares with the rest of the engine.
+pub(crate) struct Shared {
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) bridge: Arc<Bridge>,
+    pub(crate) clock: Arc<Clock>,
+    pub(crate) stats: Arc<Stats>,
+    /// Counts the times that pressure has gone: each shard then looks at all its sockets again.
+    pub(crate) reliefs: AtomicU64,
+    pub(crate) stopping: AtomicBool,
+}
+
+pub(crate) struct Shard {
+    index: usize,
+    core: ShardCore,
+    shared: Arc<Shared>,
+    arrivals: Arc<Arrivals>,
+    poll: Poll,
+    polled: Events,
+    sockets: Sockets,
+    /// Connections that may be read without asking the poller; `LISTED` says that one stands here.
+    ready: Vec<ConnId>,
+    buffer: Box<[u8]>,
+    tick_due_ms: u64,
+    reliefs_seen: u64,
+    /// Something was closed after the flush: the next turn must not wait.
+    unsettled: bool,
+    scratch: Scratch,
+}
+
+/// Vectors that keep their room from turn to turn.
+#[derive(Default)]
+struct Scratch {
+    arrivals: Vec<Arrival>,
+    again: Vec<ConnId>,
+    gone: Vec<ConnId>,
+    unpaused: Vec<ConnId>,
+    events: Vec<Event>,
+    releases: Vec<Release>,
+}
+
+/// Runs a shard until the engine stops; whatever ends it otherwise is told to Python.
+pub(crate) fn run(mut shard: Shard) {
+    let bridge = Arc::clone(&shard.shared.bridge);
+    let index = shard.index;
+    let run = panics::caught(move || shard.run());
+    if let Err(what) = run.and_then(|ended| ended.map_err(|error| error.to_string())) {
+        bridge.fatal(format!(
+            "shard {index} failed: {what}; end the process and start it again"
+        ));
+    }
+}
+
+impl Shard {
+    pub(crate) fn new(
+        index: usize,
+        poll: Poll,
+        arrivals: Arc<Arrivals>,
+        shared: Arc<Shared>,
+    ) -> Self {
+        Self {
+            index,
+            core: ShardCore::new(Arc::clone(&shared.hub), index),
+            shared,
+            arrivals,
+            poll,
+            polled: Events::with_capacity(POLL_EVENTS_MAX),
+            sockets: Sockets::default(),
+            ready: Vec::new(),
+            buffer: vec![0; READ_BYTES].into_boxed_slice(),
+            tick_due_ms: 0,
+            reliefs_seen: 0,
+            unsettled: false,
+            scratch: Scratch::default(),
+        }
+    }
+
+    fn run(&mut self) -> io::Result<()> {
+        while !self.shared.stopping.load(Ordering::Acquire) {
+            self.turn()?;
+        }
+        Ok(())
+    }
+
+    fn turn(&mut self) -> io::Result<()> {
+        let timeout = self.timeout();
+        let polled = self.poll.poll(&mut self.polled, Some(timeout));
+        self.shared.hub.inbox(self.index).woke();
+        match polled {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+            _ => {}
+        }
+        let now = self.shared.clock.now();
+        self.take_readiness(now);
+        self.take_arrivals(now);
+        self.take_relief();
+        self.read_ready(now);
+        if now.mono_ms >= self.tick_due_ms {
+            self.tick_due_ms = now.mono_ms + TICK_MS;
+            self.core.tick(now);
+        }
+        self.core.run_inbox(now);
+        self.flush(now);
+        self.core.take_events(&mut self.scratch.events);
+        self.shared.bridge.push(&mut self.scratch.events);
+        self.release();
+        self.take_unpaused();
+        Ok(())
+    }
+
+    /// How long the poller may sleep. The inbox is asked last: its word holds until [`realtime_hub::Inbox::woke`].
+    fn timeout(&self) -> Duration {
+        let is_busy = !self.ready.is_empty() || self.unsettled || self.core.more_to_flush();
+        if is_busy || !self.shared.hub.inbox(self.index).may_sleep() {
+            return Duration::ZERO;
+        }
+        Duration::from_millis(
+            self.tick_due_ms
+                .saturating_sub(self.shared.clock.now().mono_ms),
+        )
+    }
+
+    fn take_readiness(&mut self, now: Now) {
+        let polled = std::mem::replace(&mut self.polled, Events::with_capacity(0));
+        for readiness in polled.iter().filter(|readiness| readiness.token() != WAKE) {
+            self.take_one(readiness, now);
+        }
+        self.polled = polled;
+    }
+
+    fn take_one(&mut self, readiness: &Readiness, now: Now) {
+        let Some(socket) = self.sockets.at(readiness.token().0) else {
+            return;
+        };
+        let conn = socket.conn;
+        if readiness.is_writable() && socket.has(BLOCKED) {
+            socket.clear(BLOCKED);
+            self.core.writable(conn);
+        }
+        if readiness.is_readable() || readiness.is_read_closed() || readiness.is_error() {
+            socket.set(READABLE);
+            if self.may_read(conn) {
+                self.list(conn);
+            } else if readiness.is_error() || readiness.is_write_closed() {
+                // Both ways are shut, and what the peer still said is not read now: nobody is left to answer.
+                self.core.closed(conn, now);
+                self.unsettled = true;
+            }
+        }
+    }
+
+    fn take_arrivals(&mut self, now: Now) {
+        let mut arrivals = std::mem::take(&mut self.scratch.arrivals);
+        self.arrivals.take(&mut arrivals);
+        for (fd, peer) in arrivals.drain(..) {
+            let conn = self.core.open(peer, now);
+            let raw = fd.as_raw_fd();
+            self.sockets.put(conn, fd);
+            let interest = Interest::READABLE | Interest::WRITABLE;
+            let token = Token(conn.slot());
+            if self
+                .poll
+                .registry()
+                .register(&mut SourceFd(&raw), token, interest)
+                .is_err()
+            {
+                // No memory for the poller: this peer cannot be served.
+                self.core.closed(conn, now);
+            }
+        }
+        self.scratch.arrivals = arrivals;
+    }
+
+    /// After pressure every socket with something to read is looked at again: the poller will not repeat itself.
+    fn take_relief(&mut self) {
+        let reliefs = self.shared.reliefs.load(Ordering::Acquire);
+        if reliefs == self.reliefs_seen {
+            return;
+        }
+        self.reliefs_seen = reliefs;
+        for socket in self.sockets.iter_mut() {
+            if socket.has(READABLE) && !socket.has(LISTED) {
+                socket.set(LISTED);
+                self.ready.push(socket.conn);
+            }
+        }
+    }
+
+    fn may_read(&mut self, conn: ConnId) -> bool {
+        self.core.reads(conn)
+            || self
+                .sockets
+                .find(conn)
+                .is_some_and(|socket| socket.has(SHUT))
+    }
+
+    fn list(&mut self, conn: ConnId) {
+        if let Some(socket) = self.sockets.find(conn)
+            && !socket.has(LISTED)
+        {
+            socket.set(LISTED);
+            self.ready.push(conn);
+        }
+    }
+
+    /// Reads the ready connections; those that the budget leaves over stand first in the next turn.
+    fn read_ready(&mut self, now: Now) {
+        let mut ready = std::mem::take(&mut self.ready);
+        let mut again = std::mem::take(&mut self.scratch.again);
+        let (mut taken, mut bytes) = (0, 0);
+        while taken < ready.len() && bytes < TURN_BYTES_MAX {
+            let conn = ready[taken];
+            taken += 1;
+            let Some(socket) = self.sockets.find(conn) else {
+                continue;
+            };
+            socket.clear(LISTED);
+            let fd = socket.fd();
+            bytes += self.read(conn, fd, now, &mut again);
+        }
+        ready.drain(..taken);
+        for conn in again.drain(..) {
+            if let Some(socket) = self.sockets.find(conn) {
+                socket.set(LISTED);
+                ready.push(conn);
+            }
+        }
+        self.scratch.again = again;
+        self.ready = ready;
+    }
+
+    /// Reads one connection until nothing is there, its budget is used or the hub wants no more; returns the bytes.
+    fn read(&mut self, conn: ConnId, fd: RawFd, now: Now, again: &mut Vec<ConnId>) -> usize {
+        let mut total = 0;
+        loop {
+            let is_discarded = !self.core.reads(conn);
+            if is_discarded && !self.may_read(conn) {
+                return total;
+            }
+            if total >= READ_BYTES {
+                again.push(conn);
+                return total;
+            }
+            match receive(fd, &mut self.buffer) {
+                Ok(0) => {
+                    self.unreadable(conn);
+                    self.core.closed(conn, now);
+                    return total;
+                }
+                Ok(count) => {
+                    total += count;
+                    if !is_discarded {
+                        self.bytes_in(conn, count, now);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.unreadable(conn);
+                    return total;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => {
+                    self.unreadable(conn);
+                    self.core.closed(conn, now);
+                    return total;
+                }
+            }
+        }
+    }
+
+    fn unreadable(&mut self, conn: ConnId) {
+        if let Some(socket) = self.sockets.find(conn) {
+            socket.clear(READABLE);
+        }
+    }
+
+    /// Where a panic costs one connection: what its bytes caused in the hub may be half done, so it must go.
+    fn bytes_in(&mut self, conn: ConnId, count: usize, now: Now) {
+        let Self { core, buffer, .. } = self;
+        if panics::caught(|| core.bytes_in(conn, &mut buffer[..count], now)).is_err() {
+            self.shared.stats.panics.fetch_add(1, Ordering::Relaxed);
+            // A second panic here is a broken hub, and the thread's own catch tells of it.
+            self.core.closed(conn, now);
+        }
+    }
+
+    fn flush(&mut self, now: Now) {
+        let mut wire = SendLoop {
+            sockets: &mut self.sockets,
+            gone: &mut self.scratch.gone,
+        };
+        self.core.flush(&mut wire, now);
+        self.unsettled = !self.scratch.gone.is_empty();
+        for conn in self.scratch.gone.drain(..) {
+            self.core.closed(conn, now);
+        }
+    }
+
+    fn release(&mut self) {
+        let mut releases = std::mem::take(&mut self.scratch.releases);
+        self.core.take_releases(&mut releases);
+        for release in releases.drain(..) {
+            match release {
+                Release::Shutdown(conn) => self.shut(conn),
+                // Closing the only descriptor takes it out of the poller.
+                Release::Close(conn) => {
+                    if self.sockets.close(conn) {
+                        self.arrivals.left();
+                    }
+                }
+            }
+        }
+        self.scratch.releases = releases;
+    }
+
+    fn shut(&mut self, conn: ConnId) {
+        let Some(socket) = self.sockets.find(conn) else {
+            return;
+        };
+        socket.set(SHUT);
+        let is_readable = socket.has(READABLE);
+        // Fails only for a peer that is gone, of which the poller tells.
+        // SAFETY: the descriptor is open and takes no pointer.
+        unsafe { libc::shutdown(socket.fd(), libc::SHUT_WR) };
+        if is_readable {
+            self.list(conn);
+        }
+    }
+
+    fn take_unpaused(&mut self) {
+        let mut unpaused = std::mem::take(&mut self.scratch.unpaused);
+        self.core.take_unpaused(&mut unpaused);
+        for conn in unpaused.drain(..) {
+            if self
+                .sockets
+                .find(conn)
+                .is_some_and(|socket| socket.has(READABLE))
+            {
+                self.list(conn);
+            }
+        }
+        self.scratch.unpaused = unpaused;
+    }
+}
+
+/// Bytes that were there; 0 at the end of the stream.
+fn receive(fd: RawFd, buffer: &mut [u8]) -> io::Result<usize> {
+    // SAFETY: `buffer` is writable for its length; the descriptor is the socket's, which lives through the call.
+    let count = unsafe {
+        libc::recv(
+            fd,
+            buffer.as_mut_ptr().cast(),
+            buffer.len(),
+            libc::MSG_DONTWAIT,
+        )
+    };
+    usize::try_from(count).map_err(|_| io::Error::last_os_error())
+}
