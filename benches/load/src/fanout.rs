@@ -2,7 +2,8 @@
 //! Unit: µs of the server's CPU per delivery (W1, W1b) or per message in (W2); latency from the schedule to each receiver.
 //!
 //! The first member of each channel publishes `bench` events that carry their number `s` and their time `t`; every member, the publisher
-//! too, must receive every number once and in order. Padding brings a delivered event to the size asked for, envelope included.
+//! too, must receive every number once and in order. Padding brings a delivered event to the size asked for: what a server puts around
+//! the data (`userId` and the like) is learned from the first event of each channel, so that all servers send as many bytes.
 //! Counts every delivery at every receiver; `drive` decides when the next message leaves.
 
 use crate::audit::{Audit, Faults};
@@ -24,6 +25,7 @@ pub struct FanOut {
     event_bytes: usize,
     flights: Flights,
     audits: Vec<Audit>,
+    envelopes: Vec<Option<usize>>,
     command: Vec<u8>,
     /// Deliveries since the warm-up.
     pub deliveries: u64,
@@ -43,6 +45,7 @@ impl FanOut {
     pub fn new(channels: Vec<Channel>, connections: usize, event_bytes: usize) -> Self {
         Self {
             flights: Flights::new(channels.len()),
+            envelopes: vec![None; channels.len()],
             channels,
             event_bytes,
             audits: vec![Audit::default(); connections],
@@ -77,6 +80,9 @@ impl Workload for FanOut {
         if !self.channels[channel].owns(payload) {
             return self.refusals.add(payload);
         }
+        if self.envelopes[channel].is_none() {
+            self.envelopes[channel] = envelope_bytes(payload);
+        }
         self.deliveries += 1;
         self.bytes += payload.len() as u64;
         self.latency.record(now_ns.saturating_sub(sent_ns));
@@ -86,19 +92,12 @@ impl Workload for FanOut {
     }
 
     fn send_next(&mut self, swarm: &mut Swarm, channel: usize, due_ns: u64) {
-        let Channel {
-            conversation,
-            members,
-            ..
-        } = &self.channels[channel];
+        let Channel { name, members, .. } = &self.channels[channel];
         let seq = self.flights.depart(channel, members.len() as u32, due_ns);
-        write_publish(
-            &mut self.command,
-            conversation,
-            seq,
-            due_ns,
-            self.event_bytes,
-        );
+        let data_bytes = self
+            .event_bytes
+            .saturating_sub(self.envelopes[channel].unwrap_or(0));
+        write_publish(&mut self.command, name, seq, due_ns, data_bytes);
         swarm.send(members[0], &self.command);
         self.messages += 1;
     }
@@ -133,23 +132,24 @@ fn delivery(payload: &[u8]) -> Option<(u64, u64)> {
     ))
 }
 
-/// The publish command, padded so that the event made of it has `event_bytes` bytes, or as few as it can.
-fn write_publish(out: &mut Vec<u8>, conversation: &str, seq: u64, due_ns: u64, event_bytes: usize) {
-    const TIMESTAMP: &str =
-        ",\"timestamp\":\"2026-01-01T00:00:00.000Z\",\"channel\":\"conversation:\"}";
+/// What stands around the data of a delivered event; `None` if its members are not where they are in every server here.
+fn envelope_bytes(event: &[u8]) -> Option<usize> {
+    let data = scan::after(event, b"\"data\":")?;
+    let data_bytes = scan::after(&event[data..], b"\"}")?;
+    Some(event.len() - data_bytes)
+}
+
+/// The publish command, its data padded to `data_bytes` bytes, or as short as it can be.
+fn write_publish(out: &mut Vec<u8>, channel: &str, seq: u64, due_ns: u64, data_bytes: usize) {
     out.clear();
     // Writing to a Vec cannot fail.
     let _ = write!(
         out,
-        "{{\"type\":\"publish\",\"data\":{{\"channel\":\"conversation:{conversation}\",\"event\":\"bench\",\"data\":"
+        "{{\"type\":\"publish\",\"data\":{{\"channel\":\"{channel}\",\"event\":\"bench\",\"data\":"
     );
     let start = out.len();
     let _ = write!(out, "{{\"s\":{seq},\"t\":{due_ns},\"p\":\"");
-    let around = DELIVERY_HEAD.len() - b"{\"s\":".len()
-        + TIMESTAMP.len()
-        + conversation.len()
-        + b"\"}".len();
-    let padding = event_bytes.saturating_sub(out.len() - start + around);
+    let padding = data_bytes.saturating_sub(out.len() - start + b"\"}".len());
     out.resize(out.len() + padding, b'x');
     out.extend_from_slice(b"\"}}}");
 }
@@ -175,22 +175,22 @@ mod tests {
         );
         format!(
             "{{\"type\":\"{event}\",\"data\":{{\"s\":{seq},\"t\":{time},\"p\":\"{padding}\"}},\
-             \"timestamp\":\"2026-11-05T07:08:09.123Z\",\"channel\":\"{channel}\"}}"
+             \"timestamp\":\"2026-11-05T07:08:09.123Z\",\"userId\":\"u1\",\"channel\":\"{channel}\"}}"
         )
         .into_bytes()
     }
 
     #[test]
-    fn delivered_event_has_exactly_the_size_asked_for_if_the_members_leave_room() {
+    fn events_have_exactly_the_size_asked_for_once_the_envelope_is_known() {
         let mut command = Vec::new();
-        for (seq, due_ns, asked, bytes) in [
-            (0, 0, 131, 131),
-            (99_999, 12_345_678_901, 131, 131),
-            (7, 7, 730, 730),
-        ] {
-            write_publish(&mut command, "w-0", seq, due_ns, asked);
+        write_publish(&mut command, "bench:0", 0, 0, 0);
+        let first = delivered(&command);
+        assert_eq!(delivery(&first), Some((0, 0)));
+        let envelope = envelope_bytes(&first).expect("the members are in their places");
+        for (seq, due_ns, asked) in [(1, 1, 131), (99_999, 12_345_678_901, 131), (7, 7, 730)] {
+            write_publish(&mut command, "bench:0", seq, due_ns, asked - envelope);
             let event = delivered(&command);
-            assert_eq!(event.len(), bytes, "{}", String::from_utf8_lossy(&event));
+            assert_eq!(event.len(), asked, "{}", String::from_utf8_lossy(&event));
             assert_eq!(delivery(&event), Some((seq, due_ns)));
         }
     }
@@ -210,10 +210,10 @@ mod tests {
 
     #[test]
     fn delivery_of_another_channel_and_an_undelivered_message_are_faults() {
-        let mut fan_out = FanOut::new(Channel::all("w-", 2, 4), 4, 131);
+        let mut fan_out = FanOut::new(Channel::all("bench:", 2, 4), 4, 131);
         let mut command = Vec::new();
         fan_out.flights.depart(0, 2, 0);
-        write_publish(&mut command, "w-0", 0, 0, 131);
+        write_publish(&mut command, "bench:0", 0, 0, 131);
         let event = delivered(&command);
         fan_out.text(0, &event, 5);
         fan_out.text(1, &event, 5);

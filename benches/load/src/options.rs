@@ -19,7 +19,7 @@ usage: realtime-load --url ws://HOST:PORT/PATH --workload w1|w1b|w2|send|idle|ch
   --pid PID                        process of the server, for CPU and memory; may be repeated
   --cycles N                       churn: default 10
   --window N --timeout S           handshakes under way at a time (64); limit for opening and for lost messages (30)
-  --prefix P                       channels are conversation:P0, P1, ...; default w-
+  --prefix P                       channels are P0, P1, ...; default conversation:w-
   --record FILE                    send: append conversationId,number,clientMessageId of each acknowledged message
 exit: 0 well, 1 something lost, doubled, out of order or refused, 2 wrong call or no start, 3 the server went away
 ";
@@ -72,7 +72,7 @@ pub struct Options {
     pub window: usize,
     /// Limit for opening, and for silence with messages under way.
     pub timeout: Duration,
-    /// Beginning of conversation ids.
+    /// How the channels' names begin.
     pub prefix: String,
     /// Where acknowledged messages are recorded.
     pub record: Option<String>,
@@ -150,7 +150,9 @@ pub fn parse(arguments: impl Iterator<Item = String>) -> Result<Options, String>
         cycles: pairs.number("--cycles", 10)?,
         window: pairs.number("--window", 64)?,
         timeout: pairs.seconds("--timeout", 30.0)?,
-        prefix: pairs.take("--prefix").unwrap_or_else(|| "w-".to_owned()),
+        prefix: pairs
+            .take("--prefix")
+            .unwrap_or_else(|| "conversation:w-".to_owned()),
         record: pairs.take("--record"),
         workload,
     };
@@ -188,6 +190,12 @@ fn check(options: &Options) -> Result<(), String> {
     if channels > connections || (subscribes && channels == 0) {
         return Err(format!(
             "--channels {channels}: must be 1 to --connections {connections}, a publisher for each"
+        ));
+    }
+    if options.kind == Kind::Send && !options.prefix.starts_with("conversation:") {
+        return Err(format!(
+            "--prefix {}: messages are stored in conversations; it must begin with conversation:",
+            options.prefix
         ));
     }
     if window == 0 || options.pace == Pace::Closed(0) {
@@ -282,6 +290,10 @@ mod tests {
             (
                 "--workload w1 --url ws://127.0.0.1:9/ws --closed 0",
                 "--closed",
+            ),
+            (
+                "--workload send --url ws://127.0.0.1:9/ws --prefix bench:",
+                "--prefix",
             ),
             ("--workload w1 --url", "--url"),
         ] {

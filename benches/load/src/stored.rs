@@ -128,7 +128,7 @@ impl Stored {
                 refusals.add(
                     format!(
                         "members of {} were confirmed at different positions",
-                        channel.name()
+                        channel.name
                     )
                     .as_bytes(),
                 );
@@ -245,7 +245,7 @@ impl Stored {
             self.ack_latency.record(now_ns.saturating_sub(due_ns));
         }
         if let Some(record) = &mut self.record {
-            let conversation = &self.channels[channel].conversation;
+            let conversation = self.channels[channel].conversation();
             // An error stays in the writer and comes out of the flush after this turn.
             let _ = writeln!(
                 record,
@@ -266,11 +266,7 @@ impl Workload for Stored {
     }
 
     fn send_next(&mut self, swarm: &mut Swarm, channel: usize, due_ns: u64) {
-        let Channel {
-            conversation,
-            members,
-            ..
-        } = &self.channels[channel];
+        let members = &self.channels[channel].members;
         let seq = self
             .flights
             .depart(channel, members.len() as u32 + 1, due_ns);
@@ -279,8 +275,9 @@ impl Workload for Stored {
         // Writing to a Vec cannot fail.
         let _ = write!(
             self.command,
-            "{{\"type\":\"send_message\",\"data\":{{\"conversationId\":\"{conversation}\",\"content\":\"{}\",\
+            "{{\"type\":\"send_message\",\"data\":{{\"conversationId\":\"{}\",\"content\":\"{}\",\
              \"clientMessageId\":\"{}-{channel}-{seq}\"}},\"id\":{}}}",
+            self.channels[channel].conversation(),
             self.content,
             self.run,
             seq + 1,
@@ -310,7 +307,7 @@ mod tests {
 
     fn world() -> Stored {
         let mut stored = Stored::new(
-            Channel::all("w-", 1, 2),
+            Channel::all("conversation:w-", 1, 2),
             4,
             "r1".to_owned(),
             &[10, 10],

@@ -11,8 +11,8 @@ use std::time::Duration;
 /// A channel and its members.
 #[derive(Clone, Debug)]
 pub struct Channel {
-    /// The conversation's id, for example `w-3`.
-    pub conversation: String,
+    /// Its name on the wire, for example `conversation:w-3`.
+    pub name: String,
     /// Connections that are subscribed.
     pub members: Vec<usize>,
     /// How an event of this channel ends when `channel` is its last member: the cheap check.
@@ -25,26 +25,26 @@ impl Channel {
     pub fn all(prefix: &str, count: usize, connections: usize) -> Vec<Self> {
         (0..count)
             .map(|index| Self {
-                conversation: format!("{prefix}{index}"),
+                name: format!("{prefix}{index}"),
                 members: (index..connections).step_by(count).collect(),
-                suffix: format!("\"channel\":\"conversation:{prefix}{index}\"}}").into_bytes(),
+                suffix: format!("\"channel\":\"{prefix}{index}\"}}").into_bytes(),
             })
             .collect()
     }
 
-    /// The channel's name on the wire.
+    /// The conversation of a channel `conversation:…`; the whole name of any other.
     #[must_use]
-    pub fn name(&self) -> String {
-        format!("conversation:{}", self.conversation)
+    pub fn conversation(&self) -> &str {
+        self.name
+            .strip_prefix("conversation:")
+            .unwrap_or(&self.name)
     }
 
     /// Whether `event` says that it belongs to this channel.
     #[must_use]
     pub fn owns(&self, event: &[u8]) -> bool {
         event.ends_with(&self.suffix)
-            || scan::member_text(event, b"\"channel\":\"")
-                .and_then(|name| name.strip_prefix(b"conversation:"))
-                .is_some_and(|conversation| conversation == self.conversation.as_bytes())
+            || scan::member_text(event, b"\"channel\":\"") == Some(self.name.as_bytes())
     }
 }
 
@@ -64,7 +64,7 @@ pub fn subscribe_all(
     for channel in channels {
         let command = format!(
             "{{\"type\":\"subscribe\",\"data\":{{\"channel\":\"{}\"}},\"id\":1}}",
-            channel.name()
+            channel.name
         );
         for member in &channel.members {
             swarm.send(*member, command.as_bytes());
@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn every_connection_is_a_member_of_exactly_one_channel() {
-        let channels = Channel::all("w-", 3, 8);
+        let channels = Channel::all("conversation:w-", 3, 8);
         let mut members: Vec<usize> = channels
             .iter()
             .flat_map(|channel| channel.members.clone())
@@ -121,7 +121,7 @@ mod tests {
 
     #[test]
     fn event_belongs_to_its_channel_wherever_the_member_stands() {
-        let channel = &Channel::all("w-", 2, 2)[1];
+        let channel = &Channel::all("conversation:w-", 2, 2)[1];
         assert!(channel.owns(br#"{"type":"bench","channel":"conversation:w-1"}"#));
         assert!(channel.owns(br#"{"channel":"conversation:w-1","type":"bench"}"#));
         assert!(!channel.owns(br#"{"type":"bench","channel":"conversation:w-11"}"#));

@@ -38,8 +38,10 @@ const commands = {
     ws.unsubscribe(channel);
     ws.send(JSON.stringify({ type: "unsubscription_confirmed", data: { channel }, timestamp: now(), channel, id }));
   },
-  publish(_ws, { channel, event, data }) {
-    server.publish(channel, JSON.stringify({ type: event, data, timestamp: now(), channel }));
+  publish(ws, { channel, event, data }) {
+    const conversationId = channel.startsWith("conversation:") ? channel.slice("conversation:".length) : undefined;
+    const { userId } = ws.data;
+    server.publish(channel, JSON.stringify({ type: event, data, timestamp: now(), conversationId, userId, channel }));
   },
   ping(ws, _data, id) {
     ws.send(JSON.stringify({ type: "pong", data: { timestamp: now() }, timestamp: now(), id }));
