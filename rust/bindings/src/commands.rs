@@ -1,0 +1,320 @@
+//! Commands on their way down: buffered in the order of the calls, handed over by `submit`.
+//!
+//! Buffering takes a lock that is never held over anything but a push, so it needs no detaching. A second lock keeps
+//! batches of several threads in order on their way into the hub. Before the engine has started `submit` leaves the
+//! buffer as it is, so that what is queued early is not lost.
+
+use crate::error;
+use crate::events;
+use pyo3::exceptions::{PyTypeError, PyUnicodeDecodeError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyList, PyString};
+use realtime_hub::{Command, ConnId, Publish, Reply};
+use realtime_reactor::Handle;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// What Python tells the engine.
+#[pyclass(subclass, frozen, module = "realtime._engine")]
+pub(crate) struct Commands {
+    handle: Arc<Handle>,
+    buffer: Mutex<Buffer>,
+    submitting: Mutex<()>,
+}
+
+#[derive(Default)]
+struct Buffer {
+    commands: Vec<Command>,
+    /// Tickets given before the buffer was last handed over.
+    tickets_before: u64,
+    /// Where in `commands` the ticket `tickets_before + i` stands.
+    ticketed: Vec<usize>,
+}
+
+impl Buffer {
+    fn next_ticket(&mut self) -> u64 {
+        self.ticketed.push(self.commands.len());
+        self.tickets_before + self.ticketed.len() as u64 - 1
+    }
+
+    /// The publish behind a ticket while it is still here.
+    fn publish(&mut self, ticket: u64) -> Option<&mut Publish> {
+        let index = usize::try_from(ticket.checked_sub(self.tickets_before)?).ok()?;
+        match self.commands.get_mut(*self.ticketed.get(index)?) {
+            Some(Command::Publish(publish)) => Some(publish),
+            _ => None,
+        }
+    }
+
+    fn take(&mut self) -> Vec<Command> {
+        self.tickets_before += self.ticketed.len() as u64;
+        self.ticketed.clear();
+        std::mem::take(&mut self.commands)
+    }
+}
+
+impl Commands {
+    pub(crate) fn new(handle: Arc<Handle>) -> Self {
+        Self {
+            handle,
+            buffer: Mutex::default(),
+            submitting: Mutex::default(),
+        }
+    }
+
+    fn push(&self, command: Command) {
+        self.buffer().commands.push(command);
+    }
+
+    fn buffer(&self) -> MutexGuard<'_, Buffer> {
+        // Every change under the lock is whole.
+        self.buffer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[pymethods]
+impl Commands {
+    #[pyo3(signature = (conn, user, grants=None, expires_at_ms=None))]
+    fn accept(&self, conn: u64, user: &str, grants: Option<&[u8]>, expires_at_ms: Option<u64>) {
+        let (conn, grants) = (ConnId::from_u64(conn), grants.map(Into::into));
+        self.push(Command::Accept {
+            conn,
+            user: user.into(),
+            grants,
+            expires_at_ms,
+        });
+    }
+
+    fn reject(&self, conn: u64, status: u16, body: &str) {
+        self.push(Command::Reject {
+            conn: ConnId::from_u64(conn),
+            status,
+            body: body.into(),
+        });
+    }
+
+    #[pyo3(signature = (conn, payload, done=0))]
+    fn send_text(&self, conn: u64, payload: &Bound<'_, PyAny>, done: u16) -> PyResult<()> {
+        let payload = text(payload)?.into();
+        self.push(Command::Send {
+            conn: ConnId::from_u64(conn),
+            text: true,
+            payload,
+            done,
+        });
+        Ok(())
+    }
+
+    #[pyo3(signature = (conn, payload, done=0))]
+    fn send_binary(&self, conn: u64, payload: &[u8], done: u16) {
+        let payload = payload.into();
+        self.push(Command::Send {
+            conn: ConnId::from_u64(conn),
+            text: false,
+            payload,
+            done,
+        });
+    }
+
+    fn send_many(&self, conns: Vec<u64>, payload: &Bound<'_, PyBytes>) -> PyResult<()> {
+        let payload = text(payload)?.into();
+        let conns = conns.into_iter().map(ConnId::from_u64).collect();
+        self.push(Command::SendMany { conns, payload });
+        Ok(())
+    }
+
+    fn send_all(&self, payload: &Bound<'_, PyBytes>) -> PyResult<()> {
+        let payload = text(payload)?.into();
+        self.push(Command::SendAll { payload });
+        Ok(())
+    }
+
+    #[pyo3(signature = (conn, code, reason=""))]
+    fn close(&self, conn: u64, code: u16, reason: &str) {
+        self.push(Command::Close {
+            conn: ConnId::from_u64(conn),
+            code,
+            reason: reason.into(),
+        });
+    }
+
+    fn grant(&self, conn: u64, channel: &str, rights: Vec<String>, raw: &[u8]) {
+        let rights = rights.into_iter().map(Into::into).collect();
+        let (conn, raw) = (ConnId::from_u64(conn), raw.into());
+        self.push(Command::Grant {
+            conn,
+            channel: channel.into(),
+            rights,
+            raw,
+        });
+    }
+
+    fn resume(&self, conn: u64, raw: &[u8]) {
+        self.push(Command::Resume {
+            conn: ConnId::from_u64(conn),
+            raw: raw.into(),
+        });
+    }
+
+    fn subscribe(&self, conn: u64, channel: &str) {
+        self.push(Command::Subscribe {
+            conn: ConnId::from_u64(conn),
+            channel: channel.into(),
+        });
+    }
+
+    fn unsubscribe(&self, conn: u64, channel: &str, code: &str, retryable: bool) {
+        let (conn, code) = (ConnId::from_u64(conn), code.into());
+        self.push(Command::Unsubscribe {
+            conn,
+            channel: channel.into(),
+            code,
+            retryable,
+        });
+    }
+
+    #[pyo3(signature = (channel, event, data, user=None, key=None, dedupe=None, number=false, notify=false))]
+    #[allow(clippy::too_many_arguments, reason = "they are Python's keywords")]
+    fn publish(
+        &self,
+        channel: &str,
+        event: &str,
+        data: &[u8],
+        user: Option<&str>,
+        key: Option<&str>,
+        dedupe: Option<&str>,
+        number: bool,
+        notify: bool,
+    ) -> u64 {
+        let mut buffer = self.buffer();
+        let ticket = buffer.next_ticket();
+        buffer.commands.push(Command::Publish(Publish {
+            ticket,
+            channel: channel.into(),
+            event: event.into(),
+            data: data.into(),
+            user: user.map(Into::into),
+            key: key.map(Into::into),
+            dedupe: dedupe.map(Into::into),
+            number,
+            notify,
+            reply: None,
+        }));
+        ticket
+    }
+
+    fn reply_with(&self, ticket: u64, conn: u64, id: Option<&[u8]>) -> bool {
+        let mut buffer = self.buffer();
+        let Some(publish) = buffer.publish(ticket) else {
+            return false;
+        };
+        publish.notify = false;
+        publish.reply = Some(Reply {
+            conn: ConnId::from_u64(conn),
+            id: id.map(Into::into),
+            failure: None,
+            credits: 1,
+        });
+        true
+    }
+
+    fn want(&self, ticket: u64) -> bool {
+        let mut buffer = self.buffer();
+        let publish = buffer.publish(ticket);
+        publish.map(|publish| publish.notify = true).is_some()
+    }
+
+    fn publish_union(&self, channels: Vec<String>, payload: &Bound<'_, PyBytes>) -> PyResult<()> {
+        let payload = text(payload)?.into();
+        let channels = channels.into_iter().map(Into::into).collect();
+        self.push(Command::PublishUnion { channels, payload });
+        Ok(())
+    }
+
+    fn history(&self, channel: &str, after: Option<u64>, limit: usize) -> u64 {
+        let mut buffer = self.buffer();
+        let ticket = buffer.next_ticket();
+        buffer.commands.push(Command::History {
+            ticket,
+            channel: channel.into(),
+            after,
+            limit,
+        });
+        ticket
+    }
+
+    #[pyo3(signature = (conn, n=1))]
+    fn done(&self, conn: u64, n: u16) {
+        self.push(Command::Done {
+            conn: ConnId::from_u64(conn),
+            count: n,
+        });
+    }
+
+    fn submit(&self, py: Python<'_>) -> PyResult<()> {
+        error::detached(py, || {
+            let _in_order = self
+                .submitting
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            if !self.handle.is_started() {
+                return;
+            }
+            let commands = self.buffer().take();
+            if !commands.is_empty() {
+                self.handle.submit(commands);
+            }
+        })
+    }
+
+    fn drain<'py>(&self, py: Python<'py>, most: usize) -> PyResult<Bound<'py, PyList>> {
+        let taken = error::caught(py, || self.handle.drain(most))?;
+        events::to_list(py, taken)
+    }
+
+    fn fileno(&self) -> i32 {
+        self.handle.fileno()
+    }
+
+    fn session_id(&self, conn: u64) -> String {
+        self.handle.session_id(ConnId::from_u64(conn))
+    }
+
+    fn conn_of(&self, session_id: &str) -> Option<u64> {
+        self.handle.conn_of(session_id).map(ConnId::as_u64)
+    }
+
+    fn members(&self, channel: &str) -> usize {
+        self.handle.members(channel)
+    }
+
+    fn backlog(&self, conn: u64) -> usize {
+        self.handle.backlog(ConnId::from_u64(conn))
+    }
+
+    fn overloaded(&self) -> bool {
+        self.handle.overloaded()
+    }
+
+    fn stats<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, self.handle.stats_json().as_bytes())
+    }
+}
+
+/// The bytes of a text message: a `str`, or `bytes` that are UTF-8. What is not would end every receiver with 1007.
+pub(crate) fn text<'a>(payload: &'a Bound<'_, PyAny>) -> PyResult<&'a [u8]> {
+    if let Ok(text) = payload.cast::<PyString>() {
+        return Ok(text.to_str()?.as_bytes());
+    }
+    let bytes = payload
+        .cast::<PyBytes>()
+        .map_err(|_| PyTypeError::new_err("payload must be str or bytes"))?
+        .as_bytes();
+    match std::str::from_utf8(bytes) {
+        Ok(_) => Ok(bytes),
+        Err(error) => Err(PyUnicodeDecodeError::new_err_from_utf8(
+            payload.py(),
+            bytes,
+            error,
+        )),
+    }
+}

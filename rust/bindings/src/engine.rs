@@ -1,0 +1,62 @@
+//! `Engine`: the engine over real sockets.
+
+use crate::commands::Commands;
+use crate::error;
+use pyo3::prelude::*;
+use realtime_reactor::Engine as Reactor;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Listener, shard threads and the log thread.
+#[pyclass(extends = Commands, frozen, module = "realtime._engine")]
+pub(crate) struct Engine {
+    reactor: Reactor,
+}
+
+#[pymethods]
+impl Engine {
+    #[new]
+    fn new(py: Python<'_>, options: &[u8]) -> PyResult<PyClassInitializer<Self>> {
+        let reactor = error::caught(py, || Reactor::new(options))?;
+        let reactor = reactor.map_err(|failed| error::start_error(py, &failed))?;
+        let commands = Commands::new(Arc::clone(reactor.handle()));
+        Ok(PyClassInitializer::from(commands).add_subclass(Self { reactor }))
+    }
+
+    fn start(&self, py: Python<'_>) -> PyResult<()> {
+        error::detached(py, || self.reactor.start())?
+            .map_err(|failed| error::start_error(py, &failed))
+    }
+
+    #[getter]
+    fn port(&self) -> u16 {
+        self.reactor.port()
+    }
+
+    #[getter]
+    fn epoch(&self) -> &str {
+        self.reactor.epoch()
+    }
+
+    fn stop_accepting(&self, py: Python<'_>) -> PyResult<()> {
+        error::detached(py, || self.reactor.stop_accepting())
+    }
+
+    fn stop_reading(&self, py: Python<'_>) -> PyResult<()> {
+        error::detached(py, || self.reactor.stop_reading())
+    }
+
+    fn flush_log(&self, py: Python<'_>, timeout_ms: u64) -> PyResult<bool> {
+        error::detached(py, || {
+            self.reactor.flush_log(Duration::from_millis(timeout_ms))
+        })
+    }
+
+    fn close_all(&self, py: Python<'_>, code: u16, reason: &str) -> PyResult<()> {
+        error::detached(py, || self.reactor.close_all(code, reason))
+    }
+
+    fn stop(&self, py: Python<'_>, timeout_ms: u64) -> PyResult<()> {
+        error::detached(py, || self.reactor.stop(Duration::from_millis(timeout_ms)))
+    }
+}
