@@ -6,33 +6,29 @@ use serde_json::Value;
 use server::Fault;
 use std::process::{Command, Output};
 
-/// Run the program for a third of a second against a server with `fault`, three members in one channel, 100 messages a second.
-fn run(workload: &str, fault: Fault, more: &[&str]) -> Output {
+/// Run the program against a server with `fault`.
+fn load(fault: Fault, arguments: &[&str]) -> Output {
     let url = format!("ws://{}/ws", server::start(fault));
     Command::new(env!("CARGO_BIN_EXE_realtime-load"))
-        .args([
-            "--workload",
-            workload,
-            "--url",
-            &url,
-            "--connections",
-            "3",
-            "--channels",
-            "1",
-        ])
-        .args([
-            "--rate",
-            "100",
-            "--warmup",
-            "0",
-            "--seconds",
-            "0.3",
-            "--timeout",
-            "1",
-        ])
-        .args(more)
+        .args(["--url", &url, "--warmup", "0", "--timeout", "2"])
+        .args(arguments)
         .output()
         .expect("the program starts")
+}
+
+/// For a third of a second, three members in one channel and 100 messages a second.
+fn run(workload: &str, fault: Fault, more: &[&str]) -> Output {
+    let mut arguments = vec![
+        "--workload",
+        workload,
+        "--connections",
+        "3",
+        "--channels",
+        "1",
+    ];
+    arguments.extend(["--rate", "100", "--seconds", "0.3"]);
+    arguments.extend(more);
+    load(fault, &arguments)
 }
 
 fn wrong(output: &Output) -> (Option<i32>, String) {
@@ -57,6 +53,51 @@ fn server_that_keeps_its_promises_passes() {
         assert!(
             json["latency_us"]["p99"].as_f64().expect("a time") > 0.0,
             "{workload}"
+        );
+    }
+}
+
+#[test]
+fn events_that_no_single_read_or_write_holds_are_put_together() {
+    let three = [
+        "--workload",
+        "w1b",
+        "--connections",
+        "3",
+        "--payload",
+        "60000",
+    ];
+    let output = load(Fault::None, &[&three[..], &["--seconds", "0.3"]].concat());
+    assert_eq!(wrong(&output), (Some(0), "[]".to_owned()));
+    let json: Value = serde_json::from_slice(&output.stdout).expect("checked above");
+    // The first 16 leave before anybody knows what the server puts around the data.
+    assert!(json["event_bytes"].as_f64().expect("a size") > 59_000.0);
+}
+
+#[test]
+fn idle_connections_are_held_and_churned_ones_closed_cleanly() {
+    for (workload, figure) in [
+        ("idle", "/connect/rss_bytes_per_connection"),
+        ("churn", "/cycles/1/rss_closed_bytes"),
+    ] {
+        let pid = std::process::id().to_string();
+        let twenty = [
+            "--workload",
+            workload,
+            "--connections",
+            "20",
+            "--cycles",
+            "2",
+        ];
+        let output = load(
+            Fault::None,
+            &[&twenty[..], &["--seconds", "0.1", "--pid", &pid]].concat(),
+        );
+        assert_eq!(wrong(&output), (Some(0), "[]".to_owned()), "{workload}");
+        let json: Value = serde_json::from_slice(&output.stdout).expect("checked above");
+        assert!(
+            json.pointer(figure).is_some_and(Value::is_number),
+            "{workload}: {json}"
         );
     }
 }
