@@ -4,6 +4,9 @@
  */
 
 const GROUP_MS = 5 * 60_000;
+const SHOWN_MAX = 500;
+
+let sizes = null;
 
 const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
 const full = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
@@ -33,10 +36,23 @@ function avatar(name) {
   return made;
 }
 
-function row(message, before, user) {
+function person(name, own) {
+  const item = element("li", "person");
+  item.dataset.user = name;
+  item.append(avatar(name), element("span", "who", name));
+  if (own) {
+    item.append(element("span", "you", "you"));
+  }
+  return item;
+}
+
+function opensGroup(message, before) {
+  return before?.userId !== message.userId || new Date(message.createdAt) - new Date(before.createdAt) > GROUP_MS;
+}
+
+function row(message, first, user) {
   const own = message.userId === user;
   const at = new Date(message.createdAt);
-  const first = before?.userId !== message.userId || at - new Date(before.createdAt) > GROUP_MS;
   const item = element("li", `message${own ? " own" : ""}${first ? " first" : ""}`);
   if (message.state) {
     item.classList.add(message.state);
@@ -59,6 +75,29 @@ function row(message, before, user) {
   return item;
 }
 
+/** Make the children of `list` those of `wanted` ([key, make] each), touching no others: a screen reader reads changes. */
+function reconcile(list, wanted) {
+  const keys = new Set(wanted.map(([key]) => key));
+  const kept = new Map();
+  for (const child of [...list.children]) {
+    if (keys.has(child.dataset.key)) {
+      kept.set(child.dataset.key, child);
+    } else {
+      child.remove();
+    }
+  }
+  let next = list.firstElementChild;
+  for (const [key, make] of wanted) {
+    const item = kept.get(key) ?? make();
+    item.dataset.key = key;
+    if (item === next) {
+      next = next.nextElementSibling;
+    } else {
+      list.insertBefore(item, next);
+    }
+  }
+}
+
 function typists(names) {
   if (names.length === 0) {
     return "";
@@ -76,14 +115,32 @@ export function show(conversation) {
   const people = document.getElementById("people");
   const notice = document.getElementById("notice");
   let asked = false;
+  // Whether the reader is at the end and wants to stay there, also when the list itself becomes smaller.
+  let following = true;
+  messages.onscroll = () => {
+    following = messages.scrollHeight - messages.scrollTop - messages.clientHeight < 80;
+  };
+  sizes?.disconnect();
+  sizes = new ResizeObserver(() => {
+    if (following) {
+      messages.scrollTop = messages.scrollHeight;
+    }
+  });
+  sizes.observe(messages);
 
   const draw = () => {
     asked = false;
-    const atEnd = messages.scrollHeight - messages.scrollTop - messages.clientHeight < 80;
-    const all = conversation.messages;
-    messages.replaceChildren(...all.map((message, index) => row(message, all[index - 1], conversation.user)));
+    const all = conversation.messages.slice(-SHOWN_MAX);
+    reconcile(
+      messages,
+      all.map((message, index) => {
+        const first = opensGroup(message, all[index - 1]);
+        const key = `${message.offset ?? message.clientMessageId} ${message.state ?? "said"} ${first}`;
+        return [key, () => row(message, first, conversation.user)];
+      }),
+    );
     document.getElementById("empty").hidden = all.length > 0;
-    if (atEnd || all.at(-1)?.state === "pending") {
+    if (following || all.at(-1)?.state === "pending") {
       messages.scrollTop = messages.scrollHeight;
     }
   };
@@ -100,16 +157,9 @@ export function show(conversation) {
   };
   const drawPeople = () => {
     const names = [...conversation.people].sort((a, b) => a.localeCompare(b));
-    people.replaceChildren(
-      ...names.map((name) => {
-        const item = element("li", "person");
-        item.dataset.user = name;
-        item.append(avatar(name), element("span", "who", name));
-        if (name === conversation.user) {
-          item.append(element("span", "you", "you"));
-        }
-        return item;
-      }),
+    reconcile(
+      people,
+      names.map((name) => [`${name} ${name === conversation.user}`, () => person(name, name === conversation.user)]),
     );
     document.getElementById("people-count").textContent = names.length;
   };
@@ -125,6 +175,7 @@ export function show(conversation) {
   document.getElementById("title").textContent = conversation.id;
   document.getElementById("me").textContent = conversation.user;
   notice.hidden = true;
+  messages.replaceChildren();
   draw();
   drawTyping();
   drawPeople();
