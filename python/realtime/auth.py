@@ -176,6 +176,7 @@ def mint_token(
     audience: str | None = None,
     user_claim: str = "sub",
     algorithm: str = "HS256",
+    now_s: float | None = None,
 ) -> str:
     """Return a token that says its bearer is `user` for `ttl_s` seconds.
 
@@ -187,12 +188,13 @@ def mint_token(
         audience: the `aud` claim.
         user_claim: the claim that names the user.
         algorithm: the one of the rule.
+        now_s: the time of issue, in seconds since 1970; None reads the clock.
 
     Raises:
         ValueError: on a pattern or a right that does not exist.
     """
-    now_s = int(time.time())
-    claims: dict[str, Any] = {user_claim: user, "iat": now_s, "exp": now_s + max(1, round(ttl_s))}
+    issued_s = int(time.time() if now_s is None else now_s)
+    claims: dict[str, Any] = {user_claim: user, "iat": issued_s, "exp": issued_s + max(1, round(ttl_s))}
     if channels is not None:
         by_pattern = channels if isinstance(channels, Mapping) else dict.fromkeys(channels, RIGHTS)
         claims["channels"] = checked_grants(by_pattern)

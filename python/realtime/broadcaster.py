@@ -16,17 +16,19 @@ import logging
 import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from msgspec import Raw, Struct
 
-from realtime._engine import Commands
 from realtime.auth import Pattern, is_channel
 from realtime.clock import Clock
-from realtime.connections import Connections, Session
 from realtime.errors import PublishFailed
 from realtime.messages import Event, PresenceData, encode
+
+if TYPE_CHECKING:
+    from realtime._engine import Commands
+    from realtime.connections import Connections, Session
 
 log = logging.getLogger("realtime")
 
@@ -156,8 +158,8 @@ class Broadcaster:
 
     def __init__(
         self,
-        commands: Commands,
-        connections: Connections,
+        commands: "Commands",
+        connections: "Connections",
         policies: Sequence[Policy],
         clock: Clock,
         publication_bytes_max: int,
@@ -312,7 +314,7 @@ class Broadcaster:
             self._connections.send_many(sessions, self._frame(type, data, None))
         return len(sessions)
 
-    def to_session(self, session: Session, type: str, data: object) -> None:
+    def to_session(self, session: "Session", type: str, data: object) -> None:
         """Send an event to one session. Volatile."""
         self._connections.send(session, self._frame(type, data, None))
 

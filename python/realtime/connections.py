@@ -11,11 +11,14 @@ handlers, on any thread; entries are added and removed on the loop's thread alon
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from realtime._engine import Commands
 from realtime.messages import encode
+
+if TYPE_CHECKING:
+    from realtime._engine import Commands
 
 
 class Session(Struct, gc=False, eq=False):
@@ -63,7 +66,7 @@ class Session(Struct, gc=False, eq=False):
 class Connections(Collection[Session]):
     """Every open connection of this process."""
 
-    def __init__(self, commands: Commands, raw_endpoints: frozenset[int], wake: Callable[[], None]) -> None:
+    def __init__(self, commands: "Commands", raw_endpoints: frozenset[int], wake: Callable[[], None]) -> None:
         self._raw_endpoints = raw_endpoints
         self._by_conn: dict[int, Session] = {}
         # One session stands for itself: most users have one, and a list for each would cost more than the session.
