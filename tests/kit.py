@@ -285,7 +285,7 @@ class Client:
                     self._arrived.set()
         self._arrived.set()
 
-    async def send(self, type: str, data: object = None, *, id: object = None) -> None:  # noqa: A002 - the wire's names
+    async def send(self, type: str, data: object = None, *, id: object = None) -> None:
         """Send one command; `data` and `id` are left out where they are None. With an id, `answer` gives its answer."""
         if id is not None:
             self._answers[id] = asyncio.get_running_loop().create_future()
@@ -293,13 +293,13 @@ class Client:
         frame = {"type": type, "data": data, "id": id}
         await self.socket.send(json.dumps({name: value for name, value in frame.items() if value is not None}))
 
-    async def ask(self, type: str, data: object = None, *, id: object = None) -> Frame:  # noqa: A002
+    async def ask(self, type: str, data: object = None, *, id: object = None) -> Frame:
         """Send a command with an id and return its one answer."""
-        id = next(_ids) if id is None else id  # noqa: A001 - the wire's name
+        id = next(_ids) if id is None else id
         await self.send(type, data, id=id)
         return await self.answer(id)
 
-    async def answer(self, id: object) -> Frame:  # noqa: A002
+    async def answer(self, id: object) -> Frame:
         """Return the answer to the command that was sent with `id`."""
         answer = self._answers.pop(("kept", id))
         try:
@@ -328,7 +328,7 @@ class Client:
             await self._next(PATIENCE_S)
         return self.inbox.pop(0)
 
-    async def expect(self, type: str, *, timeout_s: float = PATIENCE_S, **data: object) -> Frame:  # noqa: A002
+    async def expect(self, type: str, *, timeout_s: float = PATIENCE_S, **data: object) -> Frame:
         """Return the first frame of `type` whose data has these members; others that come before it are kept."""
         deadline = time.monotonic() + timeout_s
         looked_at = 0
@@ -342,7 +342,7 @@ class Client:
             except TimeoutError:
                 raise AssertionError(f"no {type} with {data} within {timeout_s} s; {self._kept()}") from None
 
-    async def refute(self, type: str, *, within_s: float = QUIET_S, **data: object) -> None:  # noqa: A002
+    async def refute(self, type: str, *, within_s: float = QUIET_S, **data: object) -> None:
         """Assert that no such frame is kept or comes within `within_s`."""
         await asyncio.sleep(within_s)
         found = [frame for frame in self.inbox if _matches(frame, type, data)]
@@ -377,7 +377,7 @@ class Client:
 _ids = itertools.count(1_000_000)
 
 
-def _matches(frame: Frame, type: str, data: Mapping[str, object]) -> bool:  # noqa: A002
+def _matches(frame: Frame, type: str, data: Mapping[str, object]) -> bool:
     inner = frame.get("data")
     if frame.get("type") != type:
         return False
@@ -456,7 +456,7 @@ class RawSocket:
         """Send one masked text frame."""
         await self.send(client_frame(0x81, payload.encode() if isinstance(payload, str) else payload))
 
-    async def until(self, type: str) -> Frame:  # noqa: A002 - the wire's name
+    async def until(self, type: str) -> Frame:
         """Read text frames up to one of `type` and return it."""
         while True:
             _, payload = await self.frame()

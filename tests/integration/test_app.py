@@ -189,7 +189,10 @@ async def test_example_apps_of_the_repository_serve(serve: Callable[..., Server]
         async with serve(app=str(path)) as server:
             assert server.is_running()
             assert await server.stop() == 0, server.output
-    async with serve(app=f"{examples / 'echo.py'}:app") as server:
-        async with connect(f"ws://127.0.0.1:{server.port}/echo", proxy=None) as socket:
-            await socket.send("hello")
-            assert await asyncio.wait_for(socket.recv(), 10) == "hello"
+
+
+async def test_echo_example_echoes(serve: Callable[..., Server]) -> None:
+    server = serve(app=f"{APPS.parent.parent.parent / 'examples' / 'echo.py'}:app")
+    async with server, connect(f"ws://127.0.0.1:{server.port}/echo", proxy=None) as socket:
+        await socket.send("hello")
+        assert await asyncio.wait_for(socket.recv(), 10) == "hello"
