@@ -43,10 +43,7 @@ impl Audit {
     /// Expect `first` and everything after it.
     #[must_use]
     pub fn starting_at(first: u64) -> Self {
-        Self {
-            next: first,
-            ..Self::default()
-        }
+        Self { next: first, ..Self::default() }
     }
 
     /// Account for one delivery; true if the number was new.
@@ -60,20 +57,12 @@ impl Audit {
             self.next = number + 1;
             return true;
         }
-        let Some(index) = self
-            .holes
-            .iter()
-            .position(|hole| (hole.0..hole.1).contains(&number))
-        else {
+        let Some(index) = self.holes.iter().position(|hole| (hole.0..hole.1).contains(&number)) else {
             self.doubled += 1;
             return false;
         };
         let (start, end) = self.holes.swap_remove(index);
-        self.holes.extend(
-            [(start, number), (number + 1, end)]
-                .iter()
-                .filter(|hole| hole.0 < hole.1),
-        );
+        self.holes.extend([(start, number), (number + 1, end)].iter().filter(|hole| hole.0 < hole.1));
         self.reordered += 1;
         true
     }
@@ -88,11 +77,7 @@ impl Audit {
     #[must_use]
     pub fn close(&self, end: u64) -> Faults {
         let inside: u64 = self.holes.iter().map(|hole| hole.1 - hole.0).sum();
-        Faults {
-            lost: inside + end.saturating_sub(self.next),
-            doubled: self.doubled,
-            reordered: self.reordered,
-        }
+        Faults { lost: inside + end.saturating_sub(self.next), doubled: self.doubled, reordered: self.reordered }
     }
 }
 
@@ -110,11 +95,7 @@ mod tests {
 
     #[test]
     fn each_kind_of_fault_is_told_from_the_others() {
-        let faults = |lost, doubled, reordered| Faults {
-            lost,
-            doubled,
-            reordered,
-        };
+        let faults = |lost, doubled, reordered| Faults { lost, doubled, reordered };
         for (numbers, end, expected) in [
             (&[1, 2, 3][..], 4, faults(0, 0, 0)),
             (&[1, 3], 4, faults(1, 0, 0)),

@@ -10,9 +10,7 @@ pub struct Clock {
 
 impl Default for Clock {
     fn default() -> Self {
-        Self {
-            start: Instant::now(),
-        }
+        Self { start: Instant::now() }
     }
 }
 

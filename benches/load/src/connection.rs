@@ -221,12 +221,7 @@ impl Connection {
     }
 
     /// Handle all that is whole in `bytes`; returns how much that was.
-    fn consume(
-        &mut self,
-        bytes: &[u8],
-        now_ns: u64,
-        on_text: &mut impl FnMut(&[u8], u64),
-    ) -> Result<usize, End> {
+    fn consume(&mut self, bytes: &[u8], now_ns: u64, on_text: &mut impl FnMut(&[u8], u64)) -> Result<usize, End> {
         let mut used = 0;
         if self.stage == Stage::Upgrading {
             let Some(head) = head_bytes(bytes)? else {
@@ -236,9 +231,7 @@ impl Connection {
             self.stage = Stage::Greeting;
             used = head;
         }
-        while let Some(frame) =
-            frame::parse(&bytes[used..]).map_err(|fault| End::Protocol(fault.to_string()))?
-        {
+        while let Some(frame) = frame::parse(&bytes[used..]).map_err(|fault| End::Protocol(fault.to_string()))? {
             used += frame.bytes;
             match frame.opcode {
                 Opcode::Text => {
@@ -269,10 +262,9 @@ impl Connection {
             let _ = self.flush();
         }
         match payload {
-            [high, low, reason @ ..] => End::Close(
-                u16::from_be_bytes([*high, *low]),
-                String::from_utf8_lossy(reason).into_owned(),
-            ),
+            [high, low, reason @ ..] => {
+                End::Close(u16::from_be_bytes([*high, *low]), String::from_utf8_lossy(reason).into_owned())
+            }
             _ => End::Close(1005, String::new()),
         }
     }
@@ -287,9 +279,9 @@ fn io_end(error: io::Error) -> End {
 /// Bytes of the response head with its empty line, or `None` while it is not whole.
 fn head_bytes(bytes: &[u8]) -> Result<Option<usize>, End> {
     match scan::after(bytes, b"\r\n\r\n") {
-        None if bytes.len() > HEAD_BYTES_MAX => Err(End::Protocol(format!(
-            "response head over {HEAD_BYTES_MAX} bytes"
-        ))),
+        None if bytes.len() > HEAD_BYTES_MAX => {
+            Err(End::Protocol(format!("response head over {HEAD_BYTES_MAX} bytes")))
+        }
         found => Ok(found),
     }
 }
@@ -299,21 +291,13 @@ fn check_upgrade(bytes: &[u8], head: usize) -> Result<(), End> {
     let status = text.lines().next().unwrap_or_default();
     if !status.starts_with("HTTP/1.1 101") {
         let body = String::from_utf8_lossy(&bytes[head..]);
-        return Err(End::Refused(
-            format!("{status} {}", body.trim()).trim().to_owned(),
-        ));
+        return Err(End::Refused(format!("{status} {}", body.trim()).trim().to_owned()));
     }
     let accepted = text.lines().any(|line| {
         let (name, value) = line.split_once(':').unwrap_or_default();
         name.eq_ignore_ascii_case("sec-websocket-accept") && value.trim().as_bytes() == ACCEPT
     });
-    if accepted {
-        Ok(())
-    } else {
-        Err(End::Refused(
-            "101 without the accept value of our key".to_owned(),
-        ))
-    }
+    if accepted { Ok(()) } else { Err(End::Refused("101 without the accept value of our key".to_owned())) }
 }
 
 fn check_greeting(payload: &[u8]) -> Result<(), End> {
@@ -341,22 +325,14 @@ mod tests {
     #[test]
     fn refusal_carries_status_and_body() {
         let answer = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 12\r\n\r\nUnauthorized";
-        let head = head_bytes(answer)
-            .expect("a short head")
-            .expect("a whole head");
+        let head = head_bytes(answer).expect("a short head").expect("a whole head");
         let refused = check_upgrade(answer, head).expect_err("401 is a refusal");
-        assert_eq!(
-            refused.to_string(),
-            "refused: HTTP/1.1 401 Unauthorized Unauthorized"
-        );
+        assert_eq!(refused.to_string(), "refused: HTTP/1.1 401 Unauthorized Unauthorized");
     }
 
     #[test]
     fn first_frame_must_be_the_greeting() {
-        assert_eq!(
-            check_greeting(br#"{"type":"connection_established","data":{}}"#),
-            Ok(())
-        );
+        assert_eq!(check_greeting(br#"{"type":"connection_established","data":{}}"#), Ok(()));
         assert!(check_greeting(br#"{"type":"user_presence","data":{}}"#).is_err());
     }
 }

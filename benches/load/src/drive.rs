@@ -92,23 +92,14 @@ impl Schedule {
 ///
 /// # Errors
 /// When the poller or the workload's own output fails.
-pub fn drive<W: Workload>(
-    swarm: &mut Swarm,
-    workload: &mut W,
-    channels: usize,
-    plan: &Plan,
-) -> io::Result<Run> {
+pub fn drive<W: Workload>(swarm: &mut Swarm, workload: &mut W, channels: usize, plan: &Plan) -> io::Result<Run> {
     let clock = swarm.clock();
     let mut run = Run::default();
     let start_ns = clock.now_ns();
     let figures_ns = start_ns + ns(plan.warmup);
     let end_ns = figures_ns + ns(plan.measured);
     let mut schedule = match plan.pace {
-        Pace::Open(rate) => Some(Schedule {
-            interval_ns: 1e9 / rate,
-            start_ns,
-            sent: 0,
-        }),
+        Pace::Open(rate) => Some(Schedule { interval_ns: 1e9 / rate, start_ns, sent: 0 }),
         Pace::Closed(_) => None,
     };
     let (mut measured_from_ns, mut server_cpu_ns, mut own_cpu_ns) = (None, 0, 0);
@@ -122,8 +113,7 @@ pub fn drive<W: Workload>(
             workload.measure_from_here();
         }
         let sending = now_ns < end_ns;
-        let stalled = now_ns.saturating_sub(last_text_ns) > ns(plan.patience)
-            && workload.flights().outstanding() > 0;
+        let stalled = now_ns.saturating_sub(last_text_ns) > ns(plan.patience) && workload.flights().outstanding() > 0;
         run.server_gone = swarm.alive() == 0;
         if stalled || run.server_gone || (!sending && workload.flights().outstanding() == 0) {
             break;
@@ -186,13 +176,10 @@ fn listen_for_doubles<W: Workload>(swarm: &mut Swarm, workload: &mut W) -> io::R
     let mut last_ns = clock.now_ns();
     let limit_ns = last_ns + 2_000_000_000;
     while swarm.alive() > 0 && clock.now_ns() < limit_ns.min(last_ns + 200_000_000) {
-        swarm.turn(
-            Some(Duration::from_millis(20)),
-            |connection, payload, read_ns| {
-                last_ns = read_ns;
-                workload.text(connection, payload, read_ns);
-            },
-        )?;
+        swarm.turn(Some(Duration::from_millis(20)), |connection, payload, read_ns| {
+            last_ns = read_ns;
+            workload.text(connection, payload, read_ns);
+        })?;
     }
     workload.after_turn()
 }

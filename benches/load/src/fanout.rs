@@ -94,9 +94,7 @@ impl Workload for FanOut {
     fn send_next(&mut self, swarm: &mut Swarm, channel: usize, due_ns: u64) {
         let Channel { name, members, .. } = &self.channels[channel];
         let seq = self.flights.depart(channel, members.len() as u32, due_ns);
-        let data_bytes = self
-            .event_bytes
-            .saturating_sub(self.envelopes[channel].unwrap_or(0));
+        let data_bytes = self.event_bytes.saturating_sub(self.envelopes[channel].unwrap_or(0));
         write_publish(&mut self.command, name, seq, due_ns, data_bytes);
         swarm.send(members[0], &self.command);
         self.messages += 1;
@@ -126,10 +124,7 @@ fn delivery(payload: &[u8]) -> Option<(u64, u64)> {
     if scan::event_type(payload) != b"bench" {
         return None;
     }
-    Some((
-        scan::member_integer(payload, b"\"s\":")?,
-        scan::member_integer(payload, b"\"t\":")?,
-    ))
+    Some((scan::member_integer(payload, b"\"s\":")?, scan::member_integer(payload, b"\"t\":")?))
 }
 
 /// What stands around the data of a delivered event; `None` if its members are not where they are in every server here.
@@ -143,10 +138,7 @@ fn envelope_bytes(event: &[u8]) -> Option<usize> {
 fn write_publish(out: &mut Vec<u8>, channel: &str, seq: u64, due_ns: u64, data_bytes: usize) {
     out.clear();
     // Writing to a Vec cannot fail.
-    let _ = write!(
-        out,
-        "{{\"type\":\"publish\",\"data\":{{\"channel\":\"{channel}\",\"event\":\"bench\",\"data\":"
-    );
+    let _ = write!(out, "{{\"type\":\"publish\",\"data\":{{\"channel\":\"{channel}\",\"event\":\"bench\",\"data\":");
     let start = out.len();
     let _ = write!(out, "{{\"s\":{seq},\"t\":{due_ns},\"p\":\"");
     let padding = data_bytes.saturating_sub(out.len() - start + b"\"}".len());
@@ -160,19 +152,11 @@ mod tests {
 
     /// The event that a server makes of a command.
     fn delivered(command: &[u8]) -> Vec<u8> {
-        let command: serde_json::Value =
-            serde_json::from_slice(command).expect("a command is JSON");
+        let command: serde_json::Value = serde_json::from_slice(command).expect("a command is JSON");
         let data = &command["data"];
-        let (event, channel) = (
-            data["event"].as_str().expect("a name"),
-            data["channel"].as_str().expect("a name"),
-        );
+        let (event, channel) = (data["event"].as_str().expect("a name"), data["channel"].as_str().expect("a name"));
         let inner = &data["data"];
-        let (seq, time, padding) = (
-            &inner["s"],
-            &inner["t"],
-            inner["p"].as_str().expect("padding"),
-        );
+        let (seq, time, padding) = (&inner["s"], &inner["t"], inner["p"].as_str().expect("padding"));
         format!(
             "{{\"type\":\"{event}\",\"data\":{{\"s\":{seq},\"t\":{time},\"p\":\"{padding}\"}},\
              \"timestamp\":\"2026-11-05T07:08:09.123Z\",\"userId\":\"u1\",\"channel\":\"{channel}\"}}"
@@ -197,14 +181,8 @@ mod tests {
 
     #[test]
     fn delivery_is_read_in_any_order_of_members_and_nothing_else_is_one() {
-        assert_eq!(
-            delivery(br#"{"channel":"c","type":"bench","data":{"p":"","t":9,"s":4}}"#),
-            Some((4, 9))
-        );
-        assert_eq!(
-            delivery(br#"{"type":"user_presence","data":{"s":1,"t":2}}"#),
-            None
-        );
+        assert_eq!(delivery(br#"{"channel":"c","type":"bench","data":{"p":"","t":9,"s":4}}"#), Some((4, 9)));
+        assert_eq!(delivery(br#"{"type":"user_presence","data":{"s":1,"t":2}}"#), None);
         assert_eq!(delivery(br#"{"type":"bench","data":{"s":1}}"#), None);
     }
 
@@ -217,19 +195,8 @@ mod tests {
         let event = delivered(&command);
         fan_out.text(0, &event, 5);
         fan_out.text(1, &event, 5);
-        assert_eq!(
-            fan_out.refusals.count, 1,
-            "connection 1 is a member of the other channel"
-        );
-        assert_eq!(
-            fan_out.faults(),
-            Faults {
-                lost: 1,
-                doubled: 0,
-                reordered: 0
-            },
-            "connection 2 got nothing"
-        );
+        assert_eq!(fan_out.refusals.count, 1, "connection 1 is a member of the other channel");
+        assert_eq!(fan_out.faults(), Faults { lost: 1, doubled: 0, reordered: 0 }, "connection 2 got nothing");
         fan_out.text(2, &event, 6);
         assert!(fan_out.faults().none());
         assert_eq!(fan_out.flights.outstanding(), 0);

@@ -31,20 +31,13 @@ impl Flights {
     /// Nothing under way on `channels` channels; all of them are ready for their first message.
     #[must_use]
     pub fn new(channels: usize) -> Self {
-        Self {
-            lanes: (0..channels).map(|_| Lane::default()).collect(),
-            ready: (0..channels).collect(),
-            outstanding: 0,
-        }
+        Self { lanes: (0..channels).map(|_| Lane::default()).collect(), ready: (0..channels).collect(), outstanding: 0 }
     }
 
     /// A message of `channel` leaves and waits for `receipts` > 0; returns its number in the channel's sequence.
     pub fn depart(&mut self, channel: usize, receipts: u32, due_ns: u64) -> u64 {
         let lane = &mut self.lanes[channel];
-        lane.flights.push_back(Flight {
-            due_ns,
-            receipts_left: receipts,
-        });
+        lane.flights.push_back(Flight { due_ns, receipts_left: receipts });
         lane.in_flight += 1;
         self.outstanding += 1;
         lane.oldest + lane.flights.len() as u64 - 1
@@ -61,11 +54,7 @@ impl Flights {
             lane.in_flight -= 1;
             self.outstanding -= 1;
             self.ready.push(channel);
-            while lane
-                .flights
-                .front()
-                .is_some_and(|flight| flight.receipts_left == 0)
-            {
+            while lane.flights.front().is_some_and(|flight| flight.receipts_left == 0) {
                 lane.flights.pop_front();
                 lane.oldest += 1;
             }
@@ -110,20 +99,9 @@ mod tests {
         assert_eq!(flights.arrive(1, 0), Some(70));
         assert_eq!((flights.outstanding(), flights.in_flight(1)), (1, 1));
         assert_eq!(flights.arrive(1, 0), Some(70));
-        assert_eq!(
-            (
-                flights.outstanding(),
-                flights.in_flight(1),
-                flights.departed(1)
-            ),
-            (0, 0, 1)
-        );
+        assert_eq!((flights.outstanding(), flights.in_flight(1), flights.departed(1)), (0, 0, 1));
         assert_eq!(flights.take_ready(), [1]);
-        assert_eq!(
-            flights.arrive(1, 0),
-            None,
-            "a third receipt of two is not counted"
-        );
+        assert_eq!(flights.arrive(1, 0), None, "a third receipt of two is not counted");
     }
 
     #[test]

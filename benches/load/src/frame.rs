@@ -91,19 +91,13 @@ pub fn parse(input: &[u8]) -> Result<Option<Frame<'_>>, FrameFault> {
             let Some(len) = input.get(2..10) else {
                 return Ok(None);
             };
-            let len = len
-                .iter()
-                .fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte));
+            let len = len.iter().fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte));
             (10, usize::try_from(len).unwrap_or(usize::MAX - 10))
         }
         short => (2, usize::from(short)),
     };
     let bytes = header + len;
-    Ok(input.get(header..bytes).map(|payload| Frame {
-        opcode,
-        payload,
-        bytes,
-    }))
+    Ok(input.get(header..bytes).map(|payload| Frame { opcode, payload, bytes }))
 }
 
 /// Append a client's frame, masked with `mask` (RFC 6455 §5.3).
@@ -154,14 +148,7 @@ mod tests {
             let payload = vec![b'x'; len];
             let whole = [header.as_slice(), &payload, b"\x81"].concat();
             let bytes = header.len() + len;
-            assert_eq!(
-                parse(&whole),
-                Ok(Some(Frame {
-                    opcode: Opcode::Text,
-                    payload: &payload,
-                    bytes
-                }))
-            );
+            assert_eq!(parse(&whole), Ok(Some(Frame { opcode: Opcode::Text, payload: &payload, bytes })));
             assert_eq!(parse(&whole[..bytes - 1]), Ok(None));
         }
     }
@@ -183,20 +170,14 @@ mod tests {
     fn masked_hello_is_the_example_of_rfc_6455_5_7() {
         let mut out = Vec::new();
         write_masked(Opcode::Text, b"Hello", [0x37, 0xfa, 0x21, 0x3d], &mut out);
-        assert_eq!(
-            out,
-            [
-                0x81, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x7f, 0x9f, 0x4d, 0x51, 0x58
-            ]
-        );
+        assert_eq!(out, [0x81, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x7f, 0x9f, 0x4d, 0x51, 0x58]);
     }
 
     #[test]
     fn long_masked_frames_announce_their_length_in_two_and_in_eight_bytes() {
-        for (len, header) in [
-            (126_usize, &[0x82, 0xfe, 0x00, 0x7e][..]),
-            (65_536, &[0x82, 0xff, 0, 0, 0, 0, 0, 1, 0, 0]),
-        ] {
+        for (len, header) in
+            [(126_usize, &[0x82, 0xfe, 0x00, 0x7e][..]), (65_536, &[0x82, 0xff, 0, 0, 0, 0, 0, 1, 0, 0])]
+        {
             let mut out = Vec::new();
             write_masked(Opcode::Binary, &vec![0; len], [1, 2, 3, 4], &mut out);
             assert_eq!(&out[..header.len()], header);

@@ -18,11 +18,7 @@ pub struct Histogram {
 
 impl Default for Histogram {
     fn default() -> Self {
-        Self {
-            counts: vec![0; BUCKETS].into_boxed_slice(),
-            samples: 0,
-            max: 0,
-        }
+        Self { counts: vec![0; BUCKETS].into_boxed_slice(), samples: 0, max: 0 }
     }
 }
 
@@ -89,9 +85,8 @@ mod tests {
 
     #[test]
     fn every_value_lies_in_its_bucket_and_the_edge_is_at_most_a_sixty_fourth_over() {
-        for value in (0..64)
-            .flat_map(|bit| [1_u64 << bit, (1 << bit) - 1, (1 << bit) + 1])
-            .chain([0, 1_000_003, u64::MAX])
+        for value in
+            (0..64).flat_map(|bit| [1_u64 << bit, (1 << bit) - 1, (1 << bit) + 1]).chain([0, 1_000_003, u64::MAX])
         {
             let edge = upper_edge(bucket(value));
             assert!(edge >= value, "{value} is above its edge {edge}");
@@ -115,10 +110,7 @@ mod tests {
         }
         for (share, exact) in [(0.5, 500), (0.99, 990), (0.999, 999), (1.0, 1_000)] {
             let found = histogram.quantile_ns(share);
-            assert!(
-                (exact..=exact + exact / 64).contains(&found),
-                "p{share}: {found}"
-            );
+            assert!((exact..=exact + exact / 64).contains(&found), "p{share}: {found}");
         }
         assert_eq!(histogram.max_ns(), 1_000);
     }

@@ -67,21 +67,11 @@ impl Opened {
 /// A sentence: which connection failed and why.
 pub fn open(swarm: &mut Swarm, opening: &Opening) -> Result<Opened, String> {
     let clock = swarm.clock();
-    let (before, cpu_before, start_ns) = (
-        process::memory(&opening.pids),
-        process::cpu_ns(&opening.pids),
-        clock.now_ns(),
-    );
-    swarm.open(
-        &opening.target,
-        opening.connections,
-        opening.window,
-        opening.timeout,
-    )?;
+    let (before, cpu_before, start_ns) =
+        (process::memory(&opening.pids), process::cpu_ns(&opening.pids), clock.now_ns());
+    swarm.open(&opening.target, opening.connections, opening.window, opening.timeout)?;
     let elapsed_ns = clock.now_ns() - start_ns;
-    swarm
-        .settle(QUIET, QUIET_LONGEST)
-        .map_err(|error| format!("poll: {error}"))?;
+    swarm.settle(QUIET, QUIET_LONGEST).map_err(|error| format!("poll: {error}"))?;
     Ok(Opened {
         elapsed_ns,
         server_cpu_ns: process::cpu_ns(&opening.pids) - cpu_before,
@@ -109,11 +99,7 @@ pub fn hold(swarm: &mut Swarm, time: Duration, pids: &[u32]) -> io::Result<u64> 
 ///
 /// # Errors
 /// A sentence: which connection failed and why.
-pub fn churn(
-    swarm: &mut Swarm,
-    opening: &Opening,
-    cycles: usize,
-) -> Result<(Vec<Value>, usize), String> {
+pub fn churn(swarm: &mut Swarm, opening: &Opening, cycles: usize) -> Result<(Vec<Value>, usize), String> {
     let mut entries = Vec::with_capacity(cycles);
     let mut unclean = 0;
     for _ in 0..cycles {

@@ -29,17 +29,10 @@ fn main() -> ExitCode {
         Err(error) => return say(&format!("{error}\n{}", options::USAGE), 2),
     };
     match run(&options) {
-        Ok(Outcome {
-            report,
-            server_gone,
-        }) => {
+        Ok(Outcome { report, server_gone }) => {
             // A reader that went away is no reason for another exit code than the run's.
             let _ = writeln!(stdout(), "{}", report.json());
-            let code = if server_gone {
-                3
-            } else {
-                u8::from(!report.ok())
-            };
+            let code = if server_gone { 3 } else { u8::from(!report.ok()) };
             say(&(report.lines().join("\n") + "\n"), code)
         }
         Err(error) => say(&format!("{error}\n"), 2),
@@ -73,28 +66,20 @@ fn run(options: &Options) -> Result<Outcome, String> {
         let (cycles, unclean) = idle::churn(&mut swarm, &opening, options.cycles)?;
         report.figure("cycles", cycles);
         report.fault("connections_not_closed_cleanly", unclean as u64);
-        return Ok(Outcome {
-            report,
-            server_gone: false,
-        });
+        return Ok(Outcome { report, server_gone: false });
     }
     let opened = idle::open(&mut swarm, &opening)?;
     report.figure("connect", opened.json(options.connections));
     let channels = Channel::all(&options.prefix, options.channels, options.connections);
     let offsets = subscribe_all(&mut swarm, &channels, options.timeout)?;
-    swarm
-        .settle(Duration::from_millis(200), Duration::from_secs(20))
-        .map_err(|error| format!("poll: {error}"))?;
+    swarm.settle(Duration::from_millis(200), Duration::from_secs(20)).map_err(|error| format!("poll: {error}"))?;
     let server_gone = match options.kind {
         Kind::FanOut => fan_out(&mut swarm, channels, options, &mut report)?,
         Kind::Send => send(&mut swarm, channels, &offsets, options, &mut report)?,
         Kind::Idle | Kind::Churn => hold(&mut swarm, options, &mut report)?,
     };
     end(&mut swarm, server_gone, &mut report)?;
-    Ok(Outcome {
-        report,
-        server_gone,
-    })
+    Ok(Outcome { report, server_gone })
 }
 
 fn plan(options: &Options) -> Plan {
@@ -107,27 +92,12 @@ fn plan(options: &Options) -> Plan {
     }
 }
 
-fn fan_out(
-    swarm: &mut Swarm,
-    channels: Vec<Channel>,
-    options: &Options,
-    report: &mut Report,
-) -> Result<bool, String> {
+fn fan_out(swarm: &mut Swarm, channels: Vec<Channel>, options: &Options, report: &mut Report) -> Result<bool, String> {
     let count = channels.len();
     let mut workload = FanOut::new(channels, options.connections, options.payload);
-    let run = drive(swarm, &mut workload, count, &plan(options))
-        .map_err(|error| format!("poll: {error}"))?;
-    costs(
-        report,
-        options,
-        &run,
-        workload.messages,
-        workload.deliveries,
-    );
-    report.figure(
-        "event_bytes",
-        workload.bytes as f64 / workload.deliveries.max(1) as f64,
-    );
+    let run = drive(swarm, &mut workload, count, &plan(options)).map_err(|error| format!("poll: {error}"))?;
+    costs(report, options, &run, workload.messages, workload.deliveries);
+    report.figure("event_bytes", workload.bytes as f64 / workload.deliveries.max(1) as f64);
     report.latency("latency_us", &workload.latency);
     let faults = workload.faults();
     report.fault("lost", faults.lost);
@@ -153,20 +123,12 @@ fn send(
     };
     let count = channels.len();
     // Unique among runs against the same log: the messages of an earlier run are answered as duplicates.
-    let since_1970 = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let run_id = format!("l{:x}", since_1970.as_micros());
     let mut workload = Stored::new(channels, options.payload, run_id, offsets, record);
-    let run = drive(swarm, &mut workload, count, &plan(options))
-        .map_err(|error| format!("poll or --record: {error}"))?;
-    costs(
-        report,
-        options,
-        &run,
-        workload.messages,
-        workload.deliveries,
-    );
+    let run =
+        drive(swarm, &mut workload, count, &plan(options)).map_err(|error| format!("poll or --record: {error}"))?;
+    costs(report, options, &run, workload.messages, workload.deliveries);
     report.latency("latency_us", &workload.latency);
     report.latency("ack_latency_us", &workload.ack_latency);
     report.figure("acks", workload.acks);
@@ -183,13 +145,9 @@ fn send(
 }
 
 fn hold(swarm: &mut Swarm, options: &Options, report: &mut Report) -> Result<bool, String> {
-    let cpu_ns = idle::hold(swarm, options.measured, &options.pids)
-        .map_err(|error| format!("poll: {error}"))?;
+    let cpu_ns = idle::hold(swarm, options.measured, &options.pids).map_err(|error| format!("poll: {error}"))?;
     report.figure("held_seconds", options.measured.as_secs_f64());
-    report.figure(
-        "server_cpu_ms_per_second",
-        cpu_ns as f64 / 1e6 / options.measured.as_secs_f64().max(1e-9),
-    );
+    report.figure("server_cpu_ms_per_second", cpu_ns as f64 / 1e6 / options.measured.as_secs_f64().max(1e-9));
     let memory = realtime_load::process::memory(&options.pids);
     report.figure("rss_end_bytes", memory.rss_bytes);
     report.figure("pss_end_bytes", memory.pss_bytes);
@@ -212,19 +170,10 @@ fn costs(report: &mut Report, options: &Options, run: &Run, messages: u64, deliv
     report.figure("deliveries", deliveries);
     report.figure("messages_per_s", messages as f64 / seconds.max(1e-9));
     report.figure("deliveries_per_s", deliveries as f64 / seconds.max(1e-9));
-    report.figure(
-        "server_cpu_us_per_delivery",
-        each(run.server_cpu_ns, deliveries),
-    );
-    report.figure(
-        "server_cpu_us_per_message",
-        each(run.server_cpu_ns, messages),
-    );
+    report.figure("server_cpu_us_per_delivery", each(run.server_cpu_ns, deliveries));
+    report.figure("server_cpu_us_per_message", each(run.server_cpu_ns, messages));
     report.figure("server_cpu_share", share(run.server_cpu_ns));
-    report.figure(
-        "generator_cpu_us_per_delivery",
-        each(run.own_cpu_ns, deliveries),
-    );
+    report.figure("generator_cpu_us_per_delivery", each(run.own_cpu_ns, deliveries));
     report.figure("generator_cpu_share", share(run.own_cpu_ns));
     if messages == 0 {
         report.wrong("nothing was measured: the run ended in its warm-up".to_owned());
@@ -246,9 +195,7 @@ fn end(swarm: &mut Swarm, server_gone: bool, report: &mut Report) -> Result<(), 
         report.wrong(format!("connection {index}: {end}"));
     }
     if !server_gone {
-        swarm
-            .close_all(Duration::from_secs(10))
-            .map_err(|error| format!("poll: {error}"))?;
+        swarm.close_all(Duration::from_secs(10)).map_err(|error| format!("poll: {error}"))?;
     }
     Ok(())
 }

@@ -88,17 +88,13 @@ impl Pairs {
     }
 
     fn number<T: std::str::FromStr>(&mut self, name: &str, default: T) -> Result<T, String> {
-        self.take(name).map_or(Ok(default), |value| {
-            value
-                .parse()
-                .map_err(|_| format!("{name} {value}: must be a number"))
-        })
+        self.take(name)
+            .map_or(Ok(default), |value| value.parse().map_err(|_| format!("{name} {value}: must be a number")))
     }
 
     fn seconds(&mut self, name: &str, default: f64) -> Result<Duration, String> {
         let value = self.number(name, default)?;
-        Duration::try_from_secs_f64(value)
-            .map_err(|_| format!("{name} {value}: must be 0 or more seconds"))
+        Duration::try_from_secs_f64(value).map_err(|_| format!("{name} {value}: must be 0 or more seconds"))
     }
 }
 
@@ -108,9 +104,7 @@ impl Pairs {
 /// A sentence for the first thing that is wrong.
 pub fn parse(arguments: impl Iterator<Item = String>) -> Result<Options, String> {
     let mut pairs = pairs(arguments)?;
-    let workload = pairs
-        .take("--workload")
-        .ok_or("--workload is missing: w1, w1b, w2, send, idle or churn")?;
+    let workload = pairs.take("--workload").ok_or("--workload is missing: w1, w1b, w2, send, idle or churn")?;
     let (kind, connections, channels, in_flight, payload) = match workload.as_str() {
         "w1" => (Kind::FanOut, 1_000, 1, 1, 131),
         "w1b" => (Kind::FanOut, 1_000, 1, 16, 131),
@@ -119,14 +113,10 @@ pub fn parse(arguments: impl Iterator<Item = String>) -> Result<Options, String>
         "idle" => (Kind::Idle, 10_000, 0, 1, 0),
         "churn" => (Kind::Churn, 10_000, 0, 1, 0),
         other => {
-            return Err(format!(
-                "--workload {other}: must be w1, w1b, w2, send, idle or churn"
-            ));
+            return Err(format!("--workload {other}: must be w1, w1b, w2, send, idle or churn"));
         }
     };
-    let url = pairs
-        .take("--url")
-        .ok_or("--url is missing: ws://127.0.0.1:3002/ws")?;
+    let url = pairs.take("--url").ok_or("--url is missing: ws://127.0.0.1:3002/ws")?;
     let (host, path, address) = parse_url(&url)?;
     let closed = pairs.number("--closed", in_flight)?;
     let rate = pairs.number("--rate", 0.0)?;
@@ -138,11 +128,7 @@ pub fn parse(arguments: impl Iterator<Item = String>) -> Result<Options, String>
         tokens: tokens(&mut pairs)?,
         connections: pairs.number("--connections", connections)?,
         channels: pairs.number("--channels", channels)?,
-        pace: if rate > 0.0 {
-            Pace::Open(rate)
-        } else {
-            Pace::Closed(closed)
-        },
+        pace: if rate > 0.0 { Pace::Open(rate) } else { Pace::Closed(closed) },
         measured: pairs.seconds("--seconds", 5.0)?,
         warmup: pairs.seconds("--warmup", 1.0)?,
         payload: pairs.number("--payload", payload)?,
@@ -150,9 +136,7 @@ pub fn parse(arguments: impl Iterator<Item = String>) -> Result<Options, String>
         cycles: pairs.number("--cycles", 10)?,
         window: pairs.number("--window", 64)?,
         timeout: pairs.seconds("--timeout", 30.0)?,
-        prefix: pairs
-            .take("--prefix")
-            .unwrap_or_else(|| "conversation:w-".to_owned()),
+        prefix: pairs.take("--prefix").unwrap_or_else(|| "conversation:w-".to_owned()),
         record: pairs.take("--record"),
         workload,
     };
@@ -166,31 +150,20 @@ pub fn parse(arguments: impl Iterator<Item = String>) -> Result<Options, String>
 fn pairs(mut arguments: impl Iterator<Item = String>) -> Result<Pairs, String> {
     let mut pairs = Vec::new();
     while let Some(name) = arguments.next() {
-        let value = arguments
-            .next()
-            .ok_or_else(|| format!("{name}: a value must follow"))?;
+        let value = arguments.next().ok_or_else(|| format!("{name}: a value must follow"))?;
         pairs.push((name, value));
     }
     Ok(Pairs(pairs))
 }
 
 fn check(options: &Options) -> Result<(), String> {
-    let Options {
-        connections,
-        channels,
-        window,
-        ..
-    } = *options;
+    let Options { connections, channels, window, .. } = *options;
     if connections == 0 || connections > 19_000 {
-        return Err(format!(
-            "--connections {connections}: must be 1 to 19000, what one process may hold open"
-        ));
+        return Err(format!("--connections {connections}: must be 1 to 19000, what one process may hold open"));
     }
     let subscribes = matches!(options.kind, Kind::FanOut | Kind::Send);
     if channels > connections || (subscribes && channels == 0) {
-        return Err(format!(
-            "--channels {channels}: must be 1 to --connections {connections}, a publisher for each"
-        ));
+        return Err(format!("--channels {channels}: must be 1 to --connections {connections}, a publisher for each"));
     }
     if options.kind == Kind::Send && !options.prefix.starts_with("conversation:") {
         return Err(format!(
@@ -205,16 +178,11 @@ fn check(options: &Options) -> Result<(), String> {
 }
 
 fn parse_url(url: &str) -> Result<(String, String, SocketAddr), String> {
-    let rest = url
-        .strip_prefix("ws://")
-        .ok_or_else(|| format!("--url {url}: must begin with ws://"))?;
-    let (host, path) = rest.split_once('/').map_or_else(
-        || (rest, "/".to_owned()),
-        |(host, path)| (host, format!("/{path}")),
-    );
+    let rest = url.strip_prefix("ws://").ok_or_else(|| format!("--url {url}: must begin with ws://"))?;
+    let (host, path) =
+        rest.split_once('/').map_or_else(|| (rest, "/".to_owned()), |(host, path)| (host, format!("/{path}")));
     let address = host.to_socket_addrs().ok().and_then(|mut all| all.next());
-    let address =
-        address.ok_or_else(|| format!("--url {url}: {host} must be a known host with a port"))?;
+    let address = address.ok_or_else(|| format!("--url {url}: {host} must be a known host with a port"))?;
     Ok((host.to_owned(), path, address))
 }
 
@@ -222,24 +190,15 @@ fn tokens(pairs: &mut Pairs) -> Result<Vec<String>, String> {
     let Some(file) = pairs.take("--tokens-file") else {
         return Ok(pairs.take("--token").into_iter().collect());
     };
-    let text =
-        std::fs::read_to_string(&file).map_err(|error| format!("--tokens-file {file}: {error}"))?;
+    let text = std::fs::read_to_string(&file).map_err(|error| format!("--tokens-file {file}: {error}"))?;
     let tokens: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
-    if tokens.is_empty() {
-        Err(format!("--tokens-file {file}: has no token"))
-    } else {
-        Ok(tokens)
-    }
+    if tokens.is_empty() { Err(format!("--tokens-file {file}: has no token")) } else { Ok(tokens) }
 }
 
 fn pids(pairs: &mut Pairs) -> Result<Vec<u32>, String> {
     let mut pids = Vec::new();
     while let Some(value) = pairs.take("--pid") {
-        pids.push(
-            value
-                .parse()
-                .map_err(|_| format!("--pid {value}: must be a process id"))?,
-        );
+        pids.push(value.parse().map_err(|_| format!("--pid {value}: must be a process id"))?);
     }
     Ok(pids)
 }
@@ -255,13 +214,9 @@ mod tests {
     #[test]
     fn workload_brings_its_defaults_and_a_rate_opens_the_loop() {
         let w2 = parsed("--workload w2 --url ws://127.0.0.1:9/ws").expect("a good line");
-        assert_eq!(
-            (w2.connections, w2.channels, w2.pace, w2.payload),
-            (1_000, 100, Pace::Closed(4), 131)
-        );
+        assert_eq!((w2.connections, w2.channels, w2.pace, w2.payload), (1_000, 100, Pace::Closed(4), 131));
         assert_eq!((w2.path.as_str(), w2.host.as_str()), ("/ws", "127.0.0.1:9"));
-        let w6 = parsed("--workload w2 --url ws://127.0.0.1:9/ws --rate 30000 --pid 1 --pid 2")
-            .expect("a good line");
+        let w6 = parsed("--workload w2 --url ws://127.0.0.1:9/ws --rate 30000 --pid 1 --pid 2").expect("a good line");
         assert_eq!((w6.pace, w6.pids), (Pace::Open(30_000.0), vec![1, 2]));
     }
 
@@ -271,30 +226,12 @@ mod tests {
             ("--url ws://127.0.0.1:9/ws", "--workload"),
             ("--workload w9 --url ws://127.0.0.1:9/ws", "w9"),
             ("--workload w1 --url http://127.0.0.1:9/ws", "ws://"),
-            (
-                "--workload w1 --url ws://127.0.0.1:9/ws --speed 3",
-                "--speed",
-            ),
-            (
-                "--workload w1 --url ws://127.0.0.1:9/ws --seconds -1",
-                "--seconds",
-            ),
-            (
-                "--workload w1 --url ws://127.0.0.1:9/ws --connections 20000",
-                "19000",
-            ),
-            (
-                "--workload w2 --url ws://127.0.0.1:9/ws --connections 10 --channels 11",
-                "--channels",
-            ),
-            (
-                "--workload w1 --url ws://127.0.0.1:9/ws --closed 0",
-                "--closed",
-            ),
-            (
-                "--workload send --url ws://127.0.0.1:9/ws --prefix bench:",
-                "--prefix",
-            ),
+            ("--workload w1 --url ws://127.0.0.1:9/ws --speed 3", "--speed"),
+            ("--workload w1 --url ws://127.0.0.1:9/ws --seconds -1", "--seconds"),
+            ("--workload w1 --url ws://127.0.0.1:9/ws --connections 20000", "19000"),
+            ("--workload w2 --url ws://127.0.0.1:9/ws --connections 10 --channels 11", "--channels"),
+            ("--workload w1 --url ws://127.0.0.1:9/ws --closed 0", "--closed"),
+            ("--workload send --url ws://127.0.0.1:9/ws --prefix bench:", "--prefix"),
             ("--workload w1 --url", "--url"),
         ] {
             let error = parsed(line).expect_err(line);

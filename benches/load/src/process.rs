@@ -9,9 +9,7 @@ use std::fs;
 /// Nanoseconds of CPU that all threads of `pids` have used so far.
 #[must_use]
 pub fn cpu_ns(pids: &[u32]) -> u64 {
-    pids.iter()
-        .map(|pid| threads_cpu_ns(&format!("/proc/{pid}/task")))
-        .sum()
+    pids.iter().map(|pid| threads_cpu_ns(&format!("/proc/{pid}/task"))).sum()
 }
 
 /// Nanoseconds of CPU of this process.
@@ -44,30 +42,15 @@ pub struct Memory {
 #[must_use]
 pub fn memory(pids: &[u32]) -> Memory {
     let sum = |file: &str, field: &str| -> u64 {
-        pids.iter()
-            .filter_map(|pid| {
-                field_bytes(
-                    &fs::read_to_string(format!("/proc/{pid}/{file}")).ok()?,
-                    field,
-                )
-            })
-            .sum()
+        pids.iter().filter_map(|pid| field_bytes(&fs::read_to_string(format!("/proc/{pid}/{file}")).ok()?, field)).sum()
     };
-    Memory {
-        rss_bytes: sum("status", "VmRSS:"),
-        pss_bytes: sum("smaps_rollup", "Pss:"),
-    }
+    Memory { rss_bytes: sum("status", "VmRSS:"), pss_bytes: sum("smaps_rollup", "Pss:") }
 }
 
 /// The value of a line `field   123 kB`, in bytes.
 fn field_bytes(text: &str, field: &str) -> Option<u64> {
     let line = text.lines().find(|line| line.starts_with(field))?;
-    line[field.len()..]
-        .split_whitespace()
-        .next()?
-        .parse::<u64>()
-        .ok()
-        .map(|kib| kib * 1024)
+    line[field.len()..].split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
 #[cfg(test)]

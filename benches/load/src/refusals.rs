@@ -20,9 +20,7 @@ impl Refusals {
     /// Sort an event that is no delivery.
     pub fn sort(&mut self, event: &[u8]) {
         match scan::event_type(event) {
-            b"error" | b"lag" | b"unsubscribed" | b"position_reset" | b"draining" | b"" => {
-                self.add(event)
-            }
+            b"error" | b"lag" | b"unsubscribed" | b"position_reset" | b"draining" | b"" => self.add(event),
             _ => self.ignored += 1,
         }
     }

@@ -23,8 +23,7 @@ impl Report {
     pub fn fault(&mut self, name: &str, count: u64) {
         self.figure(name, count);
         if count > 0 {
-            self.wrong
-                .push(format!("{count} {}", name.replace('_', " ")));
+            self.wrong.push(format!("{count} {}", name.replace('_', " ")));
         }
     }
 
@@ -64,16 +63,9 @@ impl Report {
     /// The lines for people.
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
-        let mut lines: Vec<String> = self
-            .figures
-            .iter()
-            .map(|(name, value)| format!("{name:<32} {}", plain(value)))
-            .collect();
-        lines.extend(
-            self.wrong
-                .iter()
-                .map(|sentence| format!("WRONG: {sentence}")),
-        );
+        let mut lines: Vec<String> =
+            self.figures.iter().map(|(name, value)| format!("{name:<32} {}", plain(value))).collect();
+        lines.extend(self.wrong.iter().map(|sentence| format!("WRONG: {sentence}")));
         lines
     }
 }
@@ -81,15 +73,10 @@ impl Report {
 /// A value without JSON's quotes and braces; fractions with three digits.
 fn plain(value: &Value) -> String {
     match value {
-        Value::Object(members) => members
-            .iter()
-            .map(|(name, value)| format!("{name} {}", plain(value)))
-            .collect::<Vec<_>>()
-            .join("  "),
-        Value::Array(items) => items
-            .iter()
-            .map(|item| format!("\n    {}", plain(item)))
-            .collect(),
+        Value::Object(members) => {
+            members.iter().map(|(name, value)| format!("{name} {}", plain(value))).collect::<Vec<_>>().join("  ")
+        }
+        Value::Array(items) => items.iter().map(|item| format!("\n    {}", plain(item))).collect(),
         Value::Number(number) if number.is_f64() => {
             format!("{:.3}", number.as_f64().unwrap_or_default())
         }

@@ -25,9 +25,7 @@ pub fn integer(text: &[u8]) -> Option<(u64, usize)> {
     let mut value = 0_u64;
     let mut used = 0;
     while let Some(digit @ b'0'..=b'9') = text.get(used) {
-        value = value
-            .checked_mul(10)?
-            .checked_add(u64::from(digit - b'0'))?;
+        value = value.checked_mul(10)?.checked_add(u64::from(digit - b'0'))?;
         used += 1;
     }
     (used > 0).then_some((value, used))
@@ -45,9 +43,7 @@ pub fn member_integer(text: &[u8], key: &[u8]) -> Option<u64> {
 #[must_use]
 pub fn member_text<'a>(text: &'a [u8], key: &[u8]) -> Option<&'a [u8]> {
     let rest = &text[after(text, key)?..];
-    rest.iter()
-        .position(|byte| *byte == b'"')
-        .map(|end| &rest[..end])
+    rest.iter().position(|byte| *byte == b'"').map(|end| &rest[..end])
 }
 
 /// The `type` of an event: it is the first member in every server here, and is looked for otherwise.
@@ -65,18 +61,9 @@ mod tests {
         let text = br#"{"type":"new_message","data":{"id":"m1","number":42,"content":"\"number\":7"},"channel":"conversation:w-0","offset":42}"#;
         let oracle: serde_json::Value = serde_json::from_slice(text).expect("the sample is JSON");
         assert_eq!(event_type(text), b"new_message");
-        assert_eq!(
-            member_integer(text, b"\"number\":"),
-            oracle["data"]["number"].as_u64()
-        );
-        assert_eq!(
-            member_integer(text, b"\"offset\":"),
-            oracle["offset"].as_u64()
-        );
-        assert_eq!(
-            member_text(text, b"\"channel\":\""),
-            Some(&b"conversation:w-0"[..])
-        );
+        assert_eq!(member_integer(text, b"\"number\":"), oracle["data"]["number"].as_u64());
+        assert_eq!(member_integer(text, b"\"offset\":"), oracle["offset"].as_u64());
+        assert_eq!(member_text(text, b"\"channel\":\""), Some(&b"conversation:w-0"[..]));
         assert_eq!(member_integer(text, b"\"absent\":"), None);
     }
 

@@ -31,10 +31,7 @@ struct Book {
 impl Book {
     /// Enter that `number` is message `seq`; false if it is known to be another, or is no number of this run.
     fn enter(&mut self, number: u64, seq: u64) -> bool {
-        let Some(index) = number
-            .checked_sub(self.first)
-            .and_then(|index| usize::try_from(index).ok())
-        else {
+        let Some(index) = number.checked_sub(self.first).and_then(|index| usize::try_from(index).ok()) else {
             return false;
         };
         // Far beyond what was sent, a number is nonsense, and no reason to allocate.
@@ -54,12 +51,7 @@ impl Book {
 
     /// Messages that have more than one number.
     fn stored_twice(&self) -> u64 {
-        let mut entries: Vec<u32> = self
-            .messages
-            .iter()
-            .copied()
-            .filter(|entry| *entry != 0)
-            .collect();
+        let mut entries: Vec<u32> = self.messages.iter().copied().filter(|entry| *entry != 0).collect();
         let all = entries.len();
         entries.sort_unstable();
         entries.dedup();
@@ -120,33 +112,17 @@ impl Stored {
         let mut books = Vec::with_capacity(channels.len());
         for channel in &channels {
             let first = offsets[channel.members[0]] + 1;
-            if channel
-                .members
-                .iter()
-                .any(|member| offsets[*member] + 1 != first)
-            {
-                refusals.add(
-                    format!(
-                        "members of {} were confirmed at different positions",
-                        channel.name
-                    )
-                    .as_bytes(),
-                );
+            if channel.members.iter().any(|member| offsets[*member] + 1 != first) {
+                refusals.add(format!("members of {} were confirmed at different positions", channel.name).as_bytes());
             }
-            books.push(Book {
-                first,
-                ..Book::default()
-            });
+            books.push(Book { first, ..Book::default() });
         }
         Self {
             flights: Flights::new(channels.len()),
             channels,
             content: "x".repeat(content_bytes.max(1)),
             run,
-            audits: offsets
-                .iter()
-                .map(|offset| Audit::starting_at(offset + 1))
-                .collect(),
+            audits: offsets.iter().map(|offset| Audit::starting_at(offset + 1)).collect(),
             books,
             log_faults: LogFaults::default(),
             command: Vec::new(),
@@ -176,18 +152,9 @@ impl Stored {
     /// Faults of the log.
     #[must_use]
     pub fn log_faults(&self) -> LogFaults {
-        let unacked = self
-            .books
-            .iter()
-            .flat_map(|book| &book.acked)
-            .filter(|acked| !**acked)
-            .count() as u64;
+        let unacked = self.books.iter().flat_map(|book| &book.acked).filter(|acked| !**acked).count() as u64;
         let stored_twice = self.books.iter().map(Book::stored_twice).sum();
-        LogFaults {
-            unacked,
-            stored_twice,
-            ..self.log_faults
-        }
+        LogFaults { unacked, stored_twice, ..self.log_faults }
     }
 
     /// `clientMessageId` is `run-channel-seq`; `None` for a message of somebody else.
@@ -197,17 +164,14 @@ impl Stored {
             .strip_prefix(b"-")?;
         let (channel, used) = scan::integer(rest)?;
         let (seq, _) = scan::integer(rest[used..].strip_prefix(b"-")?)?;
-        let channel = usize::try_from(channel)
-            .ok()
-            .filter(|channel| *channel < self.channels.len())?;
+        let channel = usize::try_from(channel).ok().filter(|channel| *channel < self.channels.len())?;
         Some((channel, seq))
     }
 
     fn delivered(&mut self, connection: usize, event: &[u8], now_ns: u64) {
-        let (Some((channel, seq)), Some(number)) = (
-            self.message_of(event),
-            scan::member_integer(event, b"\"number\":"),
-        ) else {
+        let (Some((channel, seq)), Some(number)) =
+            (self.message_of(event), scan::member_integer(event, b"\"number\":"))
+        else {
             return self.refusals.add(event);
         };
         if channel != connection % self.channels.len() || !self.channels[channel].owns(event) {
@@ -225,10 +189,9 @@ impl Stored {
     }
 
     fn acknowledged(&mut self, connection: usize, event: &[u8], now_ns: u64) {
-        let (Some((channel, seq)), Some(number)) = (
-            self.message_of(event),
-            scan::member_integer(event, b"\"number\":"),
-        ) else {
+        let (Some((channel, seq)), Some(number)) =
+            (self.message_of(event), scan::member_integer(event, b"\"number\":"))
+        else {
             return self.refusals.add(event);
         };
         if !self.books[channel].enter(number, seq) {
@@ -247,11 +210,7 @@ impl Stored {
         if let Some(record) = &mut self.record {
             let conversation = self.channels[channel].conversation();
             // An error stays in the writer and comes out of the flush after this turn.
-            let _ = writeln!(
-                record,
-                "{conversation},{number},{}-{channel}-{seq}",
-                self.run
-            );
+            let _ = writeln!(record, "{conversation},{number},{}-{channel}-{seq}", self.run);
         }
     }
 }
@@ -267,9 +226,7 @@ impl Workload for Stored {
 
     fn send_next(&mut self, swarm: &mut Swarm, channel: usize, due_ns: u64) {
         let members = &self.channels[channel].members;
-        let seq = self
-            .flights
-            .depart(channel, members.len() as u32 + 1, due_ns);
+        let seq = self.flights.depart(channel, members.len() as u32 + 1, due_ns);
         self.books[channel].acked.push(false);
         self.command.clear();
         // Writing to a Vec cannot fail.
@@ -306,13 +263,7 @@ mod tests {
     use super::*;
 
     fn world() -> Stored {
-        let mut stored = Stored::new(
-            Channel::all("conversation:w-", 1, 2),
-            4,
-            "r1".to_owned(),
-            &[10, 10],
-            None,
-        );
+        let mut stored = Stored::new(Channel::all("conversation:w-", 1, 2), 4, "r1".to_owned(), &[10, 10], None);
         for _ in 0..2 {
             stored.flights.depart(0, 3, 0);
             stored.books[0].acked.push(false);
@@ -341,14 +292,7 @@ mod tests {
         }
         assert!(stored.faults().none());
         assert_eq!(stored.log_faults(), LogFaults::default());
-        assert_eq!(
-            (
-                stored.flights.outstanding(),
-                stored.acks,
-                stored.refusals.count
-            ),
-            (0, 2, 0)
-        );
+        assert_eq!((stored.flights.outstanding(), stored.acks, stored.refusals.count), (0, 2, 0));
     }
 
     #[test]
@@ -358,35 +302,16 @@ mod tests {
         stored.text(0, &event("new_message", 11, 0), 1);
         stored.text(1, &event("new_message", 11, 1), 1); // number 11 is message 0
         stored.text(0, &event("new_message", 12, 0), 1); // message 0 again, under a second number
-        let expected = LogFaults {
-            unacked: 2,
-            stray_acks: 1,
-            disagreements: 1,
-            stored_twice: 1,
-        };
+        let expected = LogFaults { unacked: 2, stray_acks: 1, disagreements: 1, stored_twice: 1 };
         assert_eq!(stored.log_faults(), expected);
-        assert_eq!(
-            stored.faults(),
-            Faults {
-                lost: 1,
-                doubled: 0,
-                reordered: 0
-            }
-        );
+        assert_eq!(stored.faults(), Faults { lost: 1, doubled: 0, reordered: 0 });
     }
 
     #[test]
     fn message_of_another_run_is_a_fault_of_the_test_bed() {
         let mut stored = world();
-        let foreign = String::from_utf8(event("new_message", 11, 0))
-            .expect("text")
-            .replace("r1-0-0", "r2-0-0");
+        let foreign = String::from_utf8(event("new_message", 11, 0)).expect("text").replace("r1-0-0", "r2-0-0");
         stored.text(0, foreign.as_bytes(), 1);
-        assert!(
-            stored
-                .refusals
-                .first
-                .is_some_and(|text| text.contains("r2-0-0"))
-        );
+        assert!(stored.refusals.first.is_some_and(|text| text.contains("r2-0-0")));
     }
 }

@@ -35,16 +35,13 @@ impl Channel {
     /// The conversation of a channel `conversation:…`; the whole name of any other.
     #[must_use]
     pub fn conversation(&self) -> &str {
-        self.name
-            .strip_prefix("conversation:")
-            .unwrap_or(&self.name)
+        self.name.strip_prefix("conversation:").unwrap_or(&self.name)
     }
 
     /// Whether `event` says that it belongs to this channel.
     #[must_use]
     pub fn owns(&self, event: &[u8]) -> bool {
-        event.ends_with(&self.suffix)
-            || scan::member_text(event, b"\"channel\":\"") == Some(self.name.as_bytes())
+        event.ends_with(&self.suffix) || scan::member_text(event, b"\"channel\":\"") == Some(self.name.as_bytes())
     }
 }
 
@@ -55,17 +52,10 @@ impl Channel {
 ///
 /// # Errors
 /// A sentence: the server's refusal, a connection that ended, or how many confirmations are missing after `timeout`.
-pub fn subscribe_all(
-    swarm: &mut Swarm,
-    channels: &[Channel],
-    timeout: Duration,
-) -> Result<Vec<u64>, String> {
+pub fn subscribe_all(swarm: &mut Swarm, channels: &[Channel], timeout: Duration) -> Result<Vec<u64>, String> {
     let members: usize = channels.iter().map(|channel| channel.members.len()).sum();
     for channel in channels {
-        let command = format!(
-            "{{\"type\":\"subscribe\",\"data\":{{\"channel\":\"{}\"}},\"id\":1}}",
-            channel.name
-        );
+        let command = format!("{{\"type\":\"subscribe\",\"data\":{{\"channel\":\"{}\"}},\"id\":1}}", channel.name);
         for member in &channel.members {
             swarm.send(*member, command.as_bytes());
         }
@@ -76,16 +66,13 @@ pub fn subscribe_all(
     let deadline_ns = swarm.clock().now_ns() + crate::clock::ns(timeout);
     while confirmed < members {
         let turned: io::Result<()> =
-            swarm.turn(Some(Duration::from_millis(50)), |connection, payload, _| {
-                match scan::event_type(payload) {
-                    b"subscription_confirmed" if offsets[connection].is_none() => {
-                        offsets[connection] =
-                            Some(scan::member_integer(payload, b"\"offset\":").unwrap_or(0));
-                        confirmed += 1;
-                    }
-                    b"error" => refusal = Some(String::from_utf8_lossy(payload).into_owned()),
-                    _ => {}
+            swarm.turn(Some(Duration::from_millis(50)), |connection, payload, _| match scan::event_type(payload) {
+                b"subscription_confirmed" if offsets[connection].is_none() => {
+                    offsets[connection] = Some(scan::member_integer(payload, b"\"offset\":").unwrap_or(0));
+                    confirmed += 1;
                 }
+                b"error" => refusal = Some(String::from_utf8_lossy(payload).into_owned()),
+                _ => {}
             });
         turned.map_err(|error| format!("poll: {error}"))?;
         if let Some(refusal) = refusal {
@@ -95,9 +82,7 @@ pub fn subscribe_all(
             return Err(format!("connection {index}, subscribing: {end}"));
         }
         if swarm.clock().now_ns() > deadline_ns {
-            return Err(format!(
-                "{confirmed} of {members} subscriptions confirmed after {timeout:?}"
-            ));
+            return Err(format!("{confirmed} of {members} subscriptions confirmed after {timeout:?}"));
         }
     }
     Ok(offsets.into_iter().flatten().collect())
@@ -110,10 +95,7 @@ mod tests {
     #[test]
     fn every_connection_is_a_member_of_exactly_one_channel() {
         let channels = Channel::all("conversation:w-", 3, 8);
-        let mut members: Vec<usize> = channels
-            .iter()
-            .flat_map(|channel| channel.members.clone())
-            .collect();
+        let mut members: Vec<usize> = channels.iter().flat_map(|channel| channel.members.clone()).collect();
         members.sort_unstable();
         assert_eq!(members, (0..8).collect::<Vec<_>>());
         assert_eq!(channels[2].members, [2, 5]);

@@ -92,13 +92,7 @@ impl Swarm {
     ///
     /// # Errors
     /// A sentence with the first connection that failed and why, or that `timeout` passed.
-    pub fn open(
-        &mut self,
-        target: &Target,
-        count: usize,
-        window: usize,
-        timeout: Duration,
-    ) -> Result<(), String> {
+    pub fn open(&mut self, target: &Target, count: usize, window: usize, timeout: Duration) -> Result<(), String> {
         self.connections.clear();
         self.ends.clear();
         self.dirty.clear();
@@ -106,11 +100,9 @@ impl Swarm {
         let deadline_ns = self.clock.now_ns() + ns(timeout);
         while self.connections.len() < count || self.under_way > 0 {
             while self.connections.len() < count && self.under_way < window {
-                self.connect(target)
-                    .map_err(|error| format!("connection {}: {error}", self.connections.len()))?;
+                self.connect(target).map_err(|error| format!("connection {}: {error}", self.connections.len()))?;
             }
-            self.turn(Some(Duration::from_millis(100)), |_, _, _| {})
-                .map_err(|error| format!("poll: {error}"))?;
+            self.turn(Some(Duration::from_millis(100)), |_, _, _| {}).map_err(|error| format!("poll: {error}"))?;
             if let Some((index, end)) = self.ends.first() {
                 return Err(format!("connection {index}: {end}"));
             }
@@ -127,12 +119,9 @@ impl Swarm {
     fn connect(&mut self, target: &Target) -> io::Result<()> {
         let index = self.connections.len();
         let stream = TcpStream::connect(target.address)?;
-        let mut connection =
-            Connection::new(stream, target.request(index), index as u32 ^ 0x9e37_79b9);
+        let mut connection = Connection::new(stream, target.request(index), index as u32 ^ 0x9e37_79b9);
         let both = Interest::READABLE | Interest::WRITABLE;
-        self.poll
-            .registry()
-            .register(connection.stream(), Token(index), both)?;
+        self.poll.registry().register(connection.stream(), Token(index), both)?;
         self.connections.push(connection);
         self.under_way += 1;
         self.alive += 1;
@@ -155,27 +144,13 @@ impl Swarm {
     ///
     /// # Errors
     /// When the poller fails; a connection's failure is its end, not an error.
-    pub fn turn(
-        &mut self,
-        wait: Option<Duration>,
-        mut on_text: impl FnMut(usize, &[u8], u64),
-    ) -> io::Result<()> {
+    pub fn turn(&mut self, wait: Option<Duration>, mut on_text: impl FnMut(usize, &[u8], u64)) -> io::Result<()> {
         self.flush_dirty();
         match self.poll.poll(&mut self.events, wait) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
             other => other?,
         }
-        let Self {
-            events,
-            connections,
-            buffer,
-            ends,
-            clock,
-            dirty,
-            under_way,
-            alive,
-            poll,
-        } = self;
+        let Self { events, connections, buffer, ends, clock, dirty, under_way, alive, poll } = self;
         for event in events.iter() {
             let index = event.token().0;
             // An event of a connection that an earlier `open` left behind has no slot any more.
@@ -190,18 +165,10 @@ impl Swarm {
             if event.is_writable() && (before == Stage::Connecting || connection.has_output()) {
                 result = connection.writable();
             }
-            if result.is_ok() && (event.is_readable() || event.is_read_closed() || event.is_error())
-            {
-                result = connection.readable(buffer, clock, |payload, now_ns| {
-                    on_text(index, payload, now_ns)
-                });
+            if result.is_ok() && (event.is_readable() || event.is_read_closed() || event.is_error()) {
+                result = connection.readable(buffer, clock, |payload, now_ns| on_text(index, payload, now_ns));
             }
-            let opening = |stage| {
-                matches!(
-                    stage,
-                    Stage::Connecting | Stage::Upgrading | Stage::Greeting
-                )
-            };
+            let opening = |stage| matches!(stage, Stage::Connecting | Stage::Upgrading | Stage::Greeting);
             if let Err(end) = result {
                 // Failing to deregister a dead socket changes nothing: closing it removes it from the poller.
                 let _ = poll.registry().deregister(connection.stream());
@@ -247,9 +214,7 @@ impl Swarm {
             if now_ns > limit_ns {
                 return Ok(false);
             }
-            self.turn(Some(Duration::from_millis(10)), |_, _, read_ns| {
-                last_ns = read_ns
-            })?;
+            self.turn(Some(Duration::from_millis(10)), |_, _, read_ns| last_ns = read_ns)?;
         }
     }
 
@@ -270,10 +235,7 @@ impl Swarm {
         while self.alive > 0 && self.clock.now_ns() < deadline_ns {
             self.turn(Some(Duration::from_millis(50)), |_, _, _| {})?;
         }
-        let unclean = self.ends[ended_before..]
-            .iter()
-            .filter(|(_, end)| !matches!(end, End::Close(1000, _)))
-            .count();
+        let unclean = self.ends[ended_before..].iter().filter(|(_, end)| !matches!(end, End::Close(1000, _))).count();
         Ok(unclean + self.alive)
     }
 }

@@ -18,14 +18,7 @@ fn load(fault: Fault, arguments: &[&str]) -> Output {
 
 /// For a third of a second, three members in one channel and 100 messages a second.
 fn run(workload: &str, fault: Fault, more: &[&str]) -> Output {
-    let mut arguments = vec![
-        "--workload",
-        workload,
-        "--connections",
-        "3",
-        "--channels",
-        "1",
-    ];
+    let mut arguments = vec!["--workload", workload, "--connections", "3", "--channels", "1"];
     arguments.extend(["--rate", "100", "--seconds", "0.3"]);
     arguments.extend(more);
     load(fault, &arguments)
@@ -33,8 +26,7 @@ fn run(workload: &str, fault: Fault, more: &[&str]) -> Output {
 
 fn wrong(output: &Output) -> (Option<i32>, String) {
     let stderr = String::from_utf8_lossy(&output.stderr);
-    let json: Value =
-        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {stderr}"));
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {stderr}"));
     assert_eq!(json["ok"], output.status.success());
     (output.status.code(), json["wrong"].to_string())
 }
@@ -45,28 +37,14 @@ fn server_that_keeps_its_promises_passes() {
         let output = run(workload, Fault::None, &[]);
         assert_eq!(wrong(&output), (Some(0), "[]".to_owned()), "{workload}");
         let json: Value = serde_json::from_slice(&output.stdout).expect("checked above");
-        assert_eq!(
-            json["deliveries"],
-            json["messages"].as_u64().expect("a count") * 3,
-            "{workload}"
-        );
-        assert!(
-            json["latency_us"]["p99"].as_f64().expect("a time") > 0.0,
-            "{workload}"
-        );
+        assert_eq!(json["deliveries"], json["messages"].as_u64().expect("a count") * 3, "{workload}");
+        assert!(json["latency_us"]["p99"].as_f64().expect("a time") > 0.0, "{workload}");
     }
 }
 
 #[test]
 fn events_that_no_single_read_or_write_holds_are_put_together() {
-    let three = [
-        "--workload",
-        "w1b",
-        "--connections",
-        "3",
-        "--payload",
-        "60000",
-    ];
+    let three = ["--workload", "w1b", "--connections", "3", "--payload", "60000"];
     let output = load(Fault::None, &[&three[..], &["--seconds", "0.3"]].concat());
     assert_eq!(wrong(&output), (Some(0), "[]".to_owned()));
     let json: Value = serde_json::from_slice(&output.stdout).expect("checked above");
@@ -76,29 +54,13 @@ fn events_that_no_single_read_or_write_holds_are_put_together() {
 
 #[test]
 fn idle_connections_are_held_and_churned_ones_closed_cleanly() {
-    for (workload, figure) in [
-        ("idle", "/connect/rss_bytes_per_connection"),
-        ("churn", "/cycles/1/rss_closed_bytes"),
-    ] {
+    for (workload, figure) in [("idle", "/connect/rss_bytes_per_connection"), ("churn", "/cycles/1/rss_closed_bytes")] {
         let pid = std::process::id().to_string();
-        let twenty = [
-            "--workload",
-            workload,
-            "--connections",
-            "20",
-            "--cycles",
-            "2",
-        ];
-        let output = load(
-            Fault::None,
-            &[&twenty[..], &["--seconds", "0.1", "--pid", &pid]].concat(),
-        );
+        let twenty = ["--workload", workload, "--connections", "20", "--cycles", "2"];
+        let output = load(Fault::None, &[&twenty[..], &["--seconds", "0.1", "--pid", &pid]].concat());
         assert_eq!(wrong(&output), (Some(0), "[]".to_owned()), "{workload}");
         let json: Value = serde_json::from_slice(&output.stdout).expect("checked above");
-        assert!(
-            json.pointer(figure).is_some_and(Value::is_number),
-            "{workload}: {json}"
-        );
+        assert!(json.pointer(figure).is_some_and(Value::is_number), "{workload}: {json}");
     }
 }
 
@@ -109,10 +71,7 @@ fn fails_by_name(cases: &[(&str, Fault, &str)]) {
             scope.spawn(move || {
                 let (code, sentences) = wrong(&run(workload, *fault, &[]));
                 assert_eq!(code, Some(1), "{fault:?} in {workload}");
-                assert!(
-                    sentences.contains(name),
-                    "{fault:?} in {workload}: {sentences}"
-                );
+                assert!(sentences.contains(name), "{fault:?} in {workload}: {sentences}");
             });
         }
     });
@@ -144,41 +103,21 @@ fn broken_store_fails_by_its_name() {
 #[test]
 fn server_that_dies_has_its_own_code_and_what_it_acknowledged_is_on_record() {
     let record = std::env::temp_dir().join(format!("realtime-load-{}.csv", std::process::id()));
-    let (code, sentences) = wrong(&run(
-        "send",
-        Fault::Die,
-        &["--record", record.to_str().expect("a plain path")],
-    ));
+    let (code, sentences) = wrong(&run("send", Fault::Die, &["--record", record.to_str().expect("a plain path")]));
     assert_eq!(code, Some(3), "{sentences}");
     let lines = std::fs::read_to_string(&record).expect("the record was made");
     std::fs::remove_file(&record).expect("the record can be removed");
     // Three senders take turns: their acks may be read in another order than they were made.
-    let mut numbers: Vec<&str> = lines
-        .lines()
-        .map(|line| line.split(',').nth(1).expect("a number"))
-        .collect();
+    let mut numbers: Vec<&str> = lines.lines().map(|line| line.split(',').nth(1).expect("a number")).collect();
     numbers.sort_unstable();
-    assert_eq!(
-        numbers,
-        ["1", "2", "3", "4"],
-        "acknowledged before the fifth message"
-    );
-    assert!(
-        lines.lines().all(|line| line.starts_with("w-0,")),
-        "{lines}"
-    );
+    assert_eq!(numbers, ["1", "2", "3", "4"], "acknowledged before the fifth message");
+    assert!(lines.lines().all(|line| line.starts_with("w-0,")), "{lines}");
 }
 
 #[test]
 fn wrong_call_and_absent_server_have_their_own_code_and_no_figures() {
-    for line in [
-        &["--workload", "w9"][..],
-        &["--workload", "w1", "--url", "ws://127.0.0.1:1/ws"],
-    ] {
-        let output = Command::new(env!("CARGO_BIN_EXE_realtime-load"))
-            .args(line)
-            .output()
-            .expect("the program starts");
+    for line in [&["--workload", "w9"][..], &["--workload", "w1", "--url", "ws://127.0.0.1:1/ws"]] {
+        let output = Command::new(env!("CARGO_BIN_EXE_realtime-load")).args(line).output().expect("the program starts");
         assert_eq!(output.status.code(), Some(2), "{line:?}");
         assert!(output.stdout.is_empty(), "{line:?}");
         assert!(!output.stderr.is_empty(), "{line:?}");

@@ -47,9 +47,7 @@ struct Shared {
 /// Start it; it lives as long as the test process.
 pub(crate) fn start(fault: Fault) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let address = listener
-        .local_addr()
-        .expect("a bound listener has an address");
+    let address = listener.local_addr().expect("a bound listener has an address");
     let shared = Arc::new(Mutex::new(Shared::default()));
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
@@ -71,10 +69,7 @@ fn serve(mut stream: TcpStream, shared: &Mutex<Shared>, fault: Fault) -> Option<
     let answer = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
                   Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
     stream.write_all(answer.as_bytes()).ok()?;
-    send(
-        &mut stream,
-        &json!({"type": "connection_established", "data": {}}),
-    );
+    send(&mut stream, &json!({"type": "connection_established", "data": {}}));
     while let Some((opcode, payload)) = read_frame(&mut stream) {
         if opcode == 8 {
             stream.write_all(&[0x88, 2, payload[0], payload[1]]).ok()?;
@@ -93,16 +88,9 @@ fn command_in(stream: &mut TcpStream, shared: &mut Shared, command: &Value, faul
         Some("subscribe") => {
             let channel = data["channel"].as_str().expect("a channel").to_owned();
             let clone = stream.try_clone().expect("a second handle");
-            shared
-                .members
-                .entry(channel.clone())
-                .or_default()
-                .push(clone);
+            shared.members.entry(channel.clone()).or_default().push(clone);
             let confirmed = json!({"channel": channel, "position": {"offset": 0, "epoch": "e"}});
-            send(
-                stream,
-                &json!({"type": "subscription_confirmed", "data": confirmed, "id": 1}),
-            );
+            send(stream, &json!({"type": "subscription_confirmed", "data": confirmed, "id": 1}));
         }
         Some("publish") => {
             let channel = data["channel"].as_str().expect("a channel");
@@ -110,15 +98,8 @@ fn command_in(stream: &mut TcpStream, shared: &mut Shared, command: &Value, faul
             deliver(stream, shared, channel, &event, fault);
         }
         Some("send_message") => {
-            let channel = format!(
-                "conversation:{}",
-                data["conversationId"].as_str().expect("an id")
-            );
-            for _ in 0..if shared.messages == 4 && fault == Fault::StoreTwice {
-                2
-            } else {
-                1
-            } {
+            let channel = format!("conversation:{}", data["conversationId"].as_str().expect("an id"));
+            for _ in 0..if shared.messages == 4 && fault == Fault::StoreTwice { 2 } else { 1 } {
                 store(stream, shared, &channel, command, fault);
             }
         }
@@ -126,17 +107,10 @@ fn command_in(stream: &mut TcpStream, shared: &mut Shared, command: &Value, faul
     }
 }
 
-fn store(
-    stream: &mut TcpStream,
-    shared: &mut Shared,
-    channel: &str,
-    command: &Value,
-    fault: Fault,
-) {
+fn store(stream: &mut TcpStream, shared: &mut Shared, channel: &str, command: &Value, fault: Fault) {
     let number = shared.numbers.entry(channel.to_owned()).or_default();
     *number += 1;
-    let mut message =
-        json!({"number": *number, "clientMessageId": command["data"]["clientMessageId"]});
+    let mut message = json!({"number": *number, "clientMessageId": command["data"]["clientMessageId"]});
     let event = json!({"type": "new_message", "data": message, "channel": channel});
     let now = shared.messages == 4;
     deliver(stream, shared, channel, &event, fault);
@@ -144,27 +118,15 @@ fn store(
         message["number"] = json!(message["number"].as_u64().expect("a number") - 1);
     }
     if !(now && fault == Fault::NoAck) {
-        send(
-            stream,
-            &json!({"type": "ack", "data": message, "id": command["id"]}),
-        );
+        send(stream, &json!({"type": "ack", "data": message, "id": command["id"]}));
     }
 }
 
-fn deliver(
-    sender: &mut TcpStream,
-    shared: &mut Shared,
-    channel: &str,
-    event: &Value,
-    fault: Fault,
-) {
+fn deliver(sender: &mut TcpStream, shared: &mut Shared, channel: &str, event: &Value, fault: Fault) {
     let now = shared.messages == 4;
     shared.messages += 1;
     let frame = frame(event);
-    let members = shared
-        .members
-        .get_mut(channel)
-        .expect("a channel with members");
+    let members = shared.members.get_mut(channel).expect("a channel with members");
     for (index, member) in members.iter_mut().enumerate() {
         let first = index == 0;
         let frames = match fault {
@@ -188,10 +150,7 @@ fn deliver(
         let _ = member.write_all(&frames);
     }
     match fault {
-        Fault::Error if now => send(
-            sender,
-            &json!({"type": "error", "data": {"message": "on purpose"}}),
-        ),
+        Fault::Error if now => send(sender, &json!({"type": "error", "data": {"message": "on purpose"}})),
         Fault::Close if now => drop(sender.write_all(&[0x88, 2, 0x0f, 0xa0])),
         Fault::Die if now => {
             for member in shared.members.values().flatten() {
@@ -208,9 +167,7 @@ fn send(stream: &mut TcpStream, event: &Value) {
 
 fn frame(event: &Value) -> Vec<u8> {
     let payload = event.to_string();
-    let len = u16::try_from(payload.len())
-        .expect("a small event")
-        .to_be_bytes();
+    let len = u16::try_from(payload.len()).expect("a small event").to_be_bytes();
     [&[0x81, 0x7e], &len[..], payload.as_bytes()].concat()
 }
 
@@ -223,9 +180,7 @@ fn read_frame(stream: &mut TcpStream) -> Option<(u8, Vec<u8>)> {
     let head = exactly(2)?;
     assert!(head[1] & 0x80 != 0, "a client must mask");
     let len = match head[1] & 0x7f {
-        126 => exactly(2)?
-            .iter()
-            .fold(0, |sum, byte| sum << 8 | usize::from(*byte)),
+        126 => exactly(2)?.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte)),
         len => usize::from(len),
     };
     let mask = exactly(4)?;
