@@ -1,1 +1,49 @@
-//! realtime-hub
+//! A shard's whole logic and what shards share, without a socket, a clock or a thread.
+//!
+//! Bytes and commands go in; frames, events for Python and requests to the log come out. Three things drive it: the
+//! reactor, a virtual link for tests of apps, and the tests of this crate. One noun a module: [`Hub`] is what is
+//! shared (rules, channels, inboxes), [`ShardCore`] is one shard, [`Event`] and [`Command`] are the two queues to
+//! Python, [`LogQueue`] is the one to the log, [`Wire`] is the way out.
+//!
+//! Invariants, each with a test: order is per channel and given under its lock; a shard changes its members only from
+//! its inbox; what is acknowledged was committed before; a member sees an offset once and in order, replayed or live;
+//! a frame leaves whole or its connection ends.
+#![forbid(unsafe_code)]
+
+pub mod bucket;
+mod channel;
+mod command;
+pub mod compose;
+mod conn;
+mod core;
+mod counters;
+mod event;
+mod hub;
+mod id;
+mod inbox;
+pub mod json;
+mod log_queue;
+mod options;
+mod outbox;
+pub mod pattern;
+mod prepared;
+pub mod relay;
+mod rules;
+pub mod token;
+mod wire;
+
+pub use channel::{Channel, Policy, Publication};
+pub use command::{Command, Publish, Reply};
+pub use core::{ShardCore, TICK_MS};
+pub use counters::Counters;
+pub use event::{Event, HistoryPage, Published};
+pub use hub::Hub;
+pub use id::{ConnId, Now};
+pub use inbox::Inbox;
+pub use log_queue::{AppendedEvent, LogFailure, LogPage, LogQueue, LogRequest, PagePurpose, StoredEvent};
+pub use options::{
+    Auth, Endpoint, Expiry, Limits, Mode, OpenGrant, Options, Overflow, PolicyOptions, RelayOptions, Route, TokenRule,
+};
+pub use outbox::Class;
+pub use prepared::Prepared;
+pub use wire::{Outcome, Release, SendOp, Wire};

@@ -1,0 +1,240 @@
+//! Channels: the lock that gives a channel its order, its ring, and who lasts in it.
+//!
+//! Who submits takes the lock, gives the offset, appends to the ring and, while holding it, pushes to the inboxes of
+//! all shards that have members: the inbox rule. One channel's lock at a time, never held over I/O. Heads of durable
+//! channels are read through the log's queue; until one is there, what needs it waits in [`State::waiting`].
+
+use crate::ConnId;
+use crate::inbox::lock;
+use crate::options::Overflow;
+use crate::outbox::Class;
+use crate::prepared::Prepared;
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+/// What kind of channel it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Policy {
+    /// Stored in the log.
+    pub durable: bool,
+    /// Publications kept in memory.
+    pub history: usize,
+    /// What happens to volatile events for slow readers.
+    pub overflow: Overflow,
+}
+
+impl Policy {
+    /// Nothing is kept.
+    pub const VOLATILE: Self = Self { durable: false, history: 0, overflow: Overflow::DropOldest };
+
+    /// Whether publications have offsets.
+    #[must_use]
+    pub const fn numbers(self) -> bool {
+        self.durable || self.history > 0
+    }
+}
+
+/// An event with an offset, as members get it.
+#[derive(Debug)]
+pub struct Publication {
+    /// Its place, from 1.
+    pub offset: u64,
+    /// Its frame.
+    pub frame: Arc<Prepared>,
+}
+
+/// One channel.
+#[derive(Debug)]
+pub struct Channel {
+    name: Arc<str>,
+    pub(crate) id: u64,
+    pub(crate) policy: Policy,
+    pub(crate) epoch: Arc<str>,
+    state: Mutex<State>,
+}
+
+/// What the lock guards.
+#[derive(Debug)]
+pub(crate) struct State {
+    /// Taken out of the directory: who finds it so looks the name up again.
+    pub dead: bool,
+    /// Members by shard, counted when `Join` and `Leave` are pushed.
+    pub members: Box<[u32]>,
+    pub head: Head,
+    /// What waits for the head, in order.
+    pub waiting: Vec<Waiting>,
+    /// The newest publications, oldest first, offsets rising by one.
+    pub ring: VecDeque<Arc<Publication>>,
+    /// Relays that last, by rule and user.
+    pub lasting: HashMap<(u16, Arc<str>), Lasting>,
+}
+
+/// What is known of a channel's newest offset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Head {
+    Unknown,
+    Loading,
+    Known(u64),
+}
+
+/// Sessions of one user that hold a lasting relay.
+#[derive(Debug)]
+pub(crate) struct Lasting {
+    pub sessions: Vec<ConnId>,
+    /// JSON of the data when the last one ends.
+    pub undo: Box<[u8]>,
+    /// JSON of the data while it lasts.
+    pub data: Box<[u8]>,
+}
+
+/// A command that needs the head.
+#[derive(Debug)]
+pub(crate) enum Waiting {
+    Subscribe(SubscribeRequest),
+    Unsubscribe { conn: ConnId, reply: Option<Arc<Prepared>>, credits: u16 },
+    History(HistoryRequest),
+}
+
+/// A subscribe on its way to the channel's lock.
+#[derive(Debug)]
+pub(crate) struct SubscribeRequest {
+    pub conn: ConnId,
+    pub id: Option<Box<[u8]>>,
+    /// The last position that the client has seen.
+    pub position: Option<(u64, Box<str>)>,
+    /// How many of the last events it wants.
+    pub last: Option<u64>,
+    /// It is a member already: confirmed, nothing replayed.
+    pub again: bool,
+    pub credits: u16,
+}
+
+/// A history command on its way to the channel's lock.
+#[derive(Debug)]
+pub(crate) struct HistoryRequest {
+    pub who: HistoryFor,
+    /// Events after this offset, else the last `limit`.
+    pub after: Option<u64>,
+    pub limit: usize,
+}
+
+/// Who asks for history.
+#[derive(Debug)]
+pub(crate) enum HistoryFor {
+    Client { conn: ConnId, id: Option<Box<[u8]>>, credits: u16 },
+    Python { ticket: u64 },
+}
+
+impl Channel {
+    pub(crate) fn new(name: Arc<str>, id: u64, policy: Policy, epoch: Arc<str>, shards: usize) -> Self {
+        let head = if policy.durable { Head::Unknown } else { Head::Known(0) };
+        let state = State {
+            dead: false,
+            members: vec![0; shards].into(),
+            head,
+            waiting: Vec::new(),
+            ring: VecDeque::new(),
+            lasting: HashMap::new(),
+        };
+        Self { name, id, policy, epoch, state: Mutex::new(state) }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub const fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    /// The class of an event in this channel; a relay in a durable one has no offset and is volatile.
+    pub(crate) fn class(&self, offset: u64, key: Option<Arc<str>>) -> Class {
+        match key {
+            _ if offset > 0 => Class::Durable,
+            Some(key) => Class::Latest(key),
+            None => Class::Volatile(self.policy.overflow),
+        }
+    }
+}
+
+impl State {
+    /// Members on all shards.
+    pub(crate) fn members_total(&self) -> usize {
+        self.members.iter().map(|&count| count as usize).sum()
+    }
+
+    /// Whether nothing would be lost if the channel were made anew.
+    pub(crate) fn is_idle(&self, policy: Policy) -> bool {
+        self.members_total() == 0
+            && self.waiting.is_empty()
+            && self.lasting.is_empty()
+            && self.head != Head::Loading
+            && (policy.durable || policy.history == 0 || self.head == Head::Known(0))
+    }
+
+    /// The ring's part from `next` on, at most `most`; None where it begins later.
+    pub(crate) fn in_ring(&self, next: u64, most: usize) -> Option<Vec<Arc<Publication>>> {
+        let first = self.ring.front()?.offset;
+        let skip = next.checked_sub(first)? as usize;
+        Some(self.ring.iter().skip(skip).take(most).cloned().collect())
+    }
+
+    pub(crate) fn keep(&mut self, publication: Arc<Publication>, most: usize) {
+        if most == 0 {
+            return;
+        }
+        // A hole would make the ring lie about what it covers.
+        if self.ring.back().is_some_and(|last| last.offset + 1 != publication.offset) {
+            self.ring.clear();
+        }
+        while self.ring.len() >= most {
+            self.ring.pop_front();
+        }
+        self.ring.push_back(publication);
+    }
+}
+
+/// A channel with this key, made when it is not there.
+#[derive(Debug, Default)]
+pub(crate) struct Directory {
+    /// Names come from clients: std's keyed hash.
+    parts: [Mutex<HashMap<Arc<str>, Arc<Channel>>>; 16],
+}
+
+impl Directory {
+    fn part(&self, name: &str) -> &Mutex<HashMap<Arc<str>, Arc<Channel>>> {
+        let sum = name.bytes().fold(0usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte as usize));
+        &self.parts[sum % self.parts.len()]
+    }
+
+    pub(crate) fn find(&self, name: &str) -> Option<Arc<Channel>> {
+        lock(self.part(name)).get(name).cloned()
+    }
+
+    pub(crate) fn find_or_insert(&self, name: &str, make: impl FnOnce(Arc<str>) -> Channel) -> Arc<Channel> {
+        let mut part = lock(self.part(name));
+        if let Some(channel) = part.get(name) {
+            return Arc::clone(channel);
+        }
+        let name: Arc<str> = name.into();
+        let channel = Arc::new(make(Arc::clone(&name)));
+        part.insert(name, Arc::clone(&channel));
+        channel
+    }
+
+    /// Takes a channel out if nothing is in it. The directory's lock is taken before the channel's, here alone.
+    pub(crate) fn remove_idle(&self, channel: &Arc<Channel>) {
+        let mut part = lock(self.part(&channel.name));
+        let mut state = channel.lock();
+        if !state.dead && state.is_idle(channel.policy) {
+            state.dead = true;
+            part.remove(&channel.name);
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.parts.iter().map(|part| lock(part).len()).sum()
+    }
+}

@@ -1,0 +1,76 @@
+//! What comes down from Python: batches of [`Command`], applied in order.
+
+use crate::ConnId;
+use std::sync::Arc;
+
+/// One decision of Python's. The stub `_engine.pyi` tells each in full.
+#[allow(missing_docs, reason = "each field is told in full by python/realtime/_engine.pyi")]
+#[derive(Debug, Clone)]
+pub enum Command {
+    /// Let an upgrade in as this user.
+    Accept { conn: ConnId, user: Arc<str>, grants: Option<Box<[u8]>>, expires_at_ms: Option<u64> },
+    /// Refuse an upgrade with an HTTP status.
+    Reject { conn: ConnId, status: u16, body: Box<str> },
+    /// One message to one connection; `done` credits come back with it.
+    Send { conn: ConnId, text: bool, payload: Box<[u8]>, done: u16 },
+    /// One text message to many connections.
+    SendMany { conns: Vec<ConnId>, payload: Box<[u8]> },
+    /// One text message to every open connection of the `json` endpoints.
+    SendAll { payload: Box<[u8]> },
+    /// End a connection.
+    Close { conn: ConnId, code: u16, reason: Box<str> },
+    /// Rights on one channel, then the command that had asked for them.
+    Grant { conn: ConnId, channel: Arc<str>, rights: Vec<Box<str>>, raw: Box<[u8]> },
+    /// A deferred command, handed back when its turn came.
+    Resume { conn: ConnId, raw: Box<[u8]> },
+    /// Make a connection a member.
+    Subscribe { conn: ConnId, channel: Arc<str> },
+    /// Take a subscription away.
+    Unsubscribe { conn: ConnId, channel: Arc<str>, code: Box<str>, retryable: bool },
+    /// An event of a channel.
+    Publish(Publish),
+    /// One text message to the members of several channels, each connection once.
+    PublishUnion { channels: Vec<Arc<str>>, payload: Box<[u8]> },
+    /// Ask for events after an offset, or for the last ones.
+    History { ticket: u64, channel: Arc<str>, after: Option<u64>, limit: usize },
+    /// Credits come back.
+    Done { conn: ConnId, count: u16 },
+}
+
+/// An event of a channel on its way to the log or to the members.
+#[derive(Debug, Clone)]
+pub struct Publish {
+    /// Names the outcome where `notify` is set.
+    pub ticket: u64,
+    /// Where to.
+    pub channel: Arc<str>,
+    /// The event's `type`.
+    pub event: Arc<str>,
+    /// JSON of its data.
+    pub data: Box<[u8]>,
+    /// Its `userId`.
+    pub user: Option<Arc<str>>,
+    /// Class `latest` under this key.
+    pub key: Option<Arc<str>>,
+    /// Durable: stored once per (channel, user, dedupe).
+    pub dedupe: Option<Box<str>>,
+    /// Durable: the offset becomes the member `number` of the data.
+    pub number: bool,
+    /// Durable: [`crate::Event::Published`] follows.
+    pub notify: bool,
+    /// Answer this command with `ack` or `error` from the outcome.
+    pub reply: Option<Reply>,
+}
+
+/// Where the answer to a command goes; it carries one credit back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    /// Whose command it was.
+    pub conn: ConnId,
+    /// The raw JSON of its id; without one nothing is sent on success.
+    pub id: Option<Box<[u8]>>,
+    /// The message of an `error`, where the command has one of its own (`Failed to send message`).
+    pub failure: Option<&'static str>,
+    /// Credits that come back.
+    pub credits: u16,
+}

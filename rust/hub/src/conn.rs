@@ -1,0 +1,223 @@
+//! One connection's state in its shard: what is touched by every message is small and in one place, the rest is
+//! boxed and there only while it is needed.
+
+use crate::bucket::Bucket;
+use crate::channel::Channel;
+use crate::outbox::Backlog;
+use crate::pattern::{Grant, Rights};
+use realtime_protocol::connection::{Inbound, Role};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// Where a connection is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// The slot waits for its next use.
+    Free,
+    /// The head of the upgrade is still coming.
+    Handshake,
+    /// Python decides about the upgrade.
+    Deciding,
+    /// Messages go both ways.
+    Open,
+    /// The peer closed or broke the protocol: what it had asked for before is still answered, then comes our Close.
+    Finishing,
+    /// The last thing that we say is queued; what still comes in is thrown away.
+    Closing,
+}
+
+pub(crate) mod flag {
+    /// `realtime.v1` was agreed: the client knows our close codes and can resume.
+    pub(crate) const VERSION_1: u16 = 1;
+    /// Counted as open; Python heard `Open` and will hear `Close`.
+    pub(crate) const ANNOUNCED: u16 = 1 << 1;
+    /// The kernel refused bytes and has not said that there is room.
+    pub(crate) const BLOCKED: u16 = 1 << 2;
+    /// Stands in the list of connections with something to send.
+    pub(crate) const DIRTY: u16 = 1 << 3;
+    /// The peer's Close has come.
+    pub(crate) const PEER_CLOSED: u16 = 1 << 4;
+    /// `Shutdown` was given out.
+    pub(crate) const SHUT: u16 = 1 << 5;
+    /// Reading was refused: tell the driver when that changes.
+    pub(crate) const PAUSED: u16 = 1 << 6;
+    /// Members that replay are behind this connection.
+    pub(crate) const REPLAYS: u16 = 1 << 7;
+    /// The peer broke the protocol: what it sends is no longer parsed.
+    pub(crate) const BROKEN: u16 = 1 << 8;
+}
+
+/// End of the pending list.
+pub(crate) const NOTHING: u32 = u32::MAX;
+
+/// The hot part: at most 128 bytes.
+#[derive(Debug)]
+pub(crate) struct Conn {
+    pub generation: u32,
+    pub phase: Phase,
+    pub flags: u16,
+    pub pings_unanswered: u8,
+    pub endpoint: u16,
+    /// Commands that Python has and has not given back.
+    pub under_way: u16,
+    /// Tick of the last sign of life.
+    pub heard_tick: u32,
+    /// This turn's frames: a list in the shard's arena.
+    pub pending_head: u32,
+    pub pending_tail: u32,
+    pub close_code: u16,
+    pub inbound: Inbound,
+    pub session: Option<Box<Session>>,
+    pub subscriptions: Vec<Subscription>,
+    pub backlog: Option<Box<Backlog>>,
+    pub cold: Option<Box<Cold>>,
+    pub commands: Bucket,
+    pub relays: Bucket,
+}
+
+const _: () = assert!(std::mem::size_of::<Conn>() <= 128, "the hot part of a connection is at most 128 bytes");
+
+/// Who the connection is.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub user: Arc<str>,
+    pub grants: Box<[Grant]>,
+    pub expires_at_ms: u64,
+}
+
+/// A channel that the connection asked for.
+#[derive(Debug)]
+pub(crate) struct Subscription {
+    pub channel: Arc<Channel>,
+    /// The last command was subscribe and not unsubscribe.
+    pub is_wanted: bool,
+    /// Place among the channel's members here, once `Join` was taken from the inbox.
+    pub member: Option<u32>,
+    /// A page of the log was asked for.
+    pub awaits_page: bool,
+}
+
+/// What only some connections need, some of the time.
+#[derive(Debug)]
+pub(crate) struct Cold {
+    pub peer: IpAddr,
+    /// The head of the upgrade, as far as it came.
+    pub head: Vec<u8>,
+    pub head_searched: usize,
+    /// The answer to the upgrade that Python decides about.
+    pub answer: Option<Box<Answer>>,
+    /// Bytes that came while reading was paused.
+    pub unread: Vec<u8>,
+    /// Rights that hooks gave, by channel.
+    pub granted: Vec<(Arc<str>, Rights)>,
+    /// Relays of this session that last.
+    pub lasting: Vec<LastingRelay>,
+    /// When a phase is over, monotonic ms.
+    pub phase_ends_ms: u64,
+    /// How to close once everything is answered.
+    pub finish: Option<(u16, Box<str>)>,
+    /// `token_expiring` was sent.
+    pub told_of_expiry: bool,
+}
+
+/// An upgrade that passed all checks but who it is.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub accept: Option<String>,
+    pub version_1: bool,
+}
+
+/// A relay that this session started and that has not ended.
+#[derive(Debug)]
+pub(crate) struct LastingRelay {
+    pub channel: Arc<Channel>,
+    pub rule: u16,
+    pub ends_ms: u64,
+}
+
+impl Conn {
+    pub(crate) const fn free(generation: u32) -> Self {
+        Self {
+            generation,
+            phase: Phase::Free,
+            flags: 0,
+            pings_unanswered: 0,
+            endpoint: 0,
+            under_way: 0,
+            heard_tick: 0,
+            pending_head: NOTHING,
+            pending_tail: NOTHING,
+            close_code: 0,
+            inbound: Inbound::new(Role::Server),
+            session: None,
+            subscriptions: Vec::new(),
+            backlog: None,
+            cold: None,
+            commands: Bucket::full(),
+            relays: Bucket::full(),
+        }
+    }
+
+    pub(crate) const fn has(&self, flag: u16) -> bool {
+        self.flags & flag != 0
+    }
+
+    pub(crate) const fn set(&mut self, flag: u16) {
+        self.flags |= flag;
+    }
+
+    pub(crate) const fn clear(&mut self, flag: u16) {
+        self.flags &= !flag;
+    }
+
+    pub(crate) fn user(&self) -> &str {
+        self.session.as_ref().map_or("", |session| &session.user)
+    }
+
+    pub(crate) fn cold(&mut self) -> &mut Cold {
+        self.cold.get_or_insert_with(|| Box::new(Cold::new(IpAddr::from([0, 0, 0, 0]))))
+    }
+
+    pub(crate) fn backlog_bytes(&self) -> usize {
+        self.backlog.as_ref().map_or(0, |backlog| backlog.bytes())
+    }
+
+    pub(crate) fn subscription(&mut self, channel: u64) -> Option<&mut Subscription> {
+        self.subscriptions.iter_mut().find(|subscription| subscription.channel.id == channel)
+    }
+
+    /// Frees the cold part when nothing in it is needed any more.
+    pub(crate) fn warm(&mut self) {
+        if self.cold.as_ref().is_some_and(|cold| cold.is_spent()) {
+            self.cold = None;
+        }
+    }
+}
+
+impl Cold {
+    pub(crate) const fn new(peer: IpAddr) -> Self {
+        Self {
+            peer,
+            head: Vec::new(),
+            head_searched: 0,
+            answer: None,
+            unread: Vec::new(),
+            granted: Vec::new(),
+            lasting: Vec::new(),
+            phase_ends_ms: 0,
+            finish: None,
+            told_of_expiry: false,
+        }
+    }
+
+    fn is_spent(&self) -> bool {
+        self.head.is_empty()
+            && self.answer.is_none()
+            && self.unread.is_empty()
+            && self.granted.is_empty()
+            && self.lasting.is_empty()
+            && self.finish.is_none()
+            && self.phase_ends_ms == 0
+            && !self.told_of_expiry
+    }
+}

@@ -1,0 +1,237 @@
+//! A shard's whole logic, without a socket, a clock or a thread.
+//!
+//! A driver (the reactor, a virtual link, another transport) calls the public methods in this order each turn:
+//! `bytes_in` for what was read, `tick` when 250 ms have passed, `run_inbox`, `flush`, then takes events, releases and
+//! unpaused connections. State belongs to one thread and has no locks. Members change only by messages of the inbox;
+//! a connection that ends takes its own places back at once, since nothing can be meant for it any more.
+
+mod commands;
+mod input;
+mod members;
+mod output;
+mod timers;
+mod upgrade;
+
+use crate::conn::{Cold, Conn, NOTHING, Phase, flag};
+use crate::counters::{add, sub};
+use crate::inbox::ShardMsg;
+use crate::json::Scanner;
+use crate::{ConnId, Event, Hub, Now, Release};
+use members::LocalChannel;
+use output::Turn;
+use rustc_hash::FxHashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// Milliseconds of one tick of the timers.
+pub const TICK_MS: u64 = 250;
+
+/// One shard.
+pub struct ShardCore {
+    hub: Arc<Hub>,
+    shard: usize,
+    conns: Vec<Conn>,
+    /// When each connection has to be looked at, in ticks; beside `conns`, so that a walk reads four bytes each.
+    deadlines: Vec<u32>,
+    free: Vec<u32>,
+    handshakes: usize,
+    members: FxHashMap<u64, LocalChannel>,
+    scanner: Scanner,
+    turn: Turn,
+    events: Vec<Event>,
+    releases: Vec<Release>,
+    unpaused: Vec<ConnId>,
+    inbox: Vec<ShardMsg>,
+    now: Now,
+    last_tick: u32,
+}
+
+impl ShardCore {
+    /// An empty shard.
+    #[must_use]
+    pub fn new(hub: Arc<Hub>, shard: usize) -> Self {
+        Self {
+            hub,
+            shard,
+            conns: Vec::new(),
+            deadlines: Vec::new(),
+            free: Vec::new(),
+            handshakes: 0,
+            members: FxHashMap::default(),
+            scanner: Scanner::default(),
+            turn: Turn::default(),
+            events: Vec::new(),
+            releases: Vec::new(),
+            unpaused: Vec::new(),
+            inbox: Vec::new(),
+            now: Now::default(),
+            last_tick: 0,
+        }
+    }
+
+    /// Takes a slot for an accepted socket and starts the deadline of its handshake.
+    pub fn open(&mut self, peer: IpAddr, now: Now) -> ConnId {
+        self.now = now;
+        let slot = match self.free.pop() {
+            Some(slot) => slot as usize,
+            None => {
+                self.conns.push(Conn::free(0));
+                self.deadlines.push(u32::MAX);
+                self.conns.len() - 1
+            }
+        };
+        let conn = &mut self.conns[slot];
+        conn.phase = Phase::Handshake;
+        conn.heard_tick = tick_of(now);
+        conn.cold = Some(Box::new(Cold::new(peer)));
+        let id = ConnId::new(self.shard as u8, conn.generation, slot as u32);
+        self.handshakes += 1;
+        add(&self.hub.counters.accepted, 1);
+        add(&self.hub.counters.handshakes_pending, 1);
+        self.end_phase_in(slot, u64::from(self.hub.rules.limits.handshake_timeout_s) * 1_000);
+        id
+    }
+
+    /// Whether bytes of the connection should be read now; else they stay in the kernel, which tells the peer.
+    pub fn reads(&mut self, id: ConnId) -> bool {
+        let Some(slot) = self.find(id) else { return false };
+        let may_read = self.hub.may_read();
+        let soft = self.hub.rules.limits.outbox_soft_bytes;
+        let most = self.hub.rules.limits.commands_waiting_max;
+        let conn = &mut self.conns[slot];
+        let reads = match conn.phase {
+            Phase::Free => false,
+            // What a peer still sends after our last word is read and thrown away, so that this word arrives.
+            Phase::Closing => true,
+            Phase::Finishing => false,
+            Phase::Handshake => may_read,
+            Phase::Deciding => false,
+            Phase::Open => {
+                let has_unread = conn.cold.as_ref().is_some_and(|cold| !cold.unread.is_empty());
+                may_read && conn.under_way < most && conn.backlog_bytes() <= soft && !has_unread
+            }
+        };
+        if !reads {
+            conn.set(flag::PAUSED);
+        }
+        reads
+    }
+
+    /// The socket ended or failed.
+    pub fn closed(&mut self, id: ConnId, now: Now) {
+        self.now = now;
+        if let Some(slot) = self.find(id) {
+            if self.conns[slot].close_code == 0 {
+                self.conns[slot].close_code = 1006;
+            }
+            self.end(slot);
+        }
+    }
+
+    /// Moves what Python has to hear to the end of `into`.
+    pub fn take_events(&mut self, into: &mut Vec<Event>) {
+        into.append(&mut self.events);
+    }
+
+    /// Moves what the driver has to do with sockets to the end of `into`.
+    pub fn take_releases(&mut self, into: &mut Vec<Release>) {
+        into.append(&mut self.releases);
+    }
+
+    /// Moves the connections whose reading goes on to the end of `into`.
+    pub fn take_unpaused(&mut self, into: &mut Vec<ConnId>) {
+        into.append(&mut self.unpaused);
+    }
+
+    /// Connections of this shard, handshakes included.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.conns.len() - self.free.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The slot of a connection that is still there.
+    fn find(&self, id: ConnId) -> Option<usize> {
+        let conn = self.conns.get(id.slot())?;
+        (id.shard() == self.shard && conn.generation == id.generation() && conn.phase != Phase::Free).then(|| id.slot())
+    }
+
+    fn id(&self, slot: usize) -> ConnId {
+        ConnId::new(self.shard as u8, self.conns[slot].generation, slot as u32)
+    }
+
+    /// Gives everything of a connection back; the driver closes its socket.
+    fn end(&mut self, slot: usize) {
+        let id = self.id(slot);
+        let announced = self.conns[slot].has(flag::ANNOUNCED);
+        self.count_handshake(slot);
+        self.end_lasting(slot, None);
+        let subscriptions = std::mem::take(&mut self.conns[slot].subscriptions);
+        let mut channels = Vec::with_capacity(if announced { subscriptions.len() } else { 0 });
+        for subscription in subscriptions {
+            if announced && subscription.is_wanted {
+                channels.push(Arc::clone(subscription.channel.name()));
+            }
+            if let Some(place) = subscription.member {
+                self.remove_member(subscription.channel.id, place);
+                self.hub.left(&subscription.channel, self.shard);
+            }
+        }
+        self.turn.forget(slot as u32, &mut self.conns[slot]);
+        let conn = &mut self.conns[slot];
+        if let Some(backlog) = conn.backlog.take() {
+            backlog.discard(&self.hub.counters);
+            self.hub.set_backlog(id, 0);
+        }
+        let code = conn.close_code;
+        *conn = Conn::free(conn.generation.wrapping_add(1));
+        self.deadlines[slot] = u32::MAX;
+        self.free.push(slot as u32);
+        self.releases.push(Release::Close(id));
+        if announced {
+            sub(&self.hub.counters.connections, 1);
+            add(&self.hub.counters.closed, 1);
+            self.events.push(Event::Close { conn: id, code, channels });
+        }
+    }
+
+    /// The handshake of a connection is over, one way or the other.
+    fn count_handshake(&mut self, slot: usize) {
+        if matches!(self.conns[slot].phase, Phase::Handshake | Phase::Deciding) {
+            self.handshakes -= 1;
+            sub(&self.hub.counters.handshakes_pending, 1);
+        }
+    }
+
+    /// Looks again whether a paused connection may be read.
+    fn unpause(&mut self, slot: usize) {
+        if !self.conns[slot].has(flag::PAUSED) {
+            return;
+        }
+        self.conns[slot].clear(flag::PAUSED);
+        let id = self.id(slot);
+        if self.reads(id) {
+            self.unpaused.push(id);
+        }
+    }
+}
+
+impl std::fmt::Debug for ShardCore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ShardCore")
+            .field("shard", &self.shard)
+            .field("connections", &self.len())
+            .finish_non_exhaustive()
+    }
+}
+
+const fn tick_of(now: Now) -> u32 {
+    (now.mono_ms / TICK_MS) as u32
+}
+
+const _: () = assert!(NOTHING == u32::MAX);

@@ -1,0 +1,490 @@
+//! Commands of the `json` endpoints: what the hub answers itself, what turns round, what goes up to Python.
+
+use super::ShardCore;
+use crate::channel::{HistoryFor, HistoryRequest, SubscribeRequest};
+use crate::command::{Publish, Reply};
+use crate::compose::{self, Fault};
+use crate::conn::LastingRelay;
+use crate::counters::add;
+use crate::event::Event;
+use crate::hub::{HISTORY_EVENTS_MAX, Relayed, channel_member};
+use crate::json::{Envelope, Kind, Scanner, Value};
+use crate::pattern::{Rights, is_channel_name, rights_on};
+use crate::prepared::Prepared;
+use crate::relay::{Scope, WrongMember};
+use crate::rules::Verb;
+use std::sync::Arc;
+
+const INVALID: &str = "Invalid message format";
+const ID_CHARS_MAX: usize = 64;
+/// Characters of an unknown type that an error repeats.
+const TYPE_CHARS_MAX: usize = 64;
+
+/// One command while it is handled.
+struct Command<'a> {
+    slot: usize,
+    bytes: &'a [u8],
+    envelope: Envelope,
+    scanner: &'a Scanner,
+    /// It came back from Python in its order, with a credit to give back.
+    handed_back: bool,
+}
+
+impl<'a> Command<'a> {
+    fn id(&self) -> Option<&'a [u8]> {
+        self.envelope.id.map(|id| id.span.of(self.bytes))
+    }
+
+    fn boxed_id(&self) -> Option<Box<[u8]>> {
+        self.id().map(Into::into)
+    }
+
+    fn member(&self, key: &str) -> Option<Value> {
+        self.scanner.member(self.bytes, key)
+    }
+
+    const fn credits(&self) -> u16 {
+        self.handed_back as u16
+    }
+}
+
+impl ShardCore {
+    /// Takes one message of a `json` endpoint; `handed_back` when Python returned it in the session's order.
+    pub(super) fn command_in(&mut self, slot: usize, bytes: &mut [u8], handed_back: bool) {
+        let mut scanner = std::mem::take(&mut self.scanner);
+        match scanner.scan(bytes) {
+            Err(_) => self.invalid(slot, None, None),
+            Ok(envelope) => {
+                let command = Command { slot, bytes, envelope, scanner: &scanner, handed_back };
+                self.dispatch(&command);
+            }
+        }
+        self.scanner = scanner;
+    }
+
+    fn dispatch(&mut self, command: &Command<'_>) {
+        let slot = command.slot;
+        if command.envelope.id.is_some_and(|id| !is_id(&id, command.bytes)) {
+            return self.invalid(slot, None, Some("id"));
+        }
+        let kind = match command.envelope.kind.map(|kind| kind.text(command.bytes)) {
+            None => return self.unknown_type(command, "undefined"),
+            Some(None) => return self.invalid(slot, command.id(), Some("type")),
+            Some(Some(kind)) => kind,
+        };
+        let Some(&verb) = self.hub.rules.verbs.get(&*kind) else {
+            return self.unknown_type(command, &printable(&kind));
+        };
+        if !command.handed_back && !self.charge(command, verb) {
+            return;
+        }
+        match verb {
+            Verb::Ping => self.ping(command),
+            Verb::Route(route) => self.route(command, route),
+            Verb::Relay(rule) => self.relay(command, rule),
+            _ if self.defers(command) => {}
+            Verb::Subscribe => self.subscribe(command),
+            Verb::Unsubscribe => self.unsubscribe(command),
+            Verb::Publish => self.publish(command),
+            Verb::History => self.history(command),
+        }
+    }
+
+    /// Takes a token from the bucket of this kind of command.
+    fn charge(&mut self, command: &Command<'_>, verb: Verb) -> bool {
+        let conn = &mut self.conns[command.slot];
+        let (bucket, rate) = match verb {
+            Verb::Relay(_) => (&mut conn.relays, self.hub.rules.relay_rate()),
+            _ => (&mut conn.commands, self.hub.rules.command_rate()),
+        };
+        let Err(wait_ms) = bucket.take(rate, self.now.mono_ms) else { return true };
+        add(&self.hub.counters.rate_limited, 1);
+        let fault = Fault {
+            code: "rate_limited",
+            message: "Too many commands",
+            retry_after_ms: Some(wait_ms),
+            ..Fault::default()
+        };
+        self.fault(command.slot, fault, command.id());
+        false
+    }
+
+    /// Sends a command behind others that Python has; true if it went.
+    fn defers(&mut self, command: &Command<'_>) -> bool {
+        let conn = self.id(command.slot);
+        let state = &mut self.conns[command.slot];
+        if command.handed_back || state.under_way == 0 {
+            return false;
+        }
+        state.under_way += 1;
+        self.events.push(Event::Deferred { conn, raw: command.bytes.into() });
+        true
+    }
+
+    fn ping(&mut self, command: &Command<'_>) {
+        let now = self.now.wall_ms;
+        let json = compose::reply("pong", command.id(), now, |out| {
+            out.extend_from_slice(b"{\"timestamp\":");
+            compose::timestamp(out, now);
+            out.push(b'}');
+        });
+        self.queue_json(command.slot, &json);
+    }
+
+    // ---- errors
+
+    pub(super) fn fault(&mut self, slot: usize, fault: Fault<'_>, id: Option<&[u8]>) {
+        add(&self.hub.counters.errors, 1);
+        let json = fault.to_json(id, self.now.wall_ms);
+        self.queue_json(slot, &json);
+    }
+
+    pub(super) fn invalid(&mut self, slot: usize, id: Option<&[u8]>, path: Option<&str>) {
+        self.fault(slot, Fault { code: "invalid_message", message: INVALID, path, ..Fault::default() }, id);
+    }
+
+    fn wrong(&mut self, command: &Command<'_>, path: &str) {
+        self.invalid(command.slot, command.id(), Some(path));
+        self.give_back(command.slot, command.credits());
+    }
+
+    fn unknown_type(&mut self, command: &Command<'_>, kind: &str) {
+        let message = format!("Unknown message type: {kind}");
+        self.fault(command.slot, Fault { code: "unknown_type", message: &message, ..Fault::default() }, command.id());
+    }
+
+    fn refuse_command(&mut self, command: &Command<'_>, fault: Fault<'_>) {
+        self.fault(command.slot, fault, command.id());
+        self.give_back(command.slot, command.credits());
+    }
+
+    // ---- rights
+
+    pub(super) fn rights(&self, slot: usize, channel: &str) -> Rights {
+        let conn = &self.conns[slot];
+        let user = conn.user();
+        let open = self.hub.rules.open_rights(channel, user);
+        let granted = conn.session.as_ref().map_or(Rights::NONE, |session| rights_on(&session.grants, channel, user));
+        let hooked = conn.cold.as_ref().and_then(|cold| cold.granted.iter().find(|(name, _)| **name == *channel));
+        open.and(granted).and(hooked.map_or(Rights::NONE, |(_, rights)| *rights))
+    }
+
+    /// Whether the session has the right; else asks Python or answers `forbidden`.
+    fn is_allowed(
+        &mut self,
+        command: &Command<'_>,
+        channel: &str,
+        right: Rights,
+        name: &'static str,
+        failure: Option<&str>,
+    ) -> bool {
+        if self.rights(command.slot, channel).has(right) {
+            return true;
+        }
+        let user = self.conns[command.slot].user();
+        let rule = self.hub.rules.authorize.iter().position(|pattern| pattern.covers(channel, user));
+        match rule {
+            // What was granted and handed back and is still not enough is not asked again.
+            Some(rule) if !command.handed_back => {
+                let conn = self.id(command.slot);
+                self.conns[command.slot].under_way += 1;
+                let (rule, id, raw) = (rule as u16, command.boxed_id(), command.bytes.into());
+                self.events.push(Event::Authorize { conn, rule, channel: channel.into(), right: name, id, raw });
+            }
+            _ => {
+                let message = format!("Not allowed to {name} on this channel");
+                let message = failure.unwrap_or(&message);
+                self.refuse_command(
+                    command,
+                    Fault { code: "forbidden", message, channel: Some(channel), ..Fault::default() },
+                );
+            }
+        }
+        false
+    }
+
+    /// The channel that a command names; None when it was answered already.
+    fn channel_of(&mut self, command: &Command<'_>) -> Option<String> {
+        let name = command.member("channel").and_then(|value| value.text(command.bytes));
+        match name {
+            Some(name) if is_channel_name(&name) => Some(name.into_owned()),
+            _ => {
+                self.wrong(command, "data.channel");
+                None
+            }
+        }
+    }
+
+    // ---- subscribe, unsubscribe
+
+    fn subscribe(&mut self, command: &Command<'_>) {
+        let named = command.member("channel");
+        if named.is_none_or(|value| {
+            matches!(value.kind, Kind::Null) || value.text(command.bytes).is_some_and(|t| t.is_empty())
+        }) {
+            let message = "Channel is required for subscription";
+            return self.refuse_command(
+                command,
+                Fault { code: "invalid_message", message, path: Some("data.channel"), ..Fault::default() },
+            );
+        }
+        let Some(name) = self.channel_of(command) else { return };
+        let position = match self.position_of(command) {
+            Ok(position) => position,
+            Err(path) => return self.wrong(command, path),
+        };
+        let last = match command.member("last").map(|value| value.count(command.bytes)) {
+            None => None,
+            Some(Some(last)) if last <= HISTORY_EVENTS_MAX => Some(last),
+            Some(_) => return self.wrong(command, "data.last"),
+        };
+        if !self.is_allowed(command, &name, Rights::SUBSCRIBE, "subscribe", None) {
+            return;
+        }
+        self.subscribe_to(command.slot, &name, command.boxed_id(), position, last, command.credits());
+    }
+
+    fn position_of(&self, command: &Command<'_>) -> Result<Option<(u64, Box<str>)>, &'static str> {
+        let Some(position) = command.member("position") else { return Ok(None) };
+        if position.kind == Kind::Null {
+            return Ok(None);
+        }
+        if position.kind != Kind::Object {
+            return Err("data.position");
+        }
+        let members = crate::json::members(command.bytes, position.span);
+        let find = |key: &str| members.iter().find(|(name, _)| name == key).map(|(_, value)| *value);
+        let offset = find("offset").and_then(|value| value.count(command.bytes)).ok_or("data.position.offset")?;
+        let epoch = find("epoch").and_then(|value| value.text(command.bytes)).ok_or("data.position.epoch")?;
+        Ok(Some((offset, epoch.into())))
+    }
+
+    /// Makes the connection a member; rights are checked already.
+    pub(super) fn subscribe_to(
+        &mut self,
+        slot: usize,
+        name: &str,
+        id: Option<Box<[u8]>>,
+        position: Option<(u64, Box<str>)>,
+        last: Option<u64>,
+        credits: u16,
+    ) {
+        let conn = self.id(slot);
+        let most = self.hub.rules.limits.channels_per_session_max;
+        let state = &mut self.conns[slot];
+        let known = state.subscriptions.iter().position(|subscription| **subscription.channel.name() == *name);
+        let again = known.is_some_and(|place| state.subscriptions[place].is_wanted);
+        if known.is_none() && state.subscriptions.len() >= most {
+            let message = format!("More than {most} channels");
+            let fault = Fault { code: "limit_reached", message: &message, channel: Some(name), ..Fault::default() };
+            self.fault(slot, fault, id.as_deref());
+            return self.give_back(slot, credits);
+        }
+        let request = SubscribeRequest { conn, id, position, last, again, credits };
+        let (channel, waits) = self.hub.subscribe(name, request, self.now);
+        // While the log is asked for the head it is under way, so that what follows it keeps the session's order.
+        state.under_way += u16::from(waits && credits == 0);
+        match known {
+            Some(place) => state.subscriptions[place].is_wanted = true,
+            None => state.subscriptions.push(crate::conn::Subscription {
+                channel,
+                is_wanted: true,
+                member: None,
+                awaits_page: false,
+            }),
+        }
+    }
+
+    fn unsubscribe(&mut self, command: &Command<'_>) {
+        let name = match command.member("channel") {
+            Some(value) => value.text(command.bytes).map(|name| name.into_owned()),
+            None => Some(String::new()),
+        };
+        let Some(name) = name else { return self.wrong(command, "data.channel") };
+        let json = compose::reply("unsubscription_confirmed", command.id(), self.now.wall_ms, |out| {
+            out.extend_from_slice(b"{\"channel\":");
+            match command.member("channel") {
+                Some(value) => out.extend_from_slice(value.span.of(command.bytes)),
+                None => out.extend_from_slice(b"null"),
+            }
+            out.push(b'}');
+        });
+        let json = if is_channel_name(&name) { channel_member(json, &name) } else { json };
+        self.leave(command.slot, &name, Prepared::text(&json), command.credits());
+    }
+
+    /// Takes a subscription away, or just answers where there is none.
+    pub(super) fn leave(&mut self, slot: usize, name: &str, reply: Arc<Prepared>, credits: u16) {
+        let conn = self.id(slot);
+        let state = &mut self.conns[slot];
+        let wanted = state.subscriptions.iter_mut().find(|s| s.is_wanted && **s.channel.name() == *name);
+        let Some(subscription) = wanted else {
+            self.queue(slot, crate::outbox::Queued::reply(reply));
+            return self.give_back(slot, credits);
+        };
+        subscription.is_wanted = false;
+        let channel = Arc::clone(&subscription.channel);
+        self.end_lasting(slot, Some(channel.id));
+        self.hub.unsubscribe(&channel, conn, Some(reply), credits);
+    }
+
+    // ---- publish, history
+
+    fn publish(&mut self, command: &Command<'_>) {
+        let Some(name) = self.channel_of(command) else { return };
+        let event = match command.member("event").and_then(|value| value.text(command.bytes)) {
+            Some(event) if !event.is_empty() && event.len() <= ID_CHARS_MAX => event,
+            _ => return self.wrong(command, "data.event"),
+        };
+        let key = match command.member("key").map(|value| value.text(command.bytes)) {
+            None => None,
+            Some(Some(key)) if key.len() <= ID_CHARS_MAX => Some(Arc::from(&*key)),
+            Some(_) => return self.wrong(command, "data.key"),
+        };
+        if self.hub.rules.reserved_events.contains(&*event) {
+            let fault = Fault {
+                code: "forbidden",
+                message: "The event's name is reserved",
+                path: Some("data.event"),
+                ..Fault::default()
+            };
+            return self.refuse_command(command, fault);
+        }
+        if !self.is_allowed(command, &name, Rights::PUBLISH, "publish", None) {
+            return;
+        }
+        let data = command.member("data").map_or(&b"null"[..], |value| value.span.of(command.bytes));
+        let conn = self.id(command.slot);
+        // One credit until it is published, so that a durable one keeps the session's order.
+        self.conns[command.slot].under_way += u16::from(!command.handed_back);
+        let publish = Publish {
+            ticket: 0,
+            channel: name.into(),
+            event: (&*event).into(),
+            data: data.into(),
+            user: self.conns[command.slot].session.as_ref().map(|session| Arc::clone(&session.user)),
+            key,
+            dedupe: None,
+            number: false,
+            notify: false,
+            reply: Some(Reply { conn, id: command.boxed_id(), failure: None, credits: 1 }),
+        };
+        let hub = Arc::clone(&self.hub);
+        hub.publish(publish, self.now, &mut self.events);
+    }
+
+    fn history(&mut self, command: &Command<'_>) {
+        let Some(name) = self.channel_of(command) else { return };
+        let position = match self.position_of(command) {
+            Ok(position) => position,
+            Err(path) => return self.wrong(command, path),
+        };
+        let count = |key: &str| match command.member(key).map(|value| value.count(command.bytes)) {
+            None => Ok(None),
+            Some(Some(count)) if (1..=HISTORY_EVENTS_MAX).contains(&count) => Ok(Some(count)),
+            Some(_) => Err(()),
+        };
+        let Ok(limit) = count("limit") else { return self.wrong(command, "data.limit") };
+        let Ok(last) = count("last") else { return self.wrong(command, "data.last") };
+        if !self.is_allowed(command, &name, Rights::HISTORY, "read the history", None) {
+            return;
+        }
+        let limit = if position.is_some() { limit } else { last.or(limit) };
+        let limit = limit.unwrap_or(100) as usize;
+        let after = match position {
+            Some((_, epoch)) if !self.hub.is_epoch(&name, &epoch) => {
+                let message = "The history is not the one of this position";
+                return self.refuse_command(
+                    command,
+                    Fault { code: "not_recoverable", message, channel: Some(&name), ..Fault::default() },
+                );
+            }
+            position => position.map(|(offset, _)| offset),
+        };
+        let conn = self.id(command.slot);
+        self.conns[command.slot].under_way += u16::from(!command.handed_back);
+        let who = HistoryFor::Client { conn, id: command.boxed_id(), credits: 1 };
+        let hub = Arc::clone(&self.hub);
+        hub.history(&name, HistoryRequest { who, after, limit }, self.now, &mut self.events);
+    }
+
+    // ---- relays and handlers
+
+    fn relay(&mut self, command: &Command<'_>, rule: u16) {
+        let hub = Arc::clone(&self.hub);
+        let relay = &hub.rules.relays[rule as usize];
+        let conn = self.id(command.slot);
+        let Some(session) = self.conns[command.slot].session.as_ref() else { return };
+        let user = Arc::clone(&session.user);
+        let session_id = hub.session_id(conn);
+        let scope = Scope { scanner: command.scanner, bytes: command.bytes, user: &user, session: &session_id };
+        let parts = (|| {
+            let channel = relay.channel.text(&scope)?;
+            let mut data = Vec::with_capacity(64);
+            relay.data.write(&scope, &mut data)?;
+            let undo = relay.undo.as_ref().map(|undo| {
+                let mut json = Vec::with_capacity(64);
+                undo.write(&scope, &mut json).map(|()| json)
+            });
+            let key = relay.latest_by.as_ref().map(|key| key.text(&scope).map(Arc::from));
+            Ok::<_, WrongMember>((channel, data, undo.transpose()?, key.transpose()?))
+        })();
+        let (channel, mut data, undo, key) = match parts {
+            Ok(parts) => parts,
+            Err(WrongMember(path)) => return self.wrong(command, &path),
+        };
+        if !is_channel_name(&channel) {
+            let path = relay.channel.member_path();
+            return self.wrong(command, path.as_deref().unwrap_or("data"));
+        }
+        if !self.rights(command.slot, &channel).has(Rights::PUBLISH) {
+            // The right may be on its way: a subscribe just before that Python decides about.
+            if self.defers(command) || !self.is_allowed(command, &channel, Rights::PUBLISH, "publish", None) {
+                return;
+            }
+        }
+        let sent = Relayed { rule, conn, user: &user, channel: &channel, data: &mut data, undo, key, now: self.now };
+        if let Some(channel) = hub.relay(sent) {
+            let ends_ms = relay.ends_after_ms.map_or(u64::MAX, |after| self.now.mono_ms + after);
+            self.lasts_until(command.slot, LastingRelay { channel, rule, ends_ms });
+        } else if let Some(start) = relay.ends {
+            self.forget_lasting(command.slot, start, &channel);
+        }
+        if let Some(id) = command.id() {
+            let json = compose::reply("ack", Some(id), self.now.wall_ms, |out| out.extend_from_slice(b"null"));
+            self.queue_json(command.slot, &json);
+        }
+        self.give_back(command.slot, command.credits());
+    }
+
+    fn route(&mut self, command: &Command<'_>, route: u16) {
+        let hub = Arc::clone(&self.hub);
+        if let Some(guard) = &hub.rules.guards[route as usize] {
+            let user = self.conns[command.slot].user().to_owned();
+            let scope = Scope { scanner: command.scanner, bytes: command.bytes, user: &user, session: "" };
+            // A member that is missing or wrong is for the handler to name; it is not let further than that.
+            if let Ok(channel) = guard.channel.text(&scope)
+                && !self.is_allowed(command, &channel, guard.right, "publish", guard.failure)
+            {
+                return;
+            }
+        }
+        let conn = self.id(command.slot);
+        self.conns[command.slot].under_way += u16::from(!command.handed_back);
+        let data = command.envelope.data.map(|data| data.span.of(command.bytes).into());
+        self.events.push(Event::Message { conn, route, id: command.boxed_id(), data, received_ms: self.now.wall_ms });
+    }
+}
+
+fn is_id(id: &Value, bytes: &[u8]) -> bool {
+    match id.kind {
+        Kind::Integer => true,
+        Kind::String { .. } => id.text(bytes).is_some_and(|text| text.chars().count() <= ID_CHARS_MAX),
+        _ => false,
+    }
+}
+
+/// At most 64 printable characters of what a client sent.
+fn printable(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(TYPE_CHARS_MAX).collect()
+}

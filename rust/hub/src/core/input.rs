@@ -1,0 +1,215 @@
+//! In: bytes to handshakes and messages.
+//!
+//! Bytes are parsed where the driver read them. What has to stay (half a head, a message that is not finished, bytes
+//! behind a pause) is copied to the connection's own memory and counted.
+
+use super::{ShardCore, tick_of};
+use crate::conn::{Phase, flag};
+use crate::counters::add;
+use crate::options::Mode;
+use crate::outbox::Queued;
+use crate::prepared::Prepared;
+use crate::{ConnId, Event, Now};
+use realtime_protocol::close::CloseCode;
+use realtime_protocol::connection::{Inbound, Item, Role};
+use realtime_protocol::frame::Opcode;
+use realtime_protocol::handshake::{Head, Limits, parse_head};
+
+impl ShardCore {
+    /// Takes bytes that were read from the connection; they are parsed (and unmasked) in place.
+    pub fn bytes_in(&mut self, id: ConnId, input: &mut [u8], now: Now) {
+        self.now = now;
+        let Some(slot) = self.find(id) else { return };
+        add(&self.hub.counters.bytes_in, input.len() as u64);
+        let conn = &mut self.conns[slot];
+        conn.heard_tick = tick_of(now);
+        match conn.phase {
+            Phase::Free => {}
+            Phase::Handshake => self.head_in(slot, input),
+            // Frames before the 101 wait for it.
+            Phase::Deciding | Phase::Finishing => self.keep_unread(slot, input),
+            Phase::Open => self.frames_in(slot, input),
+            Phase::Closing => self.last_frames_in(slot, input),
+        }
+    }
+
+    fn head_in(&mut self, slot: usize, input: &mut [u8]) {
+        let mut cold = self.conns[slot].cold.take();
+        let Some(parts) = cold.as_deref_mut() else { return };
+        let known = parts.head.len();
+        parts.head.extend_from_slice(input);
+        let head = std::mem::take(&mut parts.head);
+        let mut searched = parts.head_searched;
+        let outcome = parse_head(&head, &mut searched, &Limits::default());
+        parts.head_searched = searched;
+        match outcome {
+            Head::Partial => {
+                parts.head = head;
+                self.conns[slot].cold = cold;
+            }
+            Head::Bad(error) => {
+                self.conns[slot].cold = cold;
+                self.refuse(slot, error, &[]);
+            }
+            Head::Request(request, len) => {
+                self.conns[slot].cold = cold;
+                self.request(slot, &request);
+                let rest = &mut input[len.saturating_sub(known)..];
+                if self.conns[slot].phase == Phase::Open {
+                    self.frames_in(slot, rest);
+                } else if self.conns[slot].phase == Phase::Deciding {
+                    self.keep_unread(slot, rest);
+                }
+            }
+        }
+    }
+
+    fn keep_unread(&mut self, slot: usize, rest: &[u8]) {
+        if !rest.is_empty() {
+            self.conns[slot].cold().unread.extend_from_slice(rest);
+        }
+    }
+
+    /// Frames that waited behind a pause or for the 101.
+    pub(super) fn unread_in(&mut self, slot: usize) {
+        let Some(cold) = self.conns[slot].cold.as_deref_mut() else { return };
+        let mut unread = std::mem::take(&mut cold.unread);
+        self.conns[slot].warm();
+        if !unread.is_empty() {
+            self.frames_in(slot, &mut unread);
+        }
+    }
+
+    fn frames_in(&mut self, slot: usize, input: &mut [u8]) {
+        // The parser is taken out while it is used: what it yields borrows it, and handling that needs the shard.
+        let mut inbound = std::mem::replace(&mut self.conns[slot].inbound, Inbound::new(Role::Server));
+        let generation = self.conns[slot].generation;
+        let message_bytes_max = self.hub.rules.limits.message_bytes_max;
+        let most = self.hub.rules.limits.commands_waiting_max;
+        let mut at = 0;
+        while at < input.len() {
+            if self.conns[slot].under_way >= most {
+                self.keep_unread(slot, &input[at..]);
+                self.conns[slot].set(flag::PAUSED);
+                break;
+            }
+            match inbound.receive(&mut input[at..], message_bytes_max) {
+                Ok((used, item)) => {
+                    at += used;
+                    if let Some(item) = item {
+                        self.item_in(slot, item);
+                    }
+                }
+                Err(violation) => {
+                    self.conns[slot].set(flag::BROKEN);
+                    self.finish(slot, violation.code.0, violation.reason);
+                }
+            }
+            if self.conns[slot].generation != generation || self.conns[slot].phase != Phase::Open {
+                return;
+            }
+        }
+        inbound.release_finished();
+        let held = inbound.bytes_held();
+        self.conns[slot].inbound = inbound;
+        if held > 0 {
+            self.check_unfinished(slot, held);
+        }
+    }
+
+    /// One peer's unfinished message must not take all the memory that all of them may have.
+    fn check_unfinished(&mut self, slot: usize, held: usize) {
+        if held > self.hub.rules.limits.unfinished_bytes_max {
+            self.conns[slot].set(flag::BROKEN);
+            self.finish(slot, CloseCode::MESSAGE_TOO_BIG.0, "too many unfinished bytes");
+        }
+    }
+
+    fn item_in(&mut self, slot: usize, item: Item<'_>) {
+        match item {
+            Item::Text(payload) => self.message_in(slot, true, payload),
+            Item::Binary(payload) => self.message_in(slot, false, payload),
+            Item::Ping(payload) => {
+                let pong = Queued::reply(Prepared::frame(Opcode::Pong, payload));
+                self.queue(slot, pong);
+            }
+            Item::Pong(_) => {}
+            Item::Close(code, reason) => {
+                let code = code.unwrap_or(CloseCode::NO_STATUS);
+                self.conns[slot].set(flag::PEER_CLOSED);
+                self.conns[slot].close_code = code.0;
+                // The answer repeats the code (RFC 6455 §5.5.1).
+                self.finish(slot, code.0, reason);
+            }
+        }
+    }
+
+    /// A whole message, text already known to be UTF-8.
+    fn message_in(&mut self, slot: usize, text: bool, payload: &mut [u8]) {
+        add(&self.hub.counters.messages_in, 1);
+        let endpoint = self.conns[slot].endpoint as usize;
+        match self.hub.rules.endpoints[endpoint].mode {
+            Mode::Raw => {
+                let conn = self.id(slot);
+                self.conns[slot].under_way += 1;
+                self.events.push(Event::Raw { conn, text, payload: (&*payload).into() });
+            }
+            Mode::Json => {
+                // JSON in a binary frame is taken as text, so it has to be text.
+                if text || realtime_protocol::utf8::is_valid(payload) {
+                    self.command_in(slot, payload, false);
+                } else {
+                    self.invalid(slot, None, None);
+                }
+            }
+        }
+    }
+
+    /// Closes once everything that was asked before is answered.
+    fn finish(&mut self, slot: usize, code: u16, reason: &str) {
+        self.end_lasting(slot, None);
+        let conn = &mut self.conns[slot];
+        if conn.under_way == 0 {
+            return self.say_close(slot, code, reason);
+        }
+        conn.phase = Phase::Finishing;
+        conn.cold().finish = Some((code, reason.into()));
+        self.end_phase_in(slot, u64::from(self.hub.rules.limits.close_timeout_s) * 1_000);
+    }
+
+    /// Looks whether a connection that finishes has all its answers.
+    pub(super) fn finish_if_answered(&mut self, slot: usize) {
+        let conn = &mut self.conns[slot];
+        if conn.phase == Phase::Finishing
+            && conn.under_way == 0
+            && let Some((code, reason)) = conn.cold().finish.take()
+        {
+            self.say_close(slot, code, &reason);
+        }
+    }
+
+    /// After our Close only the peer's is looked for.
+    fn last_frames_in(&mut self, slot: usize, input: &mut [u8]) {
+        let conn = &mut self.conns[slot];
+        if conn.has(flag::BROKEN) || conn.session.is_none() {
+            return;
+        }
+        let mut at = 0;
+        while at < input.len() {
+            match conn.inbound.receive(&mut input[at..], self.hub.rules.limits.message_bytes_max) {
+                Ok((_, Some(Item::Close(..)))) => {
+                    conn.set(flag::PEER_CLOSED);
+                    break;
+                }
+                Ok((used, _)) => at += used,
+                Err(_) => {
+                    conn.set(flag::BROKEN);
+                    break;
+                }
+            }
+        }
+        if conn.has(flag::PEER_CLOSED) && conn.backlog.is_none() && !conn.has(flag::DIRTY) {
+            self.end(slot);
+        }
+    }
+}

@@ -1,0 +1,400 @@
+//! The inbox: members come and go, events fan out, replays are pulled, credits come back.
+
+use super::ShardCore;
+use crate::channel::{Channel, Publication};
+use crate::compose;
+use crate::conn::{Phase, flag};
+use crate::counters::add;
+use crate::hub::{Replay, channel_member};
+use crate::inbox::{Deliver, Join, ShardMsg};
+use crate::outbox::{Class, Queued};
+use crate::pattern::Rights;
+use crate::prepared::Prepared;
+use crate::{ConnId, Now};
+use std::sync::Arc;
+
+/// Events that one step of a replay takes.
+const REPLAY_EVENTS_MAX: usize = 256;
+
+/// One channel's members on this shard.
+#[derive(Debug)]
+pub(super) struct LocalChannel {
+    channel: Arc<Channel>,
+    members: Vec<Member>,
+}
+
+/// A connection that gets the channel's events.
+#[derive(Debug, Clone, Copy)]
+struct Member {
+    slot: u32,
+    /// Still gets older ones: live events are not queued for it meanwhile.
+    replays: bool,
+    /// The lowest offset that it has not had.
+    next: u64,
+}
+
+impl ShardCore {
+    /// Does what came from outside since the last turn.
+    pub fn run_inbox(&mut self, now: Now) {
+        self.now = now;
+        let hub = Arc::clone(&self.hub);
+        let mut messages = std::mem::take(&mut self.inbox);
+        hub.inbox(self.shard).take(&mut messages);
+        for message in messages.drain(..) {
+            self.run(message);
+        }
+        if messages.capacity() > 1 << 16 {
+            messages = Vec::new();
+        }
+        self.inbox = messages;
+    }
+
+    fn run(&mut self, message: ShardMsg) {
+        match message {
+            ShardMsg::Deliver(deliver) => self.deliver(deliver),
+            ShardMsg::Send { conn, frame, credits } => {
+                self.take_command_bytes(&frame);
+                let frame = self.turn.add(Queued::reply(frame));
+                self.send_to(conn, frame);
+                self.give_back_to(conn, credits);
+            }
+            ShardMsg::Done { conn, count } => self.give_back_to(conn, count),
+            ShardMsg::Join(join) => self.join(join),
+            ShardMsg::Leave { conn, channel, reply, credits } => self.leave_now(conn, &channel, reply, credits),
+            ShardMsg::SendMany { conns, frame } => {
+                let frame = self.turn.add(volatile(frame));
+                for conn in conns {
+                    self.send_to(conn, frame);
+                }
+            }
+            ShardMsg::SendAll { frame } => self.send_all(frame),
+            ShardMsg::SendUnion { channels, frame } => self.send_union(&channels, frame),
+            ShardMsg::Page { conn, channel, events } => self.page_in(conn, &channel, events),
+            ShardMsg::Accept { conn, identity } => self.decided(conn, Ok(*identity)),
+            ShardMsg::Reject { conn, status, body } => self.decided(conn, Err((status, body))),
+            ShardMsg::Close { conn, code, reason } => {
+                if let Some(slot) = self.find(conn) {
+                    self.close(slot, code, &reason);
+                }
+            }
+            ShardMsg::CloseAll { code, reason } => {
+                for slot in 0..self.conns.len() {
+                    self.close(slot, code, &reason);
+                }
+            }
+            ShardMsg::Grant { conn, channel, rights, raw } => self.granted(conn, channel, rights, raw),
+            ShardMsg::Resume { conn, mut raw } => {
+                if let Some(slot) = self.answerable(conn) {
+                    self.command_in(slot, &mut raw, true);
+                }
+            }
+            ShardMsg::Subscribe { conn, channel } => {
+                if let Some(slot) = self.answerable(conn) {
+                    self.subscribe_to(slot, &channel, None, None, None, 0);
+                }
+            }
+            ShardMsg::Unsubscribe { conn, channel, code, retryable } => self.evict(conn, &channel, &code, retryable),
+            ShardMsg::Look => {
+                for slot in 0..self.conns.len() {
+                    self.unpause(slot);
+                }
+            }
+        }
+    }
+
+    /// A connection whose commands still count.
+    fn answerable(&self, conn: ConnId) -> Option<usize> {
+        self.find(conn).filter(|&slot| matches!(self.conns[slot].phase, Phase::Open | Phase::Finishing))
+    }
+
+    // ---- fan-out
+
+    fn deliver(&mut self, deliver: Deliver) {
+        let Some(local) = self.members.get_mut(&deliver.channel) else { return };
+        let mut members = std::mem::take(&mut local.members);
+        let channel = Some(Arc::clone(&local.channel));
+        let frame = self.turn.add(Queued { frame: deliver.frame, class: deliver.class, channel });
+        let mut deliveries = 0;
+        for member in &mut members {
+            if member.replays || (deliver.offset > 0 && deliver.offset < member.next) {
+                continue;
+            }
+            if deliver.offset > 0 {
+                member.next = deliver.offset + 1;
+            }
+            deliveries += 1;
+            let slot = member.slot as usize;
+            if matches!(self.conns[slot].phase, Phase::Open | Phase::Finishing) {
+                self.queue_frame(slot, frame);
+            }
+        }
+        add(&self.hub.counters.deliveries, deliveries);
+        if let Some(local) = self.members.get_mut(&deliver.channel) {
+            local.members = members;
+        }
+    }
+
+    fn send_all(&mut self, frame: Arc<Prepared>) {
+        let frame = self.turn.add(volatile(frame));
+        for slot in 0..self.conns.len() {
+            let conn = &self.conns[slot];
+            let is_json = || self.hub.rules.endpoints[conn.endpoint as usize].mode == crate::options::Mode::Json;
+            if conn.phase == Phase::Open && is_json() {
+                add(&self.hub.counters.deliveries, 1);
+                self.queue_frame(slot, frame);
+            }
+        }
+    }
+
+    fn send_union(&mut self, channels: &[u64], frame: Arc<Prepared>) {
+        let local = channels.iter().filter_map(|channel| self.members.get(channel));
+        let mut slots: Vec<u32> = local.flat_map(|local| local.members.iter().map(|member| member.slot)).collect();
+        slots.sort_unstable();
+        slots.dedup();
+        let frame = self.turn.add(volatile(frame));
+        for slot in slots {
+            add(&self.hub.counters.deliveries, 1);
+            self.queue_frame(slot as usize, frame);
+        }
+    }
+
+    // ---- members
+
+    fn join(&mut self, join: Join) {
+        let Join { conn, channel, confirm, next, replays, credits } = join;
+        let Some(slot) = self.answerable(conn).filter(|_| self.is_asked_for(conn, channel.id)) else {
+            // The connection went meanwhile: a join with a stale generation is a leave.
+            return self.hub.left(&channel, self.shard);
+        };
+        let local = self
+            .members
+            .entry(channel.id)
+            .or_insert_with(|| LocalChannel { channel: Arc::clone(&channel), members: Vec::new() });
+        let place = local.members.len() as u32;
+        local.members.push(Member { slot: slot as u32, replays, next });
+        if let Some(subscription) = self.conns[slot].subscription(channel.id) {
+            subscription.member = Some(place);
+        }
+        self.queue(slot, Queued::reply(confirm));
+        self.give_back(slot, credits);
+        if replays && self.find(conn).is_some() {
+            self.conns[slot].set(flag::REPLAYS);
+            self.pump(slot, &channel);
+        }
+    }
+
+    fn is_asked_for(&self, conn: ConnId, channel: u64) -> bool {
+        self.conns[conn.slot()].subscriptions.iter().any(|s| s.channel.id == channel && s.member.is_none())
+    }
+
+    fn leave_now(&mut self, conn: ConnId, channel: &Arc<Channel>, reply: Option<Arc<Prepared>>, credits: u16) {
+        let Some(slot) = self.find(conn) else { return };
+        let state = &mut self.conns[slot];
+        if let Some(at) = state.subscriptions.iter().position(|s| s.channel.id == channel.id) {
+            let subscription = &mut state.subscriptions[at];
+            let member = subscription.member.take();
+            // Asked for again meanwhile: that join comes behind this in the inbox. A failed subscribe was wanted too.
+            if !subscription.is_wanted || member.is_none() {
+                state.subscriptions.swap_remove(at);
+                if state.subscriptions.is_empty() {
+                    state.subscriptions = Vec::new();
+                }
+            }
+            if let Some(place) = member {
+                self.remove_member(channel.id, place);
+                self.hub.left(channel, self.shard);
+            }
+        }
+        if let Some(reply) = reply {
+            let frame = self.turn.add(Queued::reply(reply));
+            self.send_to(conn, frame);
+        }
+        self.give_back_to(conn, credits);
+    }
+
+    /// Takes a member out; the last one takes its place.
+    pub(super) fn remove_member(&mut self, channel: u64, place: u32) {
+        let Some(local) = self.members.get_mut(&channel) else { return };
+        local.members.swap_remove(place as usize);
+        match local.members.get(place as usize) {
+            Some(moved) => {
+                let slot = moved.slot as usize;
+                if let Some(subscription) = self.conns[slot].subscription(channel) {
+                    subscription.member = Some(place);
+                }
+            }
+            None if local.members.is_empty() => {
+                self.members.remove(&channel);
+            }
+            None => {}
+        }
+    }
+
+    fn evict(&mut self, conn: ConnId, name: &str, code: &str, retryable: bool) {
+        let Some(slot) = self.answerable(conn) else { return };
+        if let Some(cold) = self.conns[slot].cold.as_deref_mut() {
+            cold.granted.retain(|(granted, _)| **granted != *name);
+        }
+        if !self.conns[slot].subscriptions.iter().any(|s| s.is_wanted && **s.channel.name() == *name) {
+            return;
+        }
+        let reply = self.unsubscribed(name, code, retryable);
+        self.leave(slot, name, reply, 0);
+    }
+
+    fn unsubscribed(&self, name: &str, code: &str, retryable: bool) -> Arc<Prepared> {
+        let json = compose::reply("unsubscribed", None, self.now.wall_ms, |out| {
+            out.extend_from_slice(b"{\"channel\":");
+            compose::string(out, name);
+            out.extend_from_slice(b",\"code\":");
+            compose::string(out, code);
+            out.extend_from_slice(if retryable { b",\"retryable\":true}" } else { b",\"retryable\":false}" });
+        });
+        Prepared::text(&channel_member(json, name))
+    }
+
+    fn granted(&mut self, conn: ConnId, channel: Arc<str>, rights: Rights, mut raw: Box<[u8]>) {
+        let Some(slot) = self.answerable(conn) else { return };
+        let granted = &mut self.conns[slot].cold().granted;
+        match granted.iter_mut().find(|(name, _)| *name == channel) {
+            Some((_, known)) => *known = known.and(rights),
+            None => granted.push((channel, rights)),
+        }
+        self.command_in(slot, &mut raw, true);
+    }
+
+    // ---- replay
+
+    /// Goes on with the replays of a connection whose outbox has room again.
+    pub(super) fn pump_replays(&mut self, slot: usize) {
+        if !self.conns[slot].has(flag::REPLAYS) {
+            return;
+        }
+        let channels: Vec<Arc<Channel>> = self.conns[slot]
+            .subscriptions
+            .iter()
+            .filter(|s| !s.awaits_page && self.member(&s.channel, s.member).is_some_and(|member| member.replays))
+            .map(|s| Arc::clone(&s.channel))
+            .collect();
+        if channels.is_empty() && !self.conns[slot].subscriptions.iter().any(|s| s.awaits_page) {
+            self.conns[slot].clear(flag::REPLAYS);
+        }
+        for channel in channels {
+            self.pump(slot, &channel);
+        }
+    }
+
+    fn member(&self, channel: &Channel, place: Option<u32>) -> Option<&Member> {
+        self.members.get(&channel.id)?.members.get(place? as usize)
+    }
+
+    fn member_mut(&mut self, slot: usize, channel: &Channel) -> Option<&mut Member> {
+        let place = self.conns[slot].subscription(channel.id)?.member?;
+        self.members.get_mut(&channel.id)?.members.get_mut(place as usize)
+    }
+
+    /// Pulls the next part of a replay, or makes the member live under the channel's lock.
+    fn pump(&mut self, slot: usize, channel: &Arc<Channel>) {
+        let id = self.id(slot);
+        let soft = self.hub.rules.limits.outbox_soft_bytes;
+        // Room is what the outbox has below its soft limit: a replay of any length never overflows it.
+        if self.conns[slot].backlog_bytes() > soft {
+            return;
+        }
+        let Some(next) = self.member_mut(slot, channel).filter(|member| member.replays).map(|member| member.next)
+        else {
+            return;
+        };
+        match self.hub.replay(channel, id, next, REPLAY_EVENTS_MAX) {
+            Replay::Live => {
+                if let Some(member) = self.member_mut(slot, channel) {
+                    member.replays = false;
+                }
+            }
+            Replay::Events(events) => self.replay_events(slot, channel, events),
+            Replay::Asked => {
+                if let Some(subscription) = self.conns[slot].subscription(channel.id) {
+                    subscription.awaits_page = true;
+                }
+            }
+        }
+    }
+
+    fn replay_events(&mut self, slot: usize, channel: &Arc<Channel>, events: Vec<Arc<Publication>>) {
+        let id = self.id(slot);
+        let soft = self.hub.rules.limits.outbox_soft_bytes;
+        let mut queued_bytes = 0;
+        for publication in events {
+            let Some(member) = self.member_mut(slot, channel) else { return };
+            if publication.offset < member.next {
+                continue;
+            }
+            // What is over the room comes from the ring or the log again, when this is sent.
+            if queued_bytes > soft {
+                break;
+            }
+            member.next = publication.offset + 1;
+            queued_bytes += publication.frame.wire_len();
+            add(&self.hub.counters.deliveries, 1);
+            let queued = Queued {
+                frame: Arc::clone(&publication.frame),
+                class: Class::Durable,
+                channel: Some(Arc::clone(channel)),
+            };
+            self.queue(slot, queued);
+            if self.find(id).is_none() {
+                return;
+            }
+        }
+        // The next part comes when this one is sent; whoever has everything becomes live now.
+        let Some(next) = self.member_mut(slot, channel).map(|member| member.next) else { return };
+        if self.hub.is_head(channel, next)
+            && let Some(member) = self.member_mut(slot, channel)
+        {
+            member.replays = false;
+        }
+    }
+
+    fn page_in(&mut self, conn: ConnId, channel: &Arc<Channel>, events: Option<Vec<Arc<Publication>>>) {
+        let Some(slot) = self.answerable(conn) else { return };
+        let Some(subscription) = self.conns[slot].subscription(channel.id) else { return };
+        subscription.awaits_page = false;
+        match events {
+            Some(events) if !events.is_empty() => self.replay_events(slot, channel, events),
+            // Never a part as if it were whole: the subscription is taken away, and the client may ask again.
+            _ => {
+                let name = Arc::clone(channel.name());
+                self.evict(conn, &name, "unavailable", true);
+            }
+        }
+    }
+
+    // ---- credits
+
+    fn give_back_to(&mut self, conn: ConnId, credits: u16) {
+        if let Some(slot) = self.find(conn) {
+            self.give_back(slot, credits);
+        }
+    }
+
+    /// Credits come back: reading goes on at half of the limit, and what waited for the last one is done.
+    pub(super) fn give_back(&mut self, slot: usize, credits: u16) {
+        if credits == 0 {
+            return;
+        }
+        let half = self.hub.rules.limits.commands_waiting_max / 2;
+        let conn = &mut self.conns[slot];
+        conn.under_way = conn.under_way.saturating_sub(credits);
+        if conn.under_way <= half && conn.has(flag::PAUSED) && conn.phase == Phase::Open {
+            self.unread_in(slot);
+            if self.conns[slot].phase == Phase::Open {
+                self.unpause(slot);
+            }
+        }
+        self.finish_if_answered(slot);
+    }
+}
+
+const fn volatile(frame: Arc<Prepared>) -> Queued {
+    Queued { frame, class: Class::Volatile(crate::options::Overflow::DropOldest), channel: None }
+}

@@ -1,0 +1,473 @@
+//! Out: this turn's frames, who gets which, and the flush.
+//!
+//! The turn's log holds each frame once; a connection's pending list is a chain of indices into it, in one arena for
+//! the shard, so an idle connection holds nothing. Neighbours with equal lists share the assembled bytes: one big
+//! channel costs one assembly and N sends. Only a connection that the kernel refused gets frames of its own
+//! ([`Backlog`]).
+
+use super::{ShardCore, tick_of};
+use crate::conn::{Conn, NOTHING, Phase, flag};
+use crate::counters::{add, sub};
+use crate::outbox::{Backlog, Bounds, Queued, TooSlow};
+use crate::prepared::Prepared;
+use crate::{ConnId, Event, Now, Outcome, SendOp, Wire};
+use realtime_protocol::close::{CloseCode, encode_close_payload};
+use realtime_protocol::frame::Opcode;
+use std::sync::Arc;
+
+/// Frames of one send.
+const FRAMES_MAX: usize = 32;
+/// Bytes of one send.
+const BYTES_MAX: usize = 64 << 10;
+/// Sends of one batch.
+const BATCH_MAX: usize = 256;
+/// Sends of one turn: after that, sockets are read again before the rest goes out.
+const SENDS_MAX: usize = 8_192;
+/// What one connection that is behind gets in one turn.
+const CATCH_UP_BYTES_MAX: usize = 1 << 20;
+
+#[derive(Debug, Clone, Copy)]
+struct Link {
+    frame: u32,
+    next: u32,
+}
+
+/// What is on its way out in this turn.
+#[derive(Debug, Default)]
+pub(super) struct Turn {
+    frames: Vec<Queued>,
+    links: Vec<Link>,
+    dirty: Vec<u32>,
+    /// Assembled bytes of one batch.
+    scratch: Vec<u8>,
+    /// Indices of the list assembled last.
+    same: Vec<u32>,
+    sends: Vec<Planned>,
+}
+
+/// One send of a batch.
+#[derive(Debug, Clone, Copy)]
+struct Planned {
+    slot: u32,
+    source: Source,
+    /// Links of the pending list that it covers.
+    links: u32,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Source {
+    Frame(u32),
+    Scratch { start: usize, end: usize },
+    Backlog { start: usize, end: usize },
+}
+
+impl Turn {
+    /// Notes a frame for this turn.
+    pub(super) fn add(&mut self, queued: Queued) -> u32 {
+        self.frames.push(queued);
+        (self.frames.len() - 1) as u32
+    }
+
+    pub(super) fn frame(&self, index: u32) -> &Queued {
+        &self.frames[index as usize]
+    }
+
+    fn link(&mut self, slot: u32, conn: &mut Conn, frame: u32) {
+        let link = self.links.len() as u32;
+        self.links.push(Link { frame, next: NOTHING });
+        if conn.pending_tail == NOTHING {
+            conn.pending_head = link;
+        } else {
+            self.links[conn.pending_tail as usize].next = link;
+        }
+        conn.pending_tail = link;
+        self.mark(slot, conn);
+    }
+
+    fn mark(&mut self, slot: u32, conn: &mut Conn) {
+        if !conn.has(flag::DIRTY) {
+            conn.set(flag::DIRTY);
+            self.dirty.push(slot);
+        }
+    }
+
+    /// A connection ends: nothing is pending for its slot any more.
+    pub(super) fn forget(&mut self, slot: u32, conn: &mut Conn) {
+        if conn.has(flag::DIRTY) {
+            self.dirty.retain(|dirty| *dirty != slot);
+        }
+        conn.clear(flag::DIRTY);
+        (conn.pending_head, conn.pending_tail) = (NOTHING, NOTHING);
+    }
+
+    fn pending(&self, conn: &Conn) -> impl Iterator<Item = u32> + '_ {
+        let mut at = conn.pending_head;
+        std::iter::from_fn(move || {
+            let link = self.links.get(at as usize)?;
+            at = link.next;
+            Some(link.frame)
+        })
+    }
+
+    /// Plans the next send of a pending list: the frame itself, bytes assembled for the one before, or new ones.
+    fn plan(&mut self, slot: u32, conn: &Conn) {
+        let mut list = [0u32; FRAMES_MAX];
+        let (mut count, mut bytes) = (0, 0);
+        for frame in self.pending(conn) {
+            let len = self.frames[frame as usize].frame.wire_len();
+            if count == FRAMES_MAX || (count > 0 && bytes + len > BYTES_MAX) {
+                break;
+            }
+            list[count] = frame;
+            count += 1;
+            bytes += len;
+        }
+        let list = &list[..count];
+        let source = match *list {
+            [one] => Source::Frame(one),
+            _ => self.assemble(list),
+        };
+        self.sends.push(Planned { slot, source, links: count as u32 });
+    }
+
+    fn assemble(&mut self, list: &[u32]) -> Source {
+        if self.same == list
+            && let Some(Planned { source: source @ Source::Scratch { .. }, .. }) =
+                self.sends.iter().rev().find(|planned| matches!(planned.source, Source::Scratch { .. }))
+        {
+            return *source;
+        }
+        let start = self.scratch.len();
+        for &frame in list {
+            self.scratch.extend_from_slice(self.frames[frame as usize].frame.bytes());
+        }
+        self.same.clear();
+        self.same.extend_from_slice(list);
+        Source::Scratch { start, end: self.scratch.len() }
+    }
+}
+
+impl ShardCore {
+    /// Queues a frame that only this connection gets.
+    pub(super) fn queue(&mut self, slot: usize, queued: Queued) {
+        let frame = self.turn.add(queued);
+        self.queue_frame(slot, frame);
+    }
+
+    pub(super) fn queue_json(&mut self, slot: usize, json: &[u8]) {
+        self.queue(slot, Queued::reply(Prepared::text(json)));
+    }
+
+    /// Queues a frame of this turn's log.
+    pub(super) fn queue_frame(&mut self, slot: usize, frame: u32) {
+        let conn = &mut self.conns[slot];
+        if conn.backlog.is_none() {
+            self.turn.link(slot as u32, conn, frame);
+            return;
+        }
+        let bounds = self.bounds(slot);
+        let queued = self.turn.frame(frame).clone();
+        let conn = &mut self.conns[slot];
+        let Some(backlog) = conn.backlog.as_mut() else { return };
+        let outcome = backlog.push(queued, bounds, &self.hub.counters);
+        let bytes = backlog.bytes();
+        self.hub.set_backlog(self.id(slot), bytes);
+        if outcome == Err(TooSlow) {
+            self.close_slow(slot);
+        }
+    }
+
+    fn bounds(&self, slot: usize) -> Bounds {
+        let limits = &self.hub.rules.limits;
+        Bounds {
+            hard_bytes: limits.outbox_hard_bytes,
+            all_bytes: limits.outboxes_bytes_max,
+            resumable: self.conns[slot].has(flag::VERSION_1),
+        }
+    }
+
+    fn close_slow(&mut self, slot: usize) {
+        add(&self.hub.counters.closed_slow, 1);
+        self.close(slot, CloseCode::SLOW_READER.0, "too slow; come back with your position");
+    }
+
+    /// Sends what this turn queued.
+    pub fn flush(&mut self, wire: &mut dyn Wire, now: Now) {
+        self.now = now;
+        let mut budget = SENDS_MAX;
+        while !self.turn.dirty.is_empty() && budget > 0 {
+            let take = self.turn.dirty.len().min(BATCH_MAX);
+            let batch: Vec<u32> = self.turn.dirty.drain(..take).collect();
+            budget = budget.saturating_sub(batch.len());
+            self.plan_batch(&batch);
+            self.send_batch(wire);
+        }
+        if self.turn.dirty.is_empty() {
+            self.turn.frames.clear();
+            self.turn.links.clear();
+            self.turn.same.clear();
+            if self.turn.scratch.capacity() > 4 << 20 {
+                self.turn.scratch = Vec::new();
+            }
+            if self.turn.links.capacity() > 1 << 20 {
+                self.turn.links = Vec::new();
+            }
+        }
+    }
+
+    /// Whether the turn's budget ran out before everything was sent.
+    #[must_use]
+    pub fn more_to_flush(&self) -> bool {
+        !self.turn.dirty.is_empty()
+    }
+
+    /// The kernel has room again.
+    pub fn writable(&mut self, id: ConnId) {
+        let Some(slot) = self.find(id) else { return };
+        let conn = &mut self.conns[slot];
+        conn.clear(flag::BLOCKED);
+        if conn.backlog.is_some() {
+            self.turn.mark(slot as u32, conn);
+        }
+    }
+
+    fn plan_batch(&mut self, batch: &[u32]) {
+        self.turn.scratch.clear();
+        self.turn.same.clear();
+        self.turn.sends.clear();
+        for &slot in batch {
+            let conn = &mut self.conns[slot as usize];
+            conn.clear(flag::DIRTY);
+            if conn.has(flag::BLOCKED) {
+                self.fall_behind(slot as usize, 0, 0);
+            } else if let Some(backlog) = conn.backlog.as_mut() {
+                let start = self.turn.scratch.len();
+                backlog.fill(&mut self.turn.scratch, CATCH_UP_BYTES_MAX, self.now.wall_ms, &self.hub.counters);
+                let end = self.turn.scratch.len();
+                if end > start {
+                    self.turn.sends.push(Planned { slot, source: Source::Backlog { start, end }, links: 0 });
+                }
+            } else if conn.pending_head != NOTHING {
+                let conn = &self.conns[slot as usize];
+                self.turn.plan(slot, conn);
+            }
+        }
+    }
+
+    fn send_batch(&mut self, wire: &mut dyn Wire) {
+        let sends = std::mem::take(&mut self.turn.sends);
+        let mut ops: Vec<SendOp<'_>> = sends
+            .iter()
+            .map(|planned| SendOp {
+                conn: self.id(planned.slot as usize),
+                bytes: match planned.source {
+                    Source::Frame(frame) => self.turn.frames[frame as usize].frame.bytes(),
+                    Source::Scratch { start, end } | Source::Backlog { start, end } => &self.turn.scratch[start..end],
+                },
+                outcome: Outcome::Gone,
+            })
+            .collect();
+        if ops.is_empty() {
+            self.turn.sends = sends;
+            return;
+        }
+        wire.send_batch(&mut ops);
+        let results: Vec<(usize, Outcome)> = ops.iter().map(|op| (op.bytes.len(), op.outcome)).collect();
+        drop(ops);
+        add(&self.hub.counters.sends, results.len() as u64);
+        let mut bytes_out = 0;
+        for (planned, (len, outcome)) in sends.iter().zip(&results) {
+            let slot = planned.slot as usize;
+            match *outcome {
+                Outcome::Gone => {
+                    if self.conns[slot].close_code == 0 {
+                        self.conns[slot].close_code = 1006;
+                    }
+                    self.end(slot);
+                }
+                Outcome::Sent(count) => {
+                    bytes_out += count as u64;
+                    self.sent(planned, *len, count);
+                }
+            }
+        }
+        add(&self.hub.counters.bytes_out, bytes_out);
+        self.turn.sends = sends;
+        self.turn.sends.clear();
+    }
+
+    fn sent(&mut self, planned: &Planned, len: usize, count: usize) {
+        let slot = planned.slot as usize;
+        if let Source::Backlog { .. } = planned.source {
+            return self.sent_backlog(slot, len, count);
+        }
+        if count < len {
+            self.conns[slot].set(flag::BLOCKED);
+            return self.fall_behind(slot, count, planned.links);
+        }
+        let conn = &mut self.conns[slot];
+        for _ in 0..planned.links {
+            conn.pending_head = self.turn.links[conn.pending_head as usize].next;
+        }
+        if conn.pending_head == NOTHING {
+            conn.pending_tail = NOTHING;
+            self.sent_all(slot);
+        } else {
+            self.turn.mark(slot as u32, conn);
+        }
+    }
+
+    fn sent_backlog(&mut self, slot: usize, len: usize, count: usize) {
+        let id = self.id(slot);
+        let conn = &mut self.conns[slot];
+        let Some(backlog) = conn.backlog.as_mut() else { return };
+        backlog.sent(count, &self.hub.counters);
+        let (bytes, is_empty) = (backlog.bytes(), backlog.is_empty());
+        if count > 0 {
+            // A slow reader that reads is alive, even where we do not read from it meanwhile.
+            conn.heard_tick = tick_of(self.now);
+        }
+        if is_empty {
+            conn.backlog = None;
+        }
+        self.hub.set_backlog(id, if is_empty { 0 } else { bytes });
+        if count < len {
+            self.conns[slot].set(flag::BLOCKED);
+        } else if !is_empty {
+            self.turn.mark(slot as u32, &mut self.conns[slot]);
+        }
+        if bytes <= self.hub.rules.limits.outbox_soft_bytes {
+            self.unpause(slot);
+            self.pump_replays(slot);
+        }
+        if is_empty && self.conns[slot].phase == Phase::Open {
+            self.events.push(Event::Drained { conn: id });
+        }
+        if is_empty {
+            self.sent_all(slot);
+        }
+    }
+
+    /// Everything queued is with the kernel.
+    fn sent_all(&mut self, slot: usize) {
+        if self.conns[slot].has(flag::REPLAYS) {
+            self.pump_replays(slot);
+        }
+        let conn = &self.conns[slot];
+        if conn.phase == Phase::Closing && conn.pending_head == NOTHING && conn.backlog.is_none() {
+            self.said_last_word(slot);
+        }
+    }
+
+    /// Moves the pending list to a backlog: the kernel took `sent` bytes of its next send and wants no more now.
+    fn fall_behind(&mut self, slot: usize, sent: usize, links: u32) {
+        let frames: Vec<Queued> =
+            self.turn.pending(&self.conns[slot]).map(|frame| self.turn.frame(frame).clone()).collect();
+        let conn = &mut self.conns[slot];
+        (conn.pending_head, conn.pending_tail) = (NOTHING, NOTHING);
+        let mut front_sent = sent;
+        let mut whole = 0;
+        for queued in frames.iter().take(links as usize) {
+            if front_sent < queued.frame.wire_len() {
+                break;
+            }
+            front_sent -= queued.frame.wire_len();
+            whole += 1;
+        }
+        let mut frames = frames.into_iter().skip(whole);
+        let Some(first) = frames.next() else { return };
+        if self.conns[slot].backlog.is_none() {
+            let backlog = Backlog::start(std::iter::once(first), front_sent, &self.hub.counters);
+            self.conns[slot].backlog = Some(Box::new(backlog));
+        } else {
+            self.push_behind(slot, first);
+        }
+        for queued in frames {
+            self.push_behind(slot, queued);
+        }
+        let bytes = self.conns[slot].backlog_bytes();
+        self.hub.set_backlog(self.id(slot), bytes);
+    }
+
+    fn push_behind(&mut self, slot: usize, queued: Queued) {
+        let bounds = self.bounds(slot);
+        let Some(backlog) = self.conns[slot].backlog.as_mut() else { return };
+        if backlog.push(queued, bounds, &self.hub.counters) == Err(TooSlow) && self.conns[slot].phase != Phase::Closing
+        {
+            self.close_slow(slot);
+        }
+    }
+
+    /// Closes in force: whole frames that wait are dropped, then comes our Close.
+    pub(super) fn close(&mut self, slot: usize, code: u16, reason: &str) {
+        match self.conns[slot].phase {
+            Phase::Free | Phase::Closing => return,
+            Phase::Handshake | Phase::Deciding => {
+                // No 101 was sent: a Close frame would be noise.
+                self.conns[slot].close_code = code;
+                return self.end(slot);
+            }
+            Phase::Open | Phase::Finishing => {}
+        }
+        let id = self.id(slot);
+        self.turn.forget(slot as u32, &mut self.conns[slot]);
+        let conn = &mut self.conns[slot];
+        if let Some(backlog) = conn.backlog.as_mut() {
+            backlog.drop_whole_frames(&self.hub.counters);
+            let bytes = backlog.bytes();
+            if backlog.is_empty() {
+                conn.backlog = None;
+            }
+            self.hub.set_backlog(id, bytes);
+        }
+        self.say_close(slot, code, reason);
+    }
+
+    /// Queues our Close behind what is queued; nothing else follows it.
+    pub(super) fn say_close(&mut self, slot: usize, code: u16, reason: &str) {
+        let conn = &mut self.conns[slot];
+        // The first version's client stops only at 1000: "do not come back" is told by it, with the reason.
+        let is_final = code >= 4500 && !conn.has(flag::VERSION_1);
+        let told = CloseCode(if is_final { CloseCode::NORMAL.0 } else { code });
+        if conn.close_code == 0 {
+            conn.close_code = code;
+        }
+        let payload = if code == CloseCode::NO_STATUS.0 { Vec::new() } else { encode_close_payload(told, reason) };
+        self.queue(slot, Queued::reply(Prepared::frame(Opcode::Close, &payload)));
+        self.last_word(slot);
+    }
+
+    /// What is queued now is the last; the connection ends when it is sent and the peer has answered, or by time.
+    pub(super) fn last_word(&mut self, slot: usize) {
+        self.count_handshake(slot);
+        self.conns[slot].phase = Phase::Closing;
+        self.end_phase_in(slot, u64::from(self.hub.rules.limits.close_timeout_s) * 1_000);
+        self.unpause(slot);
+    }
+
+    fn said_last_word(&mut self, slot: usize) {
+        let conn = &mut self.conns[slot];
+        if conn.has(flag::PEER_CLOSED) {
+            self.end(slot);
+        } else if !conn.has(flag::SHUT) && (conn.session.is_none() || conn.has(flag::BROKEN)) {
+            // An HTTP answer, or a peer whose Close we could not find any more: it reads to the end and goes.
+            conn.set(flag::SHUT);
+            let id = self.id(slot);
+            self.releases.push(crate::Release::Shutdown(id));
+        }
+    }
+
+    /// One frame to a connection that came by name: passed over when it is gone.
+    pub(super) fn send_to(&mut self, id: ConnId, frame: u32) {
+        if let Some(slot) = self.find(id)
+            && matches!(self.conns[slot].phase, Phase::Open | Phase::Finishing)
+        {
+            add(&self.hub.counters.deliveries, 1);
+            self.queue_frame(slot, frame);
+        }
+    }
+
+    pub(super) fn take_command_bytes(&self, frame: &Arc<Prepared>) {
+        sub(&self.hub.counters.commands_bytes, frame.wire_len() as u64);
+    }
+}

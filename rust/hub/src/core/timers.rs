@@ -1,0 +1,199 @@
+//! One deadline a connection, in ticks of 250 ms, worked out anew from its state whenever it comes due.
+//!
+//! Activity only notes its tick; it never moves the deadline, so a message costs no timer. A deadline that comes due
+//! early finds that out and is set later.
+
+use super::{ShardCore, TICK_MS, tick_of};
+use crate::Now;
+use crate::compose;
+use crate::conn::{LastingRelay, Phase};
+use crate::counters::add;
+use crate::outbox::Queued;
+use crate::prepared::Prepared;
+use realtime_protocol::close::CloseCode;
+use realtime_protocol::frame::Opcode;
+use realtime_protocol::handshake::HttpError;
+use std::sync::Arc;
+
+/// How long before its end a token is called expiring.
+const EXPIRY_NOTICE_MS: u64 = 30_000;
+
+impl ShardCore {
+    /// Runs the deadlines that are due; to be called about every 250 ms.
+    pub fn tick(&mut self, now: Now) {
+        self.now = now;
+        let tick = tick_of(now);
+        if tick == self.last_tick {
+            return;
+        }
+        self.last_tick = tick;
+        for slot in 0..self.deadlines.len() {
+            if self.deadlines[slot] <= tick {
+                self.due(slot);
+            }
+        }
+    }
+
+    /// Ends the phase that the connection is in after so long.
+    pub(super) fn end_phase_in(&mut self, slot: usize, after_ms: u64) {
+        self.conns[slot].cold().phase_ends_ms = self.now.mono_ms + after_ms;
+        self.look_at(slot);
+    }
+
+    fn due(&mut self, slot: usize) {
+        match self.conns[slot].phase {
+            Phase::Free => self.deadlines[slot] = u32::MAX,
+            Phase::Open => self.due_open(slot),
+            phase => {
+                let ends_ms = self.conns[slot].cold().phase_ends_ms;
+                if ends_ms > self.now.mono_ms {
+                    return self.look_at(slot);
+                }
+                match phase {
+                    Phase::Handshake => self.refuse(slot, HttpError::TIMEOUT, &[]),
+                    Phase::Deciding => self.refuse(slot, HttpError::UNAVAILABLE, &[("Retry-After", "1")]),
+                    Phase::Finishing => {
+                        if let Some((code, reason)) = self.conns[slot].cold().finish.take() {
+                            self.say_close(slot, code, &reason);
+                        }
+                    }
+                    _ => self.end(slot),
+                }
+            }
+        }
+    }
+
+    fn due_open(&mut self, slot: usize) {
+        self.end_relays_due(slot);
+        if self.check_expiry(slot) {
+            return;
+        }
+        let limits = &self.hub.rules.limits;
+        let (heartbeats, idle_s, interval_s) = (limits.heartbeats, limits.idle_timeout_s, limits.heartbeat_interval_s);
+        let tick = tick_of(self.now);
+        let conn = &mut self.conns[slot];
+        let silent_ticks = tick.saturating_sub(conn.heard_tick);
+        if !heartbeats {
+            if silent_ticks >= ticks(idle_s) {
+                add(&self.hub.counters.closed_silent, 1);
+                return self.close(slot, CloseCode::SILENT.0, "silent for too long");
+            }
+        } else if silent_ticks < ticks(interval_s) {
+            conn.pings_unanswered = 0;
+        } else if silent_ticks >= ticks(interval_s) * (u32::from(conn.pings_unanswered) + 1) {
+            if conn.pings_unanswered >= 2 {
+                add(&self.hub.counters.closed_silent, 1);
+                return self.close(slot, CloseCode::SILENT.0, "two pings were not answered");
+            }
+            conn.pings_unanswered += 1;
+            self.queue(slot, Queued::reply(Prepared::frame(Opcode::Ping, b"")));
+        }
+        if self.conns[slot].phase == Phase::Open {
+            self.look_at(slot);
+        }
+    }
+
+    /// Tells of a token's end, then closes; true when closed.
+    fn check_expiry(&mut self, slot: usize) -> bool {
+        let ends_ms = self.conns[slot].session.as_ref().map_or(0, |session| session.expires_at_ms);
+        if ends_ms == 0 || self.now.wall_ms + EXPIRY_NOTICE_MS < ends_ms {
+            return false;
+        }
+        if self.now.wall_ms >= ends_ms {
+            self.close(slot, CloseCode::TOKEN_EXPIRED.0, "the token expired");
+            return true;
+        }
+        if !self.conns[slot].cold().told_of_expiry {
+            self.conns[slot].cold().told_of_expiry = true;
+            let json = compose::reply("token_expiring", None, self.now.wall_ms, |out| {
+                out.extend_from_slice(b"{\"expiresAt\":");
+                compose::timestamp(out, ends_ms);
+                out.push(b'}');
+            });
+            self.queue_json(slot, &json);
+        }
+        false
+    }
+
+    /// Works the connection's deadline out from its state.
+    pub(super) fn look_at(&mut self, slot: usize) {
+        let limits = &self.hub.rules.limits;
+        let conn = &self.conns[slot];
+        let cold = conn.cold.as_deref();
+        let tick = if conn.phase == Phase::Open {
+            let silence = if limits.heartbeats {
+                ticks(limits.heartbeat_interval_s) * (u32::from(conn.pings_unanswered) + 1)
+            } else {
+                ticks(limits.idle_timeout_s)
+            };
+            let mut due = conn.heard_tick.saturating_add(silence);
+            if let Some(relay_ms) = cold.and_then(|cold| cold.lasting.iter().map(|relay| relay.ends_ms).min()) {
+                due = due.min(tick_after(relay_ms));
+            }
+            let ends_ms = conn.session.as_ref().map_or(0, |session| session.expires_at_ms);
+            if ends_ms > 0 {
+                let told = cold.is_some_and(|cold| cold.told_of_expiry);
+                let at_ms = if told { ends_ms } else { ends_ms.saturating_sub(EXPIRY_NOTICE_MS) };
+                due = due.min(tick_after(self.now.mono_ms + at_ms.saturating_sub(self.now.wall_ms)));
+            }
+            due
+        } else {
+            cold.map_or(u32::MAX, |cold| tick_after(cold.phase_ends_ms))
+        };
+        self.deadlines[slot] = tick;
+    }
+
+    // ---- relays that last
+
+    pub(super) fn lasts_until(&mut self, slot: usize, relay: LastingRelay) {
+        let lasting = &mut self.conns[slot].cold().lasting;
+        match lasting.iter_mut().find(|known| known.rule == relay.rule && known.channel.id == relay.channel.id) {
+            Some(known) => known.ends_ms = relay.ends_ms,
+            None => lasting.push(relay),
+        }
+        self.look_at(slot);
+    }
+
+    /// A stop was relayed: its start does not end by time any more.
+    pub(super) fn forget_lasting(&mut self, slot: usize, rule: u16, channel: &str) {
+        if let Some(cold) = self.conns[slot].cold.as_deref_mut() {
+            cold.lasting.retain(|relay| relay.rule != rule || **relay.channel.name() != *channel);
+            self.conns[slot].warm();
+        }
+    }
+
+    fn end_relays_due(&mut self, slot: usize) {
+        let now_ms = self.now.mono_ms;
+        self.end_relays(slot, |relay| relay.ends_ms <= now_ms);
+    }
+
+    /// Ends what the session started: in one channel, or everywhere.
+    pub(super) fn end_lasting(&mut self, slot: usize, channel: Option<u64>) {
+        self.end_relays(slot, |relay| channel.is_none_or(|id| relay.channel.id == id));
+    }
+
+    fn end_relays(&mut self, slot: usize, is_over: impl Fn(&LastingRelay) -> bool) {
+        let id = self.id(slot);
+        let Some(user) = self.conns[slot].session.as_ref().map(|session| Arc::clone(&session.user)) else { return };
+        let Some(cold) = self.conns[slot].cold.as_deref_mut() else { return };
+        if cold.lasting.is_empty() {
+            return;
+        }
+        let (over, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut cold.lasting).into_iter().partition(is_over);
+        cold.lasting = rest;
+        self.conns[slot].warm();
+        for relay in over {
+            self.hub.end_relay(&relay.channel, relay.rule, &user, id, self.now);
+        }
+    }
+}
+
+const fn ticks(seconds: u32) -> u32 {
+    seconds.saturating_mul((1_000 / TICK_MS) as u32)
+}
+
+/// The first tick at which `mono_ms` is past.
+const fn tick_after(mono_ms: u64) -> u32 {
+    let tick = mono_ms.div_ceil(TICK_MS);
+    if tick >= u32::MAX as u64 { u32::MAX - 1 } else { tick as u32 }
+}

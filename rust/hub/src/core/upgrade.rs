@@ -1,0 +1,275 @@
+//! From an HTTP request to an open connection.
+//!
+//! Order of the checks: 404 path → 503 → 401 → 403 → 400/426 upgrade. Browsers cannot see an HTTP status, so where
+//! `realtime.v1` was offered, 401, 403, 429 and 503 come as a 101 and an immediate Close.
+
+use super::ShardCore;
+use crate::compose;
+use crate::conn::{Answer, Phase, Session, flag};
+use crate::counters::add;
+use crate::event::Event;
+use crate::options::{Auth, Mode};
+use crate::outbox::Queued;
+use crate::prepared::Prepared;
+use crate::token::{Identity, Unauthorized};
+use crate::{ConnId, Now};
+use realtime_protocol::close::CloseCode;
+use realtime_protocol::handshake::{HttpError, Request, query_values, switching_protocols};
+use std::borrow::Cow;
+use std::sync::Arc;
+
+const VERSION_1: &str = "realtime.v1";
+/// What a refused client waits before it comes back.
+const RETRY_AFTER_S: &str = "5";
+
+impl ShardCore {
+    pub(super) fn request(&mut self, slot: usize, request: &Request<'_>) {
+        let rules = &self.hub.rules;
+        let Some(endpoint) = rules.endpoints.iter().position(|endpoint| endpoint.path == request.path) else {
+            return self.refuse(slot, HttpError::NOT_FOUND, &[]);
+        };
+        let rule = rules.endpoints[endpoint].clone();
+        self.conns[slot].endpoint = endpoint as u16;
+        let version_1 = rule.mode == Mode::Json && request.protocols().any(|offered| offered == VERSION_1);
+        let upgrade = request.upgrade();
+        if self.handshakes > self.hub.rules.limits.handshakes_pending_max {
+            return self.refuse_seen(slot, request, version_1, HttpError::UNAVAILABLE);
+        }
+        let identity = match rule.auth {
+            Auth::Token => match self.identify(request) {
+                Ok(identity) => Some(identity),
+                Err(Unauthorized) => return self.refuse_seen(slot, request, version_1, HttpError::UNAUTHORIZED),
+            },
+            Auth::None => Some(Identity { user: "".into(), grants: Box::default(), expires_at_ms: None }),
+            Auth::Hook => None,
+        };
+        if !self.is_origin_allowed(request) {
+            return self.refuse_seen(slot, request, version_1, HttpError::FORBIDDEN);
+        }
+        let upgrade = match upgrade {
+            Ok(upgrade) => upgrade,
+            Err(error) => return self.refuse(slot, error, &[]),
+        };
+        let answer = Answer { accept: Some(upgrade.accept()), version_1 };
+        match identity {
+            Some(identity) => self.establish(slot, &answer, identity),
+            None => self.ask_python(slot, request, answer),
+        }
+    }
+
+    /// The one token that the request carries, in whatever place.
+    fn identify(&self, request: &Request<'_>) -> Result<Identity, Unauthorized> {
+        let check = self.hub.rules.token.as_ref().ok_or(Unauthorized)?;
+        let mut found: Option<Cow<'_, str>> = None;
+        let in_query = query_values(request.query, "token").map(|value| value.ok_or(Unauthorized));
+        let in_header = request.bearer().map(Cow::Borrowed);
+        let in_protocol = request.protocols().filter_map(|offered| offered.strip_prefix("bearer.")).map(Cow::Borrowed);
+        for token in in_query.chain(in_header.map(Ok)).chain(in_protocol.map(Ok)) {
+            let token = token?;
+            match &found {
+                Some(other) if *other != token => return Err(Unauthorized),
+                _ => found = Some(token),
+            }
+        }
+        check.check(&found.ok_or(Unauthorized)?, self.now.wall_ms)
+    }
+
+    fn is_origin_allowed(&self, request: &Request<'_>) -> bool {
+        match (&self.hub.rules.origins, request.origin()) {
+            (Some(allowed), Some(origin)) => allowed.contains(origin),
+            _ => true,
+        }
+    }
+
+    fn ask_python(&mut self, slot: usize, request: &Request<'_>, answer: Answer) {
+        let headers = request
+            .headers()
+            .map(|(name, value)| (name.to_ascii_lowercase().into(), String::from_utf8_lossy(value).into_owned().into()))
+            .collect();
+        let conn = self.id(slot);
+        let cold = self.conns[slot].cold();
+        cold.answer = Some(Box::new(answer));
+        let peer = cold.peer.to_string().into();
+        self.conns[slot].phase = Phase::Deciding;
+        let endpoint = self.conns[slot].endpoint;
+        self.events.push(Event::Upgrade {
+            conn,
+            endpoint,
+            path: request.path.into(),
+            query: request.query.into(),
+            headers,
+            peer,
+        });
+    }
+
+    /// Python's decision about an upgrade.
+    pub(super) fn decided(&mut self, id: ConnId, decision: Result<Identity, (u16, Box<str>)>) {
+        let Some(slot) = self.find(id) else { return };
+        if self.conns[slot].phase != Phase::Deciding {
+            return;
+        }
+        let Some(answer) = self.conns[slot].cold().answer.take() else { return };
+        match decision {
+            Ok(identity) => {
+                self.establish(slot, &answer, identity);
+                self.unread_in(slot);
+            }
+            Err((status, body)) if answer.version_1 => self.refuse_by_close(slot, &answer, status, &body),
+            Err((status, body)) => self.refuse_with(slot, status, &body),
+        }
+    }
+
+    /// Lets a connection in without a request: for links of tests, and for transports that upgrade by themselves.
+    ///
+    /// # Errors
+    /// One line, where the grants are not readable.
+    pub fn admit_as(
+        &mut self,
+        id: ConnId,
+        endpoint: u16,
+        user: &str,
+        grants: Option<&[u8]>,
+        first_version: bool,
+        now: Now,
+    ) -> Result<(), String> {
+        self.now = now;
+        let grants = match grants {
+            None => Box::default(),
+            Some(json) => {
+                let value = serde_json::from_slice(json).map_err(|error| format!("grants: {error}"))?;
+                crate::token::grants_of(&value)?
+            }
+        };
+        let Some(slot) = self.find(id).filter(|_| self.hub.rules.endpoints.len() > usize::from(endpoint)) else {
+            return Err(format!("endpoint {endpoint} does not exist"));
+        };
+        self.conns[slot].endpoint = endpoint;
+        let answer = Answer { accept: Some(String::new()), version_1: !first_version };
+        self.establish(slot, &answer, Identity { user: user.into(), grants, expires_at_ms: None });
+        Ok(())
+    }
+
+    /// Queues the 101 and the first frame; from here on broadcasts can see the connection.
+    fn establish(&mut self, slot: usize, answer: &Answer, identity: Identity) {
+        let id = self.id(slot);
+        self.count_handshake(slot);
+        let peer = self.conns[slot].cold().peer.to_string().into();
+        let conn = &mut self.conns[slot];
+        conn.phase = Phase::Open;
+        conn.cold().phase_ends_ms = 0;
+        conn.cold().head = Vec::new();
+        conn.warm();
+        let user = Arc::clone(&identity.user);
+        conn.session = Some(Box::new(Session {
+            user: identity.user,
+            grants: identity.grants,
+            expires_at_ms: identity.expires_at_ms.unwrap_or(0),
+        }));
+        conn.set(flag::ANNOUNCED);
+        if answer.version_1 {
+            conn.set(flag::VERSION_1);
+        }
+        let endpoint = conn.endpoint;
+        self.queue_switching(slot, answer);
+        if self.hub.rules.endpoints[endpoint as usize].mode == Mode::Json {
+            let hello = self.hello(id, &user, identity.expires_at_ms);
+            self.queue_json(slot, &hello);
+        }
+        add(&self.hub.counters.connections, 1);
+        add(&self.hub.counters.opened, 1);
+        self.events.push(Event::Open { conn: id, user, endpoint, first_version: !answer.version_1, peer });
+        self.look_at(slot);
+    }
+
+    fn hello(&self, id: ConnId, user: &str, expires_at_ms: Option<u64>) -> Vec<u8> {
+        let limits = &self.hub.rules.limits;
+        compose::reply("connection_established", None, self.now.wall_ms, |out| {
+            out.extend_from_slice(b"{\"sessionId\":");
+            compose::string(out, &self.hub.session_id(id));
+            out.extend_from_slice(b",\"timestamp\":");
+            compose::timestamp(out, self.now.wall_ms);
+            out.extend_from_slice(b",\"protocol\":1,\"userId\":");
+            compose::string(out, user);
+            if let Some(at) = expires_at_ms {
+                out.extend_from_slice(b",\"expiresAt\":");
+                compose::timestamp(out, at);
+            }
+            let rows = [
+                ("messageBytes", limits.message_bytes_max as u64),
+                ("publicationBytes", limits.publication_bytes_max as u64),
+                ("channels", limits.channels_per_session_max as u64),
+                ("commandsPerS", if limits.enabled { u64::from(limits.commands_per_s) } else { 0 }),
+                ("heartbeatS", if limits.heartbeats { u64::from(limits.heartbeat_interval_s) } else { 0 }),
+            ];
+            out.extend_from_slice(b",\"limits\":{");
+            for (place, (name, value)) in rows.into_iter().enumerate() {
+                if place > 0 {
+                    out.push(b',');
+                }
+                compose::string(out, name);
+                out.push(b':');
+                compose::number(out, value);
+            }
+            out.extend_from_slice(b"}}");
+        })
+    }
+
+    fn queue_switching(&mut self, slot: usize, answer: &Answer) {
+        let accept = answer.accept.as_deref().unwrap_or_default();
+        let bytes = switching_protocols(accept, answer.version_1.then_some(VERSION_1));
+        self.queue(slot, Queued::reply(Prepared::plain(bytes)));
+    }
+
+    /// A refusal that a browser has to understand: by Close where it offered our subprotocol.
+    fn refuse_seen(&mut self, slot: usize, request: &Request<'_>, version_1: bool, error: HttpError) {
+        match request.upgrade() {
+            Ok(upgrade) if version_1 => {
+                let answer = Answer { accept: Some(upgrade.accept()), version_1 };
+                self.refuse_by_close(slot, &answer, error.status, error.body);
+            }
+            _ => self.refuse_with(slot, error.status, error.body),
+        }
+    }
+
+    fn refuse_by_close(&mut self, slot: usize, answer: &Answer, status: u16, body: &str) {
+        self.count_refusal(slot);
+        self.queue_switching(slot, answer);
+        self.conns[slot].set(flag::VERSION_1);
+        let wait_ms = format!("{RETRY_AFTER_S}000");
+        let (code, reason) = match status {
+            401 => (CloseCode::UNAUTHORIZED, body),
+            403 => (CloseCode::FORBIDDEN, body),
+            _ => (CloseCode::BUSY, wait_ms.as_str()),
+        };
+        self.say_close(slot, code.0, reason);
+    }
+
+    fn refuse_with(&mut self, slot: usize, status: u16, body: &str) {
+        let known =
+            [HttpError::UNAUTHORIZED, HttpError::FORBIDDEN, HttpError::TOO_MANY_REQUESTS, HttpError::UNAVAILABLE];
+        match known.into_iter().find(|error| error.status == status) {
+            Some(error @ (HttpError::TOO_MANY_REQUESTS | HttpError::UNAVAILABLE)) => {
+                self.refuse(slot, error, &[("Retry-After", RETRY_AFTER_S)]);
+            }
+            Some(error) if error.body == body => self.refuse(slot, error, &[]),
+            _ => {
+                self.count_refusal(slot);
+                let bytes = realtime_protocol::handshake::error_response(status, body, &[]);
+                self.queue(slot, Queued::reply(Prepared::plain(bytes)));
+                self.last_word(slot);
+            }
+        }
+    }
+
+    /// Answers with an HTTP status and ends the connection.
+    pub(super) fn refuse(&mut self, slot: usize, error: HttpError, extra: &[(&str, &str)]) {
+        self.count_refusal(slot);
+        self.queue(slot, Queued::reply(Prepared::plain(error.response(extra))));
+        self.last_word(slot);
+    }
+
+    fn count_refusal(&self, slot: usize) {
+        debug_assert!(matches!(self.conns[slot].phase, Phase::Handshake | Phase::Deciding));
+        add(&self.hub.counters.refused, 1);
+    }
+}

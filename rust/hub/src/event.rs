@@ -1,0 +1,69 @@
+//! What goes up to Python: batches of [`Event`], in the order they happened on a shard.
+
+use crate::ConnId;
+use std::sync::Arc;
+
+/// One thing that Python has to know or decide. The stub `_engine.pyi` tells each in full.
+#[allow(missing_docs, reason = "each field is told in full by python/realtime/_engine.pyi")]
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// A connection was accepted and its first frame is queued.
+    Open { conn: ConnId, user: Arc<str>, endpoint: u16, first_version: bool, peer: Box<str> },
+    /// A connection that was open is gone.
+    Close { conn: ConnId, code: u16, channels: Vec<Arc<str>> },
+    /// A command for a handler; costs a credit.
+    Message { conn: ConnId, route: u16, id: Option<Box<[u8]>>, data: Option<Box<[u8]>>, received_ms: u64 },
+    /// A message on a raw endpoint; costs a credit. `text` payloads are UTF-8.
+    Raw { conn: ConnId, text: bool, payload: Box<[u8]> },
+    /// Who is this? Answered by [`crate::Command::Accept`] or [`crate::Command::Reject`].
+    Upgrade {
+        conn: ConnId,
+        endpoint: u16,
+        path: Box<str>,
+        query: Box<str>,
+        headers: Vec<(Box<str>, Box<str>)>,
+        peer: Box<str>,
+    },
+    /// A command needs a right that no grant gives; costs a credit.
+    Authorize { conn: ConnId, rule: u16, channel: Arc<str>, right: &'static str, id: Option<Box<[u8]>>, raw: Box<[u8]> },
+    /// A command of the hub's own that came after others still under way in Python; costs a credit.
+    Deferred { conn: ConnId, raw: Box<[u8]> },
+    /// The outbox of a connection that had fallen behind is empty again.
+    Drained { conn: ConnId },
+    /// The outcome of a durable publish that asked for it.
+    Published { ticket: u64, outcome: Result<Published, &'static str> },
+    /// The answer to [`crate::Command::History`].
+    History { ticket: u64, outcome: Result<HistoryPage, &'static str> },
+    /// The engine cannot go on.
+    Fatal { message: Box<str> },
+}
+
+impl Event {
+    /// Whether it waits for Python's credit: only these are held back above the high-water mark.
+    #[must_use]
+    pub const fn costs_credit(&self) -> bool {
+        matches!(self, Self::Message { .. } | Self::Raw { .. } | Self::Authorize { .. } | Self::Deferred { .. })
+    }
+}
+
+/// A durable event that is committed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Published {
+    /// Its place in the channel's log, from 1.
+    pub offset: u64,
+    /// Whether an earlier publish had the same dedupe key; the rest is then that one's.
+    pub duplicate: bool,
+    /// Its data as stored.
+    pub data: Arc<[u8]>,
+}
+
+/// Events of a channel, oldest first, as whole frames in JSON.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HistoryPage {
+    /// JSON of each event as its subscribers got it.
+    pub events: Vec<Box<[u8]>>,
+    /// The channel's newest offset.
+    pub offset: u64,
+    /// The channel's epoch.
+    pub epoch: Arc<str>,
+}

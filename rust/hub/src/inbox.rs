@@ -1,0 +1,139 @@
+//! The only way into a shard from outside: a queue of messages and the wake protocol.
+//!
+//! Who pushes for a channel holds that channel's lock, so all shards see its messages in one order. A shard that is
+//! awake is never woken again: it looks into its inbox before it sleeps. The order of the two steps matters on both
+//! sides: push then look at `asleep`; set `asleep` then look into the queue. One of the two always sees the other.
+
+use crate::ConnId;
+use crate::channel::{Channel, Publication};
+use crate::outbox::Class;
+use crate::prepared::Prepared;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+/// A lock whose holder panicked is taken all the same: a panic ends one connection and never the process, and every
+/// section under these locks leaves its state whole at each step.
+pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// One thing that a shard has to do.
+#[derive(Debug)]
+pub(crate) enum ShardMsg {
+    /// A connection becomes a member; counted already.
+    Join(Join),
+    /// A member goes; no longer counted.
+    Leave { conn: ConnId, channel: Arc<Channel>, reply: Option<Arc<Prepared>>, credits: u16 },
+    /// An event for the channel's members here.
+    Deliver(Deliver),
+    /// One frame to one connection; credits come back with it.
+    Send { conn: ConnId, frame: Arc<Prepared>, credits: u16 },
+    /// One frame to some connections of this shard.
+    SendMany { conns: Vec<ConnId>, frame: Arc<Prepared> },
+    /// One frame to every open `json` connection.
+    SendAll { frame: Arc<Prepared> },
+    /// One frame to the members of several channels, each connection once.
+    SendUnion { channels: Arc<[u64]>, frame: Arc<Prepared> },
+    /// A part of the log for a member that replays; None when it could not be read.
+    Page { conn: ConnId, channel: Arc<Channel>, events: Option<Vec<Arc<Publication>>> },
+    /// An upgrade is let in.
+    Accept { conn: ConnId, identity: Box<crate::token::Identity> },
+    /// An upgrade is refused.
+    Reject { conn: ConnId, status: u16, body: Box<str> },
+    /// A connection has to end; None as code for all of them.
+    Close { conn: ConnId, code: u16, reason: Box<str> },
+    /// Every connection has to end.
+    CloseAll { code: u16, reason: Box<str> },
+    /// Rights on a channel, then the command that had asked.
+    Grant { conn: ConnId, channel: Arc<str>, rights: crate::pattern::Rights, raw: Box<[u8]> },
+    /// A command that comes back in its order.
+    Resume { conn: ConnId, raw: Box<[u8]> },
+    /// Python makes a connection a member.
+    Subscribe { conn: ConnId, channel: Arc<str> },
+    /// Python takes a subscription away.
+    Unsubscribe { conn: ConnId, channel: Arc<str>, code: Box<str>, retryable: bool },
+    /// Credits come back.
+    Done { conn: ConnId, count: u16 },
+    /// Something changed that every shard has to look at (pressure, draining).
+    Look,
+}
+
+/// A member to be, with all that the channel's lock decided.
+#[derive(Debug)]
+pub(crate) struct Join {
+    pub conn: ConnId,
+    pub channel: Arc<Channel>,
+    /// `subscription_confirmed`.
+    pub confirm: Arc<Prepared>,
+    /// The first offset that it has to get; above the head when there is nothing to replay.
+    pub next: u64,
+    /// Whether offsets below the head are still to be replayed.
+    pub replays: bool,
+    pub credits: u16,
+}
+
+/// An event on its way to members.
+#[derive(Debug)]
+pub(crate) struct Deliver {
+    pub channel: u64,
+    pub frame: Arc<Prepared>,
+    /// 0 where the channel does not number.
+    pub offset: u64,
+    pub class: Class,
+}
+
+/// One shard's inbox.
+#[derive(Default)]
+pub struct Inbox {
+    queue: Mutex<Vec<ShardMsg>>,
+    asleep: AtomicBool,
+    wake: OnceLock<Box<dyn Fn() + Send + Sync>>,
+}
+
+impl Inbox {
+    /// Says how the shard's thread is woken; once, before it runs.
+    pub fn set_waker(&self, wake: Box<dyn Fn() + Send + Sync>) {
+        let _ = self.wake.set(wake);
+    }
+
+    /// To be called before polling: true when nothing waits, so that the shard may sleep.
+    pub fn may_sleep(&self) -> bool {
+        self.asleep.store(true, Ordering::SeqCst);
+        if lock(&self.queue).is_empty() {
+            return true;
+        }
+        self.asleep.store(false, Ordering::SeqCst);
+        false
+    }
+
+    /// To be called after polling.
+    pub fn woke(&self) {
+        self.asleep.store(false, Ordering::SeqCst);
+    }
+
+    /// Wakes the shard if it sleeps.
+    pub fn wake(&self) {
+        if self.asleep.swap(false, Ordering::SeqCst)
+            && let Some(wake) = self.wake.get()
+        {
+            wake();
+        }
+    }
+
+    pub(crate) fn push(&self, message: ShardMsg) {
+        lock(&self.queue).push(message);
+        self.wake();
+    }
+
+    /// Swaps the queue with an empty one.
+    pub(crate) fn take(&self, into: &mut Vec<ShardMsg>) {
+        debug_assert!(into.is_empty());
+        std::mem::swap(&mut *lock(&self.queue), into);
+    }
+}
+
+impl std::fmt::Debug for Inbox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Inbox").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,440 @@
+//! One walk over a client's JSON: checks all of it, remembers where the envelope's parts are.
+//!
+//! serde_json's recursion limit, number type and treatment of lone surrogates are not the protocol's, and the parts of
+//! a message are needed as byte ranges that go on unparsed to Python or into another frame. So this walk is ours;
+//! tests hold it against serde_json. Rules: depth ≤ 64, ≤ 1,024 keys an object, no key twice, integers within ±2^53,
+//! finite numbers. A lone surrogate escape becomes `\ufffd` in place: both are six bytes. The input is valid UTF-8.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+
+/// Containers within one another, the envelope's own object included.
+pub const DEPTH_MAX: usize = 64;
+/// Members of one object.
+pub const KEYS_MAX: usize = 1_024;
+const INTEGER_MAX: u64 = 1 << 53;
+/// Up to here keys are compared one with another; beyond, through a hash set.
+const KEYS_COMPARED_MAX: usize = 16;
+
+/// A range of the message's bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Span {
+    /// First byte.
+    pub start: usize,
+    /// One past the last byte.
+    pub end: usize,
+}
+
+impl Span {
+    /// The bytes it names.
+    #[must_use]
+    pub fn of(self, bytes: &[u8]) -> &[u8] {
+        &bytes[self.start..self.end]
+    }
+}
+
+/// What a value is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// In quotes; the span holds the quotes too. `escaped`: at least one backslash.
+    String {
+        /// Whether it holds a backslash.
+        escaped: bool,
+    },
+    /// Without fraction and exponent.
+    Integer,
+    /// With fraction or exponent.
+    Float,
+    /// `{…}`
+    Object,
+    /// `[…]`
+    Array,
+    /// `true` or `false`
+    Bool,
+    /// `null`
+    Null,
+}
+
+/// A checked value and where it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Value {
+    /// What it is.
+    pub kind: Kind,
+    /// Where it is.
+    pub span: Span,
+}
+
+impl Value {
+    /// Its text, where it is a string.
+    #[must_use]
+    pub fn text<'a>(&self, bytes: &'a [u8]) -> Option<Cow<'a, str>> {
+        let Kind::String { escaped } = self.kind else { return None };
+        Some(text(bytes, self.span, escaped))
+    }
+
+    /// Its value, where it is an integer that is not negative.
+    #[must_use]
+    pub fn count(&self, bytes: &[u8]) -> Option<u64> {
+        match self.kind {
+            Kind::Integer => std::str::from_utf8(self.span.of(bytes)).ok()?.parse().ok(),
+            _ => None,
+        }
+    }
+}
+
+/// A member of an object.
+#[derive(Debug, Clone, Copy)]
+pub struct Member {
+    key: Span,
+    key_escaped: bool,
+    /// What it holds.
+    pub value: Value,
+}
+
+/// Why the text is not a message. The client hears only `Invalid message format`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Invalid;
+
+/// Where the parts of `{"type", "data"?, "id"?}` are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Envelope {
+    /// The value of `type`.
+    pub kind: Option<Value>,
+    /// The value of `id`.
+    pub id: Option<Value>,
+    /// The value of `data`.
+    pub data: Option<Value>,
+}
+
+/// Reused from message to message, so that a walk allocates nothing.
+#[derive(Debug, Default)]
+pub struct Scanner {
+    keys: Vec<(Span, bool)>,
+    members: Vec<Member>,
+}
+
+impl Scanner {
+    /// Walks one message.
+    ///
+    /// # Errors
+    /// [`Invalid`] for whatever the protocol does not take; the bytes may then be partly rewritten.
+    pub fn scan(&mut self, bytes: &mut [u8]) -> Result<Envelope, Invalid> {
+        self.keys.clear();
+        self.members.clear();
+        let mut walk = Walk { bytes, at: 0, keys: &mut self.keys, members: &mut self.members };
+        walk.space();
+        let mut envelope = Envelope::default();
+        walk.object(1, &mut |walk, key, escaped| {
+            let name = key_text(walk.bytes, key, escaped);
+            let (is_data, place) = match &*name {
+                "type" => (false, Some(&mut envelope.kind)),
+                "id" => (false, Some(&mut envelope.id)),
+                "data" => (true, Some(&mut envelope.data)),
+                _ => (false, None),
+            };
+            drop(name);
+            let value = if is_data { walk.data_value()? } else { walk.value(2)? };
+            if let Some(place) = place {
+                *place = Some(value);
+            }
+            Ok(())
+        })?;
+        walk.space();
+        if walk.at == walk.bytes.len() { Ok(envelope) } else { Err(Invalid) }
+    }
+
+    /// The member of `data` with this key, in the message scanned last.
+    #[must_use]
+    pub fn member(&self, bytes: &[u8], key: &str) -> Option<Value> {
+        self.members.iter().find(|member| *key_text(bytes, member.key, member.key_escaped) == *key).map(|m| m.value)
+    }
+}
+
+/// The members of an object that was checked before, one level deep.
+#[must_use]
+pub fn members(bytes: &[u8], object: Span) -> Vec<(Cow<'_, str>, Value)> {
+    let mut copy = object.of(bytes).to_vec();
+    let mut keys = Vec::new();
+    let mut unused = Vec::new();
+    let mut found = Vec::new();
+    let mut walk = Walk { bytes: &mut copy, at: 0, keys: &mut keys, members: &mut unused };
+    let outcome = walk.object(1, &mut |walk, key, escaped| {
+        let mut value = walk.value(2)?;
+        value.span.start += object.start;
+        value.span.end += object.start;
+        found.push((Span { start: key.start + object.start, end: key.end + object.start }, escaped, value));
+        Ok(())
+    });
+    debug_assert!(outcome.is_ok(), "the object was checked before");
+    found.into_iter().map(|(key, escaped, value)| (key_text(bytes, key, escaped), value)).collect()
+}
+
+fn text(bytes: &[u8], quoted: Span, escaped: bool) -> Cow<'_, str> {
+    if escaped {
+        return Cow::Owned(serde_json::from_slice(quoted.of(bytes)).unwrap_or_default());
+    }
+    let inner = &bytes[quoted.start + 1..quoted.end - 1];
+    Cow::Borrowed(std::str::from_utf8(inner).unwrap_or_default())
+}
+
+fn key_text(bytes: &[u8], quoted: Span, escaped: bool) -> Cow<'_, str> {
+    text(bytes, quoted, escaped)
+}
+
+struct Walk<'a> {
+    bytes: &'a mut [u8],
+    at: usize,
+    /// Keys of the objects that are open now, innermost last.
+    keys: &'a mut Vec<(Span, bool)>,
+    members: &'a mut Vec<Member>,
+}
+
+type OnMember<'f, 'a> = dyn FnMut(&mut Walk<'a>, Span, bool) -> Result<(), Invalid> + 'f;
+
+impl<'a> Walk<'a> {
+    fn peek(&self) -> Option<u8> {
+        self.bytes.get(self.at).copied()
+    }
+
+    fn space(&mut self) {
+        while matches!(self.peek(), Some(b' ' | b'\t' | b'\n' | b'\r')) {
+            self.at += 1;
+        }
+    }
+
+    fn take(&mut self, wanted: u8) -> Result<(), Invalid> {
+        if self.peek() == Some(wanted) {
+            self.at += 1;
+            return Ok(());
+        }
+        Err(Invalid)
+    }
+
+    fn value(&mut self, depth: usize) -> Result<Value, Invalid> {
+        let start = self.at;
+        let kind = match self.peek().ok_or(Invalid)? {
+            b'"' => Kind::String { escaped: self.string()? },
+            b'{' => {
+                self.object(depth, &mut |walk, _, _| walk.value(depth + 1).map(drop))?;
+                Kind::Object
+            }
+            b'[' => {
+                self.array(depth)?;
+                Kind::Array
+            }
+            b't' => self.literal(b"true", Kind::Bool)?,
+            b'f' => self.literal(b"false", Kind::Bool)?,
+            b'n' => self.literal(b"null", Kind::Null)?,
+            _ => self.number()?,
+        };
+        Ok(Value { kind, span: Span { start, end: self.at } })
+    }
+
+    /// The value of `data`: its members are remembered, since the hub's own commands read them.
+    fn data_value(&mut self) -> Result<Value, Invalid> {
+        if self.peek() != Some(b'{') {
+            return self.value(2);
+        }
+        let start = self.at;
+        self.object(2, &mut |walk, key, key_escaped| {
+            let value = walk.value(3)?;
+            walk.members.push(Member { key, key_escaped, value });
+            Ok(())
+        })?;
+        Ok(Value { kind: Kind::Object, span: Span { start, end: self.at } })
+    }
+
+    fn object(&mut self, depth: usize, on_member: &mut OnMember<'_, 'a>) -> Result<(), Invalid> {
+        if depth > DEPTH_MAX {
+            return Err(Invalid);
+        }
+        self.take(b'{')?;
+        let first_key = self.keys.len();
+        let mut hashed = None;
+        self.space();
+        if self.peek() == Some(b'}') {
+            self.at += 1;
+            return Ok(());
+        }
+        loop {
+            let start = self.at;
+            if self.peek() != Some(b'"') {
+                return Err(Invalid);
+            }
+            let escaped = self.string()?;
+            let key = Span { start, end: self.at };
+            self.remember(first_key, key, escaped, &mut hashed)?;
+            self.space();
+            self.take(b':')?;
+            self.space();
+            on_member(self, key, escaped)?;
+            self.space();
+            match self.peek() {
+                Some(b',') => self.at += 1,
+                Some(b'}') => {
+                    self.at += 1;
+                    self.keys.truncate(first_key);
+                    return Ok(());
+                }
+                _ => return Err(Invalid),
+            }
+            self.space();
+        }
+    }
+
+    /// Refuses a key that the open object has already, and the one beyond [`KEYS_MAX`].
+    fn remember(
+        &mut self,
+        first_key: usize,
+        key: Span,
+        escaped: bool,
+        hashed: &mut Option<HashSet<Box<str>>>,
+    ) -> Result<(), Invalid> {
+        let count = self.keys.len() - first_key;
+        if count >= KEYS_MAX {
+            return Err(Invalid);
+        }
+        if count >= KEYS_COMPARED_MAX {
+            let set = hashed.get_or_insert_with(|| {
+                self.keys[first_key..].iter().map(|&(k, e)| key_text(self.bytes, k, e).into()).collect()
+            });
+            if !set.insert(key_text(self.bytes, key, escaped).into()) {
+                return Err(Invalid);
+            }
+        } else {
+            let twice = self.keys[first_key..].iter().any(|&(known, known_escaped)| {
+                if escaped || known_escaped {
+                    key_text(self.bytes, key, escaped) == key_text(self.bytes, known, known_escaped)
+                } else {
+                    key.of(self.bytes) == known.of(self.bytes)
+                }
+            });
+            if twice {
+                return Err(Invalid);
+            }
+        }
+        self.keys.push((key, escaped));
+        Ok(())
+    }
+
+    fn array(&mut self, depth: usize) -> Result<(), Invalid> {
+        if depth > DEPTH_MAX {
+            return Err(Invalid);
+        }
+        self.take(b'[')?;
+        self.space();
+        if self.peek() == Some(b']') {
+            self.at += 1;
+            return Ok(());
+        }
+        loop {
+            self.value(depth + 1)?;
+            self.space();
+            match self.peek() {
+                Some(b',') => self.at += 1,
+                Some(b']') => {
+                    self.at += 1;
+                    return Ok(());
+                }
+                _ => return Err(Invalid),
+            }
+            self.space();
+        }
+    }
+
+    fn literal(&mut self, word: &[u8], kind: Kind) -> Result<Kind, Invalid> {
+        if self.bytes[self.at..].starts_with(word) {
+            self.at += word.len();
+            return Ok(kind);
+        }
+        Err(Invalid)
+    }
+
+    /// Steps over a string; true if it holds an escape.
+    fn string(&mut self) -> Result<bool, Invalid> {
+        self.at += 1;
+        let mut escaped = false;
+        loop {
+            match self.peek().ok_or(Invalid)? {
+                b'"' => {
+                    self.at += 1;
+                    return Ok(escaped);
+                }
+                b'\\' => {
+                    escaped = true;
+                    self.escape()?;
+                }
+                0..=0x1F => return Err(Invalid),
+                _ => self.at += 1,
+            }
+        }
+    }
+
+    fn escape(&mut self) -> Result<(), Invalid> {
+        match self.bytes.get(self.at + 1).ok_or(Invalid)? {
+            b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => self.at += 2,
+            b'u' => {
+                let unit = self.code_unit(self.at).ok_or(Invalid)?;
+                let paired = (0xD800..0xDC00).contains(&unit)
+                    && self.code_unit(self.at + 6).is_some_and(|low| (0xDC00..0xE000).contains(&low));
+                if paired {
+                    self.at += 12;
+                    return Ok(());
+                }
+                if (0xD800..0xE000).contains(&unit) {
+                    self.bytes[self.at..self.at + 6].copy_from_slice(b"\\ufffd");
+                }
+                self.at += 6;
+            }
+            _ => return Err(Invalid),
+        }
+        Ok(())
+    }
+
+    /// The code unit of the `\uXXXX` at `at`.
+    fn code_unit(&self, at: usize) -> Option<u32> {
+        let escape = self.bytes.get(at..at + 6)?;
+        if !escape.starts_with(b"\\u") || !escape[2..].iter().all(u8::is_ascii_hexdigit) {
+            return None;
+        }
+        u32::from_str_radix(std::str::from_utf8(&escape[2..]).ok()?, 16).ok()
+    }
+
+    fn digits(&mut self) -> Result<usize, Invalid> {
+        let start = self.at;
+        while matches!(self.peek(), Some(b'0'..=b'9')) {
+            self.at += 1;
+        }
+        if self.at == start { Err(Invalid) } else { Ok(self.at - start) }
+    }
+
+    fn number(&mut self) -> Result<Kind, Invalid> {
+        let start = self.at;
+        if self.peek() == Some(b'-') {
+            self.at += 1;
+        }
+        let whole = self.at;
+        if self.digits()? > 1 && self.bytes[whole] == b'0' {
+            return Err(Invalid);
+        }
+        let integer_end = self.at;
+        if self.peek() == Some(b'.') {
+            self.at += 1;
+            self.digits()?;
+        }
+        if matches!(self.peek(), Some(b'e' | b'E')) {
+            self.at += 1;
+            if matches!(self.peek(), Some(b'+' | b'-')) {
+                self.at += 1;
+            }
+            self.digits()?;
+        }
+        let digits = |range: std::ops::Range<usize>| std::str::from_utf8(&self.bytes[range]).map_err(|_| Invalid);
+        if self.at == integer_end {
+            let magnitude: u64 = digits(whole..integer_end)?.parse().map_err(|_| Invalid)?;
+            return if magnitude <= INTEGER_MAX { Ok(Kind::Integer) } else { Err(Invalid) };
+        }
+        let value: f64 = digits(start..self.at)?.parse().map_err(|_| Invalid)?;
+        if value.is_finite() { Ok(Kind::Float) } else { Err(Invalid) }
+    }
+}

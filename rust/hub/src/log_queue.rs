@@ -1,0 +1,74 @@
+//! The hub's side of the log: one queue of requests, answered in the order they were asked.
+//!
+//! Because heads and pages stand in the same queue as appends, a channel's position is what was published and
+//! never what was merely stored. The queue's owner answers each request through [`crate::Hub`]:
+//! [`appended`](crate::Hub::appended), [`head_read`](crate::Hub::head_read), [`page_read`](crate::Hub::page_read).
+
+use crate::command::Publish;
+use crate::{ConnId, channel::Channel};
+use std::sync::Arc;
+
+/// Where the hub leaves what the log has to do. Never blocks.
+pub trait LogQueue: Send + Sync {
+    /// Puts one request at the end of the queue.
+    fn push(&self, request: LogRequest);
+}
+
+/// One thing for the log.
+#[derive(Debug)]
+pub enum LogRequest {
+    /// Store an event; `received_wall_ms` becomes its time.
+    Append { publish: Publish, received_wall_ms: u64 },
+    /// What is the channel's newest offset?
+    Head { channel: Arc<Channel> },
+    /// Read events with an offset above `after`.
+    Page { channel: Arc<Channel>, after: u64, limit: usize, bytes_max: usize, purpose: PagePurpose },
+}
+
+/// Who waits for a page.
+#[derive(Debug)]
+pub enum PagePurpose {
+    /// A member that replays.
+    Replay { conn: ConnId },
+    /// A client's `history` command.
+    History { conn: ConnId, id: Option<Box<[u8]>>, credits: u16 },
+    /// Python's.
+    Python { ticket: u64 },
+}
+
+/// An event as the log keeps it.
+#[derive(Debug, Clone)]
+pub struct StoredEvent {
+    /// Its place in the channel's log.
+    pub offset: u64,
+    /// Its `type`.
+    pub event: Box<str>,
+    /// JSON of its data, with its number where it has one.
+    pub data: Arc<[u8]>,
+    /// Its `userId`.
+    pub user: Option<Box<str>>,
+    /// When it was received, Unix ms.
+    pub time_ms: u64,
+}
+
+/// What became of an append.
+#[derive(Debug, Clone)]
+pub struct AppendedEvent {
+    /// Whether an earlier event had the same dedupe key; `stored` is then that one.
+    pub duplicate: bool,
+    /// The event as stored.
+    pub stored: StoredEvent,
+}
+
+/// A part of a channel's log.
+#[derive(Debug, Clone)]
+pub struct LogPage {
+    /// Oldest first, offsets rising by one.
+    pub events: Vec<StoredEvent>,
+    /// The newest offset of the channel.
+    pub head: u64,
+}
+
+/// Why the log could not do it; the code of the `error` that the client gets is `unavailable`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogFailure(pub Box<str>);

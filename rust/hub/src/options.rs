@@ -1,0 +1,298 @@
+//! The options that Python hands over as JSON: plain data, checked here once.
+//!
+//! Unknown keys are refused, so that a misspelt one never passes for a default. Python's configuration writes this
+//! document; docs/reference/configuration.md tells the keys that a person sets.
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use std::collections::BTreeMap;
+
+/// Everything that the engine is told before it starts.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Options {
+    /// Address to listen on.
+    pub host: String,
+    /// Port to listen on; 0 lets the kernel choose.
+    pub port: u16,
+    /// Shard threads; 0 means cores − 1, within 1..8.
+    pub shards: usize,
+    /// Where the log lives; None keeps it in memory.
+    pub data_dir: Option<String>,
+    /// Limits and deadlines.
+    pub limits: Limits,
+    /// How tokens are checked; None refuses endpoints that need one.
+    pub token: Option<TokenRule>,
+    /// Origins that are let in; None does not look.
+    pub origins: Option<Vec<String>>,
+    /// Paths that upgrade.
+    pub endpoints: Vec<Endpoint>,
+    /// Types of commands that go up to Python.
+    pub routes: Vec<Route>,
+    /// Types of commands that turn round in the hub.
+    pub relays: Vec<RelayOptions>,
+    /// What kind of channel a name is; the first match wins, none means volatile.
+    pub policies: Vec<PolicyOptions>,
+    /// Rights of every session.
+    pub open_grants: Vec<OpenGrant>,
+    /// Patterns on which Python decides where no grant covers a channel.
+    pub authorize: Vec<String>,
+    /// Event names that a client's `publish` may not use.
+    pub reserved_events: Vec<String>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            host: "127.0.0.1".into(),
+            port: 0,
+            shards: 1,
+            data_dir: None,
+            limits: Limits::default(),
+            token: None,
+            origins: None,
+            endpoints: Vec::new(),
+            routes: Vec::new(),
+            relays: Vec::new(),
+            policies: Vec::new(),
+            open_grants: Vec::new(),
+            authorize: Vec::new(),
+            reserved_events: Vec::new(),
+        }
+    }
+}
+
+impl Options {
+    /// Reads the document.
+    ///
+    /// # Errors
+    /// One line that names the key and what is allowed.
+    pub fn from_json(json: &[u8]) -> Result<Self, String> {
+        serde_json::from_slice(json).map_err(|error| format!("engine options: {error}"))
+    }
+}
+
+/// Limits and deadlines. With `enabled = false` the rates (commands, relays, bytes) are not applied; sizes stay.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[allow(missing_docs, reason = "name and unit say it; docs/reference/configuration.md tells each in full")]
+pub struct Limits {
+    pub enabled: bool,
+    pub message_bytes_max: usize,
+    pub publication_bytes_max: usize,
+    pub idle_timeout_s: u32,
+    pub heartbeat_interval_s: u32,
+    pub heartbeats: bool,
+    pub handshake_timeout_s: u32,
+    pub handshakes_pending_max: usize,
+    pub connections_max: usize,
+    pub outbox_soft_bytes: usize,
+    pub outbox_hard_bytes: usize,
+    pub outboxes_bytes_max: usize,
+    pub unfinished_bytes_max: usize,
+    pub channels_per_session_max: usize,
+    pub commands_per_s: u32,
+    pub commands_burst: u32,
+    pub relays_per_s: u32,
+    pub relays_burst: u32,
+    pub bytes_per_s: u32,
+    pub commands_waiting_max: u16,
+    pub events_waiting_max: usize,
+    pub commands_waiting_bytes_max: usize,
+    pub close_timeout_s: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            message_bytes_max: 16 << 20,
+            publication_bytes_max: 1 << 20,
+            idle_timeout_s: 300,
+            heartbeat_interval_s: 25,
+            heartbeats: true,
+            handshake_timeout_s: 10,
+            handshakes_pending_max: 1_000,
+            connections_max: 0,
+            outbox_soft_bytes: 64 << 10,
+            outbox_hard_bytes: 1 << 20,
+            outboxes_bytes_max: 256 << 20,
+            unfinished_bytes_max: 256 << 20,
+            channels_per_session_max: 200,
+            commands_per_s: 100,
+            commands_burst: 300,
+            relays_per_s: 50,
+            relays_burst: 150,
+            bytes_per_s: 0,
+            commands_waiting_max: 64,
+            events_waiting_max: 65_536,
+            commands_waiting_bytes_max: 64 << 20,
+            close_timeout_s: 5,
+        }
+    }
+}
+
+/// How a shard checks a token without asking Python.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenRule {
+    /// `HS256`.
+    pub algorithm: String,
+    /// Keys, the newest first; any of them may have signed.
+    pub secrets: Vec<String>,
+    /// The `aud` that a token must name; None does not look.
+    #[serde(default)]
+    pub audience: Option<String>,
+    /// The claim that holds the user's id.
+    #[serde(default = "default_user_claim")]
+    pub user_claim: String,
+    /// Whether a token without `exp` is refused.
+    #[serde(default = "default_true")]
+    pub require_exp: bool,
+    /// Seconds that clocks may differ.
+    #[serde(default)]
+    pub leeway_s: u64,
+    /// `close`: a connection ends with its token; `connect`: the token counts only at the start.
+    #[serde(default = "default_expiry")]
+    pub expiry: Expiry,
+}
+
+/// When an expired token matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Expiry {
+    /// The connection is told 30 s before and closed with 4002.
+    Close,
+    /// Only at connect.
+    Connect,
+}
+
+fn default_user_claim() -> String {
+    "sub".into()
+}
+const fn default_true() -> bool {
+    true
+}
+const fn default_expiry() -> Expiry {
+    Expiry::Close
+}
+
+/// A path that upgrades.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Endpoint {
+    /// Exact path.
+    pub path: String,
+    /// `json`: the protocol's envelope; `raw`: messages as they come.
+    pub mode: Mode,
+    /// Who decides about the caller.
+    pub auth: Auth,
+}
+
+/// What messages of an endpoint look like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// The protocol's envelope.
+    Json,
+    /// Text and binary as they come.
+    Raw,
+}
+
+/// Who decides about a caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Auth {
+    /// The token rule, in the shard.
+    Token,
+    /// Python, by an `Upgrade` event.
+    Hook,
+    /// Nobody: all are let in as the user "".
+    None,
+}
+
+/// A type of command that goes up to Python.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged, deny_unknown_fields)]
+pub enum Route {
+    /// Without a condition.
+    Plain(String),
+    /// Only with a right on a channel; without it the hub answers `forbidden` itself.
+    Guarded {
+        /// The command's type.
+        #[serde(rename = "type")]
+        kind: String,
+        /// The right that is needed.
+        right: String,
+        /// Template of the channel's name.
+        channel: String,
+        /// The message of the `error`.
+        #[serde(default)]
+        failure: Option<String>,
+    },
+}
+
+/// A type of command that turns round in the hub.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RelayOptions {
+    /// The command's type.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Template of the channel's name.
+    pub channel: String,
+    /// The event's type.
+    pub event: String,
+    /// Template of the event's data: an object.
+    pub data: Box<RawValue>,
+    /// Template of the key of class `latest`.
+    #[serde(default)]
+    pub latest_by: Option<String>,
+    /// How long a start lasts without another.
+    #[serde(default)]
+    pub ends_after_ms: Option<u64>,
+    /// Members of `data` as they are when it ends.
+    #[serde(default)]
+    pub undo: Option<BTreeMap<String, Box<RawValue>>>,
+    /// The type of the relay that this one ends.
+    #[serde(default)]
+    pub ends: Option<String>,
+}
+
+/// What kind of channel a name is.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyOptions {
+    /// Which names.
+    pub pattern: String,
+    /// Stored in the log.
+    #[serde(default)]
+    pub durable: bool,
+    /// Publications kept in memory for late and returning members; 0 and not durable means volatile.
+    #[serde(default)]
+    pub history: usize,
+    /// What happens to volatile events for a reader that is too slow.
+    #[serde(default)]
+    pub overflow: Overflow,
+}
+
+/// What happens to volatile events for a reader that is too slow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Overflow {
+    /// The oldest go, and the reader is told by `lag`.
+    #[default]
+    DropOldest,
+    /// The reader is closed with 4000.
+    Close,
+}
+
+/// Rights of every session.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OpenGrant {
+    /// Which names; `{session.user}` stands for the session's own user.
+    pub pattern: String,
+    /// Of `subscribe publish presence history`.
+    pub rights: Vec<String>,
+}

@@ -1,0 +1,197 @@
+//! Names of channels and the patterns that cover them.
+//!
+//! A name is `kind:rest`, its segments split at `:`. In a pattern `*` is one segment and `**`, at the end, the rest.
+
+/// Characters of a channel's name.
+pub const NAME_CHARS_MAX: usize = 128;
+
+/// Whether a name matches `^[A-Za-z0-9_][A-Za-z0-9_.:@-]{0,127}$`.
+#[must_use]
+pub fn is_channel_name(name: &str) -> bool {
+    let bytes = name.as_bytes();
+    let Some(&first) = bytes.first() else { return false };
+    bytes.len() <= NAME_CHARS_MAX
+        && (first.is_ascii_alphanumeric() || first == b'_')
+        && bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"_.:@-".contains(b))
+}
+
+/// A compiled pattern.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pattern {
+    segments: Box<[Segment]>,
+    /// `**` at the end.
+    open: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Segment {
+    Any,
+    /// The session's own user: `{session.user}`.
+    User,
+    Is(Box<str>),
+}
+
+impl Pattern {
+    /// Compiles `conversation:*`, `file:**`, `user:{session.user}`, `news`.
+    ///
+    /// # Errors
+    /// One line, where `**` stands before the end or the pattern is empty.
+    pub fn new(pattern: &str) -> Result<Self, String> {
+        let mut segments = Vec::new();
+        let mut parts = pattern.split(':').peekable();
+        let mut open = false;
+        while let Some(part) = parts.next() {
+            match part {
+                "**" if parts.peek().is_none() => open = true,
+                "**" => return Err(format!("pattern {pattern:?}: ** may only stand at the end")),
+                "*" => segments.push(Segment::Any),
+                "{session.user}" => segments.push(Segment::User),
+                "" => return Err(format!("pattern {pattern:?} has an empty segment")),
+                _ => segments.push(Segment::Is(part.into())),
+            }
+        }
+        Ok(Self { segments: segments.into(), open })
+    }
+
+    /// Whether it covers `name` for a session of `user`.
+    #[must_use]
+    pub fn covers(&self, name: &str, user: &str) -> bool {
+        let mut rest = Some(name);
+        for segment in &self.segments {
+            let Some(text) = rest else { return false };
+            // A user's id may hold colons, so it takes as many segments as it has itself.
+            if let Segment::User = segment {
+                let Some(after) = (!user.is_empty()).then(|| text.strip_prefix(user)).flatten() else { return false };
+                rest = match after.strip_prefix(':') {
+                    Some(more) => Some(more),
+                    None if after.is_empty() => None,
+                    None => return false,
+                };
+                continue;
+            }
+            let (part, more) = match text.split_once(':') {
+                Some((part, more)) => (part, Some(more)),
+                None => (text, None),
+            };
+            match segment {
+                Segment::Is(wanted) if **wanted != *part => return false,
+                _ if part.is_empty() => return false,
+                _ => rest = more,
+            }
+        }
+        if self.open { rest.is_some_and(|text| !text.is_empty()) } else { rest.is_none() }
+    }
+}
+
+/// What a session may do on a channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Rights(u8);
+
+impl Rights {
+    /// Nothing.
+    pub const NONE: Self = Self(0);
+    /// To become a member.
+    pub const SUBSCRIBE: Self = Self(1);
+    /// To send events.
+    pub const PUBLISH: Self = Self(2);
+    /// To see who is there.
+    pub const PRESENCE: Self = Self(4);
+    /// To read what was sent.
+    pub const HISTORY: Self = Self(8);
+
+    /// The right of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        match name {
+            "subscribe" => Some(Self::SUBSCRIBE),
+            "publish" => Some(Self::PUBLISH),
+            "presence" => Some(Self::PRESENCE),
+            "history" => Some(Self::HISTORY),
+            _ => None,
+        }
+    }
+
+    /// The names, together.
+    ///
+    /// # Errors
+    /// One line with the name that is none.
+    pub fn from_names<S: AsRef<str>>(names: &[S]) -> Result<Self, String> {
+        names.iter().try_fold(Self::NONE, |all, name| {
+            let name = name.as_ref();
+            Self::named(name)
+                .map(|one| all.and(one))
+                .ok_or_else(|| format!("right {name:?} is none of subscribe, publish, presence, history"))
+        })
+    }
+
+    /// Both together.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether all of `wanted` are in it.
+    #[must_use]
+    pub const fn has(self, wanted: Self) -> bool {
+        self.0 & wanted.0 == wanted.0
+    }
+}
+
+/// Rights on the channels that a pattern covers.
+#[derive(Debug, Clone)]
+pub struct Grant {
+    /// Which channels.
+    pub pattern: Pattern,
+    /// What may be done there.
+    pub rights: Rights,
+}
+
+/// The union of all grants that cover `channel`.
+#[must_use]
+pub fn rights_on(grants: &[Grant], channel: &str, user: &str) -> Rights {
+    grants
+        .iter()
+        .filter(|grant| grant.pattern.covers(channel, user))
+        .fold(Rights::NONE, |all, grant| all.and(grant.rights))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn channel_names_follow_the_protocol() {
+        for good in ["a", "_", "conversation:42", "a.b:c@d-e", &"x".repeat(128)] {
+            assert!(is_channel_name(good), "{good}");
+        }
+        for bad in ["", ":a", "-a", "a b", "a*", "ä", "a\n", &"x".repeat(129)] {
+            assert!(!is_channel_name(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn patterns_cover_what_they_say() {
+        for (pattern, name, covers) in [
+            ("conversation:*", "conversation:42", true),
+            ("conversation:*", "conversation", false),
+            ("conversation:*", "conversation:42:x", false),
+            ("conversation:**", "conversation:42:x", true),
+            ("conversation:**", "conversation", false),
+            ("**", "anything:at:all", true),
+            ("news", "news", true),
+            ("news", "news:1", false),
+            ("*:x", "a:x", true),
+            ("user:{session.user}", "user:ann", true),
+            ("user:{session.user}", "user:anna", false),
+            ("user:{session.user}", "user:bob", false),
+        ] {
+            assert_eq!(Pattern::new(pattern).unwrap().covers(name, "ann"), covers, "{pattern} {name}");
+        }
+    }
+
+    #[test]
+    fn a_double_star_in_the_middle_is_refused() {
+        assert!(Pattern::new("a:**:b").is_err());
+        assert!(Pattern::new("a::b").is_err());
+    }
+}

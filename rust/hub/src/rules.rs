@@ -1,0 +1,127 @@
+//! The rule set of Python, compiled once: what each type of command means and who may do what.
+
+use crate::bucket::Rate;
+use crate::channel::Policy;
+use crate::options::{Endpoint, Limits, Options, Route};
+use crate::pattern::{Grant, Pattern, Rights, rights_on};
+use crate::relay::{Relay, Template};
+use crate::token::TokenCheck;
+use std::collections::{HashMap, HashSet};
+
+/// What a type of command is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verb {
+    Subscribe,
+    Unsubscribe,
+    Ping,
+    Publish,
+    History,
+    Relay(u16),
+    Route(u16),
+}
+
+/// What a command for Python needs.
+#[derive(Debug)]
+pub(crate) struct Guard {
+    pub right: Rights,
+    pub channel: Template,
+    pub failure: Option<&'static str>,
+}
+
+/// Everything that was decided before the first connection.
+pub(crate) struct Rules {
+    pub limits: Limits,
+    pub endpoints: Vec<Endpoint>,
+    pub origins: Option<HashSet<String>>,
+    pub token: Option<TokenCheck>,
+    /// Types come from clients: std's keyed hash.
+    pub verbs: HashMap<Box<str>, Verb>,
+    pub guards: Vec<Option<Guard>>,
+    pub relays: Vec<Relay>,
+    pub authorize: Vec<Pattern>,
+    pub reserved_events: HashSet<String>,
+    policies: Vec<(Pattern, Policy)>,
+    open_grants: Vec<Grant>,
+}
+
+impl Rules {
+    pub(crate) fn compile(options: &Options) -> Result<Self, String> {
+        let mut verbs: HashMap<Box<str>, Verb> = HashMap::from([
+            ("subscribe".into(), Verb::Subscribe),
+            ("unsubscribe".into(), Verb::Unsubscribe),
+            ("ping".into(), Verb::Ping),
+            ("publish".into(), Verb::Publish),
+            ("history".into(), Verb::History),
+        ]);
+        let mut name = |kind: &str, verb: Verb| match verbs.insert(kind.into(), verb) {
+            None => Ok(()),
+            Some(_) => Err(format!("command type {kind:?} is there already; give the handler or relay another name")),
+        };
+        for (place, relay) in options.relays.iter().enumerate() {
+            name(&relay.kind, Verb::Relay(place as u16))?;
+        }
+        let mut guards = Vec::with_capacity(options.routes.len());
+        for (place, route) in options.routes.iter().enumerate() {
+            match route {
+                Route::Plain(kind) => {
+                    name(kind, Verb::Route(place as u16))?;
+                    guards.push(None);
+                }
+                Route::Guarded { kind, right, channel, failure } => {
+                    name(kind, Verb::Route(place as u16))?;
+                    // Options are read once a process, so the text may live as long as it.
+                    let failure = failure.as_ref().map(|text| &*Box::leak(text.clone().into_boxed_str()));
+                    guards.push(Some(Guard {
+                        right: Rights::from_names(&[right])?,
+                        channel: Template::new(channel)?,
+                        failure,
+                    }));
+                }
+            }
+        }
+        let policies = options.policies.iter().map(|rule| {
+            let policy = Policy { durable: rule.durable, history: rule.history, overflow: rule.overflow };
+            Ok((Pattern::new(&rule.pattern)?, policy))
+        });
+        let open_grants = options.open_grants.iter().map(|grant| {
+            Ok(Grant { pattern: Pattern::new(&grant.pattern)?, rights: Rights::from_names(&grant.rights)? })
+        });
+        Ok(Self {
+            limits: options.limits.clone(),
+            endpoints: options.endpoints.clone(),
+            origins: options.origins.as_ref().map(|all| all.iter().cloned().collect()),
+            token: options.token.as_ref().map(TokenCheck::new).transpose()?,
+            verbs,
+            guards,
+            relays: Relay::compile_all(&options.relays)?,
+            authorize: options.authorize.iter().map(|pattern| Pattern::new(pattern)).collect::<Result<_, _>>()?,
+            reserved_events: options.reserved_events.iter().cloned().collect(),
+            policies: policies.collect::<Result<_, String>>()?,
+            open_grants: open_grants.collect::<Result<_, String>>()?,
+        })
+    }
+
+    pub(crate) fn policy_of(&self, channel: &str) -> Policy {
+        self.policies
+            .iter()
+            .find(|(pattern, _)| pattern.covers(channel, ""))
+            .map_or(Policy::VOLATILE, |(_, policy)| *policy)
+    }
+
+    /// What every session of this user may do on the channel.
+    pub(crate) fn open_rights(&self, channel: &str, user: &str) -> Rights {
+        rights_on(&self.open_grants, channel, user)
+    }
+
+    pub(crate) const fn command_rate(&self) -> Rate {
+        self.rate(self.limits.commands_per_s, self.limits.commands_burst)
+    }
+
+    pub(crate) const fn relay_rate(&self) -> Rate {
+        self.rate(self.limits.relays_per_s, self.limits.relays_burst)
+    }
+
+    const fn rate(&self, per_s: u32, burst: u32) -> Rate {
+        Rate { per_s: if self.limits.enabled { per_s } else { 0 }, burst }
+    }
+}
