@@ -48,21 +48,23 @@ class Key(Struct, frozen=True):
         Raises:
             ConfigError: with the key, the value (unless it is a secret) and what is allowed.
         """
-        if isinstance(value, float) and not math.isfinite(value):
-            raise self.refused(value, source)
         try:
-            converted: object = msgspec.convert(value, self.annotation)
-        except msgspec.ValidationError as error:
+            return self._converted(value)
+        except (msgspec.ValidationError, ValueError) as error:
             raise self.refused(value, source) from error
-        return converted
 
     def read(self, text: str, source: str) -> object:
         """Return what `text` (from the environment or the command line) sets the key to."""
         try:
-            value = _parsed(text, self.type)
-        except ValueError as error:
+            return self._converted(_parsed(text, self.type))
+        except (msgspec.ValidationError, ValueError) as error:
             raise self.refused(text, source) from error
-        return self.checked(value, source)
+
+    def _converted(self, value: object) -> object:
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(value)
+        converted: object = msgspec.convert(value, self.annotation)
+        return converted
 
     def refused(self, value: object, source: str) -> ConfigError:
         """Return the error that says what is allowed instead of `value`."""

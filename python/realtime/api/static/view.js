@@ -75,7 +75,7 @@ function row(message, first, user) {
   return item;
 }
 
-/** Make the children of `list` those of `wanted` ([key, make] each), touching no others: a screen reader reads changes. */
+/** Make the children of `list` those of `wanted` ([key, make] each), touching no others: changes are read aloud. */
 function reconcile(list, wanted) {
   const keys = new Set(wanted.map(([key]) => key));
   const kept = new Map();

@@ -1,0 +1,1 @@
+"""Tests of the Python modules; the folders mirror python/realtime."""

@@ -1,0 +1,100 @@
+"""The secret that a server makes for itself, and the addresses that it may then listen on."""
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from realtime.config import ApiSettings, AuthSettings, ConfigError, ServerSettings, Settings, is_loopback, keys_of
+
+SECRET = "s" * 40
+
+
+def test_the_first_start_makes_a_secret_that_later_starts_read(tmp_path: Path) -> None:
+    settings = Settings(data_dir=str(tmp_path / "new" / "data"))
+    made = keys_of(settings)
+    file = tmp_path / "new" / "data" / "secret"
+    assert made.generated
+    assert len(made.secrets) == 1
+    assert len(made.secrets[0]) >= 32
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert keys_of(settings) == made
+    assert keys_of(Settings(data_dir=str(tmp_path / "other"))) != made
+    assert made.secrets[0] not in repr(made)
+
+
+def test_a_configured_secret_leaves_the_data_directory_alone(tmp_path: Path) -> None:
+    settings = Settings(data_dir=str(tmp_path / "data"), auth=AuthSettings(secrets=(SECRET,)))
+    keys = keys_of(settings)
+    assert (keys.secrets, keys.generated) == ((SECRET,), False)
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.7", "example.org", ""])  # noqa: S104
+def test_another_address_without_a_configured_secret_is_refused(tmp_path: Path, host: str) -> None:
+    data_dir = str(tmp_path / "data")
+    for settings in (
+        Settings(data_dir=data_dir, server=ServerSettings(host=host)),
+        Settings(data_dir=data_dir, api=ApiSettings(host=host)),
+    ):
+        with pytest.raises(ConfigError, match="not a loopback address and no secret is configured; set REALTIME_JWT"):
+            keys_of(settings)
+    assert not (tmp_path / "data").exists()
+    settings = Settings(data_dir=data_dir, server=ServerSettings(host=host), auth=AuthSettings(secrets=(SECRET,)))
+    assert not keys_of(settings).generated
+
+
+def test_an_http_side_that_is_off_may_name_any_address(tmp_path: Path) -> None:
+    settings = Settings(data_dir=str(tmp_path), api=ApiSettings(enabled=False, host="0.0.0.0"))  # noqa: S104
+    assert keys_of(settings).generated
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [
+        ("127.0.0.1", True),
+        ("127.8.9.1", True),
+        ("::1", True),
+        ("[::1]", True),
+        ("localhost", True),
+        ("localhost.example.org", False),
+        ("127.0.0.1.example.org", False),
+        ("::ffff:10.0.0.1", False),
+        ("10.0.0.1", False),
+    ],
+)
+def test_loopback_is_an_address_of_this_machine_alone(host: str, loopback: bool) -> None:  # noqa: FBT001
+    assert is_loopback(host) is loopback
+
+
+def test_a_secret_that_others_can_read_is_refused(tmp_path: Path) -> None:
+    settings = Settings(data_dir=str(tmp_path))
+    keys_of(settings)
+    (tmp_path / "secret").chmod(0o640)
+    with pytest.raises(ConfigError, match=r"can be read by others; run: chmod 600 .*secret"):
+        keys_of(settings)
+
+
+@pytest.mark.parametrize("content", [b"", b"short\n", b"\xff" * 64])
+def test_a_damaged_secret_is_refused_and_not_printed(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "secret"
+    file.write_bytes(content)
+    file.chmod(0o600)
+    with pytest.raises(ConfigError, match="holds fewer than 32 bytes; remove it") as refused:
+        keys_of(Settings(data_dir=str(tmp_path)))
+    assert "short" not in str(refused.value)
+
+
+def test_a_data_directory_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("", "utf-8")
+    with pytest.raises(ConfigError, match=r"data_dir = '.*/file/data' cannot be used: Not a directory"):
+        keys_of(Settings(data_dir=str(tmp_path / "file" / "data")))
+
+
+def test_a_client_makes_no_secret_that_no_server_knows(tmp_path: Path) -> None:
+    settings = Settings(data_dir=str(tmp_path / "data"))
+    with pytest.raises(ConfigError, match="no server has run there"):
+        keys_of(settings, create=False)
+    assert not (tmp_path / "data").exists()
+    made = keys_of(settings)
+    assert keys_of(settings, create=False) == made

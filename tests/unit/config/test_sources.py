@@ -1,0 +1,198 @@
+"""Where settings come from, which source wins, and how each wrong one is told."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from realtime.config import ConfigError, Settings, load
+
+SECRET = "s" * 40
+
+
+@pytest.fixture(autouse=True)
+def empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work where there is no realtime.toml."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def settings(sets: Sequence[str] = (), **environ: str) -> Settings:
+    return load(sets=sets, environ=environ)
+
+
+def refusal(sets: Sequence[str] = (), environ: Mapping[str, str] | None = None, file: str | None = None) -> str:
+    path = None
+    if file is not None:
+        path = Path("other.toml")
+        path.write_text(file, "utf-8")
+    with pytest.raises(ConfigError) as refused:
+        load(path, sets, environ or {})
+    text = str(refused.value)
+    assert "\n" not in text
+    return text
+
+
+def test_without_any_source_the_defaults_hold() -> None:
+    found = settings()
+    assert found == Settings()
+    assert (found.server.host, found.server.port, found.api.port, found.data_dir) == ("127.0.0.1", 3002, 3001, "data")
+
+
+def test_a_later_source_wins_key_by_key(empty_directory: Path) -> None:
+    file = empty_directory / "realtime.toml"
+    file.write_text("[server]\nport = 1\nshards = 4\n[typing]\ntimeout_s = 7\n", "utf-8")
+    assert settings().server.port == 1
+    assert settings(WS_PORT="2").server.port == 2
+    assert settings(WS_PORT="2", REALTIME_SERVER__PORT="3").server.port == 3
+    last = settings(["server.port=4"], WS_PORT="2", REALTIME_SERVER__PORT="3")
+    assert (last.server.port, last.server.shards, last.typing.timeout_s) == (4, 4, 7.0)
+
+
+def test_a_file_is_named_by_the_command_line_else_by_the_environment(empty_directory: Path) -> None:
+    for name, port in (("realtime.toml", 1), ("environment.toml", 2), ("argument.toml", 3)):
+        (empty_directory / name).write_text(f"[server]\nport = {port}\n", "utf-8")
+    environ = {"REALTIME_CONFIG": "environment.toml"}
+    assert load(environ={}).server.port == 1
+    assert load(environ=environ).server.port == 2
+    assert load("argument.toml", environ=environ).server.port == 3
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "key", "value"),
+    [
+        ("WS_PORT", "4001", "server.port", 4001),
+        ("API_PORT", "4002", "api.port", 4002),
+        ("REALTIME_DATA_DIR", "/var/lib/x", "data_dir", "/var/lib/x"),
+        ("REALTIME_JWT_SECRET", f"{SECRET},with a comma", "auth.secrets", (f"{SECRET},with a comma",)),
+        ("REALTIME_SERVICE_KEY", SECRET, "auth.service_key", SECRET),
+        ("REALTIME_AUTH__SECRETS", f"{SECRET}, {SECRET}2", "auth.secrets", (SECRET, f"{SECRET}2")),
+        ("REALTIME_AUTH__ORIGINS", '["https://a.example"]', "auth.origins", ("https://a.example",)),
+        ("REALTIME_AUTH__ORIGINS", "none", "auth.origins", None),
+        ("REALTIME_AUTH__REQUIRE_EXP", "off", "auth.require_exp", False),
+        ("REALTIME_LIMITS__ENABLED", "false", "limits.enabled", False),
+        ("REALTIME_TYPING__TIMEOUT_S", "0.5", "typing.timeout_s", 0.5),
+        ("REALTIME_PRESENCE__GRACE_S", "3", "presence.grace_s", 3.0),
+        ("REALTIME_CONVERSATIONS__ACCESS", "grants", "conversations.access", "grants"),
+    ],
+)
+def test_a_variable_sets_its_key(variable: str, text: str, key: str, value: object) -> None:
+    found: object = settings(**{variable: text})
+    for name in key.split("."):
+        found = getattr(found, name)
+    assert found == value
+
+
+def test_an_empty_variable_counts_as_not_set() -> None:
+    assert settings(WS_PORT="", REALTIME_JWT_SECRET="", REALTIME_SERVER__PORT="", REALTIME_CONFIG="") == Settings()
+
+
+def test_variables_of_other_programs_are_left_alone() -> None:
+    assert settings(REALTIME_CACHE="/tmp", REALTIME_TOKEN="x", REALTIME_URL="y", PORT="1") == Settings()  # noqa: S108
+
+
+@pytest.mark.parametrize(
+    ("file", "told"),
+    [
+        (
+            "[server]\nport = 99999\n",
+            "server.port = 99999 (from other.toml) is not allowed; use a whole number from 0 to 65535",
+        ),
+        (
+            '[server]\nport = "3002"\n',
+            "server.port = '3002' (from other.toml) is not allowed; use a whole number from 0 to 65535",
+        ),
+        ("[server]\nport = true\n", "server.port = True (from other.toml) is not allowed"),
+        ("[typing]\ntimeout_s = nan\n", "typing.timeout_s = nan (from other.toml) is not allowed"),
+        ("[presence]\ngrace_s = inf\n", "presence.grace_s = inf (from other.toml) is not allowed"),
+        (
+            '[conversations]\naccess = "all"\n',
+            'conversations.access = \'all\' (from other.toml) is not allowed; use "grants" or "open"',
+        ),
+        ("[limits]\nenabled = 1\n", "limits.enabled = 1 (from other.toml) is not allowed; use true or false"),
+        ("[server]\nprot = 1\n", "server.prot (from other.toml) is not a key; did you mean server.port?"),
+        ("[server]\nzzz = 1\n", "server.zzz (from other.toml) is not a key; [server] has host, port, shards"),
+        ("[sever]\nport = 1\n", "sever (from other.toml) is not a key; did you mean server?"),
+        ("[zzz]\nport = 1\n", "zzz (from other.toml) is not a key; the sections are server, api, auth"),
+        ("server = 1\n", "server = 1 (from other.toml) is not allowed; use a table [server]"),
+        ("port = \n", "other.toml is not TOML: Invalid value (at line 1, column 8); correct it"),
+        ("data_dir = ''\n", "data_dir = '' (from other.toml) is not allowed; use a text that is not empty"),
+    ],
+)
+def test_a_wrong_file_is_told_by_key_value_and_what_is_allowed(file: str, told: str) -> None:
+    assert told in refusal(file=file)
+
+
+@pytest.mark.parametrize(
+    ("sets", "told"),
+    [
+        ("server.port", "--set 'server.port' has no value; write --set section.key=value"),
+        ("server.port=x", "server.port = 'x' (from --set) is not allowed; use a whole number from 0 to 65535"),
+        ("limits.enabled=maybe", "limits.enabled = 'maybe' (from --set) is not allowed; use true or false"),
+        ("limit.enabled=true", "limit.enabled (from --set) is not a key; did you mean limits.enabled?"),
+        ("drain.grace_s=0", "drain.grace_s = '0' (from --set) is not allowed; use a number from 0.1 to 3600"),
+        ("auth.origins=[", "auth.origins = '[' (from --set) is not allowed; use a list of texts"),
+    ],
+)
+def test_a_wrong_argument_is_told_in_the_same_way(sets: str, told: str) -> None:
+    assert told in refusal([sets])
+
+
+@pytest.mark.parametrize(
+    ("variable", "told"),
+    [
+        ("REALTIME_SERVER__PROT", "server.prot (from REALTIME_SERVER__PROT) is not a key; did you mean server.port?"),
+        ("REALTIME_JWT_SECERT", "is not a name; did you mean REALTIME_JWT_SECRET?"),
+        ("REALTIME_DATADIR", "is not a name; did you mean REALTIME_DATA_DIR?"),
+        ("WS_PORT", "server.port = 'http' (from WS_PORT) is not allowed; use a whole number from 0 to 65535"),
+    ],
+)
+def test_a_wrong_variable_is_told_by_its_name(variable: str, told: str) -> None:
+    assert told in refusal(environ={variable: "http"})
+
+
+@pytest.mark.parametrize("file", ["missing.toml", "."])
+def test_a_named_file_that_cannot_be_read_is_told(file: str) -> None:
+    with pytest.raises(ConfigError, match=r"cannot be read: .*; name another file by --config"):
+        load(file, environ={})
+
+
+def test_a_file_that_is_not_utf_8_is_told() -> None:
+    Path("other.toml").write_bytes(b"data_dir = '\xff'")
+    with pytest.raises(ConfigError, match="is not UTF-8"):
+        load("other.toml", environ={})
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"REALTIME_JWT_SECRET": "short-secret"},
+        {"REALTIME_SERVICE_KEY": "short-secret"},
+        {"REALTIME_AUTH__SECRETS": '["short-secret", 3]'},
+        {"REALTIME_AUTH__SECRETS": "[short-secret"},
+    ],
+)
+def test_a_secret_is_never_printed(environ: dict[str, str]) -> None:
+    assert "short-secret" not in refusal(environ=environ)
+    assert SECRET not in repr(settings(REALTIME_JWT_SECRET=SECRET, REALTIME_SERVICE_KEY=SECRET))
+
+
+def test_a_secret_is_measured_in_bytes() -> None:
+    assert settings(REALTIME_JWT_SECRET="ä" * 16).auth.secrets == ("ä" * 16,)
+    assert "auth.secrets holds 31 bytes; use at least 32" in refusal(environ={"REALTIME_JWT_SECRET": "x" * 31})
+
+
+@pytest.mark.parametrize(
+    ("sets", "told"),
+    [
+        (["limits.outbox_soft_bytes=2000000"], "limits.outbox_soft_bytes = 2000000 is above limits.outbox_hard_bytes"),
+        (["limits.message_bytes_max=999999999"], "is above limits.unfinished_bytes_max = 268435456; raise the second"),
+        (["server.port=3001"], "server.port and api.port are both 3001; set WS_PORT or API_PORT to another"),
+    ],
+)
+def test_keys_that_contradict_each_other_are_refused(sets: list[str], told: str) -> None:
+    assert told in refusal(sets)
+
+
+def test_both_ports_may_be_left_to_the_system() -> None:
+    assert settings(["server.port=0", "api.port=0"]).server.port == 0
