@@ -30,9 +30,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// Appends to a new log for `time`, and returns how long each commit took, in milliseconds.
 fn measure(dir: &Path, channels: usize, has_keys: bool, time: Duration) -> Result<Vec<f64>, Error> {
     let mut log = Log::open(&Options::new(dir))?;
-    let channels: Vec<String> = (0..channels)
-        .map(|index| format!("conversation:{index}"))
-        .collect();
+    let channels: Vec<String> = (0..channels).map(|index| format!("conversation:{index}")).collect();
     let data = format!(r#"{{"role":"user","content":"{}"}}"#, "x".repeat(100));
     let mut commits_ms = Vec::new();
     let start = Instant::now();

@@ -18,7 +18,8 @@ const MOVE_HEAD: &str = "UPDATE channels SET head = ?2 WHERE id = ?1";
 const INSERT_EVENT: &str = "INSERT INTO events (channel_id, offset, event, data, user, dedupe, time_ms) \
                             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
 /// `IS`, so that the server's own events (no user) have their keys as well. The unique index serves it.
-pub(crate) const FIND_DUPLICATE: &str = "SELECT offset, event, data, user, time_ms FROM events WHERE channel_id = ?1 AND user IS ?2 AND dedupe = ?3";
+pub(crate) const FIND_DUPLICATE: &str =
+    "SELECT offset, event, data, user, time_ms FROM events WHERE channel_id = ?1 AND user IS ?2 AND dedupe = ?3";
 
 /// A batch inside its open transaction. Rows of this batch are seen by its own lookups, so a duplicate within the
 /// batch needs no rule of its own.
@@ -55,35 +56,19 @@ impl<'c, 'b> Batch<'c, 'b> {
                     Some(channel) => channel,
                     None => find_or_make_channel(self.conn, append.channel)?,
                 };
-                entry.insert(Touched {
-                    channel,
-                    is_moved: false,
-                })
+                entry.insert(Touched { channel, is_moved: false })
             }
         };
         let channel_id = touched.channel.id;
         if let Some(dedupe) = append.dedupe {
             let key = params![channel_id, append.user, dedupe];
-            if let Some(first) = self
-                .find_duplicate
-                .query_row(key, Stored::from_row)
-                .optional()?
-            {
+            if let Some(first) = self.find_duplicate.query_row(key, Stored::from_row).optional()? {
                 let offset = first.offset;
-                return Ok(Appended {
-                    offset,
-                    duplicate: true,
-                    stored: Some(first),
-                    data: Box::default(),
-                });
+                return Ok(Appended { offset, duplicate: true, stored: Some(first), data: Box::default() });
             }
         }
         let offset = touched.channel.head + 1;
-        let data = if append.number_field {
-            with_number(append.data, offset)
-        } else {
-            append.data.into()
-        };
+        let data = if append.number_field { with_number(append.data, offset) } else { append.data.into() };
         self.insert_event.execute(params![
             channel_id,
             offset.cast_signed(),
@@ -94,19 +79,8 @@ impl<'c, 'b> Batch<'c, 'b> {
             // A clock set absurdly far ahead must not fail everybody's batch.
             i64::try_from(append.time_ms).unwrap_or(i64::MAX),
         ])?;
-        *touched = Touched {
-            channel: Channel {
-                id: channel_id,
-                head: offset,
-            },
-            is_moved: true,
-        };
-        Ok(Appended {
-            offset,
-            duplicate: false,
-            stored: None,
-            data,
-        })
+        *touched = Touched { channel: Channel { id: channel_id, head: offset }, is_moved: true };
+        Ok(Appended { offset, duplicate: false, stored: None, data })
     }
 
     /// Writes the heads that the batch moved: one row a channel, however many events it got.
@@ -120,21 +94,14 @@ impl<'c, 'b> Batch<'c, 'b> {
 
     /// The heads as the batch leaves them, to be remembered once it is committed.
     pub(crate) fn into_heads(self) -> impl Iterator<Item = (&'b str, Channel)> {
-        self.channels
-            .into_iter()
-            .map(|(name, touched)| (name, touched.channel))
+        self.channels.into_iter().map(|(name, touched)| (name, touched.channel))
     }
 }
 
 /// The channel as it is committed; `None` when nothing was ever appended to it.
 pub(crate) fn find_channel(conn: &Connection, name: &str) -> rusqlite::Result<Option<Channel>> {
     conn.prepare_cached(FIND_CHANNEL)?
-        .query_row([name], |row| {
-            Ok(Channel {
-                id: row.get(0)?,
-                head: row.get::<_, i64>(1)?.cast_unsigned(),
-            })
-        })
+        .query_row([name], |row| Ok(Channel { id: row.get(0)?, head: row.get::<_, i64>(1)?.cast_unsigned() }))
         .optional()
 }
 

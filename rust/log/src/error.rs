@@ -66,21 +66,14 @@ impl Error {
         match (failure.code, failure.extended_code) {
             // The index of the write-ahead log is a file too; SQLite has no `full` for it.
             (ErrorCode::DiskFull, _) | (_, ffi::SQLITE_IOERR_SHMSIZE) => Self::Full { path },
-            (ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked, _) => {
-                Self::Busy { path, waited_ms }
+            (ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked, _) => Self::Busy { path, waited_ms },
+            (ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase, _) => {
+                Self::Corrupt { path, detail: source.to_string() }
             }
-            (ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase, _) => Self::Corrupt {
-                path,
-                detail: source.to_string(),
+            (ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied, _) => Self::Unwritable {
+                dir: path.parent().map_or_else(|| path.clone(), Path::to_path_buf),
+                source: io::Error::other(source),
             },
-            (ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied, _) => {
-                Self::Unwritable {
-                    dir: path
-                        .parent()
-                        .map_or_else(|| path.clone(), Path::to_path_buf),
-                    source: io::Error::other(source),
-                }
-            }
             _ => Self::Sqlite(source),
         }
     }
@@ -120,10 +113,7 @@ impl fmt::Display for Error {
                 path.display()
             ),
             Self::Sqlite(source) => {
-                write!(
-                    f,
-                    "log could not be read or written: {source}; look for disk errors in the system's log"
-                )
+                write!(f, "log could not be read or written: {source}; look for disk errors in the system's log")
             }
         }
     }

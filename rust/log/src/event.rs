@@ -115,16 +115,9 @@ mod tests {
             (r#"{}"#, 1, r#"{"number":1}"#),
             ("{ \n}", 10, "{\"number\":10 \n}"),
             (" \t{ \"a\":{}}", 99, " \t{\"number\":99, \"a\":{}}"),
-            (
-                r#"{"a":1}"#,
-                u64::MAX,
-                r#"{"number":18446744073709551615,"a":1}"#,
-            ),
+            (r#"{"a":1}"#, u64::MAX, r#"{"number":18446744073709551615,"a":1}"#),
         ] {
-            assert_eq!(
-                with_number(data.as_bytes(), number).as_ref(),
-                spliced.as_bytes()
-            );
+            assert_eq!(with_number(data.as_bytes(), number).as_ref(), spliced.as_bytes());
         }
     }
 

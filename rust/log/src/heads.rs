@@ -41,10 +41,7 @@ impl Heads {
             *known = channel;
             return;
         }
-        let name = self
-            .old
-            .remove_entry(name)
-            .map_or_else(|| name.into(), |(name, _)| name);
+        let name = self.old.remove_entry(name).map_or_else(|| name.into(), |(name, _)| name);
         self.insert_young(name, channel);
     }
 

@@ -83,32 +83,16 @@ impl Log {
     ///
     /// # Errors
     /// What SQLite reports while reading; [`Error::Corrupt`] when a page of the file is damaged.
-    pub fn page(
-        &mut self,
-        channel: &str,
-        after: u64,
-        limit: usize,
-        bytes_max: usize,
-    ) -> Result<Page, Error> {
+    pub fn page(&mut self, channel: &str, after: u64, limit: usize, bytes_max: usize) -> Result<Page, Error> {
         let known = self.channel(channel).map_err(|source| self.error(source))?;
         let Some(known) = known else {
-            return Ok(Page {
-                events: Vec::new(),
-                head: 0,
-            });
+            return Ok(Page { events: Vec::new(), head: 0 });
         };
         if after >= known.head || limit == 0 {
-            return Ok(Page {
-                events: Vec::new(),
-                head: known.head,
-            });
+            return Ok(Page { events: Vec::new(), head: known.head });
         }
-        let events = read_page(&self.conn, known.id, after, limit, bytes_max)
-            .map_err(|source| self.error(source))?;
-        Ok(Page {
-            events,
-            head: known.head,
-        })
+        let events = read_page(&self.conn, known.id, after, limit, bytes_max).map_err(|source| self.error(source))?;
+        Ok(Page { events, head: known.head })
     }
 
     fn channel(&mut self, name: &str) -> rusqlite::Result<Option<Channel>> {
@@ -130,18 +114,11 @@ impl Log {
 type Committed<'b> = (Vec<Appended>, Vec<(&'b str, Channel)>);
 
 /// One transaction; a drop before the commit, or a commit that fails, rolls it back.
-fn commit<'b>(
-    conn: &Connection,
-    heads: &mut Heads,
-    batch: &[Append<'b>],
-) -> rusqlite::Result<Committed<'b>> {
+fn commit<'b>(conn: &Connection, heads: &mut Heads, batch: &[Append<'b>]) -> rusqlite::Result<Committed<'b>> {
     // Immediate: the wait for a lock is at the beginning, where the busy handler works.
     let transaction = Transaction::new_unchecked(conn, TransactionBehavior::Immediate)?;
     let mut work = Batch::new(conn, heads)?;
-    let appended = batch
-        .iter()
-        .map(|append| work.append(append))
-        .collect::<rusqlite::Result<Vec<_>>>()?;
+    let appended = batch.iter().map(|append| work.append(append)).collect::<rusqlite::Result<Vec<_>>>()?;
     work.move_heads()?;
     let moved = work.into_heads().collect();
     transaction.commit()?;
@@ -163,8 +140,7 @@ fn read_page(
     let mut bytes = 0;
     while let Some(row) = rows.next()? {
         let event = Stored::from_row(row)?;
-        bytes +=
-            event.data.len() + event.event.len() + event.user.as_ref().map_or(0, |user| user.len());
+        bytes += event.data.len() + event.event.len() + event.user.as_ref().map_or(0, |user| user.len());
         if bytes > bytes_max && !events.is_empty() {
             break;
         }
@@ -189,9 +165,7 @@ mod tests {
     };
 
     fn pragma<T: rusqlite::types::FromSql>(log: &Log, name: &str) -> T {
-        log.conn
-            .pragma_query_value(None, name, |row| row.get(0))
-            .expect("the pragma has a value")
+        log.conn.pragma_query_value(None, name, |row| row.get(0)).expect("the pragma has a value")
     }
 
     #[test]
@@ -199,62 +173,28 @@ mod tests {
         let mut log = Log::open_in_memory().expect("a log in memory opens");
         log.append(&[EVENT]).expect("there is room");
         let pages_max: i64 = pragma::<i64>(&log, "page_count") + 20;
-        log.conn
-            .pragma_update(None, "max_page_count", pages_max)
-            .expect("a limit may be set");
+        log.conn.pragma_update(None, "max_page_count", pages_max).expect("a limit may be set");
         let mut head = 1;
-        // A new channel each time, so that a forgotten row of `channels` would be missed later.
-        let batch = [
-            EVENT,
-            EVENT,
-            Append {
-                channel: "new",
-                ..EVENT
-            },
-        ];
-        while let Ok(appended) = log.append(&batch) {
+        let batch = [EVENT, EVENT, Append { channel: "new", ..EVENT }];
+        for appended in (0..1_000).map_while(|_| log.append(&batch).ok()) {
             head = appended[1].offset;
         }
-        let refused = [
-            Append {
-                channel: "newer",
-                ..EVENT
-            },
-            EVENT,
-            EVENT,
-        ];
+        let refused = [Append { channel: "newer", ..EVENT }, EVENT, EVENT];
         for _ in 0..3 {
             assert!(matches!(log.append(&refused), Err(Error::Full { .. })));
-            assert_eq!(
-                (log.head("a").unwrap(), log.head("newer").unwrap()),
-                (head, 0)
-            );
-            assert_eq!(
-                log.page("a", head - 1, 10, usize::MAX)
-                    .unwrap()
-                    .events
-                    .len(),
-                1
-            );
+            assert_eq!((log.head("a").unwrap(), log.head("newer").unwrap()), (head, 0));
+            assert_eq!(log.page("a", head - 1, 10, usize::MAX).unwrap().events.len(), 1);
         }
-        log.conn
-            .pragma_update(None, "max_page_count", 1_000_000)
-            .expect("the limit may be lifted");
+        log.conn.pragma_update(None, "max_page_count", 1_000_000).expect("the limit may be lifted");
         let appended = log.append(&refused).expect("there is room again");
-        assert_eq!(
-            [1, head + 1, head + 2],
-            [appended[0].offset, appended[1].offset, appended[2].offset]
-        );
+        assert_eq!([1, head + 1, head + 2], [appended[0].offset, appended[1].offset, appended[2].offset]);
     }
 
     #[test]
     fn a_commit_is_on_the_disk_before_it_is_answered() {
         let dir = std::env::temp_dir().join(format!("realtime-log-unit-{}", std::process::id()));
         let log = Log::open(&Options::new(&dir)).expect("the log opens");
-        let settings = (
-            pragma::<String>(&log, "journal_mode"),
-            pragma::<i64>(&log, "synchronous"),
-        );
+        let settings = (pragma::<String>(&log, "journal_mode"), pragma::<i64>(&log, "synchronous"));
         drop(log);
         std::fs::remove_dir_all(dir).expect("the directory goes away");
         // 2 is FULL: the write-ahead log is synced by every commit.
@@ -267,21 +207,13 @@ mod tests {
         let plan = |sql: &str| -> String {
             let sql = format!("EXPLAIN QUERY PLAN {sql}");
             let mut explain = log.conn.prepare(&sql).expect("the statement is right");
-            let steps = explain
-                .query_map([1, 2, 3], |row| row.get::<_, String>(3))
-                .expect("it has a plan");
-            steps
-                .map(|step| step.expect("a step is text"))
-                .collect::<Vec<_>>()
-                .join("; ")
+            let steps = explain.query_map([1, 2, 3], |row| row.get::<_, String>(3)).expect("it has a plan");
+            steps.map(|step| step.expect("a step is text")).collect::<Vec<_>>().join("; ")
         };
         assert_eq!(
             plan(crate::append::FIND_DUPLICATE),
             "SEARCH events USING INDEX events_by_dedupe (channel_id=? AND user=? AND dedupe=?)"
         );
-        assert_eq!(
-            plan(super::PAGE),
-            "SEARCH events USING PRIMARY KEY (channel_id=? AND offset>?)"
-        );
+        assert_eq!(plan(super::PAGE), "SEARCH events USING PRIMARY KEY (channel_id=? AND offset>?)");
     }
 }

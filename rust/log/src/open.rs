@@ -49,10 +49,7 @@ pub struct Options {
 impl Options {
     /// The log of `data_dir` with a `busy_timeout_ms` of 5,000.
     pub fn new(data_dir: impl Into<PathBuf>) -> Self {
-        Self {
-            data_dir: data_dir.into(),
-            busy_timeout_ms: 5_000,
-        }
+        Self { data_dir: data_dir.into(), busy_timeout_ms: 5_000 }
     }
 }
 
@@ -65,35 +62,22 @@ impl Log {
     /// whoever runs the server.
     pub fn open(options: &Options) -> Result<Self, Error> {
         let dir = &options.data_dir;
-        let unwritable = |source| Error::Unwritable {
-            dir: dir.clone(),
-            source,
-        };
+        let unwritable = |source| Error::Unwritable { dir: dir.clone(), source };
         make_dir(dir).map_err(unwritable)?;
         let lock = take_lock(dir)?;
         let path = dir.join(DATABASE_NAME);
-        let database = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path);
-        let cut = database
-            .and_then(|mut file| find_cut(&path, &mut file))
-            .map_err(unwritable)?;
+        let database = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+        let cut = database.and_then(|mut file| find_cut(&path, &mut file)).map_err(unwritable)?;
         if let Some(detail) = cut {
             return Err(Error::Corrupt { path, detail });
         }
         // Not SQLite's default: that would read a path such as `file:…` as a URI.
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let conn = Connection::open_with_flags(&path, flags);
-        let conn =
-            conn.map_err(|source| Error::from_sqlite(source, &path, options.busy_timeout_ms))?;
+        let conn = conn.map_err(|source| Error::from_sqlite(source, &path, options.busy_timeout_ms))?;
         let log = prepare(Some(lock), conn, path, options.busy_timeout_ms)?;
         // The names of the files are on the disk too, before anything is acknowledged.
-        File::open(dir)
-            .and_then(|dir| dir.sync_all())
-            .map_err(unwritable)?;
+        File::open(dir).and_then(|dir| dir.sync_all()).map_err(unwritable)?;
         Ok(log)
     }
 
@@ -121,21 +105,12 @@ fn make_dir(dir: &Path) -> io::Result<()> {
 
 /// The lock is the kernel's (`flock`): it ends with the process, however that ends, so the file is never stale.
 fn take_lock(dir: &Path) -> Result<File, Error> {
-    let unwritable = |source| Error::Unwritable {
-        dir: dir.to_path_buf(),
-        source,
-    };
-    let lock = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(dir.join(LOCK_NAME));
+    let unwritable = |source| Error::Unwritable { dir: dir.to_path_buf(), source };
+    let lock = OpenOptions::new().write(true).create(true).truncate(false).open(dir.join(LOCK_NAME));
     let lock = lock.map_err(unwritable)?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
-        Err(TryLockError::WouldBlock) => Err(Error::Locked {
-            dir: dir.to_path_buf(),
-        }),
+        Err(TryLockError::WouldBlock) => Err(Error::Locked { dir: dir.to_path_buf() }),
         Err(TryLockError::Error(source)) => Err(unwritable(source)),
     }
 }
@@ -153,9 +128,7 @@ fn find_cut(path: &Path, database: &mut File) -> io::Result<Option<String>> {
     };
     let (bytes, wal_bytes) = (database.metadata()?.len(), beside("-wal"));
     if bytes == 0 && wal_bytes > 0 {
-        return Ok(Some(format!(
-            "it is empty, but its write-ahead log has {wal_bytes} bytes"
-        )));
+        return Ok(Some(format!("it is empty, but its write-ahead log has {wal_bytes} bytes")));
     }
     if wal_bytes > 0 || beside("-journal") > 0 || bytes < HEADER_BYTES as u64 {
         return Ok(None);
@@ -176,16 +149,10 @@ fn page_bytes(header: &[u8; HEADER_BYTES]) -> u64 {
 }
 
 /// From an open connection to a log. The lock comes first, so that on an error it is given back last.
-fn prepare(
-    lock: Option<File>,
-    mut conn: Connection,
-    path: PathBuf,
-    busy_timeout_ms: u64,
-) -> Result<Log, Error> {
+fn prepare(lock: Option<File>, mut conn: Connection, path: PathBuf, busy_timeout_ms: u64) -> Result<Log, Error> {
     let on_disk = lock.is_some();
     let sqlite = |source| Error::from_sqlite(source, &path, busy_timeout_ms);
-    conn.busy_timeout(Duration::from_millis(busy_timeout_ms))
-        .map_err(sqlite)?;
+    conn.busy_timeout(Duration::from_millis(busy_timeout_ms)).map_err(sqlite)?;
     conn.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
     // Until the log has proved sound, closing it must not move a write-ahead log into the database.
     let keep_wal = DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
@@ -196,19 +163,10 @@ fn prepare(
         check(&mut conn, &path, busy_timeout_ms, CHECK_TIME_MAX)?;
     }
     schema::migrate(&conn, found).map_err(sqlite)?;
-    let epoch = conn.query_row("SELECT value FROM meta WHERE key = 'epoch'", [], |row| {
-        row.get(0)
-    });
+    let epoch = conn.query_row("SELECT value FROM meta WHERE key = 'epoch'", [], |row| row.get(0));
     let epoch = epoch.map_err(sqlite)?;
     conn.set_db_config(keep_wal, false).map_err(sqlite)?;
-    Ok(Log {
-        conn,
-        heads: Heads::default(),
-        epoch,
-        path,
-        busy_timeout_ms,
-        _lock: lock,
-    })
+    Ok(Log { conn, heads: Heads::default(), epoch, path, busy_timeout_ms, _lock: lock })
 }
 
 /// The schema's number, 0 for a new database. This is the first read, so garbage and a file that is shorter than
@@ -218,24 +176,16 @@ fn find_schema(conn: &Connection, path: &Path, busy_timeout_ms: u64) -> Result<u
         let value = conn.pragma_query_value(None, name, |row| row.get(0));
         value.map_err(|source| Error::from_sqlite(source, path, busy_timeout_ms))
     };
-    let tables = conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| {
-        row.get::<_, i64>(0)
-    });
+    let tables = conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0));
     let tables = tables.map_err(|source| Error::from_sqlite(source, path, busy_timeout_ms))?;
     let found = u32::try_from(pragma("user_version")?).unwrap_or(u32::MAX);
     let is_new = tables == 0 && found == 0;
     if !is_new && pragma("application_id")? != schema::APPLICATION_ID {
         let detail = "it is the database of another program".to_owned();
-        return Err(Error::Corrupt {
-            path: path.to_path_buf(),
-            detail,
-        });
+        return Err(Error::Corrupt { path: path.to_path_buf(), detail });
     }
     if found > schema::KNOWN {
-        return Err(Error::Newer {
-            found,
-            known: schema::KNOWN,
-        });
+        return Err(Error::Newer { found, known: schema::KNOWN });
     }
     Ok(found)
 }
@@ -247,8 +197,7 @@ fn configure(conn: &Connection, on_disk: bool) -> rusqlite::Result<()> {
     if !on_disk {
         return Ok(());
     }
-    let mode: String =
-        conn.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
+    let mode: String = conn.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
     if !mode.eq_ignore_ascii_case("wal") {
         // Some network file systems have no shared memory, and then no locks to trust either.
         return Err(rusqlite::Error::SqliteFailure(
@@ -265,38 +214,24 @@ fn configure(conn: &Connection, on_disk: bool) -> rusqlite::Result<()> {
 }
 
 /// Looks through the database for about `time_max` and passes what was not reached.
-fn check(
-    conn: &mut Connection,
-    path: &Path,
-    busy_timeout_ms: u64,
-    time_max: Duration,
-) -> Result<(), Error> {
+fn check(conn: &mut Connection, path: &Path, busy_timeout_ms: u64, time_max: Duration) -> Result<(), Error> {
     let start = Instant::now();
     let is_over = move || start.elapsed() >= time_max;
     let sqlite = |source| Error::from_sqlite(source, path, busy_timeout_ms);
-    conn.progress_handler(CHECK_STEPS, Some(is_over))
-        .map_err(sqlite)?;
+    conn.progress_handler(CHECK_STEPS, Some(is_over)).map_err(sqlite)?;
     let verdict = conn.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0));
-    conn.progress_handler(0, None::<fn() -> bool>)
-        .map_err(sqlite)?;
+    conn.progress_handler(0, None::<fn() -> bool>).map_err(sqlite)?;
     match verdict {
         Ok(verdict) if verdict == "ok" => Ok(()),
-        Ok(report) => Err(Error::Corrupt {
-            path: path.to_path_buf(),
-            detail: first_finding(&report),
-        }),
-        Err(source) if source.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) => {
-            Ok(())
-        }
+        Ok(report) => Err(Error::Corrupt { path: path.to_path_buf(), detail: first_finding(&report) }),
+        Err(source) if source.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) => Ok(()),
         Err(source) => Err(sqlite(source)),
     }
 }
 
 /// The report opens with a line that names the database; an error is one line.
 fn first_finding(report: &str) -> String {
-    let finding = report
-        .lines()
-        .find(|line| !line.is_empty() && !line.starts_with("***"));
+    let finding = report.lines().find(|line| !line.is_empty() && !line.starts_with("***"));
     finding.unwrap_or("the check at start failed").to_owned()
 }
 
@@ -325,15 +260,10 @@ mod tests {
         log.append(&[EVENT; 20_000]).expect("the batch is stored");
         drop(log);
         let path = dir.join(DATABASE_NAME);
-        let mut file = File::options()
-            .write(true)
-            .open(&path)
-            .expect("the file is there");
+        let mut file = File::options().write(true).open(&path).expect("the file is there");
         // The check goes through a tree from its last page to its first.
-        file.seek(SeekFrom::Start(100 * 4096))
-            .expect("the file is longer");
-        file.write_all(&[0xa5; 4096])
-            .expect("the page is overwritten");
+        file.seek(SeekFrom::Start(100 * 4096)).expect("the file is longer");
+        file.write_all(&[0xa5; 4096]).expect("the page is overwritten");
 
         let mut conn = Connection::open(&path).expect("the roots are whole");
         let hurried = check(&mut conn, &path, 0, Duration::ZERO);
@@ -341,9 +271,6 @@ mod tests {
         drop(conn);
         std::fs::remove_dir_all(dir).expect("the directory goes away");
         assert!(hurried.is_ok(), "{hurried:?}");
-        assert!(
-            matches!(thorough, Err(Error::Corrupt { .. })),
-            "{thorough:?}"
-        );
+        assert!(matches!(thorough, Err(Error::Corrupt { .. })), "{thorough:?}");
     }
 }

@@ -10,33 +10,11 @@ use realtime_log::{Append, Appended, Error, Log, Options, Stored};
 #[test]
 fn offsets_count_from_1_in_each_channel_by_itself() {
     let mut log = Log::open_in_memory().unwrap();
-    let batch = [
-        event("a", "{}"),
-        event("b", "{}"),
-        event("a", "{}"),
-        event("a", "{}"),
-    ];
-    let first: Vec<u64> = log
-        .append(&batch)
-        .unwrap()
-        .iter()
-        .map(|appended| appended.offset)
-        .collect();
-    let second: Vec<u64> = log
-        .append(&batch)
-        .unwrap()
-        .iter()
-        .map(|appended| appended.offset)
-        .collect();
+    let batch = [event("a", "{}"), event("b", "{}"), event("a", "{}"), event("a", "{}")];
+    let first: Vec<u64> = log.append(&batch).unwrap().iter().map(|appended| appended.offset).collect();
+    let second: Vec<u64> = log.append(&batch).unwrap().iter().map(|appended| appended.offset).collect();
     assert_eq!((first, second), (vec![1, 1, 2, 3], vec![4, 2, 5, 6]));
-    assert_eq!(
-        (
-            log.head("a").unwrap(),
-            log.head("b").unwrap(),
-            log.head("c").unwrap()
-        ),
-        (6, 2, 0)
-    );
+    assert_eq!((log.head("a").unwrap(), log.head("b").unwrap(), log.head("c").unwrap()), (6, 2, 0));
 }
 
 #[test]
@@ -52,11 +30,7 @@ fn an_event_comes_back_as_it_was_handed_over() {
         dedupe: Some("key"),
         time_ms: 1_700_000_000_123,
     };
-    let server = Append {
-        user: None,
-        data: b"",
-        ..append
-    };
+    let server = Append { user: None, data: b"", ..append };
     let appended = log.append(&[append, server]).unwrap();
     assert_eq!(*appended[0].data, *append.data);
     drop(log);
@@ -74,13 +48,8 @@ fn an_event_comes_back_as_it_was_handed_over() {
 #[test]
 fn the_number_in_the_payload_is_the_offset_in_answer_and_store() {
     let mut log = Log::open_in_memory().unwrap();
-    let numbered = |data| Append {
-        number_field: true,
-        ..event("a", data)
-    };
-    let appended = log
-        .append(&[numbered(r#"{"content":"x"}"#), numbered("{}")])
-        .unwrap();
+    let numbered = |data| Append { number_field: true, ..event("a", data) };
+    let appended = log.append(&[numbered(r#"{"content":"x"}"#), numbered("{}")]).unwrap();
     let expected: [&[u8]; 2] = [br#"{"number":1,"content":"x"}"#, br#"{"number":2}"#];
     for (index, stored) in all(&mut log, "a").iter().enumerate() {
         assert_eq!(*appended[index].data, *expected[index]);
@@ -91,24 +60,10 @@ fn the_number_in_the_payload_is_the_offset_in_answer_and_store() {
 #[test]
 fn a_duplicate_is_answered_with_the_first_result_and_takes_no_number() {
     let dir = Dir::new();
-    let keyed = |data| Append {
-        dedupe: Some("k"),
-        number_field: true,
-        ..event("a", data)
-    };
-    let first = dir
-        .open()
-        .append(&[event("a", "{}"), keyed(r#"{"content":"first"}"#)])
-        .unwrap();
+    let keyed = |data| Append { dedupe: Some("k"), number_field: true, ..event("a", data) };
+    let first = dir.open().append(&[event("a", "{}"), keyed(r#"{"content":"first"}"#)]).unwrap();
     let mut log = dir.open();
-    let batch = [
-        event("a", "{}"),
-        Append {
-            time_ms: 9,
-            ..keyed(r#"{"content":"second"}"#)
-        },
-        event("a", "{}"),
-    ];
+    let batch = [event("a", "{}"), Append { time_ms: 9, ..keyed(r#"{"content":"second"}"#) }, event("a", "{}")];
     let second = log.append(&batch).unwrap();
     assert_eq!((second[0].offset, second[2].offset), (3, 4));
     let stored = Stored {
@@ -118,12 +73,7 @@ fn a_duplicate_is_answered_with_the_first_result_and_takes_no_number() {
         user: Some("alice".into()),
         time_ms: 1_700_000_000_000,
     };
-    let answer = Appended {
-        offset: 2,
-        duplicate: true,
-        stored: Some(stored),
-        data: Box::default(),
-    };
+    let answer = Appended { offset: 2, duplicate: true, stored: Some(stored), data: Box::default() };
     assert_eq!(second[1], answer);
     assert_eq!(log.head("a").unwrap(), 4);
 }
@@ -131,22 +81,11 @@ fn a_duplicate_is_answered_with_the_first_result_and_takes_no_number() {
 #[test]
 fn a_duplicate_within_one_batch_is_found_too() {
     let mut log = Log::open_in_memory().unwrap();
-    let keyed = |data| Append {
-        dedupe: Some("k"),
-        ..event("a", data)
-    };
-    let appended = log
-        .append(&[keyed("1"), keyed("2"), event("a", "3")])
-        .unwrap();
+    let keyed = |data| Append { dedupe: Some("k"), ..event("a", data) };
+    let appended = log.append(&[keyed("1"), keyed("2"), event("a", "3")]).unwrap();
+    assert_eq!(appended[1].stored.as_ref().map(|stored| &*stored.data), Some(&b"1"[..]));
     assert_eq!(
-        appended[1].stored.as_ref().map(|stored| &*stored.data),
-        Some(&b"1"[..])
-    );
-    assert_eq!(
-        appended
-            .iter()
-            .map(|one| (one.offset, one.duplicate))
-            .collect::<Vec<_>>(),
+        appended.iter().map(|one| (one.offset, one.duplicate)).collect::<Vec<_>>(),
         [(1, false), (1, true), (2, false)]
     );
 }
@@ -154,60 +93,24 @@ fn a_duplicate_within_one_batch_is_found_too() {
 #[test]
 fn the_same_key_of_another_channel_or_user_is_not_a_duplicate() {
     let mut log = Log::open_in_memory().unwrap();
-    let keyed = Append {
-        dedupe: Some("k"),
-        ..event("a", "{}")
-    };
+    let keyed = Append { dedupe: Some("k"), ..event("a", "{}") };
     let batch = [
         keyed,
-        Append {
-            channel: "b",
-            ..keyed
-        },
-        Append {
-            user: Some("bob"),
-            ..keyed
-        },
-        Append {
-            user: Some(""),
-            ..keyed
-        },
-        Append {
-            user: None,
-            ..keyed
-        },
-        Append {
-            dedupe: Some("K"),
-            ..keyed
-        },
-        Append {
-            dedupe: Some(""),
-            ..keyed
-        },
+        Append { channel: "b", ..keyed },
+        Append { user: Some("bob"), ..keyed },
+        Append { user: Some(""), ..keyed },
+        Append { user: None, ..keyed },
+        Append { dedupe: Some("K"), ..keyed },
+        Append { dedupe: Some(""), ..keyed },
     ];
-    assert!(
-        log.append(&batch)
-            .unwrap()
-            .iter()
-            .all(|appended| !appended.duplicate)
-    );
-    assert!(
-        log.append(&batch)
-            .unwrap()
-            .iter()
-            .all(|appended| appended.duplicate)
-    );
+    assert!(log.append(&batch).unwrap().iter().all(|appended| !appended.duplicate));
+    assert!(log.append(&batch).unwrap().iter().all(|appended| appended.duplicate));
 }
 
 #[test]
 fn an_event_without_a_key_is_never_a_duplicate() {
     let mut log = Log::open_in_memory().unwrap();
-    assert!(
-        log.append(&[event("a", "{}"); 3])
-            .unwrap()
-            .iter()
-            .all(|appended| !appended.duplicate)
-    );
+    assert!(log.append(&[event("a", "{}"); 3]).unwrap().iter().all(|appended| !appended.duplicate));
 }
 
 #[test]
@@ -231,11 +134,7 @@ fn a_page_starts_behind_after_and_stops_at_limit() {
         (0, 0, vec![]),
     ] {
         let page = log.page("a", after, limit, usize::MAX).unwrap();
-        assert_eq!(
-            (offsets(&page.events), page.head),
-            (expected, 10),
-            "after {after}, limit {limit}"
-        );
+        assert_eq!((offsets(&page.events), page.head), (expected, 10), "after {after}, limit {limit}");
     }
     let nothing = log.page("c", 0, 10, usize::MAX).unwrap();
     assert_eq!((nothing.events, nothing.head), (vec![], 0));
@@ -247,19 +146,10 @@ fn a_page_stops_at_bytes_max_but_holds_at_least_one_event() {
     let data = "x".repeat(1_000);
     log.append(&[event("a", &data); 5]).unwrap();
     let event_bytes = 1_000 + "new_message".len() + "alice".len();
-    for (bytes_max, events) in [
-        (0, 1),
-        (1, 1),
-        (event_bytes, 1),
-        (2 * event_bytes - 1, 1),
-        (2 * event_bytes, 2),
-        (usize::MAX, 5),
-    ] {
-        assert_eq!(
-            log.page("a", 0, 10, bytes_max).unwrap().events.len(),
-            events,
-            "bytes_max {bytes_max}"
-        );
+    for (bytes_max, events) in
+        [(0, 1), (1, 1), (event_bytes, 1), (2 * event_bytes - 1, 1), (2 * event_bytes, 2), (usize::MAX, 5)]
+    {
+        assert_eq!(log.page("a", 0, 10, bytes_max).unwrap().events.len(), events, "bytes_max {bytes_max}");
     }
 }
 
@@ -270,10 +160,7 @@ fn the_epoch_stays_with_the_database_and_is_new_with_a_new_one() {
     assert_eq!(epoch.len(), 16);
     assert_eq!(dir.open().epoch(), epoch);
     assert_ne!(other.open().epoch(), epoch);
-    assert_ne!(
-        Log::open_in_memory().unwrap().epoch(),
-        Log::open_in_memory().unwrap().epoch()
-    );
+    assert_ne!(Log::open_in_memory().unwrap().epoch(), Log::open_in_memory().unwrap().epoch());
     std::fs::remove_file(dir.database()).unwrap();
     assert_ne!(dir.open().epoch(), epoch);
 }
@@ -291,18 +178,11 @@ fn heads_and_numbers_go_on_after_reopening() {
 #[test]
 fn more_channels_than_are_remembered_keep_their_numbers() {
     let mut log = Log::open_in_memory().unwrap();
-    let names: Vec<String> = (0..120_000)
-        .map(|index| format!("conversation:{index}"))
-        .collect();
+    let names: Vec<String> = (0..120_000).map(|index| format!("conversation:{index}")).collect();
     for round in 1..=2 {
         for some in names.chunks(10_000) {
             let batch: Vec<Append<'_>> = some.iter().map(|name| event(name, "{}")).collect();
-            assert!(
-                log.append(&batch)
-                    .unwrap()
-                    .iter()
-                    .all(|appended| appended.offset == round)
-            );
+            assert!(log.append(&batch).unwrap().iter().all(|appended| appended.offset == round));
         }
     }
 }
@@ -311,24 +191,15 @@ fn more_channels_than_are_remembered_keep_their_numbers() {
 fn a_large_event_is_stored_whole() {
     let dir = Dir::new();
     let data = "x".repeat(1 << 20);
-    dir.open()
-        .append(&[event("a", &data), event("a", "small")])
-        .unwrap();
+    dir.open().append(&[event("a", &data), event("a", "small")]).unwrap();
     let stored = all(&mut dir.open(), "a");
-    assert_eq!(
-        (stored[0].data.len(), &*stored[1].data),
-        (1 << 20, &b"small"[..])
-    );
+    assert_eq!((stored[0].data.len(), &*stored[1].data), (1 << 20, &b"small"[..]));
 }
 
 #[test]
 fn a_time_beyond_what_is_stored_does_not_fail_the_batch() {
     let mut log = Log::open_in_memory().unwrap();
-    log.append(&[Append {
-        time_ms: u64::MAX,
-        ..event("a", "{}")
-    }])
-    .unwrap();
+    log.append(&[Append { time_ms: u64::MAX, ..event("a", "{}") }]).unwrap();
     assert_eq!(all(&mut log, "a")[0].time_ms, i64::MAX as u64);
 }
 
@@ -337,10 +208,7 @@ fn a_missing_data_directory_is_made_for_its_owner_alone() {
     let dir = Dir::new();
     let data_dir = dir.path().join("deep/er");
     drop(Log::open(&Options::new(&data_dir)).unwrap());
-    assert_eq!(
-        data_dir.metadata().unwrap().permissions().mode() & 0o777,
-        0o700
-    );
+    assert_eq!(data_dir.metadata().unwrap().permissions().mode() & 0o777, 0o700);
 }
 
 #[test]
@@ -355,8 +223,6 @@ fn a_directory_is_one_logs_at_a_time() {
 #[test]
 fn a_log_may_be_handed_to_another_thread() {
     let mut log = Log::open_in_memory().unwrap();
-    let head = std::thread::spawn(move || fill(&mut log, "a", 2)[1].offset)
-        .join()
-        .unwrap();
+    let head = std::thread::spawn(move || fill(&mut log, "a", 2)[1].offset).join().unwrap();
     assert_eq!(head, 2);
 }

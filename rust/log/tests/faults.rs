@@ -24,10 +24,7 @@ fn filled() -> Dir {
 fn refuse_as_corrupt(dir: &Dir) -> String {
     let before = fs::read(dir.database()).unwrap();
     let error = dir.try_open().expect_err("a damaged file is not opened");
-    assert!(
-        matches!(&error, Error::Corrupt { path, .. } if *path == dir.database()),
-        "{error:?}"
-    );
+    assert!(matches!(&error, Error::Corrupt { path, .. } if *path == dir.database()), "{error:?}");
     assert_eq!(fs::read(dir.database()).unwrap(), before);
     one_line(&error, &dir.database())
 }
@@ -35,14 +32,8 @@ fn refuse_as_corrupt(dir: &Dir) -> String {
 /// Each error is one clear line, lower case, that names the place and says what to do.
 fn one_line(error: &Error, place: &Path) -> String {
     let line = error.to_string();
-    assert!(
-        !line.contains('\n') && line.contains(&place.display().to_string()) && line.contains(';'),
-        "{line}"
-    );
-    assert!(
-        line.starts_with(char::is_lowercase) && !line.ends_with('.'),
-        "{line}"
-    );
+    assert!(!line.contains('\n') && line.contains(&place.display().to_string()) && line.contains(';'), "{line}");
+    assert!(line.starts_with(char::is_lowercase) && !line.ends_with('.'), "{line}");
     line
 }
 
@@ -68,12 +59,7 @@ fn a_truncated_file_is_corrupt() {
     let dir = filled();
     let bytes = dir.database().metadata().unwrap().len();
     for length in [bytes - 1, bytes - 4096, bytes / 2, 4096, 1000, 100, 2] {
-        File::options()
-            .write(true)
-            .open(dir.database())
-            .unwrap()
-            .set_len(length)
-            .unwrap();
+        File::options().write(true).open(dir.database()).unwrap().set_len(length).unwrap();
         refuse_as_corrupt(&dir);
     }
 }
@@ -98,10 +84,7 @@ fn a_corrupt_database_keeps_its_write_ahead_log() {
     database[20 * 4096..21 * 4096].fill(0xa5);
     fs::write(copy.database(), database).unwrap();
     refuse_as_corrupt(&copy);
-    assert_eq!(
-        fs::read(wal_of(&copy)).unwrap(),
-        fs::read(wal_of(&live)).unwrap()
-    );
+    assert_eq!(fs::read(wal_of(&copy)).unwrap(), fs::read(wal_of(&live)).unwrap());
 }
 
 #[test]
@@ -117,10 +100,7 @@ fn an_emptied_database_with_its_write_ahead_log_left_is_corrupt() {
 #[test]
 fn the_database_of_another_program_is_left_alone() {
     let dir = Dir::new();
-    Connection::open(dir.database())
-        .unwrap()
-        .execute_batch("CREATE TABLE notes (text TEXT)")
-        .unwrap();
+    Connection::open(dir.database()).unwrap().execute_batch("CREATE TABLE notes (text TEXT)").unwrap();
     assert!(refuse_as_corrupt(&dir).contains("another program"));
 }
 
@@ -134,26 +114,10 @@ fn an_empty_file_is_a_new_log() {
 #[test]
 fn a_log_of_a_newer_version_is_refused() {
     let dir = filled();
-    Connection::open(dir.database())
-        .unwrap()
-        .pragma_update(None, "user_version", 99)
-        .unwrap();
+    Connection::open(dir.database()).unwrap().pragma_update(None, "user_version", 99).unwrap();
     let error = dir.try_open().unwrap_err();
-    assert!(
-        matches!(
-            error,
-            Error::Newer {
-                found: 99,
-                known: 1
-            }
-        ),
-        "{error}"
-    );
-    assert!(
-        error
-            .to_string()
-            .starts_with("log has schema 99, this version knows schemas up to 1; ")
-    );
+    assert!(matches!(error, Error::Newer { found: 99, known: 1 }), "{error}");
+    assert!(error.to_string().starts_with("log has schema 99, this version knows schemas up to 1; "));
 }
 
 #[test]
@@ -164,10 +128,7 @@ fn a_data_directory_that_cannot_be_written_is_named() {
     // Tests may run as root, who may write everywhere: places that are no directory for anybody.
     for data_dir in [file.clone(), file.join("below"), "/dev/null/data".into()] {
         let error = Log::open(&Options::new(&data_dir)).unwrap_err();
-        assert!(
-            matches!(&error, Error::Unwritable { dir, .. } if *dir == data_dir),
-            "{error:?}"
-        );
+        assert!(matches!(&error, Error::Unwritable { dir, .. } if *dir == data_dir), "{error:?}");
         one_line(&error, &data_dir);
     }
 }
@@ -177,10 +138,7 @@ fn a_directory_in_place_of_the_database_is_unwritable() {
     let dir = Dir::new();
     fs::create_dir(dir.database()).unwrap();
     let error = dir.try_open().unwrap_err();
-    assert!(
-        matches!(&error, Error::Unwritable { dir: named, .. } if named == dir.path()),
-        "{error:?}"
-    );
+    assert!(matches!(&error, Error::Unwritable { dir: named, .. } if named == dir.path()), "{error:?}");
 }
 
 #[test]
@@ -191,18 +149,9 @@ fn a_database_locked_by_another_program_is_busy_after_the_timeout_and_then_works
     let other = Connection::open(dir.database()).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     let start = Instant::now();
-    let error = log
-        .append(&[event("a", "{}"), event("new", "{}")])
-        .unwrap_err();
-    assert!(
-        matches!(&error, Error::Busy { path, waited_ms: 100 } if *path == dir.database()),
-        "{error:?}"
-    );
-    assert!(
-        start.elapsed() >= Duration::from_millis(90),
-        "{:?}",
-        start.elapsed()
-    );
+    let error = log.append(&[event("a", "{}"), event("new", "{}")]).unwrap_err();
+    assert!(matches!(&error, Error::Busy { path, waited_ms: 100 } if *path == dir.database()), "{error:?}");
+    assert!(start.elapsed() >= Duration::from_millis(90), "{:?}", start.elapsed());
     one_line(&error, &dir.database());
     // Reading goes on, and shows nothing of the batch.
     assert_eq!((log.head("a").unwrap(), log.head("new").unwrap()), (2, 0));
@@ -240,10 +189,7 @@ fn a_head_that_proved_wrong_is_read_again() {
              UPDATE channels SET head = 3",
         )
         .unwrap();
-    assert!(matches!(
-        log.append(&[event("a", "{}")]),
-        Err(Error::Sqlite(_))
-    ));
+    assert!(matches!(log.append(&[event("a", "{}")]), Err(Error::Sqlite(_))));
     assert_eq!(fill(&mut log, "a", 1)[0].offset, 4);
 }
 
@@ -258,14 +204,7 @@ fn a_full_disk_refuses_batches_until_there_is_room() {
     let small_disk = r#"mount -t tmpfs -o size=4m small-disk "$0" && exec "$@""#;
     let in_small_disk = |command: &[&str]| {
         let status = Command::new("unshare")
-            .args([
-                "--user",
-                "--map-root-user",
-                "--mount",
-                "sh",
-                "-c",
-                small_disk,
-            ])
+            .args(["--user", "--map-root-user", "--mount", "sh", "-c", small_disk])
             .arg(dir.path())
             .args(command)
             .env(kit::CHILD_DIR, dir.path())
@@ -275,12 +214,7 @@ fn a_full_disk_refuses_batches_until_there_is_room() {
     if in_small_disk(&["true"]) {
         let binary = std::env::current_exe().unwrap();
         let test = "a_full_disk_refuses_batches_until_there_is_room";
-        assert!(in_small_disk(&[
-            binary.to_str().unwrap(),
-            test,
-            "--exact",
-            "--nocapture"
-        ]));
+        assert!(in_small_disk(&[binary.to_str().unwrap(), test, "--exact", "--nocapture"]));
     }
 }
 
@@ -291,13 +225,7 @@ fn fill_the_disk(dir: &Path) {
     let ballast = dir.join("ballast");
     fs::write(&ballast, vec![0; 2 << 20]).unwrap();
     let data = "x".repeat(10_000);
-    let batch = [
-        Append {
-            dedupe: Some("k"),
-            ..event("new", &data)
-        },
-        event("a", &data),
-    ];
+    let batch = [Append { dedupe: Some("k"), ..event("new", &data) }, event("a", &data)];
     let mut head = 10;
     let error = loop {
         match log.append(&batch) {
@@ -305,10 +233,7 @@ fn fill_the_disk(dir: &Path) {
             Err(error) => break error,
         }
     };
-    assert!(
-        matches!(&error, Error::Full { path } if *path == dir.join("realtime.sqlite3")),
-        "{error:?}"
-    );
+    assert!(matches!(&error, Error::Full { path } if *path == dir.join("realtime.sqlite3")), "{error:?}");
     one_line(&error, dir);
     for _ in 0..3 {
         assert!(matches!(log.append(&batch), Err(Error::Full { .. })));
@@ -318,17 +243,7 @@ fn fill_the_disk(dir: &Path) {
 
     fs::remove_file(ballast).unwrap();
     let appended = log.append(&batch).unwrap();
-    assert_eq!(
-        (
-            appended[0].offset,
-            appended[0].duplicate,
-            appended[1].offset
-        ),
-        (1, true, head + 1)
-    );
+    assert_eq!((appended[0].offset, appended[0].duplicate, appended[1].offset), (1, true, head + 1));
     drop(log);
-    assert_eq!(
-        offsets(&all(&mut open(), "a")),
-        (1..=head + 1).collect::<Vec<_>>()
-    );
+    assert_eq!(offsets(&all(&mut open(), "a")), (1..=head + 1).collect::<Vec<_>>());
 }

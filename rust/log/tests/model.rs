@@ -28,12 +28,7 @@ enum Operation {
     Append(Vec<Event>),
     AppendWhileLocked(Vec<Event>),
     Head(String),
-    Page {
-        channel: String,
-        after: u64,
-        limit: usize,
-        bytes_max: usize,
-    },
+    Page { channel: String, after: u64, limit: usize, bytes_max: usize },
     Reopen,
 }
 
@@ -42,40 +37,17 @@ fn channels() -> impl Strategy<Value = String> {
 }
 
 fn events() -> impl Strategy<Value = Event> {
-    (
-        channels(),
-        "x{0,40}",
-        any::<bool>(),
-        option::of("[uv]"),
-        option::of("[1-6]"),
-        0..1_000_u64,
+    (channels(), "x{0,40}", any::<bool>(), option::of("[uv]"), option::of("[1-6]"), 0..1_000_u64).prop_map(
+        |(channel, text, number_field, user, dedupe, time_ms)| {
+            let data = if text.is_empty() { "{}".to_owned() } else { format!(r#"{{"content":"{text}"}}"#) };
+            Event { channel, data, number_field, user, dedupe, time_ms }
+        },
     )
-        .prop_map(|(channel, text, number_field, user, dedupe, time_ms)| {
-            let data = if text.is_empty() {
-                "{}".to_owned()
-            } else {
-                format!(r#"{{"content":"{text}"}}"#)
-            };
-            Event {
-                channel,
-                data,
-                number_field,
-                user,
-                dedupe,
-                time_ms,
-            }
-        })
 }
 
 fn operations() -> impl Strategy<Value = Operation> {
-    let page = (channels(), 0..40_u64, 0..12_usize, 0..400_usize).prop_map(
-        |(channel, after, limit, bytes_max)| Operation::Page {
-            channel,
-            after,
-            limit,
-            bytes_max,
-        },
-    );
+    let page = (channels(), 0..40_u64, 0..12_usize, 0..400_usize)
+        .prop_map(|(channel, after, limit, bytes_max)| Operation::Page { channel, after, limit, bytes_max });
     prop_oneof![
         6 => vec(events(), 0..8).prop_map(Operation::Append),
         1 => vec(events(), 1..8).prop_map(Operation::AppendWhileLocked),
@@ -95,17 +67,11 @@ impl Model {
     fn append(&mut self, event: &Event) -> Appended {
         let events = self.channels.entry(event.channel.clone()).or_default();
         let user: Option<Box<str>> = event.user.clone().map(Into::into);
-        let first = events.iter().find(|(stored, dedupe)| {
-            dedupe.is_some() && *dedupe == event.dedupe && stored.user == user
-        });
+        let first =
+            events.iter().find(|(stored, dedupe)| dedupe.is_some() && *dedupe == event.dedupe && stored.user == user);
         if let Some((stored, _)) = first {
             let stored = stored.clone();
-            return Appended {
-                offset: stored.offset,
-                duplicate: true,
-                stored: Some(stored),
-                data: Box::default(),
-            };
+            return Appended { offset: stored.offset, duplicate: true, stored: Some(stored), data: Box::default() };
         }
         let offset = events.len() as u64 + 1;
         let data = match (event.number_field, event.data.as_str()) {
@@ -114,26 +80,13 @@ impl Model {
             (true, data) => format!(r#"{{"number":{offset},{}"#, &data[1..]),
         };
         let data: Box<[u8]> = data.into_bytes().into();
-        let stored = Stored {
-            offset,
-            event: "new_message".into(),
-            data: data.clone(),
-            user,
-            time_ms: event.time_ms,
-        };
+        let stored = Stored { offset, event: "new_message".into(), data: data.clone(), user, time_ms: event.time_ms };
         events.push((stored, event.dedupe.clone()));
-        Appended {
-            offset,
-            duplicate: false,
-            stored: None,
-            data,
-        }
+        Appended { offset, duplicate: false, stored: None, data }
     }
 
     fn head(&self, channel: &str) -> u64 {
-        self.channels
-            .get(channel)
-            .map_or(0, |events| events.len() as u64)
+        self.channels.get(channel).map_or(0, |events| events.len() as u64)
     }
 
     fn page(&self, channel: &str, after: u64, limit: usize, bytes_max: usize) -> Page {
@@ -143,18 +96,13 @@ impl Model {
             if stored.offset <= after || events.len() >= limit {
                 continue;
             }
-            bytes += stored.data.len()
-                + stored.event.len()
-                + stored.user.as_ref().map_or(0, |user| user.len());
+            bytes += stored.data.len() + stored.event.len() + stored.user.as_ref().map_or(0, |user| user.len());
             if !events.is_empty() && bytes > bytes_max {
                 break;
             }
             events.push(stored.clone());
         }
-        Page {
-            events,
-            head: self.head(channel),
-        }
+        Page { events, head: self.head(channel) }
     }
 }
 
@@ -162,14 +110,7 @@ fn batch(events: &[Event]) -> Vec<Append<'_>> {
     events
         .iter()
         .map(|event| {
-            let Event {
-                channel,
-                data,
-                number_field,
-                user,
-                dedupe,
-                time_ms,
-            } = event;
+            let Event { channel, data, number_field, user, dedupe, time_ms } = event;
             Append {
                 channel,
                 event: "new_message",
@@ -192,30 +133,18 @@ fn compare(dir: Option<&Dir>, operations: &[Operation]) {
     for operation in operations {
         match (operation, dir) {
             (Operation::Append(events), _) => {
-                let expected: Vec<Appended> =
-                    events.iter().map(|event| model.append(event)).collect();
+                let expected: Vec<Appended> = events.iter().map(|event| model.append(event)).collect();
                 assert_eq!(log.append(&batch(events)).unwrap(), expected);
             }
             (Operation::AppendWhileLocked(events), Some(dir)) => {
                 let other = Connection::open(dir.database()).unwrap();
                 other.execute_batch("BEGIN IMMEDIATE").unwrap();
-                assert!(matches!(
-                    log.append(&batch(events)),
-                    Err(Error::Busy { waited_ms: 100, .. })
-                ));
+                assert!(matches!(log.append(&batch(events)), Err(Error::Busy { waited_ms: 100, .. })));
             }
             (Operation::Head(channel), _) => {
                 assert_eq!(log.head(channel).unwrap(), model.head(channel))
             }
-            (
-                Operation::Page {
-                    channel,
-                    after,
-                    limit,
-                    bytes_max,
-                },
-                _,
-            ) => {
+            (Operation::Page { channel, after, limit, bytes_max }, _) => {
                 let page = log.page(channel, *after, *limit, *bytes_max).unwrap();
                 assert_eq!(page, model.page(channel, *after, *limit, *bytes_max));
             }

@@ -18,11 +18,7 @@ pub(crate) struct Dir(PathBuf);
 impl Dir {
     pub(crate) fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let unique = format!(
-            "realtime-log-{}-{}",
-            std::process::id(),
-            NEXT.fetch_add(1, Ordering::Relaxed)
-        );
+        let unique = format!("realtime-log-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let path = std::env::temp_dir().join(unique);
         std::fs::create_dir(&path).expect("the temporary directory is writable");
         Self(path)
@@ -41,10 +37,7 @@ impl Dir {
     }
 
     pub(crate) fn try_open(&self) -> Result<Log, Error> {
-        Log::open(&Options {
-            data_dir: self.0.clone(),
-            busy_timeout_ms: 100,
-        })
+        Log::open(&Options { data_dir: self.0.clone(), busy_timeout_ms: 100 })
     }
 }
 
@@ -69,15 +62,12 @@ pub(crate) const fn event<'a>(channel: &'a str, data: &'a str) -> Append<'a> {
 
 /// Appends `events` events to a channel in one batch.
 pub(crate) fn fill(log: &mut Log, channel: &str, events: usize) -> Vec<Appended> {
-    log.append(&vec![event(channel, r#"{"content":"hi"}"#); events])
-        .expect("the batch is stored")
+    log.append(&vec![event(channel, r#"{"content":"hi"}"#); events]).expect("the batch is stored")
 }
 
 /// Every event of a channel.
 pub(crate) fn all(log: &mut Log, channel: &str) -> Vec<Stored> {
-    log.page(channel, 0, usize::MAX, usize::MAX)
-        .expect("the channel is readable")
-        .events
+    log.page(channel, 0, usize::MAX, usize::MAX).expect("the channel is readable").events
 }
 
 pub(crate) fn offsets(events: &[Stored]) -> Vec<u64> {
@@ -87,9 +77,7 @@ pub(crate) fn offsets(events: &[Stored]) -> Vec<u64> {
 /// This test binary once more, running `test` alone with [`CHILD_DIR`] set.
 pub(crate) fn again(test: &str, dir: &Path) -> Command {
     let mut command = Command::new(std::env::current_exe().expect("a test knows its binary"));
-    command
-        .args([test, "--exact", "--nocapture"])
-        .env(CHILD_DIR, dir);
+    command.args([test, "--exact", "--nocapture"]).env(CHILD_DIR, dir);
     command
 }
 
