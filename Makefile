@@ -67,10 +67,10 @@ test-alone: setup $(STAMPS)/load ## The integration tests that count every deliv
 	$(PYTEST) -q -m alone tests/integration
 
 test-node: setup $(STAMPS)/node ## The protocol with Node's ws client.
-	$(BIN)/python tests/node/run.py
+	cd tests/node && node --test protocol.test.mjs
 
 test-browser: setup $(STAMPS)/browser ## Two tabs of headless Chromium on the playground page.
-	$(BIN)/python tests/browser/run.py
+	cd tests/browser && node --test playground.test.mjs
 
 conformance: setup $(STAMPS)/autobahn ## Autobahn's quick set against /echo of examples/echo.py (CASES=all for every case).
 	$(BIN)/python tests/conformance/run.py --cases $(or $(CASES),quick)
@@ -79,7 +79,7 @@ bench: setup ## The load generator against this server and Bun (QUICK=1 for one 
 	$(BIN)/python benches/run.py $(if $(QUICK),--quick) $(ARGS)
 
 picture: setup $(STAMPS)/browser ## Take docs/images/playground.png again.
-	$(BIN)/python tests/browser/run.py --picture docs/images/playground.png
+	node tests/browser/picture.mjs docs/images/playground.png
 
 pins: ## Resolve the pinned requirements again.
 	$(PYTHON) requirements/pin.py

@@ -35,7 +35,7 @@ def install() -> Path:
     if stamp.exists() and stamp.read_text() == version:
         return python
     venv.create(ENVIRONMENT, with_pip=True, clear=True)
-    pip = [
+    pip: list[str | Path] = [
         python,
         "-m",
         "pip",

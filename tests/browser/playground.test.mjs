@@ -1,0 +1,96 @@
+/**
+ * The playground page in headless Chromium: two tabs hold a conversation, see each other online and typing, and see
+ * everything again after the server was killed and started again. The browser is the machine's own (`chromium`, or
+ * CHROMIUM=path); where there is none the test fails, since a browser's WebSocket is a client like no other.
+ */
+import assert from "node:assert/strict";
+import { existsSync } from "node:fs";
+import { after, before, describe, test } from "node:test";
+import { Server } from "../node/kit.mjs";
+import { launch, Tab } from "./tab.mjs";
+
+for (const shards of [1, 2]) {
+  describe(`playground with ${shards} shard(s)`, () => {
+    let browser;
+    let server;
+    before(async () => {
+      browser = await launch();
+      const sets = [`server.shards=${shards}`, "presence.grace_s=1"];
+      server = await Server.start({ api: true, generatedSecret: true, sets });
+    });
+    after(async () => {
+      await browser?.close();
+      await server?.kill();
+    });
+
+    test("two tabs chat, see each other online and typing, and what was said before", async () => {
+      const ada = await Tab.open(browser, server, "ada", "kitchen");
+      const bob = await Tab.open(browser, server, "bob", "kitchen");
+      await ada.sees("#people", "bob");
+      await bob.sees("#people", "ada");
+      await ada.say("is there coffee?");
+      await bob.sees("#messages", "is there coffee?");
+      await ada.sees("#messages", "is there coffee?");
+      await bob.types("there i");
+      await ada.sees("#typing", "bob");
+      await bob.say("there is tea");
+      await ada.sees("#messages", "there is tea");
+      await ada.seesNot("#typing", "bob");
+      const late = await Tab.open(browser, server, "cyd", "kitchen");
+      await late.sees("#messages", "is there coffee?");
+      await late.sees("#messages", "there is tea");
+      await late.close();
+      await ada.seesNot("#people", "cyd");
+      await ada.close();
+      await bob.close();
+    });
+
+    test("a conversation survives kill -9 and a restart, in open tabs and after a reload", async () => {
+      const ada = await Tab.open(browser, server, "ada", "cellar");
+      const bob = await Tab.open(browser, server, "bob", "cellar");
+      await ada.say("before the fall");
+      await bob.sees("#messages", "before the fall");
+      await server.kill();
+      await ada.seesNot("#state", "connected", { exactly: true });
+      await server.resume();
+      await ada.sees("#state", "connected", { exactly: true });
+      await bob.sees("#state", "connected", { exactly: true });
+      await bob.say("after the rise");
+      await ada.sees("#messages", "after the rise");
+      for (const tab of [ada, bob]) {
+        assert.equal(await tab.count("before the fall"), 1);
+        assert.equal(await tab.count("after the rise"), 1);
+      }
+      await ada.reload();
+      await ada.sees("#messages", "before the fall");
+      await ada.sees("#messages", "after the rise");
+      assert.equal(await ada.count("before the fall"), 1);
+      await ada.close();
+      await bob.close();
+    });
+
+    test("text of others is shown as text", async () => {
+      const ada = await Tab.open(browser, server, "<b>ada</b>", "attic");
+      const bob = await Tab.open(browser, server, "bob", "attic");
+      await ada.say("<img src=x onerror=document.title='owned'>");
+      await bob.sees("#messages", "<img src=x");
+      await bob.sees("#people", "<b>ada</b>");
+      assert.notEqual(await bob.title(), "owned");
+      await ada.close();
+      await bob.close();
+    });
+
+    test("the page asks nothing of any other machine and reports no error", async () => {
+      const ada = await Tab.open(browser, server, "ada", "hall");
+      await ada.say("hello");
+      await ada.sees("#messages", "hello");
+      assert.deepEqual(ada.problems, []);
+      assert.deepEqual(ada.foreign, []);
+      await ada.close();
+    });
+  });
+}
+
+test("the picture in the README exists", () => {
+  assert.ok(existsSync(new URL("../../docs/images/playground.png", import.meta.url)), "run: make picture");
+});
