@@ -7,9 +7,9 @@
 use crate::arrivals::Arrivals;
 use crate::bridge::Bridge;
 use crate::panics;
-use crate::stats::Stats;
 use mio::net::TcpListener;
 use mio::{Events, Interest, Poll, Token, Waker};
+use realtime_hub::Hub;
 use realtime_protocol::handshake::error_response;
 use std::collections::VecDeque;
 use std::io;
@@ -54,7 +54,7 @@ pub(crate) struct Admission {
     pub(crate) shards: Vec<Arc<Arrivals>>,
     pub(crate) connections_max: usize,
     pub(crate) bridge: Arc<Bridge>,
-    pub(crate) stats: Arc<Stats>,
+    pub(crate) hub: Arc<Hub>,
 }
 
 struct Acceptor {
@@ -72,10 +72,7 @@ struct Acceptor {
 /// The acceptor's poller and the door to it, made before anything runs so that whoever stops the engine has it.
 pub(crate) fn open() -> io::Result<(Poll, Arc<Door>)> {
     let poll = Poll::new()?;
-    let door = Arc::new(Door {
-        waker: Waker::new(poll.registry(), WAKE)?,
-        closing: AtomicBool::new(false),
-    });
+    let door = Arc::new(Door { waker: Waker::new(poll.registry(), WAKE)?, closing: AtomicBool::new(false) });
     Ok((poll, door))
 }
 
@@ -87,28 +84,16 @@ pub(crate) fn spawn(
     admission: Admission,
 ) -> io::Result<JoinHandle<()>> {
     let mut listener = TcpListener::from_std(listener);
-    poll.registry()
-        .register(&mut listener, LISTENER, Interest::READABLE)?;
-    let mut acceptor = Acceptor {
-        poll,
-        listener,
-        ready: false,
-        paused_until: None,
-        lingering: VecDeque::new(),
-        admission,
-        door,
-    };
-    std::thread::Builder::new()
-        .name("realtime-accept".into())
-        .spawn(move || {
-            let bridge = Arc::clone(&acceptor.admission.bridge);
-            let run = panics::caught(move || acceptor.run());
-            if let Err(what) = run.and_then(|ended| ended.map_err(|error| error.to_string())) {
-                bridge.fatal(format!(
-                    "acceptor thread failed: {what}; end the process and start it again"
-                ));
-            }
-        })
+    poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+    let mut acceptor =
+        Acceptor { poll, listener, ready: false, paused_until: None, lingering: VecDeque::new(), admission, door };
+    std::thread::Builder::new().name("realtime-accept".into()).spawn(move || {
+        let bridge = Arc::clone(&acceptor.admission.bridge);
+        let run = panics::caught(move || acceptor.run());
+        if let Err(what) = run.and_then(|ended| ended.map_err(|error| error.to_string())) {
+            bridge.fatal(format!("acceptor thread failed: {what}; end the process and start it again"));
+        }
+    })
 }
 
 impl Acceptor {
@@ -124,11 +109,7 @@ impl Acceptor {
             }
             let now = Instant::now();
             self.paused_until = self.paused_until.filter(|until| *until > now);
-            while self
-                .lingering
-                .front()
-                .is_some_and(|(_, until)| *until <= now)
-            {
+            while self.lingering.front().is_some_and(|(_, until)| *until <= now) {
                 self.lingering.pop_front();
             }
             while self.may_accept() {
@@ -152,29 +133,20 @@ impl Acceptor {
     }
 
     fn may_accept(&self) -> bool {
-        self.ready
-            && self.paused_until.is_none()
-            && !self.is_closing()
-            && !self.admission.bridge.is_pressed()
+        self.ready && self.paused_until.is_none() && !self.is_closing() && !self.admission.bridge.is_pressed()
     }
 
     fn accept(&mut self) {
         match self.listener.accept() {
             Ok((stream, peer)) => {
-                self.admission
-                    .stats
-                    .accepted
-                    .fetch_add(1, Ordering::Relaxed);
                 #[cfg(not(target_os = "linux"))]
                 let _ = stream.set_nodelay(true);
                 self.hand_over(stream.into(), peer.ip().to_canonical());
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.ready = false,
             Err(error) if is_exhausted(&error) => {
-                self.admission
-                    .stats
-                    .accept_errors
-                    .fetch_add(1, Ordering::Relaxed);
+                let errors = &self.admission.hub.counters().accept_errors;
+                errors.fetch_add(1, Ordering::Relaxed);
                 self.paused_until = Some(Instant::now() + PAUSE);
             }
             // The peer went away between the handshake and here, or a signal came: the next one is not concerned.
@@ -194,10 +166,8 @@ impl Acceptor {
 
     /// Answers 503 without having read the request: there is no room to keep it.
     fn turn_away(&mut self, mut stream: TcpStream) {
-        self.admission
-            .stats
-            .turned_away
-            .fetch_add(1, Ordering::Relaxed);
+        let refused = &self.admission.hub.counters().refused;
+        refused.fetch_add(1, Ordering::Relaxed);
         let answer = error_response(503, "Service Unavailable", &[("Retry-After", "1")]);
         // A fresh socket has room for it; a peer that is gone needs no answer.
         let _ = io::Write::write_all(&mut stream, &answer);
@@ -211,10 +181,7 @@ impl Acceptor {
 
 /// No descriptor or no memory: trying again at once would only burn the processor.
 fn is_exhausted(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
-    )
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
 }
 
 #[cfg(test)]
@@ -232,10 +199,7 @@ mod tests {
             (libc::EINTR, false),
             (libc::EPERM, false),
         ] {
-            assert_eq!(
-                is_exhausted(&io::Error::from_raw_os_error(errno)),
-                exhausted
-            );
+            assert_eq!(is_exhausted(&io::Error::from_raw_os_error(errno)), exhausted);
         }
     }
 }

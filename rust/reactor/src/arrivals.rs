@@ -20,11 +20,7 @@ pub(crate) struct Arrivals {
 
 impl Arrivals {
     pub(crate) fn new(waker: Arc<Waker>) -> Self {
-        Self {
-            waiting: Mutex::default(),
-            load: AtomicUsize::new(0),
-            waker,
-        }
+        Self { waiting: Mutex::default(), load: AtomicUsize::new(0), waker }
     }
 
     pub(crate) fn push(&self, arrival: Arrival) {

@@ -101,9 +101,7 @@ impl Bridge {
 
     /// Tells Python that the engine cannot go on.
     pub(crate) fn fatal(&self, message: String) {
-        self.push(&mut vec![Event::Fatal {
-            message: message.into(),
-        }]);
+        self.push(&mut vec![Event::Fatal { message: message.into() }]);
     }
 
     fn press(&self, on: bool) {
@@ -126,25 +124,15 @@ mod tests {
     use std::sync::Arc;
 
     fn raw() -> Event {
-        Event::Raw {
-            conn: ConnId::new(0, 0, 1),
-            text: true,
-            payload: Box::default(),
-        }
+        Event::Raw { conn: ConnId::new(0, 0, 1), text: true, payload: Box::default() }
     }
 
     fn drained() -> Event {
-        Event::Drained {
-            conn: ConnId::new(0, 0, 1),
-        }
+        Event::Drained { conn: ConnId::new(0, 0, 1) }
     }
 
     fn is_readable(bridge: &Bridge) -> bool {
-        let mut poll = libc::pollfd {
-            fd: bridge.fileno(),
-            events: libc::POLLIN,
-            revents: 0,
-        };
+        let mut poll = libc::pollfd { fd: bridge.fileno(), events: libc::POLLIN, revents: 0 };
         // SAFETY: one valid pollfd.
         unsafe { libc::poll(&raw mut poll, 1, 0) == 1 }
     }
@@ -181,11 +169,7 @@ mod tests {
         assert_eq!(*told.lock().unwrap(), [true]);
         bridge.push(&mut vec![raw()]);
         bridge.drain(3);
-        assert_eq!(
-            *told.lock().unwrap(),
-            [true],
-            "three of six wait, half of the mark is two"
-        );
+        assert_eq!(*told.lock().unwrap(), [true], "three of six wait, half of the mark is two");
         bridge.drain(1);
         assert_eq!(*told.lock().unwrap(), [true, false]);
         bridge.drain(100);

@@ -27,16 +27,11 @@ pub(crate) enum Clock {
 
 impl Clock {
     pub(crate) fn system() -> Self {
-        Self::System {
-            start: Instant::now(),
-        }
+        Self::System { start: Instant::now() }
     }
 
     pub(crate) const fn manual(wall_ms: u64) -> Self {
-        Self::Manual {
-            mono_ms: AtomicU64::new(0),
-            wall_ms: AtomicU64::new(wall_ms),
-        }
+        Self::Manual { mono_ms: AtomicU64::new(0), wall_ms: AtomicU64::new(wall_ms) }
     }
 
     pub(crate) fn now(&self) -> Now {
@@ -44,14 +39,11 @@ impl Clock {
             Self::System { start } => Now {
                 mono_ms: millis(start.elapsed()),
                 // A clock set before 1970 is as good as none.
-                wall_ms: SystemTime::now()
-                    .duration_since(UNIX_EPOCH)
-                    .map_or(0, millis),
+                wall_ms: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, millis),
             },
-            Self::Manual { mono_ms, wall_ms } => Now {
-                mono_ms: mono_ms.load(Ordering::Relaxed),
-                wall_ms: wall_ms.load(Ordering::Relaxed),
-            },
+            Self::Manual { mono_ms, wall_ms } => {
+                Now { mono_ms: mono_ms.load(Ordering::Relaxed), wall_ms: wall_ms.load(Ordering::Relaxed) }
+            }
         }
     }
 

@@ -10,19 +10,13 @@ const RESERVED: usize = 64;
 
 /// Raises the soft limit of open descriptors to the hard one and returns what may be open then.
 pub(crate) fn raise_limit() -> io::Result<usize> {
-    let mut limit = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is a valid place for one `rlimit`.
     if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
         return Err(io::Error::last_os_error());
     }
     if limit.rlim_cur < limit.rlim_max {
-        let raised = libc::rlimit {
-            rlim_cur: limit.rlim_max,
-            rlim_max: limit.rlim_max,
-        };
+        let raised = libc::rlimit { rlim_cur: limit.rlim_max, rlim_max: limit.rlim_max };
         // Some systems have a lower ceiling than the hard limit they report; the old soft limit then stays.
         // SAFETY: `raised` is a valid `rlimit`, only read.
         if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised) } == 0 {
@@ -44,12 +38,7 @@ mod tests {
 
     #[test]
     fn connections_leave_room_for_the_process_itself() {
-        for (asked, descriptors, connections) in [
-            (0, 1_024, 960),
-            (100, 1_024, 100),
-            (5_000, 1_024, 960),
-            (0, 10, 1),
-        ] {
+        for (asked, descriptors, connections) in [(0, 1_024, 960), (100, 1_024, 100), (5_000, 1_024, 960), (0, 10, 1)] {
             assert_eq!(connections_max(asked, descriptors), connections);
         }
     }

@@ -11,14 +11,14 @@ use crate::descriptors;
 use crate::error::{StartCode, StartError};
 use crate::handle::Handle;
 use crate::listener;
-use crate::log_thread::{self, LogPort, LogRequests};
+use crate::log_thread::{self, LogPort, LogRequests, far_deadline};
 use crate::log_worker::LogWorker;
 use crate::shard::{self, Shard, Shared};
 use mio::{Poll, Waker};
 use realtime_hub::{Hub, LogQueue, LogRequest, Options};
 use realtime_log::Log;
 use std::net::TcpListener;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -64,12 +64,7 @@ impl Engine {
         let options = check_options(options)?;
         let handle = Handle::new(&options.limits, Clock::system())
             .map_err(|error| StartError::io("cannot make the event descriptor", &error))?;
-        Ok(Self {
-            options,
-            handle,
-            running: Mutex::new(None),
-            facts: OnceLock::new(),
-        })
+        Ok(Self { options, handle, running: Mutex::new(None), facts: OnceLock::new() })
     }
 
     /// Python's end.
@@ -85,15 +80,11 @@ impl Engine {
     pub fn start(&self) -> Result<(), StartError> {
         let mut running = self.lock();
         if self.handle.is_started() || self.handle.stopped.load(Ordering::Acquire) {
-            return Err(StartError::new(
-                StartCode::Options,
-                "this engine was started before; make a new one",
-            ));
+            return Err(StartError::new(StartCode::Options, "this engine was started before; make a new one"));
         }
         let descriptors = descriptors::raise_limit()
             .map_err(|error| StartError::io("cannot read the limit of open descriptors", &error))?;
-        let connections_max =
-            descriptors::connections_max(self.options.limits.connections_max, descriptors);
+        let connections_max = descriptors::connections_max(self.options.limits.connections_max, descriptors);
         let log = open_log(&self.options)?;
         let listener = listener::bind(&self.options.host, self.options.port)?;
         let started = self
@@ -103,30 +94,19 @@ impl Engine {
         Ok(())
     }
 
-    fn launch(
-        &self,
-        log: Log,
-        listener: TcpListener,
-        connections_max: usize,
-    ) -> Result<Running, StartError> {
+    fn launch(&self, log: Log, listener: TcpListener, connections_max: usize) -> Result<Running, StartError> {
         let handle = &self.handle;
         let shards = shard_count(self.options.shards);
-        let port = listener
-            .local_addr()
-            .map_err(|error| StartError::io("cannot read the port", &error))?
-            .port();
+        let port = listener.local_addr().map_err(|error| StartError::io("cannot read the port", &error))?.port();
         let epoch = log.epoch().to_owned();
         let no_thread = |error: std::io::Error| StartError::io("cannot start a thread", &error);
         let (accept_poll, door) = acceptor::open().map_err(no_thread)?;
         let queue = Box::new(LogPort(Arc::clone(&handle.requests)));
-        let hub =
-            Hub::new(&self.options, shards, queue, &epoch, nonce()?).map_err(options_error)?;
+        let hub = Hub::new(&self.options, shards, queue, &epoch, nonce()?).map_err(options_error)?;
         let shared = Arc::new(Shared {
             hub: Arc::clone(&hub),
             bridge: Arc::clone(&handle.bridge),
             clock: Arc::clone(&handle.clock),
-            stats: Arc::clone(&handle.stats),
-            reliefs: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
         });
         let (polls, arrivals) = open_pollers(&hub, shards)?;
@@ -134,7 +114,7 @@ impl Engine {
             shards: arrivals.clone(),
             connections_max,
             bridge: Arc::clone(&handle.bridge),
-            stats: Arc::clone(&handle.stats),
+            hub: Arc::clone(&hub),
         };
         let mut running = Running {
             shared: Arc::clone(&shared),
@@ -146,20 +126,17 @@ impl Engine {
             log: None,
         };
         // From here on a failure ends what runs already: `Running` stops its threads when it is dropped.
-        let worker = LogWorker::new(log, Arc::clone(&hub), Arc::clone(&handle.stats));
+        let worker = LogWorker::new(log, Arc::clone(&hub), Arc::clone(&handle.log_health));
         let (requests, bridge) = (Arc::clone(&handle.requests), Arc::clone(&handle.bridge));
         let log = log_thread::spawn(worker, requests, bridge, Arc::clone(&handle.clock));
         running.log = Some(log.map_err(no_thread)?);
         for (index, (poll, door)) in polls.into_iter().zip(arrivals).enumerate() {
             let shard = Shard::new(index, poll, door, Arc::clone(&shared));
             let thread = std::thread::Builder::new().name(format!("realtime-{index}"));
-            running
-                .shards
-                .push(thread.spawn(move || shard::run(shard)).map_err(no_thread)?);
+            running.shards.push(thread.spawn(move || shard::run(shard)).map_err(no_thread)?);
         }
         watch_pressure(&running, handle);
-        running.acceptor =
-            Some(acceptor::spawn(accept_poll, door, listener, admission).map_err(no_thread)?);
+        running.acceptor = Some(acceptor::spawn(accept_poll, door, listener, admission).map_err(no_thread)?);
         // Last: commands are taken from now on. Both are set once: `start` has looked.
         let _ = self.facts.set(Facts { port, epoch });
         let _ = handle.hub.set(hub);
@@ -212,7 +189,7 @@ impl Engine {
             return;
         };
         running.stop_accepting();
-        running.wait_for_connections(Instant::now() + timeout);
+        running.wait_for_connections(far_deadline(timeout));
         self.handle.stopped.store(true, Ordering::Release);
     }
 
@@ -295,12 +272,8 @@ pub(crate) fn open_log(options: &Options) -> Result<Log, StartError> {
 /// Unguessable, so that nobody can name a session that is not his, and new with each start.
 pub(crate) fn nonce() -> Result<[u8; 16], StartError> {
     let mut nonce = [0; 16];
-    getrandom::fill(&mut nonce).map_err(|error| {
-        StartError::new(
-            StartCode::Io,
-            format!("no random bytes from the system: {error}"),
-        )
-    })?;
+    getrandom::fill(&mut nonce)
+        .map_err(|error| StartError::new(StartCode::Io, format!("no random bytes from the system: {error}")))?;
     Ok(nonce)
 }
 
@@ -312,10 +285,7 @@ fn shard_count(asked: usize) -> usize {
     cores.saturating_sub(1).clamp(1, SHARDS_AUTO_MAX)
 }
 
-fn open_pollers(
-    hub: &Arc<Hub>,
-    shards: usize,
-) -> Result<(Vec<Poll>, Vec<Arc<Arrivals>>), StartError> {
+fn open_pollers(hub: &Arc<Hub>, shards: usize) -> Result<(Vec<Poll>, Vec<Arc<Arrivals>>), StartError> {
     let no_poller = |error: std::io::Error| StartError::io("cannot make a poller", &error);
     let (mut polls, mut arrivals) = (Vec::new(), Vec::new());
     for index in 0..shards {
@@ -330,18 +300,17 @@ fn open_pollers(
     Ok((polls, arrivals))
 }
 
-/// Passes the bridge's high-water mark on: the hub stops reading, and when it is over everybody looks again.
+/// Passes the bridge's high-water mark on: the hub stops reading and wakes its shards when it is over; the acceptor is
+/// woken here.
 fn watch_pressure(running: &Running, handle: &Handle) {
     let shared = Arc::downgrade(&running.shared);
-    let (arrivals, door) = (running.arrivals.clone(), Arc::clone(&running.door));
+    let door = Arc::clone(&running.door);
     handle.bridge.on_pressure(Box::new(move |on| {
         let Some(shared) = shared.upgrade() else {
             return;
         };
         shared.hub.set_pressure(on);
         if !on {
-            shared.reliefs.fetch_add(1, Ordering::Release);
-            arrivals.iter().for_each(|shard| shard.wake());
             door.wake();
         }
     }));
@@ -353,11 +322,7 @@ mod tests {
 
     #[test]
     fn broken_options_are_told_before_anything_is_opened() {
-        for (json, word) in [
-            ("{", "options"),
-            (r#"{"prt": 1}"#, "prt"),
-            (r#"{"shards": 65}"#, "shards=65"),
-        ] {
+        for (json, word) in [("{", "options"), (r#"{"prt": 1}"#, "prt"), (r#"{"shards": 65}"#, "shards=65")] {
             let error = Engine::new(json.as_bytes()).err().unwrap();
             assert_eq!(error.code, StartCode::Options);
             assert!(error.message.contains(word), "{error}");

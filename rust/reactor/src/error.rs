@@ -54,18 +54,12 @@ impl StartCode {
 
 impl StartError {
     pub(crate) fn new(code: StartCode, message: impl Into<String>) -> Self {
-        Self {
-            code,
-            message: message.into(),
-        }
+        Self { code, message: message.into() }
     }
 
     /// A thread, a descriptor or random bytes that the system would not give.
     pub(crate) fn io(what: &str, source: &std::io::Error) -> Self {
-        Self::new(
-            StartCode::Io,
-            format!("{what}: {source}; check the limits of this process and machine"),
-        )
+        Self::new(StartCode::Io, format!("{what}: {source}; check the limits of this process and machine"))
     }
 }
 

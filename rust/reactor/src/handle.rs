@@ -5,9 +5,9 @@
 
 use crate::bridge::Bridge;
 use crate::clock::Clock;
+use crate::log_health::LogHealth;
 use crate::log_thread::LogRequests;
-use crate::stats::Stats;
-use realtime_hub::{Command, ConnId, Event, Hub};
+use realtime_hub::{Command, ConnId, Counters, Event, Hub};
 use std::io;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,7 +19,7 @@ pub struct Handle {
     pub(crate) bridge: Arc<Bridge>,
     pub(crate) clock: Arc<Clock>,
     pub(crate) requests: Arc<LogRequests>,
-    pub(crate) stats: Arc<Stats>,
+    pub(crate) log_health: Arc<LogHealth>,
     pub(crate) stopped: AtomicBool,
     commands_waiting_bytes_max: usize,
 }
@@ -31,7 +31,7 @@ impl Handle {
             bridge: Arc::new(Bridge::new(limits.events_waiting_max)?),
             clock: Arc::new(clock),
             requests: Arc::default(),
-            stats: Arc::default(),
+            log_health: Arc::default(),
             stopped: AtomicBool::new(false),
             commands_waiting_bytes_max: limits.commands_waiting_bytes_max,
         }))
@@ -46,11 +46,7 @@ impl Handle {
 
     /// Hands a batch over, in order. Before the start it is lost: ask [`Self::is_started`].
     pub fn submit(&self, commands: Vec<Command>) {
-        let Some(hub) = self
-            .hub
-            .get()
-            .filter(|_| !self.stopped.load(Ordering::Acquire))
-        else {
+        let Some(hub) = self.hub.get().filter(|_| !self.stopped.load(Ordering::Acquire)) else {
             return;
         };
         let mut events = Vec::new();
@@ -73,9 +69,7 @@ impl Handle {
     /// The `sessionId` of a connection; empty before the start.
     #[must_use]
     pub fn session_id(&self, conn: ConnId) -> String {
-        self.hub
-            .get()
-            .map_or_else(String::new, |hub| hub.session_id(conn))
+        self.hub.get().map_or_else(String::new, |hub| hub.session_id(conn))
     }
 
     /// The connection that a `sessionId` names.
@@ -100,23 +94,17 @@ impl Handle {
     /// `commands_waiting_bytes_max` together.
     #[must_use]
     pub fn overloaded(&self) -> bool {
-        let commands = self.hub.get().map_or(0, |hub| {
-            hub.counters().commands_bytes.load(Ordering::Relaxed)
-        });
+        let commands = self.hub.get().map_or(0, |hub| hub.counters().commands_bytes.load(Ordering::Relaxed));
         let log = self.requests.bytes_waiting();
-        usize::try_from(commands)
-            .unwrap_or(usize::MAX)
-            .saturating_add(log)
-            > self.commands_waiting_bytes_max
+        usize::try_from(commands).unwrap_or(usize::MAX).saturating_add(log) > self.commands_waiting_bytes_max
     }
 
-    /// The counters of hub and reactor, one JSON object.
+    /// The engine's counters and the log's health, one JSON object.
     #[must_use]
     pub fn stats_json(&self) -> String {
-        let hub_json = self
-            .hub
-            .get()
-            .map_or_else(|| "{}".into(), |hub| hub.counters().to_json());
-        self.stats.append_to(&hub_json)
+        match self.hub.get() {
+            Some(hub) => self.log_health.append_to(hub.counters()),
+            None => self.log_health.append_to(&Counters::default()),
+        }
     }
 }

@@ -19,6 +19,7 @@ mod handle;
 mod link;
 mod link_client;
 mod listener;
+mod log_health;
 mod log_thread;
 mod log_worker;
 mod notify;
@@ -26,7 +27,6 @@ mod panics;
 mod send_loop;
 mod shard;
 mod sockets;
-mod stats;
 mod virtual_engine;
 
 pub use engine::Engine;

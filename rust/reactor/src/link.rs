@@ -78,9 +78,7 @@ impl Link {
     pub(crate) fn client_reads(&mut self) -> bool {
         let may = match self.bytes_per_s {
             None => self.down.len(),
-            Some(_) => usize::try_from(self.allowance_milli / 1_000)
-                .unwrap_or(usize::MAX)
-                .min(self.down.len()),
+            Some(_) => usize::try_from(self.allowance_milli / 1_000).unwrap_or(usize::MAX).min(self.down.len()),
         };
         if self.cut {
             return false;

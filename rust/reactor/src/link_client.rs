@@ -59,10 +59,7 @@ impl LinkClient {
         ];
         let mut head = format!("GET {path} HTTP/1.1\r\n");
         for (name, value) in own {
-            if !headers
-                .iter()
-                .any(|(given, _)| given.eq_ignore_ascii_case(name))
-            {
+            if !headers.iter().any(|(given, _)| given.eq_ignore_ascii_case(name)) {
                 head.push_str(&format!("{name}: {value}\r\n"));
             }
         }
@@ -70,37 +67,21 @@ impl LinkClient {
             head.push_str(&format!("{name}: {value}\r\n"));
         }
         head.push_str("\r\n");
-        Self {
-            up: head.into_bytes(),
-            ..Self::admitted()
-        }
+        Self { up: head.into_bytes(), ..Self::admitted() }
     }
 
     /// A client that waits for a 101 which it has not asked for.
     pub(crate) const fn admitted() -> Self {
-        Self {
-            stage: Stage::Answer(Vec::new()),
-            up: Vec::new(),
-            received: Vec::new(),
-            has_sent_close: false,
-        }
+        Self { stage: Stage::Answer(Vec::new()), up: Vec::new(), received: Vec::new(), has_sent_close: false }
     }
 
     pub(crate) fn send(&mut self, is_text: bool, payload: &[u8]) {
-        let opcode = if is_text {
-            Opcode::Text
-        } else {
-            Opcode::Binary
-        };
+        let opcode = if is_text { Opcode::Text } else { Opcode::Binary };
         encode_masked_frame(opcode, true, payload, MASK, &mut self.up);
     }
 
     pub(crate) fn close(&mut self, code: u16, reason: &str) {
-        let payload = if code == NO_CODE {
-            Vec::new()
-        } else {
-            encode_close_payload(CloseCode(code), reason)
-        };
+        let payload = if code == NO_CODE { Vec::new() } else { encode_close_payload(CloseCode(code), reason) };
         self.send_close(&payload);
     }
 
@@ -136,19 +117,11 @@ impl LinkClient {
         let Stage::Answer(bytes) = &mut self.stage else {
             return;
         };
-        let Some(head_len) = bytes
-            .windows(4)
-            .position(|end| end == b"\r\n\r\n")
-            .map(|at| at + 4)
-        else {
+        let Some(head_len) = bytes.windows(4).position(|end| end == b"\r\n\r\n").map(|at| at + 4) else {
             return;
         };
         let head = String::from_utf8_lossy(&bytes[..head_len]).into_owned();
-        let status: u16 = head
-            .split(' ')
-            .nth(1)
-            .and_then(|status| status.parse().ok())
-            .unwrap_or(0);
+        let status: u16 = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
         let mut rest = bytes.split_off(head_len);
         if status == 101 {
             self.stage = Stage::Open(Inbound::new(Role::Client));
@@ -159,10 +132,7 @@ impl LinkClient {
             bytes.append(&mut rest);
             return;
         }
-        self.received.push(Received::Http(
-            status,
-            String::from_utf8_lossy(&rest).into_owned(),
-        ));
+        self.received.push(Received::Http(status, String::from_utf8_lossy(&rest).into_owned()));
         self.stage = Stage::Deaf;
     }
 
@@ -175,23 +145,18 @@ impl LinkClient {
                 Ok(progress) => progress,
                 Err(violation) => {
                     // The server's fault, which a test should see as what a browser makes of it.
-                    self.received
-                        .push(Received::Close(violation.code.0, violation.reason.into()));
+                    self.received.push(Received::Close(violation.code.0, violation.reason.into()));
                     self.stage = Stage::Deaf;
                     return;
                 }
             };
             match item {
                 None | Some(Item::Pong(_)) => {}
-                Some(Item::Text(text)) => self
-                    .received
-                    .push(Received::Text(String::from_utf8_lossy(text).into_owned())),
-                Some(Item::Binary(payload)) => {
-                    self.received.push(Received::Binary(payload.to_vec()))
+                Some(Item::Text(text)) => {
+                    self.received.push(Received::Text(String::from_utf8_lossy(text).into_owned()))
                 }
-                Some(Item::Ping(payload)) => {
-                    encode_masked_frame(Opcode::Pong, true, payload, MASK, &mut self.up)
-                }
+                Some(Item::Binary(payload)) => self.received.push(Received::Binary(payload.to_vec())),
+                Some(Item::Ping(payload)) => encode_masked_frame(Opcode::Pong, true, payload, MASK, &mut self.up),
                 Some(Item::Close(code, reason)) => {
                     let (code, reason) = (code.map_or(NO_CODE, |code| code.0), reason.to_owned());
                     self.stage = Stage::Deaf;
@@ -214,10 +179,7 @@ impl LinkClient {
 fn content_length(head: &str) -> usize {
     let field = head.lines().filter_map(|line| line.split_once(':'));
     let length = field.filter(|(name, _)| name.eq_ignore_ascii_case("content-length"));
-    length
-        .map(|(_, value)| value.trim().parse().unwrap_or(0))
-        .next()
-        .unwrap_or(0)
+    length.map(|(_, value)| value.trim().parse().unwrap_or(0)).next().unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -248,10 +210,7 @@ mod tests {
             client.bytes_in(&answer[..cut]);
             assert_eq!(client.take_received(), []);
             client.bytes_in(&answer[cut..]);
-            assert_eq!(
-                client.take_received(),
-                [Received::Http(401, "Unauthorized".into())]
-            );
+            assert_eq!(client.take_received(), [Received::Http(401, "Unauthorized".into())]);
         }
     }
 
@@ -261,15 +220,9 @@ mod tests {
         client.bytes_in(&encode_frame(Opcode::Ping, b"a"));
         assert_eq!(client.up[..2], [0x8A, 0x81]);
         client.up.clear();
-        client.bytes_in(&encode_frame(
-            Opcode::Close,
-            &encode_close_payload(CloseCode::SLOW_READER, "slow"),
-        ));
+        client.bytes_in(&encode_frame(Opcode::Close, &encode_close_payload(CloseCode::SLOW_READER, "slow")));
         assert_eq!(client.up[..2], [0x88, 0x82]);
-        assert_eq!(
-            client.take_received(),
-            [Received::Close(4000, "slow".into())]
-        );
+        assert_eq!(client.take_received(), [Received::Close(4000, "slow".into())]);
         client.close(1000, "");
         assert_eq!(client.up.len(), 8, "one close is sent, not two");
         assert!(client.end() && !client.end());
@@ -282,9 +235,6 @@ mod tests {
         let mut bytes = encode_frame(Opcode::Text, "é".as_bytes());
         bytes.extend(encode_frame(Opcode::Binary, &[1, 2]));
         client.bytes_in(&bytes);
-        assert_eq!(
-            client.take_received(),
-            [Received::Text("é".into()), Received::Binary(vec![1, 2])]
-        );
+        assert_eq!(client.take_received(), [Received::Text("é".into()), Received::Binary(vec![1, 2])]);
     }
 }

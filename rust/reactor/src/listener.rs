@@ -27,20 +27,12 @@ fn resolve(host: &str, port: u16) -> Result<SocketAddr, StartError> {
             ),
         )
     };
-    let mut found = (host, port)
-        .to_socket_addrs()
-        .map_err(|error| unknown(&error.to_string()))?;
-    found
-        .next()
-        .ok_or_else(|| unknown("the name has no address"))
+    let mut found = (host, port).to_socket_addrs().map_err(|error| unknown(&error.to_string()))?;
+    found.next().ok_or_else(|| unknown("the name has no address"))
 }
 
 fn listen(address: SocketAddr) -> io::Result<Socket> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // A restart must not wait for the old connections' TIME_WAIT.
     socket.set_reuse_address(true)?;
     // Accepted sockets inherit it on Linux and the BSDs: one call instead of one a connection.
@@ -53,27 +45,16 @@ fn listen(address: SocketAddr) -> io::Result<Socket> {
 
 fn bind_error(error: &io::Error, host: &str, port: u16) -> StartError {
     let (code, advice) = match error.kind() {
-        io::ErrorKind::AddrInUse => (
-            StartCode::PortInUse,
-            "stop the program that uses it, or choose another port",
-        ),
-        io::ErrorKind::AddrNotAvailable => (
-            StartCode::Address,
-            "use an address of this machine such as 127.0.0.1 or 0.0.0.0",
-        ),
-        io::ErrorKind::PermissionDenied => (
-            StartCode::Address,
-            "choose a port above 1023 or give the process the right",
-        ),
-        _ => (
-            StartCode::Io,
-            "check the limits of this process and machine",
-        ),
+        io::ErrorKind::AddrInUse => (StartCode::PortInUse, "stop the program that uses it, or choose another port"),
+        io::ErrorKind::AddrNotAvailable => {
+            (StartCode::Address, "use an address of this machine such as 127.0.0.1 or 0.0.0.0")
+        }
+        io::ErrorKind::PermissionDenied => {
+            (StartCode::Address, "choose a port above 1023 or give the process the right")
+        }
+        _ => (StartCode::Io, "check the limits of this process and machine"),
     };
-    StartError::new(
-        code,
-        format!("cannot listen on {host}:{port}: {error}; {advice}"),
-    )
+    StartError::new(code, format!("cannot listen on {host}:{port}: {error}; {advice}"))
 }
 
 #[cfg(test)]
@@ -86,10 +67,7 @@ mod tests {
         let port = first.local_addr().unwrap().port();
         let error = bind("127.0.0.1", port).unwrap_err();
         assert_eq!(error.code, StartCode::PortInUse);
-        assert!(
-            error.message.contains(&format!("127.0.0.1:{port}")),
-            "{error}"
-        );
+        assert!(error.message.contains(&format!("127.0.0.1:{port}")), "{error}");
         assert!(!error.message.contains('\n'));
     }
 

@@ -15,6 +15,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+const YEAR: Duration = Duration::from_secs(365 * 24 * 3_600);
+
 /// Requests on their way to the log, oldest first.
 #[derive(Default)]
 pub(crate) struct LogRequests {
@@ -58,7 +60,7 @@ impl LogRequests {
     /// Waits until everything pushed before this call is answered; false when `timeout` passes first, or when
     /// nobody serves the queue any more.
     pub(crate) fn flush(&self, timeout: Duration) -> bool {
-        let deadline = Instant::now() + timeout;
+        let deadline = far_deadline(timeout);
         let mut state = self.lock();
         let pushed = state.pushed;
         while state.answered < pushed {
@@ -128,6 +130,12 @@ pub(crate) fn request_bytes(request: &LogRequest) -> usize {
     }
 }
 
+/// The moment `timeout` from now; one beyond what the clock can name is as good as never.
+pub(crate) fn far_deadline(timeout: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(timeout).unwrap_or(now + YEAR)
+}
+
 /// Starts the thread; it ends after [`LogRequests::stop`], and the log is closed with it.
 pub(crate) fn spawn(
     mut worker: LogWorker,
@@ -135,19 +143,15 @@ pub(crate) fn spawn(
     bridge: Arc<Bridge>,
     clock: Arc<Clock>,
 ) -> io::Result<JoinHandle<()>> {
-    std::thread::Builder::new()
-        .name("realtime-log".into())
-        .spawn(move || {
-            let served = panics::caught(|| serve(&mut worker, &requests, &bridge, &clock));
-            // The file and the directory's lock are given back before anybody hears of the end.
-            drop(worker);
-            requests.end();
-            if let Err(what) = served {
-                bridge.fatal(format!(
-                    "log thread failed: {what}; end the process and start it again"
-                ));
-            }
-        })
+    std::thread::Builder::new().name("realtime-log".into()).spawn(move || {
+        let served = panics::caught(|| serve(&mut worker, &requests, &bridge, &clock));
+        // The file and the directory's lock are given back before anybody hears of the end.
+        drop(worker);
+        requests.end();
+        if let Err(what) = served {
+            bridge.fatal(format!("log thread failed: {what}; end the process and start it again"));
+        }
+    })
 }
 
 fn serve(worker: &mut LogWorker, requests: &LogRequests, bridge: &Bridge, clock: &Clock) {

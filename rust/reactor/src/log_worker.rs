@@ -4,10 +4,8 @@
 //! committed, and a commit that fails refuses its own events only: the next goes on. It has no thread and no queue;
 //! [`LogThread`](crate::log_thread) and the virtual engine call it.
 
-use crate::stats::Stats;
-use realtime_hub::{
-    AppendedEvent, Event, Hub, LogFailure, LogPage, LogRequest, Now, Publish, StoredEvent,
-};
+use crate::log_health::LogHealth;
+use realtime_hub::{AppendedEvent, Event, Hub, LogFailure, LogPage, LogRequest, Now, Publish, StoredEvent};
 use realtime_log::{Append, Appended, Log, Page, Stored};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -22,12 +20,12 @@ const APPEND_BYTES_MAX: usize = 8 << 20;
 pub(crate) struct LogWorker {
     log: Log,
     hub: Arc<Hub>,
-    stats: Arc<Stats>,
+    health: Arc<LogHealth>,
 }
 
 impl LogWorker {
-    pub(crate) const fn new(log: Log, hub: Arc<Hub>, stats: Arc<Stats>) -> Self {
-        Self { log, hub, stats }
+    pub(crate) const fn new(log: Log, hub: Arc<Hub>, health: Arc<LogHealth>) -> Self {
+        Self { log, hub, health }
     }
 
     /// Serves one read, or as many appends as stand together at the front; returns how many requests that was.
@@ -41,10 +39,7 @@ impl LogWorker {
     ) -> usize {
         match waiting.pop_front() {
             None => 0,
-            Some(LogRequest::Append {
-                publish,
-                received_wall_ms,
-            }) => {
+            Some(LogRequest::Append { publish, received_wall_ms }) => {
                 let mut group = vec![(publish, received_wall_ms)];
                 take_appends(waiting, &mut group);
                 let count = group.len();
@@ -57,39 +52,22 @@ impl LogWorker {
                 self.hub.head_read(&channel, outcome, now(), events);
                 1
             }
-            Some(LogRequest::Page {
-                channel,
-                after,
-                limit,
-                bytes_max,
-                purpose,
-            }) => {
+            Some(LogRequest::Page { channel, after, limit, bytes_max, purpose }) => {
                 let outcome = self.log.page(channel.name(), after, limit, bytes_max);
                 let outcome = outcome.map(hub_page).map_err(|error| self.failure(&error));
-                self.hub
-                    .page_read(&channel, purpose, outcome, now(), events);
+                self.hub.page_read(&channel, purpose, outcome, now(), events);
                 1
             }
         }
     }
 
-    fn append(
-        &mut self,
-        group: Vec<(Publish, u64)>,
-        now: impl FnOnce() -> Now,
-        events: &mut Vec<Event>,
-    ) {
-        let batch: Vec<Append<'_>> = group
-            .iter()
-            .map(|(publish, time_ms)| log_append(publish, *time_ms))
-            .collect();
+    fn append(&mut self, group: Vec<(Publish, u64)>, now: impl FnOnce() -> Now, events: &mut Vec<Event>) {
+        let batch: Vec<Append<'_>> = group.iter().map(|(publish, time_ms)| log_append(publish, *time_ms)).collect();
         match self.log.append(&batch) {
             Ok(appended) => {
                 drop(batch);
-                self.stats.log_commits.fetch_add(1, Ordering::Relaxed);
-                self.stats
-                    .log_events
-                    .fetch_add(appended.len() as u64, Ordering::Relaxed);
+                let commits = &self.hub.counters().log_commits;
+                commits.fetch_add(1, Ordering::Relaxed);
                 let now = now();
                 for ((publish, time_ms), appended) in group.into_iter().zip(appended) {
                     let outcome = hub_appended(&publish, time_ms, appended);
@@ -101,15 +79,14 @@ impl LogWorker {
                 let failure = self.failure(&error);
                 let now = now();
                 for (publish, _) in group {
-                    self.hub
-                        .appended(publish, Err(failure.clone()), now, events);
+                    self.hub.appended(publish, Err(failure.clone()), now, events);
                 }
             }
         }
     }
 
     fn failure(&self, error: &realtime_log::Error) -> LogFailure {
-        self.stats.log_failed(error.to_string());
+        self.health.failed(error.to_string());
         LogFailure(error.to_string().into())
     }
 }
@@ -118,10 +95,9 @@ fn take_appends(waiting: &mut VecDeque<LogRequest>, group: &mut Vec<(Publish, u6
     let mut bytes = group[0].0.data.len();
     while group.len() < APPENDS_MAX {
         match waiting.pop_front() {
-            Some(LogRequest::Append {
-                publish,
-                received_wall_ms,
-            }) if bytes + publish.data.len() <= APPEND_BYTES_MAX => {
+            Some(LogRequest::Append { publish, received_wall_ms })
+                if bytes + publish.data.len() <= APPEND_BYTES_MAX =>
+            {
                 bytes += publish.data.len();
                 group.push((publish, received_wall_ms));
             }
@@ -162,10 +138,7 @@ fn hub_appended(publish: &Publish, time_ms: u64, appended: Appended) -> Appended
 }
 
 fn hub_page(page: Page) -> LogPage {
-    LogPage {
-        events: page.events.into_iter().map(hub_stored).collect(),
-        head: page.head,
-    }
+    LogPage { events: page.events.into_iter().map(hub_stored).collect(), head: page.head }
 }
 
 fn hub_stored(stored: Stored) -> StoredEvent {

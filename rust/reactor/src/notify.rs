@@ -61,9 +61,7 @@ impl Notify {
         let mut bytes = [0u8; 64];
         // An eventfd gives eight bytes once; a pipe holds eight for each `set`, and one is all that `Bridge` leaves.
         // SAFETY: `bytes` is writable for its length.
-        while unsafe { libc::read(self.fileno(), bytes.as_mut_ptr().cast(), bytes.len()) }
-            == bytes.len() as isize
-        {}
+        while unsafe { libc::read(self.fileno(), bytes.as_mut_ptr().cast(), bytes.len()) } == bytes.len() as isize {}
     }
 }
 
@@ -72,11 +70,7 @@ mod tests {
     use super::*;
 
     fn is_readable(notify: &Notify) -> bool {
-        let mut poll = libc::pollfd {
-            fd: notify.fileno(),
-            events: libc::POLLIN,
-            revents: 0,
-        };
+        let mut poll = libc::pollfd { fd: notify.fileno(), events: libc::POLLIN, revents: 0 };
         // SAFETY: one valid pollfd.
         unsafe { libc::poll(&raw mut poll, 1, 0) == 1 }
     }

@@ -16,14 +16,8 @@ pub(crate) fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
 }
 
 fn message(payload: &(dyn Any + Send)) -> String {
-    let text = payload
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-    text.unwrap_or("panic without a message")
-        .lines()
-        .collect::<Vec<_>>()
-        .join(" ")
+    let text = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("panic without a message").lines().collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -35,9 +29,6 @@ mod tests {
         assert_eq!(caught(|| 7), Ok(7));
         assert_eq!(caught(|| panic!("a\nb")), Err::<(), _>("a b".into()));
         assert_eq!(caught(|| panic!("{}", 1)), Err::<(), _>("1".into()));
-        assert_eq!(
-            caught(|| std::panic::panic_any(7)),
-            Err::<(), _>("panic without a message".into())
-        );
+        assert_eq!(caught(|| std::panic::panic_any(7)), Err::<(), _>("panic without a message".into()));
     }
 }

@@ -76,11 +76,7 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     fn op<'a>(conn: ConnId, bytes: &'a [u8]) -> SendOp<'a> {
-        SendOp {
-            conn,
-            bytes,
-            outcome: Outcome::Gone,
-        }
+        SendOp { conn, bytes, outcome: Outcome::Gone }
     }
 
     #[test]
@@ -90,24 +86,15 @@ mod tests {
         let mut sockets = Sockets::default();
         sockets.put(conn, writer.into());
         let (large, mut gone) = (vec![7; 4 << 20], Vec::new());
-        let mut wire = SendLoop {
-            sockets: &mut sockets,
-            gone: &mut gone,
-        };
+        let mut wire = SendLoop { sockets: &mut sockets, gone: &mut gone };
         let mut batch = [op(conn, &large)];
         wire.send_batch(&mut batch);
-        let Outcome::Sent(sent) = batch[0].outcome else {
-            panic!("{:?}", batch[0].outcome)
-        };
+        let Outcome::Sent(sent) = batch[0].outcome else { panic!("{:?}", batch[0].outcome) };
         assert!(0 < sent && sent < large.len());
         let mut taken = vec![0; sent];
         reader.read_exact(&mut taken).unwrap();
         wire.send_batch(&mut batch);
-        assert_eq!(
-            batch[0].outcome,
-            Outcome::Sent(0),
-            "the poller has said nothing yet"
-        );
+        assert_eq!(batch[0].outcome, Outcome::Sent(0), "the poller has said nothing yet");
         wire.sockets.find(conn).unwrap().clear(BLOCKED);
         wire.send_batch(&mut batch);
         assert!(matches!(batch[0].outcome, Outcome::Sent(1..)));
@@ -122,11 +109,7 @@ mod tests {
         sockets.put(conn, writer.into());
         let mut gone = Vec::new();
         let mut batch = [op(conn, b"x"), op(stranger, b"x")];
-        SendLoop {
-            sockets: &mut sockets,
-            gone: &mut gone,
-        }
-        .send_batch(&mut batch);
+        SendLoop { sockets: &mut sockets, gone: &mut gone }.send_batch(&mut batch);
         assert_eq!([batch[0].outcome, batch[1].outcome], [Outcome::Gone; 2]);
         assert_eq!(gone, [conn]);
     }

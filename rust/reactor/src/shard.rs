@@ -12,7 +12,6 @@ use crate::clock::Clock;
 use crate::panics;
 use crate::send_loop::SendLoop;
 use crate::sockets::{BLOCKED, LISTED, READABLE, SHUT, Sockets};
-use crate::stats::Stats;
 use mio::event::Event as Readiness;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
@@ -20,7 +19,7 @@ use realtime_hub::{ConnId, Event, Hub, Now, Release, ShardCore};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// The waker's token; slots are below it.
@@ -38,9 +37,6 @@ pub(crate) struct Shared {
     pub(crate) hub: Arc<Hub>,
     pub(crate) bridge: Arc<Bridge>,
     pub(crate) clock: Arc<Clock>,
-    pub(crate) stats: Arc<Stats>,
-    /// Counts the times that pressure has gone: each shard then looks at all its sockets again.
-    pub(crate) reliefs: AtomicU64,
     pub(crate) stopping: AtomicBool,
 }
 
@@ -56,7 +52,6 @@ pub(crate) struct Shard {
     ready: Vec<ConnId>,
     buffer: Box<[u8]>,
     tick_due_ms: u64,
-    reliefs_seen: u64,
     /// Something was closed after the flush: the next turn must not wait.
     unsettled: bool,
     scratch: Scratch,
@@ -79,19 +74,12 @@ pub(crate) fn run(mut shard: Shard) {
     let index = shard.index;
     let run = panics::caught(move || shard.run());
     if let Err(what) = run.and_then(|ended| ended.map_err(|error| error.to_string())) {
-        bridge.fatal(format!(
-            "shard {index} failed: {what}; end the process and start it again"
-        ));
+        bridge.fatal(format!("shard {index} failed: {what}; end the process and start it again"));
     }
 }
 
 impl Shard {
-    pub(crate) fn new(
-        index: usize,
-        poll: Poll,
-        arrivals: Arc<Arrivals>,
-        shared: Arc<Shared>,
-    ) -> Self {
+    pub(crate) fn new(index: usize, poll: Poll, arrivals: Arc<Arrivals>, shared: Arc<Shared>) -> Self {
         Self {
             index,
             core: ShardCore::new(Arc::clone(&shared.hub), index),
@@ -103,7 +91,6 @@ impl Shard {
             ready: Vec::new(),
             buffer: vec![0; READ_BYTES].into_boxed_slice(),
             tick_due_ms: 0,
-            reliefs_seen: 0,
             unsettled: false,
             scratch: Scratch::default(),
         }
@@ -127,7 +114,6 @@ impl Shard {
         let now = self.shared.clock.now();
         self.take_readiness(now);
         self.take_arrivals(now);
-        self.take_relief();
         self.read_ready(now);
         if now.mono_ms >= self.tick_due_ms {
             self.tick_due_ms = now.mono_ms + TICK_MS;
@@ -148,10 +134,7 @@ impl Shard {
         if is_busy || !self.shared.hub.inbox(self.index).may_sleep() {
             return Duration::ZERO;
         }
-        Duration::from_millis(
-            self.tick_due_ms
-                .saturating_sub(self.shared.clock.now().mono_ms),
-        )
+        Duration::from_millis(self.tick_due_ms.saturating_sub(self.shared.clock.now().mono_ms))
     }
 
     fn take_readiness(&mut self, now: Now) {
@@ -189,15 +172,12 @@ impl Shard {
         for (fd, peer) in arrivals.drain(..) {
             let conn = self.core.open(peer, now);
             let raw = fd.as_raw_fd();
-            self.sockets.put(conn, fd);
+            if self.sockets.put(conn, fd) {
+                self.arrivals.left();
+            }
             let interest = Interest::READABLE | Interest::WRITABLE;
             let token = Token(conn.slot());
-            if self
-                .poll
-                .registry()
-                .register(&mut SourceFd(&raw), token, interest)
-                .is_err()
-            {
+            if self.poll.registry().register(&mut SourceFd(&raw), token, interest).is_err() {
                 // No memory for the poller: this peer cannot be served.
                 self.core.closed(conn, now);
             }
@@ -205,27 +185,8 @@ impl Shard {
         self.scratch.arrivals = arrivals;
     }
 
-    /// After pressure every socket with something to read is looked at again: the poller will not repeat itself.
-    fn take_relief(&mut self) {
-        let reliefs = self.shared.reliefs.load(Ordering::Acquire);
-        if reliefs == self.reliefs_seen {
-            return;
-        }
-        self.reliefs_seen = reliefs;
-        for socket in self.sockets.iter_mut() {
-            if socket.has(READABLE) && !socket.has(LISTED) {
-                socket.set(LISTED);
-                self.ready.push(socket.conn);
-            }
-        }
-    }
-
     fn may_read(&mut self, conn: ConnId) -> bool {
-        self.core.reads(conn)
-            || self
-                .sockets
-                .find(conn)
-                .is_some_and(|socket| socket.has(SHUT))
+        self.core.reads(conn) || self.sockets.find(conn).is_some_and(|socket| socket.has(SHUT))
     }
 
     fn list(&mut self, conn: ConnId) {
@@ -311,17 +272,15 @@ impl Shard {
     fn bytes_in(&mut self, conn: ConnId, count: usize, now: Now) {
         let Self { core, buffer, .. } = self;
         if panics::caught(|| core.bytes_in(conn, &mut buffer[..count], now)).is_err() {
-            self.shared.stats.panics.fetch_add(1, Ordering::Relaxed);
+            let panics = &self.shared.hub.counters().panics;
+            panics.fetch_add(1, Ordering::Relaxed);
             // A second panic here is a broken hub, and the thread's own catch tells of it.
             self.core.closed(conn, now);
         }
     }
 
     fn flush(&mut self, now: Now) {
-        let mut wire = SendLoop {
-            sockets: &mut self.sockets,
-            gone: &mut self.scratch.gone,
-        };
+        let mut wire = SendLoop { sockets: &mut self.sockets, gone: &mut self.scratch.gone };
         self.core.flush(&mut wire, now);
         self.unsettled = !self.scratch.gone.is_empty();
         for conn in self.scratch.gone.drain(..) {
@@ -364,11 +323,7 @@ impl Shard {
         let mut unpaused = std::mem::take(&mut self.scratch.unpaused);
         self.core.take_unpaused(&mut unpaused);
         for conn in unpaused.drain(..) {
-            if self
-                .sockets
-                .find(conn)
-                .is_some_and(|socket| socket.has(READABLE))
-            {
+            if self.sockets.find(conn).is_some_and(|socket| socket.has(READABLE)) {
                 self.list(conn);
             }
         }
@@ -379,13 +334,6 @@ impl Shard {
 /// Bytes that were there; 0 at the end of the stream.
 fn receive(fd: RawFd, buffer: &mut [u8]) -> io::Result<usize> {
     // SAFETY: `buffer` is writable for its length; the descriptor is the socket's, which lives through the call.
-    let count = unsafe {
-        libc::recv(
-            fd,
-            buffer.as_mut_ptr().cast(),
-            buffer.len(),
-            libc::MSG_DONTWAIT,
-        )
-    };
+    let count = unsafe { libc::recv(fd, buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_DONTWAIT) };
     usize::try_from(count).map_err(|_| io::Error::last_os_error())
 }

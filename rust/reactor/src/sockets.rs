@@ -49,12 +49,15 @@ pub(crate) struct Sockets {
 }
 
 impl Sockets {
-    pub(crate) fn put(&mut self, conn: ConnId, fd: OwnedFd) {
+    /// Keeps a socket; true when that closed another one. The hub may give a slot again before it has told that the
+    /// last connection in it is to be closed.
+    pub(crate) fn put(&mut self, conn: ConnId, fd: OwnedFd) -> bool {
         let slot = conn.slot();
         if slot >= self.slots.len() {
             self.slots.resize_with(slot + 1, || None);
         }
-        self.slots[slot] = Some(Socket { conn, fd, bits: 0 });
+        let bits = 0;
+        self.slots[slot].replace(Socket { conn, fd, bits }).is_some()
     }
 
     /// The socket in a slot, whoever's it is.
@@ -77,10 +80,6 @@ impl Sockets {
             _ => false,
         }
     }
-
-    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Socket> {
-        self.slots.iter_mut().flatten()
-    }
 }
 
 #[cfg(test)]
@@ -100,13 +99,22 @@ mod tests {
     fn a_stale_name_finds_nothing() {
         let (old, new) = (ConnId::new(0, 1, 5), ConnId::new(0, 2, 5));
         let mut sockets = Sockets::default();
-        sockets.put(old, fd());
+        assert!(!sockets.put(old, fd()));
         assert!(sockets.find(old).is_some());
         assert!(sockets.close(old));
-        sockets.put(new, fd());
+        assert!(!sockets.put(new, fd()));
         assert!(sockets.find(old).is_none());
         assert!(!sockets.close(old));
         assert_eq!(sockets.at(5).map(|socket| socket.conn), Some(new));
         assert!(sockets.at(6).is_none());
+    }
+
+    #[test]
+    fn a_slot_that_is_given_again_closes_its_last_socket() {
+        let (old, new) = (ConnId::new(0, 1, 0), ConnId::new(0, 2, 0));
+        let mut sockets = Sockets::default();
+        sockets.put(old, fd());
+        assert!(sockets.put(new, fd()));
+        assert!(!sockets.close(old), "it was counted already");
     }
 }

@@ -77,7 +77,7 @@ impl VirtualEngine {
         let _ = handle.hub.set(Arc::clone(&hub));
         Ok(Self {
             core: ShardCore::new(Arc::clone(&hub), 0),
-            log: LogWorker::new(log, Arc::clone(&hub), Arc::clone(&handle.stats)),
+            log: LogWorker::new(log, Arc::clone(&hub), Arc::clone(&handle.log_health)),
             handle,
             hub,
             links: Links::default(),
@@ -110,9 +110,7 @@ impl VirtualEngine {
     ) -> Result<usize, String> {
         let now = self.now();
         let (link, conn) = self.add_link(LinkClient::admitted());
-        let admitted = self
-            .core
-            .admit_as(conn, endpoint, user, grants, first_version, now);
+        let admitted = self.core.admit_as(conn, endpoint, user, grants, first_version, now);
         if admitted.is_err() {
             self.drop_link(link);
         }
@@ -147,10 +145,7 @@ impl VirtualEngine {
 
     /// Takes what arrived at the client, oldest first.
     pub fn client_receive(&mut self, link: usize) -> Vec<Received> {
-        self.links
-            .all
-            .get_mut(link)
-            .map_or_else(Vec::new, Link::take_received)
+        self.links.all.get_mut(link).map_or_else(Vec::new, Link::take_received)
     }
 
     /// Limits how fast the client reads; None: at once.
@@ -168,10 +163,7 @@ impl VirtualEngine {
             let moved = left.min(TICK_MS);
             left -= moved;
             self.handle.clock.advance(moved);
-            self.links
-                .all
-                .iter_mut()
-                .for_each(|link| link.advance(moved));
+            self.links.all.iter_mut().for_each(|link| link.advance(moved));
             let now = self.now();
             self.core.tick(now);
             while self.step() {}
@@ -274,12 +266,8 @@ impl VirtualEngine {
         let mut bytes: VecDeque<usize> = waiting.iter().map(request_bytes).collect();
         let clock = Arc::clone(&self.handle.clock);
         while !waiting.is_empty() {
-            let count = self
-                .log
-                .serve_next(&mut waiting, || clock.now(), &mut self.events);
-            self.handle
-                .requests
-                .answered(count, bytes.drain(..count).sum());
+            let count = self.log.serve_next(&mut waiting, || clock.now(), &mut self.events);
+            self.handle.requests.answered(count, bytes.drain(..count).sum());
         }
         happened
     }

@@ -1,0 +1,122 @@
+//! Bytes that do not fit, readers that do not read, a Python that does not keep up.
+
+use crate::client::{Arrived, Client};
+use crate::server::{Server, eventually};
+use realtime_hub::{Command, Event};
+use realtime_protocol::frame::Opcode;
+use serde_json::json;
+use std::sync::Arc;
+use std::time::Duration;
+
+#[test]
+fn a_message_larger_than_every_buffer_comes_back_whole() {
+    let server = Arc::new(Server::start(1, &json!({})));
+    let _echo = server.echoing();
+    let mut client = Client::connect(server.port(), "/raw");
+    let message: Vec<u8> = (0..8 << 20).map(|n: u32| (n % 251) as u8).collect();
+    let mut sender = client.stream.try_clone().unwrap();
+    let sent = message.clone();
+    let sending = std::thread::spawn(move || {
+        let mut frame = Vec::new();
+        realtime_protocol::frame::encode_masked_frame(Opcode::Binary, true, &sent, [9; 4], &mut frame);
+        std::io::Write::write_all(&mut sender, &frame).unwrap();
+    });
+    assert_eq!(client.next(), Arrived::Binary(message));
+    sending.join().unwrap();
+}
+
+#[test]
+fn many_small_messages_in_one_packet_are_answered_in_order() {
+    let server = Arc::new(Server::start(1, &json!({})));
+    let _echo = server.echoing();
+    let mut client = Client::connect(server.port(), "/raw");
+    let mut frames = Vec::new();
+    for n in 0..5_000 {
+        let text = n.to_string();
+        realtime_protocol::frame::encode_masked_frame(Opcode::Text, true, text.as_bytes(), [7; 4], &mut frames);
+    }
+    let mut sender = client.stream.try_clone().unwrap();
+    let sending = std::thread::spawn(move || std::io::Write::write_all(&mut sender, &frames).unwrap());
+    for n in 0..5_000 {
+        assert_eq!(client.next(), Arrived::Text(n.to_string()));
+    }
+    sending.join().unwrap();
+}
+
+#[test]
+fn a_reader_that_sleeps_costs_the_others_nothing() {
+    let server = Server::start(2, &json!({}));
+    let room = ["room:1".to_owned()];
+    let sleeper = Client::subscribed(server.port(), &room);
+    let mut reader = Client::subscribed(server.port(), &room);
+    let mut publisher = Client::connect(server.port(), "/ws");
+    let filler = "x".repeat(4_000);
+    // 40 MB: more than the kernel and every outbox take for one that does not read.
+    for n in 0..10_000 {
+        let data = json!({"n": n, "filler": filler});
+        publisher.command("publish", &json!({"channel": "room:1", "event": "tick", "data": data}));
+        assert_eq!(reader.expect("tick")["data"]["n"], n);
+    }
+    assert!(server.stat("dropped_slow") + server.stat("closed_slow") > 0);
+    assert!(server.stat("outbox_bytes") <= 2 << 20, "{}", server.stat("outbox_bytes"));
+    drop(sleeper);
+    eventually("end of the sleeper", || server.stat("outbox_bytes") == 0);
+}
+
+#[test]
+fn a_python_that_sleeps_leaves_bytes_in_the_kernel_and_loses_nothing() {
+    let limits = json!({"enabled": false, "events_waiting_max": 64});
+    let server = Server::start(2, &json!({"limits": limits}));
+    let clients: Vec<Client> = (0..8).map(|_| Client::connect(server.port(), "/raw")).collect();
+    let conns: Vec<_> = clients.iter().map(|_| server.opened()).collect();
+    let sending: Vec<_> = clients
+        .into_iter()
+        .map(|mut client| {
+            std::thread::spawn(move || {
+                (0..1_000).for_each(|n| client.send_text(&n.to_string()));
+                client
+            })
+        })
+        .collect();
+    let clients: Vec<Client> = sending.into_iter().map(|thread| thread.join().unwrap()).collect();
+    std::thread::sleep(Duration::from_millis(100));
+    let most = 64 + 8 * 64;
+    assert!(server.stat("messages_in") <= most, "{} messages read", server.stat("messages_in"));
+    let mut seen = vec![0; conns.len()];
+    for _ in 0..8_000 {
+        let (conn, payload) = server.wait_for(|event| match event {
+            Event::Raw { conn, payload, .. } => Some((*conn, payload.clone())),
+            _ => None,
+        });
+        let index = conns.iter().position(|known| *known == conn).unwrap();
+        assert_eq!(*payload, *seen[index].to_string().as_bytes());
+        seen[index] += 1;
+        server.submit(Command::Done { conn, count: 1 });
+    }
+    assert_eq!(seen, [1_000; 8]);
+    drop(clients);
+}
+
+#[test]
+fn without_credits_a_connection_is_not_read_on() {
+    let server = Server::start(1, &json!({}));
+    let mut client = Client::connect(server.port(), "/raw");
+    let conn = server.opened();
+    (0..500).for_each(|n| client.send_text(&n.to_string()));
+    let raw = |event: &Event| matches!(event, Event::Raw { .. }).then_some(());
+    (0..64).for_each(|_| server.wait_for(raw));
+    std::thread::sleep(Duration::from_millis(50));
+    assert!(server.engine.handle().drain(usize::MAX).is_empty(), "64 are under way");
+    for _ in 64..500 {
+        server.submit(Command::Done { conn, count: 1 });
+        if server.stat("messages_in") == 500 {
+            break;
+        }
+    }
+    server.submit(Command::Done { conn, count: 64 });
+    eventually("rest", || {
+        let count = server.engine.handle().drain(usize::MAX).len() as u16;
+        server.submit(Command::Done { conn, count });
+        server.stat("messages_in") == 500
+    });
+}

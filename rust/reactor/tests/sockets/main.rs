@@ -1,0 +1,9 @@
+//! The engine over real sockets on loopback.
+
+mod client;
+mod endings;
+mod fan_out;
+mod flow;
+mod log;
+mod server;
+mod start;
