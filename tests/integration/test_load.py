@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.kit import ROOT, Server, token_for
+from tests.kit import ROOT, Server, eventually, token_for
 
 pytestmark = [pytest.mark.alone, pytest.mark.timeout(300)]
 
@@ -38,22 +38,9 @@ def _many_descriptors() -> Iterator[None]:
 async def generate(server: Server, workload: str, *arguments: str) -> tuple[int, dict[str, Any]]:
     """Run the generator against a server; return its exit code and what it counted."""
     token = token_for("load", channels=RIGHTS)
-    process = await asyncio.create_subprocess_exec(
-        *[
-            GENERATOR,
-            "--url",
-            server.url,
-            "--token",
-            token,
-            "--pid",
-            str(server.pid),
-            "--workload",
-            workload,
-            *arguments,
-        ],
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
+    given = ("--url", server.url, "--token", token, "--pid", str(server.pid), "--workload", workload)
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(GENERATOR, *given, *arguments, stdout=pipe, stderr=pipe)
     out, err = await asyncio.wait_for(process.communicate(), 240)
     lines = out.decode().splitlines()
     assert process.returncode is not None
@@ -99,16 +86,14 @@ async def test_every_acknowledged_message_of_a_load_is_there_after_kill_9(
         record = tmp_path / "acknowledged"
         options = ("--connections", "1000", "--channels", "100", "--rate", "10000", "--seconds", "60")
         running = asyncio.create_task(generate(server, "send", *options, "--record", str(record)))
-        async with asyncio.timeout(60):
-            while not record.exists() or record.stat().st_size < 1_000_000:
-                await asyncio.sleep(0.05)
+        await eventually(lambda: record.exists() and record.stat().st_size > 1_000_000, timeout_s=60)
         server.kill()
         code, _ = await running
         assert code == 3, "the generator says that the server went away"
         acknowledged: dict[str, dict[int, str]] = defaultdict(dict)
         for line in record.read_text().splitlines():
-            conversation, number, client_message_id = line.split(",")
-            acknowledged[conversation][int(number)] = client_message_id
+            conversation, numbered, client_message_id = line.split(",")
+            acknowledged[conversation][int(numbered)] = client_message_id
         await server.start()
         async with await server.connect("checker", channels=RIGHTS) as checker:
             epoch = (await checker.subscribe("conversation:none"))["position"]["epoch"]

@@ -16,9 +16,9 @@ pytestmark = [pytest.mark.alone, pytest.mark.timeout(300)]
 
 def build_wheel(folder: Path) -> Path:
     """Build the wheel as a release does, with the engine's profile of the tests so that nothing is compiled twice."""
-    maturin = REALTIME.with_name("maturin")
-    command = [maturin, "build", "--locked", "--profile", "ci", "--interpreter", REALTIME.with_name("python")]
-    done = subprocess.run([*command, "--out", folder], cwd=ROOT, capture_output=True, text=True, check=False)
+    maturin, python = str(REALTIME.with_name("maturin")), str(REALTIME.with_name("python"))
+    command = [maturin, "build", "--locked", "--profile", "ci", "--interpreter", python, "--out", str(folder)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     (wheel,) = folder.glob("*.whl")
     return wheel
@@ -30,10 +30,16 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     wheel = build_wheel(folder)
     venv.create(folder / "venv", with_pip=True)
-    pip = [folder / "venv" / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "--require-hashes", "-r", ROOT / "requirements" / "run.txt"], check=True)
-    subprocess.run([*pip, "--no-index", wheel], check=True)
+    pip = [str(folder / "venv" / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "--require-hashes", "-r", str(ROOT / "requirements" / "run.txt")], check=True)
+    subprocess.run([*pip, "--no-index", str(wheel)], check=True)
     return folder / "venv" / "bin" / "realtime"
+
+
+def token_of(command: Path, env: dict[str, str]) -> str:
+    """Return what `realtime token --user alice` prints."""
+    made = subprocess.run([command, "token", "--user", "alice"], env=env, capture_output=True, text=True, check=True)
+    return made.stdout.strip()
 
 
 def test_wheel_holds_the_engine_the_stub_and_the_playground(tmp_path: Path) -> None:
@@ -50,17 +56,10 @@ async def test_wheel_in_a_clean_environment_serves_the_same(installed: Path, tmp
     server = Server(tmp_path / "server", sets=sets, secret=None, api=True, command=[installed])
     async with server:
         secret = (server.data_dir / "secret").read_text().strip()
-        made = await asyncio.to_thread(
-            subprocess.run,
-            [installed, "token", "--user", "alice"],
-            cwd=tmp_path,
-            env=os.environ | {"REALTIME_DATA_DIR": str(server.data_dir)},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert secret not in made.stdout
-        async with await server.connect(token=made.stdout.strip(), established=False) as alice:
+        env = os.environ | {"REALTIME_DATA_DIR": str(server.data_dir)}
+        made = await asyncio.to_thread(token_of, installed, env)
+        assert secret not in made
+        async with await server.connect(token=made, established=False) as alice:
             assert (await alice.receive())["data"]["userId"] == "alice"
             await alice.subscribe("conversation:1")
             await alice.say("1", "from the wheel")
