@@ -86,8 +86,8 @@ def serve(
     """Serve an app until SIGTERM or SIGINT."""
     settings = load(config, sets or ())
     if reload:
-        arguments = [argument for argument in sys.argv[2:] if argument != "--reload"]
-        raise typer.Exit(reloading.supervise(arguments, watched(target)))
+        arguments = [argument for argument in sys.argv[1:] if argument != "--reload"]
+        raise typer.Exit(reloading.supervise([sys.executable, "-m", "realtime", *arguments], watched(target)))
     raise typer.Exit(run(load_app(target), settings))
 
 

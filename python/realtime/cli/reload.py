@@ -19,9 +19,8 @@ _SUFFIXES = (".py", ".toml")
 _PASSED_OVER = frozenset({"node_modules", "__pycache__", "target", "venv", "site-packages"})
 
 
-def supervise(arguments: Sequence[str], directory: Path) -> int:
-    """Serve by `realtime serve` with `arguments`, again after each change below `directory`; return the exit code."""
-    command = [sys.executable, "-m", "realtime", "serve", *arguments]
+def supervise(command: Sequence[str], directory: Path) -> int:
+    """Run `command`, again after each change below `directory`, until SIGTERM or SIGINT; return the exit code."""
     ending = _on_signals()
     child = _start(command)
     seen = snapshot(directory)

@@ -124,7 +124,7 @@ def _known(path: str, source: str) -> Key:
     key = ALL.get(path)
     if key is not None:
         return key
-    near = difflib.get_close_matches(path, [*ALL, *SECTIONS], n=1, cutoff=0.7)
+    near = difflib.get_close_matches(path, ALL if "." in path else [*ALL, *SECTIONS], n=1, cutoff=0.7)
     section = path.partition(".")[0]
     if near:
         advice = f"did you mean {near[0]}?"

@@ -63,7 +63,7 @@ def test_an_http_side_that_is_off_may_name_any_address(tmp_path: Path) -> None:
         ("10.0.0.1", False),
     ],
 )
-def test_loopback_is_an_address_of_this_machine_alone(host: str, loopback: bool) -> None:  # noqa: FBT001
+def test_loopback_is_an_address_of_this_machine_alone(host: str, loopback: bool) -> None:
     assert is_loopback(host) is loopback
 
 
