@@ -1,8 +1,8 @@
 """A real-time edge: Python decides, a Rust engine moves the bytes.
 
 This package's public names. `Realtime` is an app, `Session` one connection of a user, `Refused` the error that a
-handler answers with. `realtime.handlers.Conversations` is the built-in app, `realtime.testing.TestApp` runs an app
-without a port. Everything else is found in its own module.
+handler answers with, `Conversations` the built-in app. `realtime.testing.TestApp` runs an app without a port.
+Everything else is found in its own module.
 
 Importing fails with one line where the compiled engine is missing, or where another distribution has installed a
 package of the same name into this one.
@@ -39,9 +39,11 @@ from realtime.broadcaster import Publication, Publishing  # noqa: E402
 from realtime.codes import CloseCode  # noqa: E402
 from realtime.connections import Session  # noqa: E402
 from realtime.errors import NotRunning, PublishFailed, Refused  # noqa: E402
+from realtime.handlers import Conversations  # noqa: E402
 
 __all__ = [
     "CloseCode",
+    "Conversations",
     "Grant",
     "Identity",
     "Module",

@@ -87,7 +87,7 @@ class Grant:
         return f"Grant({', '.join(map(repr, self.rights))})"
 
 
-class Identity(Struct, frozen=True, kw_only=True):
+class Identity(Struct, frozen=True):
     """Who an `authenticate` hook says a caller is.
 
     Args:

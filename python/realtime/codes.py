@@ -1,12 +1,14 @@
 """The two tables of codes: what an `error` event may say, and what a connection may be closed with.
 
-Both are part of the wire protocol. A code is never renamed and never reused. `retryable` tells a client whether the
-same command may succeed later without a change; a close code's range tells it whether to come back: below 4500 yes,
-from 4500 on no. The engine holds the same values (rust/protocol/src/close.rs); a test compares them.
+Both are part of the wire protocol: a code is never renamed and never reused. `RETRYABLE` tells whether the same command
+may succeed later without a change. A close code tells a client whether to come back; of ours those below 4500 say yes,
+the others no. The engine holds the same tables (rust/hub/src/compose.rs, rust/protocol/src/close.rs); a test compares
+them.
 
 Read by everything above; imports nothing.
 """
 
+from enum import IntEnum
 from types import MappingProxyType
 from typing import Final
 
@@ -27,38 +29,55 @@ RETRYABLE: Final = MappingProxyType(
         "unavailable": True,
         "overloaded": True,
         "draining": True,
-        "internal": False,
+        "internal": True,
     }
 )
 """Every code of the protocol and whether it is retryable unless its error says otherwise. An app may use its own."""
 
 
-class CloseCode:
-    """Codes that the server closes with (RFC 6455 §7.4, the IANA registry, and ours from 4000 on)."""
+class CloseCode(IntEnum):
+    """What a connection may be closed with (RFC 6455 §7.4, the IANA registry, and ours from 4000 on)."""
 
-    NORMAL: Final = 1000
-    GOING_AWAY: Final = 1001
-    PROTOCOL_ERROR: Final = 1002
-    UNSUPPORTED: Final = 1003
-    NO_STATUS: Final = 1005
-    ABNORMAL: Final = 1006
-    INVALID_DATA: Final = 1007
-    POLICY: Final = 1008
-    TOO_BIG: Final = 1009
-    INTERNAL: Final = 1011
-    RESTART: Final = 1012
-    SLOW_READER: Final = 4000
-    SILENT: Final = 4001
-    TOKEN_EXPIRED: Final = 4002
-    RATE_LIMITED: Final = 4003
-    BUSY: Final = 4005
-    TOKEN_REVOKED: Final = 4500
-    UNAUTHORIZED: Final = 4501
-    FORBIDDEN: Final = 4502
-    REMOVED: Final = 4503
-    REPLACED: Final = 4504
+    NORMAL = 1000
+    GOING_AWAY = 1001
+    PROTOCOL_ERROR = 1002
+    UNSUPPORTED_DATA = 1003
+    NO_STATUS = 1005
+    ABNORMAL = 1006
+    INVALID_PAYLOAD = 1007
+    POLICY_VIOLATION = 1008
+    MESSAGE_TOO_BIG = 1009
+    MANDATORY_EXTENSION = 1010
+    INTERNAL_ERROR = 1011
+    SERVICE_RESTART = 1012
+    TRY_AGAIN_LATER = 1013
+    BAD_GATEWAY = 1014
+    TLS_HANDSHAKE = 1015
+    SLOW_READER = 4000
+    SILENT = 4001
+    TOKEN_EXPIRED = 4002
+    RATE_LIMITED = 4003
+    BUSY = 4005
+    TOKEN_REVOKED = 4500
+    UNAUTHORIZED = 4501
+    FORBIDDEN = 4502
+    REMOVED = 4503
+    REPLACED = 4504
+
+    @property
+    def may_come_back(self) -> bool:
+        """Whether a client should connect again by itself."""
+        return self not in _STAY_AWAY and self < CloseCode.TOKEN_REVOKED
 
 
-def may_come_back(code: int) -> bool:
-    """Whether a client that was closed with `code` should connect again; only 1000 and 4500..4999 say no."""
-    return code != CloseCode.NORMAL and not 4500 <= code <= 4999
+_STAY_AWAY: Final = frozenset(
+    {
+        CloseCode.NORMAL,
+        CloseCode.PROTOCOL_ERROR,
+        CloseCode.UNSUPPORTED_DATA,
+        CloseCode.INVALID_PAYLOAD,
+        CloseCode.POLICY_VIOLATION,
+        CloseCode.MESSAGE_TOO_BIG,
+        CloseCode.MANDATORY_EXTENSION,
+    }
+)

@@ -178,7 +178,10 @@ def _mirrored(annotation: Any, described: inspect.DataclassType | inspect.TypedD
     def decode_mirrored(data: bytes) -> Any:
         decoded = decode(data)
         members = {name: value for name in names if (value := getattr(decoded, name)) is not UNSET}
-        return build(**members)
+        try:
+            return build(**members)
+        except (TypeError, ValueError) as error:
+            raise msgspec.ValidationError(str(error)) from error
 
     return decode_mirrored
 

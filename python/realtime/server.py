@@ -351,7 +351,7 @@ class Server:
             log.error("the log was not flushed within %d ms; what it had not acknowledged may be lost", left_ms)
         await _take_all(control)
         control.submit()
-        engine.close_all(CloseCode.RESTART, "server restarting")
+        engine.close_all(CloseCode.SERVICE_RESTART, "server restarting")
         left_ms = max(100, round((deadline_s - time.monotonic()) * 1000))
         await asyncio.to_thread(engine.stop, left_ms)
         await _take_all(control)

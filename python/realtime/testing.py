@@ -405,7 +405,7 @@ class TestApp:
         await self.settle()
         await control.router.finish(self.settings.drain.grace_s)
         for session in control.connections:
-            session.close(CloseCode.RESTART, "server restarting")
+            session.close(CloseCode.SERVICE_RESTART, "server restarting")
         await self.settle()
         for peer in self._peers:
             peer.drop()

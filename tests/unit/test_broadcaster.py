@@ -1,0 +1,233 @@
+"""Publishing: the commands that it becomes, and what can be awaited."""
+
+import asyncio
+import threading
+from typing import Any
+
+import msgspec
+import pytest
+
+from realtime import Publication, Publishing, PublishFailed, Realtime, _engine
+from realtime.config import LimitSettings, Settings
+from tests.unit.engine import Half
+
+
+def make_half() -> Half:
+    app = Realtime()
+    app.policy("ledger:*", durable=True)
+    app.policy("feed:*", history=10)
+    return Half(app, Settings(limits=LimitSettings(publication_bytes_max=100)))
+
+
+def outcome(ticket: int, offset: int = 1, data: bytes | None = b"{}", error: str | None = None) -> tuple[Any, ...]:
+    return (_engine.PUBLISHED, ticket, offset, False, data, error)
+
+
+async def test_a_volatile_publish_is_one_command_and_has_no_outcome() -> None:
+    half = make_half()
+    publishing = half.app.publish("feed:1", "tick", {"n": 1}, user="ann", key="k")
+    assert half.engine.named("publish") == [("feed:1", "tick", b'{"n":1}', "ann", "k", None, False, False)]
+    assert await publishing is None
+    assert publishing.result() is None
+    assert half.control.broadcaster.waiting == 0
+
+
+async def test_json_that_is_ready_is_passed_on_as_it_is() -> None:
+    half = make_half()
+    half.app.publish("feed:1", "tick", b"[1]")
+    assert half.engine.named("publish")[0][2] == b"[1]"
+
+
+async def test_a_durable_publish_gives_its_publication_when_it_is_committed() -> None:
+    half = make_half()
+    publishing = half.app.publish("ledger:1", "line", {"n": 1}, dedupe="d", number=True)
+    assert half.engine.named("publish") == [("ledger:1", "line", b'{"n":1}', None, None, "d", True, True)]
+    waiting = asyncio.ensure_future(_awaited(publishing))
+    await half.settle()
+    assert not waiting.done()
+    half.take((_engine.PUBLISHED, 1, 42, True, b'{"n":1,"number":42}', None))
+    publication = await waiting
+    assert publication == Publication("ledger:1", 42, msgspec.Raw(b'{"n":1,"number":42}'), True)
+    assert publication is not None
+    assert publication.decode() == {"n": 1, "number": 42}
+    assert await publishing == publication
+    assert half.control.broadcaster.waiting == 0
+
+
+async def _awaited(publishing: Publishing) -> Publication | None:
+    return await publishing
+
+
+async def test_a_publish_that_failed_raises_its_code() -> None:
+    half = make_half()
+    publishing = half.app.publish("ledger:1", "line", {})
+    waiting = asyncio.ensure_future(_awaited(publishing))
+    await half.settle()
+    half.take(outcome(1, error="unavailable"))
+    with pytest.raises(PublishFailed, match="publish to ledger:1 failed: unavailable") as caught:
+        await waiting
+    assert (caught.value.code, caught.value.retryable) == ("unavailable", True)
+
+
+async def test_a_failure_that_nobody_waits_for_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    half = make_half()
+    half.app.publish("ledger:1", "line", {})
+    half.take(outcome(1, error="unavailable"))
+    assert "publish to ledger:1 failed: unavailable; nobody was waiting for it" in caplog.text
+
+
+async def test_an_event_over_the_limit_is_refused_before_anything_is_sent() -> None:
+    half = make_half()
+    with pytest.raises(PublishFailed, match=r"too_large: 102 bytes exceed limits.publication_bytes_max=100"):
+        half.app.publish("feed:1", "tick", "x" * 100)
+    assert half.engine.calls == []
+
+
+@pytest.mark.parametrize("channel", ["", "a b", "a" * 129, "*"])
+async def test_what_is_no_channel_is_refused(channel: str) -> None:
+    half = make_half()
+    with pytest.raises(ValueError, match="is not a channel; use 1 to 128"):
+        half.app.publish(channel, "tick", {})
+
+
+async def test_an_awaiter_that_was_cancelled_does_not_stop_the_others() -> None:
+    half = make_half()
+    publishing = half.app.publish("ledger:1", "line", {})
+    one, other = (asyncio.ensure_future(_awaited(publishing)) for _ in range(2))
+    await half.settle()
+    one.cancel()
+    await half.settle()
+    half.take(outcome(1))
+    assert (await other) is not None
+
+
+async def test_a_thread_publishes_submits_at_once_and_waits_for_the_outcome() -> None:
+    half = make_half()
+    results: list[object] = []
+
+    def work() -> None:
+        publishing = half.app.publish("ledger:1", "line", {})
+        results.append(half.engine.submitted)
+        results.append(publishing.result(timeout_s=5))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    while half.control.broadcaster.waiting == 0:
+        await asyncio.sleep(0.001)
+    half.take(outcome(1, offset=9))
+    await asyncio.to_thread(thread.join)
+    publication = results[1]
+    assert results[0] == 1
+    assert isinstance(publication, Publication)
+    assert publication.offset == 9
+
+
+async def test_a_thread_that_waits_too_long_is_told() -> None:
+    half = make_half()
+    publishing = half.app.publish("ledger:1", "line", {})
+    with pytest.raises(TimeoutError, match="not committed after 0.01 s"):
+        await asyncio.to_thread(publishing.result, 0.01)
+
+
+async def test_the_loops_thread_cannot_wait_for_itself() -> None:
+    half = make_half()
+    with pytest.raises(RuntimeError, match="await the publish instead"):
+        half.app.publish("ledger:1", "line", {}).result()
+
+
+async def test_a_volatile_publish_waits_for_room_in_the_engine() -> None:
+    half = make_half()
+    half.engine.behind = True
+    waiting = asyncio.ensure_future(_awaited(half.app.publish("feed:1", "tick", {})))
+    await half.settle()
+    assert not waiting.done()
+    half.engine.behind = False
+    assert await waiting is None
+
+
+async def test_what_has_no_outcome_at_the_end_fails() -> None:
+    half = make_half()
+    waiting = asyncio.ensure_future(_awaited(half.app.publish("ledger:1", "line", {})))
+    await half.settle()
+    half.control.end()
+    with pytest.raises(PublishFailed, match="unavailable"):
+        await waiting
+
+
+async def test_commands_outside_of_a_batch_are_submitted_once_in_the_next_turn() -> None:
+    half = make_half()
+    half.app.publish("feed:1", "tick", {})
+    half.app.publish("feed:2", "tick", {})
+    assert half.engine.submitted == 0
+    await half.settle()
+    assert half.engine.submitted == 1
+
+
+def frames(half: Half, name: str) -> list[Any]:
+    return [(*call[:-1], msgspec.json.decode(call[-1])) for call in half.engine.named(name)]
+
+
+STAMP = "1970-01-01T00:16:40.000Z"
+
+
+async def test_everybody_a_user_and_a_session_can_be_told() -> None:
+    half = make_half()
+    half.open(1, "ann")
+    half.open(2, "ann")
+    half.engine.calls.clear()
+    broadcaster = half.app.broadcaster
+    broadcaster.to_all("news", {"a": 1})
+    assert broadcaster.to_user("ann", "news", 2) == 2
+    assert broadcaster.to_user("nobody", "news", 3) == 0
+    broadcaster.to_session(half.app.connections.by_user("ann")[0], "news", 4)
+    broadcaster.to_channels(["a", "b"], "news", 5)
+    assert frames(half, "send_all") == [({"type": "news", "data": {"a": 1}, "timestamp": STAMP},)]
+    assert frames(half, "send_many") == [([1, 2], {"type": "news", "data": 2, "timestamp": STAMP})]
+    assert frames(half, "send_text") == [(1, {"type": "news", "data": 4, "timestamp": STAMP})]
+    assert frames(half, "publish_union") == [(["a", "b"], {"type": "news", "data": 5, "timestamp": STAMP})]
+
+
+async def test_the_protocols_own_events_have_their_shapes() -> None:
+    half = make_half()
+    half.open(1, "ann")
+    half.engine.calls.clear()
+    broadcaster = half.app.broadcaster
+    broadcaster.new_message("7", {"content": "hi"}, user="ann", dedupe="c1")
+    broadcaster.conversation_updated("7", {"title": "x"})
+    broadcaster.to_conversation("7", "poll_opened", {})
+    broadcaster.to_channel("feed:1", "tick", {}, user="ann")
+    broadcaster.file_processing("ann", "f1", 50, "scanning")
+    file = b'{"fileId":"f1","progress":50,"status":"scanning"}'
+    assert half.engine.named("publish") == [
+        ("conversation:7", "new_message", b'{"content":"hi"}', "ann", None, "c1", True, False),
+        ("conversation:7", "conversation_updated", b'{"title":"x"}', None, None, None, False, False),
+        ("conversation:7", "poll_opened", b"{}", None, None, None, False, False),
+        ("feed:1", "tick", b"{}", "ann", None, None, False, False),
+        ("file:f1", "file_processing_update", file, None, "f1", None, False, False),
+    ]
+    assert frames(half, "send_many")[0][1]["type"] == "file_processing_update"
+    broadcaster.typing("7", "ann", is_typing=True)
+    assert frames(half, "publish_union") == [
+        (
+            ["conversation:7"],
+            {
+                "type": "typing_indicator",
+                "data": {"userId": "ann", "isTyping": True},
+                "timestamp": STAMP,
+                "conversationId": "7",
+                "userId": "ann",
+                "channel": "conversation:7",
+            },
+        )
+    ]
+
+
+async def test_presence_is_told_to_everybody_or_to_channels_and_the_user() -> None:
+    half = make_half()
+    half.open(1, "ann")
+    half.engine.calls.clear()
+    half.app.broadcaster.user_presence("bob", "online")
+    half.app.broadcaster.user_presence("ann", "offline", ["a"])
+    frame = {"type": "user_presence", "data": {"userId": "bob", "status": "online"}, "timestamp": STAMP, "userId": "bob"}
+    assert frames(half, "send_all") == [(frame,)]
+    assert [call[0] for call in half.engine.calls] == ["send_all", "publish_union", "send_many"]

@@ -1,0 +1,150 @@
+"""Who is online, as told to others; times are given, nothing is sent."""
+
+from realtime.presence import GONE_MAX, Change, Presence, Switch
+
+
+class World:
+    """Counts sessions as `connections` does."""
+
+    def __init__(self, grace_ms: int = 5000, everyone_max: int = 1000) -> None:
+        self.presence = Presence(grace_ms, everyone_max)
+        self.sessions: dict[str, int] = {}
+        self.now_ms = 0
+
+    def open(self, user: str) -> list[Change | Switch]:
+        self.sessions[user] = self.sessions.get(user, 0) + 1
+        return self.presence.opened(user, first=self.sessions[user] == 1, sessions=sum(self.sessions.values()))
+
+    def close(self, user: str, code: int = 1000, channels: tuple[str, ...] = ()) -> list[Change | Switch]:
+        self.sessions[user] -= 1
+        return self.presence.closed(
+            user,
+            last=self.sessions[user] == 0,
+            code=code,
+            channels=channels,
+            sessions=sum(self.sessions.values()),
+            now_ms=self.now_ms,
+        )
+
+    def advance(self, ms: int) -> list[Change | Switch]:
+        self.now_ms += ms
+        return self.presence.due(self.now_ms)
+
+
+def test_a_user_is_online_from_the_first_session_to_the_last() -> None:
+    world = World()
+    assert world.open("ann") == [Change("ann", "online", None)]
+    assert world.open("ann") == []
+    assert world.close("ann") == []
+    assert world.close("ann") == [Change("ann", "offline", None)]
+
+
+def test_a_goodbye_counts_at_once_and_a_lost_connection_after_the_grace() -> None:
+    world = World()
+    world.open("ann")
+    assert world.close("ann", code=1006) == []
+    assert world.presence.next_ms() == 5000
+    assert world.advance(4999) == []
+    assert world.advance(1) == [Change("ann", "offline", None)]
+    assert world.presence.next_ms() is None
+
+
+def test_nothing_is_told_of_a_blip() -> None:
+    world = World()
+    world.open("ann")
+    assert world.close("ann", code=1006) == []
+    assert world.advance(4000) == []
+    assert world.open("ann") == []
+    assert world.advance(60_000) == []
+
+
+def test_a_second_blip_has_a_grace_of_its_own() -> None:
+    world = World()
+    world.open("ann")
+    world.close("ann", code=1006)
+    world.advance(4000)
+    world.open("ann")
+    world.close("ann", code=1006)
+    assert world.advance(4000) == []
+    assert world.advance(1000) == [Change("ann", "offline", None)]
+
+
+def test_a_goodbye_after_a_blip_counts_at_once() -> None:
+    world = World()
+    world.open("ann")
+    world.close("ann", code=1006)
+    world.open("ann")
+    assert world.close("ann", code=1000) == [Change("ann", "offline", None)]
+
+
+def test_users_leave_in_the_order_of_their_deadlines() -> None:
+    world = World()
+    for user in ("ann", "bob", "cyd"):
+        world.open(user)
+    world.close("bob", code=1006)
+    world.advance(1)
+    world.close("ann", code=4000)
+    world.open("bob")
+    world.close("bob", code=1001)
+    world.advance(1)
+    world.close("cyd", code=1011)
+    assert world.advance(5000) == [
+        Change("ann", "offline", None),
+        Change("bob", "offline", None),
+        Change("cyd", "offline", None),
+    ]
+
+
+def test_without_a_grace_every_end_counts_at_once() -> None:
+    world = World(grace_ms=0)
+    world.open("ann")
+    assert world.close("ann", code=1006) == [Change("ann", "offline", None)]
+
+
+def test_above_the_limit_only_those_who_share_a_channel_are_told() -> None:
+    world = World(everyone_max=10)
+    for number in range(10):
+        assert world.open(f"u{number}") == [Change(f"u{number}", "online", None)]
+    assert world.open("ann") == [Switch("shared"), Change("ann", "online", ())]
+    assert world.close("u0", channels=("a", "b")) == [Change("u0", "offline", ("a", "b"))]
+
+
+def test_whoever_was_told_offline_is_told_online_again() -> None:
+    world = World(everyone_max=1)
+    world.open("ann")
+    world.open("bob")
+    world.open("cyd")
+    assert world.close("ann", code=1006, channels=("a",)) == []
+    assert world.advance(5000) == [Change("ann", "offline", ("a",))]
+    assert world.open("ann") == [Change("ann", "online", ("a",))]
+    assert world.close("ann", channels=("b",)) == [Change("ann", "offline", ("b",))]
+
+
+def test_everybody_is_told_again_below_nine_tenths_of_the_limit() -> None:
+    world = World(everyone_max=10)
+    for number in range(11):
+        world.open(f"u{number}")
+    assert world.close("u0") == [Change("u0", "offline", ())]
+    assert world.close("u1") == [Change("u1", "offline", ())]
+    assert world.presence.mode == "shared"
+    assert world.close("u2") == [Switch("everyone"), Change("u2", "offline", None)]
+    assert world.open("u2") == [Change("u2", "online", None)]
+
+
+def test_a_count_that_hangs_about_the_limit_switches_once() -> None:
+    world = World(everyone_max=10)
+    for number in range(10):
+        world.open(f"u{number}")
+    told = [notice for _ in range(20) for notice in (*world.open("ann"), *world.close("ann"))]
+    assert [notice for notice in told if isinstance(notice, Switch)] == [Switch("shared")]
+
+
+def test_only_so_many_who_went_are_remembered() -> None:
+    world = World(everyone_max=1)
+    world.open("a")
+    world.open("b")
+    for number in range(GONE_MAX + 1):
+        world.open(f"u{number}")
+        world.close(f"u{number}", channels=("c",))
+    assert world.open("u0") == [Change("u0", "online", ())]
+    assert world.open(f"u{GONE_MAX}") == [Change(f"u{GONE_MAX}", "online", ("c",))]
