@@ -15,6 +15,7 @@ pub trait LogQueue: Send + Sync {
 }
 
 /// One thing for the log.
+#[allow(missing_docs, reason = "the variant and the field's name say it")]
 #[derive(Debug)]
 pub enum LogRequest {
     /// Store an event; `received_wall_ms` becomes its time.
@@ -26,6 +27,7 @@ pub enum LogRequest {
 }
 
 /// Who waits for a page.
+#[allow(missing_docs, reason = "the variant and the field's name say it")]
 #[derive(Debug)]
 pub enum PagePurpose {
     /// A member that replays.

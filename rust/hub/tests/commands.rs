@@ -1,0 +1,305 @@
+//! The protocol's tables of inputs and answers, letter by letter, without a socket.
+
+mod world;
+
+use realtime_hub::{Command, Event};
+use serde_json::{Value, json};
+use world::{Got, World};
+
+fn error_of(answers: &[Value]) -> (&str, &str) {
+    let [answer] = answers else { panic!("not one answer: {answers:?}") };
+    assert_eq!(answer["type"], "error");
+    (answer["data"]["message"].as_str().unwrap(), answer["data"]["code"].as_str().unwrap())
+}
+
+#[test]
+fn what_is_no_message_is_answered_so() {
+    let mut world = World::new(1);
+    let ann = world.connect(0, "ann");
+    let deep = format!("{{\"type\":\"ping\",\"data\":{}{}}}", "[".repeat(64), "]".repeat(64));
+    let many_keys: Vec<String> = (0..1_025).map(|n| format!("\"k{n}\":1")).collect();
+    let many_keys = format!("{{\"type\":\"ping\",\"data\":{{{}}}}}", many_keys.join(","));
+    for text in [
+        "",
+        "nonsense",
+        "null",
+        "[]",
+        "\"ping\"",
+        "42",
+        "{",
+        "{\"type\":\"ping\"} x",
+        "{\"type\":\"ping\",}",
+        "{\"type\":\"ping\",\"type\":\"ping\"}",
+        "{\"type\":\"ping\",\"data\":{\"a\":1,\"\\u0061\":2}}",
+        "{\"type\":\"ping\",\"data\":NaN}",
+        "{\"type\":\"ping\",\"data\":1e400}",
+        "{\"type\":\"ping\",\"data\":01}",
+        "{\"type\":\"ping\",\"data\":9007199254740993}",
+        "{\"type\":\"ping\",\"data\":\"\u{1}\"}",
+        &deep,
+        &many_keys,
+    ] {
+        let answers = world.ask(ann, text);
+        assert_eq!(error_of(&answers), ("Invalid message format", "invalid_message"), "{text:.40}");
+    }
+    for (text, path) in [
+        ("{\"type\":7}", "type"),
+        ("{\"type\":\"ping\",\"id\":1.5}", "id"),
+        ("{\"type\":\"ping\",\"id\":null}", "id"),
+        ("{\"type\":\"subscribe\",\"data\":{\"channel\":\"a b\"}}", "data.channel"),
+        ("{\"type\":\"subscribe\",\"data\":{\"channel\":7}}", "data.channel"),
+        ("{\"type\":\"subscribe\",\"data\":{\"channel\":\"news:1\",\"last\":1001}}", "data.last"),
+        (
+            "{\"type\":\"subscribe\",\"data\":{\"channel\":\"news:1\",\"position\":{\"offset\":1}}}",
+            "data.position.epoch",
+        ),
+        ("{\"type\":\"typing_start\",\"data\":{}}", "data.conversationId"),
+        ("{\"type\":\"typing_start\",\"data\":{\"conversationId\":\"a b\"}}", "data.conversationId"),
+    ] {
+        let answers = world.ask(ann, text);
+        assert_eq!(error_of(&answers).1, "invalid_message", "{text}");
+        assert_eq!(answers[0]["data"]["path"], path, "{text}");
+    }
+}
+
+#[test]
+fn unknown_types_are_named_and_cut() {
+    let mut world = World::new(1);
+    let ann = world.connect(0, "ann");
+    let long = "x".repeat(100);
+    for (text, message) in [
+        ("{}".to_owned(), "Unknown message type: undefined".to_owned()),
+        ("{\"type\":\"dance\"}".to_owned(), "Unknown message type: dance".to_owned()),
+        (format!("{{\"type\":\"{long}\"}}"), format!("Unknown message type: {}", &long[..64])),
+        ("{\"type\":\"a\\n\\u0000b\"}".to_owned(), "Unknown message type: ab".to_owned()),
+    ] {
+        let answers = world.ask(ann, &text);
+        assert_eq!(error_of(&answers), (&*message, "unknown_type"));
+    }
+}
+
+#[test]
+fn ids_come_back_as_they_were() {
+    let mut world = World::new(1);
+    let ann = world.connect(0, "ann");
+    for id in [json!("a"), json!(7), json!(-3), json!("\u{fc}"), json!(9_007_199_254_740_992_u64)] {
+        let answers = world.ask(ann, &json!({"type": "ping", "id": id}).to_string());
+        assert_eq!((&answers[0]["type"], &answers[0]["id"]), (&json!("pong"), &id));
+        assert!(answers[0]["data"]["timestamp"].as_str().unwrap().ends_with('Z'));
+    }
+    let answers = world.ask(ann, "{\"type\":\"ping\"}");
+    assert_eq!(answers[0].get("id"), None);
+}
+
+#[test]
+fn lone_surrogates_become_the_replacement_character() {
+    let mut world = World::new(1);
+    let ann = world.connect(0, "ann");
+    world.ask(ann, "{\"type\":\"subscribe\",\"data\":{\"channel\":\"news:1\"}}");
+    let sent = "{\"type\":\"publish\",\"data\":{\"channel\":\"news:1\",\"event\":\"e\",\"data\":\"\\ud83d \\ud83d\\ude00 \\udc00\"}}";
+    let answers = world.ask(ann, sent);
+    assert_eq!(answers[0]["data"], "\u{fffd} \u{1f600} \u{fffd}");
+}
+
+#[test]
+fn subscribe_confirms_and_a_second_one_replays_nothing() {
+    let mut world = World::new(1);
+    let ann = world.connect(0, "ann");
+    let none = world.ask(ann, "{\"type\":\"subscribe\"}");
+    assert_eq!(error_of(&none), ("Channel is required for subscription", "invalid_message"));
+    world.publish("conversation:42", "new_message", &json!({"n": 1}));
+    let first =
+        world.ask(ann, "{\"type\":\"subscribe\",\"data\":{\"channel\":\"conversation:42\",\"last\":5},\"id\":1}");
+    let kinds: Vec<&str> = first.iter().map(|answer| answer["type"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["subscription_confirmed", "new_message"]);
+    assert_eq!(first[0]["data"]["position"], json!({"offset": 1, "epoch": "log-epoch"}));
+    assert_eq!(first[0]["data"]["replayed"], 1);
+    let second =
+        world.ask(ann, "{\"type\":\"subscribe\",\"data\":{\"channel\":\"conversation:42\",\"last\":5},\"id\":2}");
+    assert_eq!((second.len(), &second[0]["id"], &second[0]["data"]["replayed"]), (1, &json!(2), &json!(0)));
+}
+
+#[test]
+fn unsubscribe_is_confirmed_even_without_a_subscription() {
+    let mut world = World::new(1);
+    let ann = world.connect(0, "ann");
+    for data in [json!({"channel": "news:1"}), json!({}), Value::Null] {
+        let answers = world.ask(ann, &json!({"type": "unsubscribe", "data": data}).to_string());
+        assert_eq!(answers[0]["type"], "unsubscription_confirmed");
+    }
+    world.ask(ann, "{\"type\":\"subscribe\",\"data\":{\"channel\":\"news:1\"}}");
+    assert_eq!(world.hub.members("news:1"), 1);
+    let answers = world.ask(ann, "{\"type\":\"unsubscribe\",\"data\":{\"channel\":\"news:1\"},\"id\":\"u\"}");
+    assert_eq!((&answers[0]["data"]["channel"], &answers[0]["id"]), (&json!("news:1"), &json!("u")));
+    assert_eq!((world.hub.members("news:1"), world.hub.channels()), (0, 0));
+}
+
+#[test]
+fn rights_are_those_of_the_open_rules_and_of_hooks() {
+    let mut world = World::new(1);
+    let ann = world.connect(0, "ann");
+    let subscribe = |channel: &str| json!({"type": "subscribe", "data": {"channel": channel}, "id": 1}).to_string();
+    assert_eq!(world.ask(ann, &subscribe("user:ann"))[0]["type"], "subscription_confirmed");
+    assert_eq!(error_of(&world.ask(ann, &subscribe("user:bob"))).1, "forbidden");
+    assert_eq!(error_of(&world.ask(ann, &subscribe("secret:1"))).1, "forbidden");
+    world.take_events();
+    assert_eq!(world.ask(ann, &subscribe("poll:7")), Vec::<Value>::new());
+    let [Event::Authorize { conn, rule: 0, channel, right: "subscribe", raw, .. }] = &world.take_events()[..] else {
+        panic!("Python was not asked")
+    };
+    world.submit(Command::Grant {
+        conn: *conn,
+        channel: channel.clone(),
+        rights: vec!["subscribe".into()],
+        raw: raw.clone(),
+    });
+    world.run();
+    assert_eq!(world.take_json(ann)[0]["type"], "subscription_confirmed");
+}
+
+#[test]
+fn publish_needs_the_right_and_a_name_that_is_not_reserved() {
+    let mut world = World::new(1);
+    let (ann, bob) = (world.connect(0, "ann"), world.connect(0, "bob"));
+    world.ask(bob, "{\"type\":\"subscribe\",\"data\":{\"channel\":\"news:1\"}}");
+    let answers = world.ask(
+        ann,
+        "{\"type\":\"publish\",\"data\":{\"channel\":\"news:1\",\"event\":\"e\",\"data\":{\"x\":1}},\"id\":1}",
+    );
+    assert_eq!((answers.len(), &answers[0]["type"]), (1, &json!("ack")));
+    let heard = world.take_json(bob);
+    assert_eq!(
+        (&heard[0]["type"], &heard[0]["data"], &heard[0]["userId"]),
+        (&json!("e"), &json!({"x": 1}), &json!("ann"))
+    );
+    for (channel, event) in [("news:1", "new_message"), ("user:bob", "e")] {
+        let answers =
+            world.ask(ann, &json!({"type": "publish", "data": {"channel": channel, "event": event}}).to_string());
+        assert_eq!(error_of(&answers).1, "forbidden");
+    }
+}
+
+#[test]
+fn every_typing_is_relayed_and_ends_by_time_by_unsubscribe_and_by_close() {
+    let mut world = World::new(2);
+    let (ann, bob) = (world.connect(0, "ann"), world.connect(1, "bob"));
+    let subscribe = "{\"type\":\"subscribe\",\"data\":{\"channel\":\"conversation:1\"}}";
+    world.ask(ann, subscribe);
+    world.ask(bob, subscribe);
+    let start = "{\"type\":\"typing_start\",\"data\":{\"conversationId\":1,\"userId\":\"eve\"}}";
+    let told = |world: &mut World, of: usize| -> Vec<bool> {
+        let all = world.take_json(of);
+        assert!(
+            all.iter().all(|e| e["type"] == "typing_indicator" && e["userId"] == "ann" && e["data"]["userId"] == "ann")
+        );
+        assert!(all.iter().all(|e| e["conversationId"] == "1" && e["channel"] == "conversation:1"));
+        all.iter().map(|e| e["data"]["isTyping"].as_bool().unwrap()).collect()
+    };
+    world.send_text(ann, start);
+    world.send_text(ann, start);
+    world.run();
+    assert_eq!((told(&mut world, ann), told(&mut world, bob)), (vec![true, true], vec![true, true]));
+    world.advance(29_000);
+    world.take(ann);
+    assert_eq!(told(&mut world, bob), Vec::<bool>::new());
+    world.advance(1_500);
+    assert_eq!(told(&mut world, bob), [false]);
+    world.send_text(ann, start);
+    world.ask(ann, "{\"type\":\"unsubscribe\",\"data\":{\"channel\":\"conversation:1\"}}");
+    assert_eq!(told(&mut world, bob), [true, false]);
+    world.send_text(ann, start);
+    world.run();
+    world.cut(ann);
+    world.run();
+    assert_eq!(told(&mut world, bob), [true, false]);
+}
+
+#[test]
+fn typing_of_two_sessions_ends_with_the_last() {
+    let mut world = World::new(2);
+    let (one, two, bob) = (world.connect(0, "ann"), world.connect(1, "ann"), world.connect(0, "bob"));
+    world.ask(bob, "{\"type\":\"subscribe\",\"data\":{\"channel\":\"conversation:1\"}}");
+    let typing = |kind: &str| json!({"type": kind, "data": {"conversationId": "1"}}).to_string();
+    for (client, kind, is_typing) in [
+        (one, "typing_start", true),
+        (two, "typing_start", true),
+        (one, "typing_stop", true),
+        (two, "typing_stop", false),
+        (two, "typing_stop", false),
+    ] {
+        world.send_text(client, &typing(kind));
+        world.run();
+        let heard = world.take_json(bob);
+        assert_eq!((heard.len(), &heard[0]["data"]["isTyping"]), (1, &json!(is_typing)), "{kind}");
+    }
+    world.send_text(one, &typing("typing_start"));
+    world.send_text(two, &typing("typing_start"));
+    world.run();
+    world.take(bob);
+    world.cut(one);
+    world.run();
+    assert_eq!(world.take(bob), Vec::<Got>::new());
+    world.cut(two);
+    world.run();
+    assert_eq!(world.take_json(bob)[0]["data"]["isTyping"], false);
+}
+
+#[test]
+fn commands_behind_others_in_python_go_up_and_come_back_in_order() {
+    let mut world = World::new(1);
+    let ann = world.connect(0, "ann");
+    world.take_events();
+    let answers = world.ask(ann, "{\"type\":\"send_message\",\"data\":{\"content\":\"x\"},\"id\":1}");
+    assert!(answers.is_empty());
+    assert!(matches!(&world.take_events()[..], [Event::Message { route: 0, .. }]));
+    let answers = world.ask(ann, "{\"type\":\"subscribe\",\"data\":{\"channel\":\"news:1\"},\"id\":2}");
+    assert!(answers.is_empty(), "a subscribe does not overtake: {answers:?}");
+    assert_eq!(world.ask(ann, "{\"type\":\"ping\",\"id\":3}").len(), 1, "a ping may overtake");
+    let [Event::Deferred { conn, raw }] = &world.take_events()[..] else { panic!("it did not go up") };
+    world.submit(Command::Done { conn: *conn, count: 1 });
+    world.submit(Command::Resume { conn: *conn, raw: raw.clone() });
+    world.run();
+    assert_eq!(world.take_json(ann)[0]["id"], 2);
+    assert_eq!(world.ask(ann, "{\"type\":\"unsubscribe\",\"data\":{\"channel\":\"news:1\"}}").len(), 1);
+}
+
+#[test]
+fn reading_stops_at_64_commands_under_way_and_goes_on_at_32() {
+    let mut world = World::new(1);
+    let ann = world.connect(0, "ann");
+    world.take_events();
+    for n in 0..100 {
+        world.send(ann, &json!({"type": "send_message", "data": {}, "id": n}));
+    }
+    world.run();
+    let conn = world.clients[ann].conn;
+    assert_eq!(world.take_events().len(), 64);
+    assert!(!world.shards[0].reads(conn));
+    world.submit(Command::Done { conn, count: 31 });
+    world.run();
+    assert_eq!(world.take_events().len(), 0);
+    world.submit(Command::Done { conn, count: 1 });
+    world.run();
+    let ids: Vec<Vec<u8>> = world
+        .take_events()
+        .into_iter()
+        .map(|event| if let Event::Message { id, .. } = event { id.unwrap().to_vec() } else { panic!("{event:?}") })
+        .collect();
+    assert_eq!((ids.len(), &ids[0][..]), (32, &b"64"[..]));
+}
+
+#[test]
+fn rates_answer_with_when_to_try_again() {
+    let mut options = world::options();
+    options["limits"] = json!({"commands_per_s": 10, "commands_burst": 3});
+    let mut world = World::with(&options, 1, world::Store::default());
+    let ann = world.connect(0, "ann");
+    for _ in 0..3 {
+        assert_eq!(world.ask(ann, "{\"type\":\"ping\"}")[0]["type"], "pong");
+    }
+    let answers = world.ask(ann, "{\"type\":\"ping\",\"id\":9}");
+    assert_eq!(error_of(&answers).1, "rate_limited");
+    assert_eq!((&answers[0]["data"]["retryAfterMs"], &answers[0]["id"]), (&json!(100), &json!(9)));
+    world.advance(250);
+    assert_eq!(world.ask(ann, "{\"type\":\"ping\"}")[0]["type"], "pong");
+}

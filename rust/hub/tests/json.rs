@@ -1,0 +1,128 @@
+//! The scanner against serde_json: what both take means the same, what the protocol refuses is refused.
+
+use proptest::prelude::*;
+use realtime_hub::json::{Kind, Scanner, members};
+use serde_json::Value;
+
+fn scan(text: &str) -> Option<(Option<String>, Option<String>, Option<String>)> {
+    let mut bytes = text.as_bytes().to_vec();
+    let mut scanner = Scanner::default();
+    let envelope = scanner.scan(&mut bytes).ok()?;
+    let part = |value: Option<realtime_hub::json::Value>| {
+        value.map(|value| String::from_utf8(value.span.of(&bytes).to_vec()).unwrap())
+    };
+    Some((part(envelope.kind), part(envelope.id), part(envelope.data)))
+}
+
+fn json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        (-(1_i64 << 53)..=(1_i64 << 53)).prop_map(Value::from),
+        (-1_000_000_i32..1_000_000).prop_map(|n| Value::from(f64::from(n) + 0.125)),
+        ".{0,12}".prop_map(Value::from),
+    ];
+    leaf.prop_recursive(6, 64, 8, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
+            prop::collection::btree_map(".{0,6}", inner, 0..24)
+                .prop_map(|map| Value::Object(map.into_iter().collect())),
+        ]
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_message_that_serde_writes_is_found_whole(data in json(), id in any::<u32>(), kind in "[a-z_]{1,20}", pretty: bool) {
+        let message = serde_json::json!({"type": kind, "id": id, "data": data, "more": [1, {"a": null}]});
+        let text = if pretty { serde_json::to_string_pretty(&message) } else { serde_json::to_string(&message) }.unwrap();
+        let (found_kind, found_id, found_data) = scan(&text).expect("valid");
+        prop_assert_eq!(serde_json::from_str::<String>(&found_kind.unwrap()).unwrap(), kind);
+        prop_assert_eq!(found_id.unwrap(), id.to_string());
+        prop_assert_eq!(serde_json::from_str::<Value>(&found_data.unwrap()).unwrap(), data);
+    }
+
+    #[test]
+    fn what_is_cut_or_changed_is_taken_only_where_serde_takes_it(data in json(), at in any::<prop::sample::Index>(), byte: u8, cut: bool) {
+        let text = serde_json::json!({"type": "x", "data": data}).to_string();
+        let mut bytes = text.into_bytes();
+        let at = at.index(bytes.len());
+        if cut { bytes.truncate(at) } else { bytes[at] = byte };
+        if let Ok(text) = String::from_utf8(bytes)
+            && scan(&text).is_some()
+        {
+            prop_assert!(serde_json::from_str::<Value>(&text).is_ok(), "{}", text);
+        }
+    }
+
+    #[test]
+    fn any_text_is_survived(text in ".{0,200}") {
+        let _ = scan(&text);
+    }
+
+    #[test]
+    fn members_of_an_object_are_those_that_serde_sees(map in prop::collection::btree_map(".{0,6}", json(), 0..24)) {
+        let data = Value::Object(map.clone().into_iter().collect());
+        let mut bytes = serde_json::json!({"type": "x", "data": data}).to_string().into_bytes();
+        let mut scanner = Scanner::default();
+        let envelope = scanner.scan(&mut bytes).unwrap();
+        let found = members(&bytes, envelope.data.unwrap().span);
+        prop_assert_eq!(found.len(), map.len());
+        for (key, value) in found {
+            prop_assert_eq!(&serde_json::from_slice::<Value>(value.span.of(&bytes)).unwrap(), &map[&*key]);
+            prop_assert_eq!(scanner.member(&bytes, &key), Some(value));
+        }
+    }
+}
+
+#[test]
+fn limits_are_where_the_protocol_says() {
+    let nested = |depth: usize| format!("{{\"data\":{}{}}}", "[".repeat(depth - 1), "]".repeat(depth - 1));
+    let keys = |count: usize| {
+        let all: Vec<String> = (0..count).map(|n| format!("\"k{n}\":0")).collect();
+        format!("{{\"data\":{{{}}}}}", all.join(","))
+    };
+    for (text, taken) in [
+        (nested(64), true),
+        (nested(65), false),
+        (nested(5_000_000), false),
+        (keys(1_024), true),
+        (keys(1_025), false),
+        ("{\"data\":9007199254740992}".into(), true),
+        ("{\"data\":-9007199254740992}".into(), true),
+        ("{\"data\":9007199254740993}".into(), false),
+        ("{\"data\":1e308}".into(), true),
+        ("{\"data\":1e309}".into(), false),
+        ("{\"data\":-0}".into(), true),
+        ("{\"data\":-}".into(), false),
+        ("{\"data\":\"\\x\"}".into(), false),
+        ("{\"a\":1,\"a\":2}".into(), false),
+        ("{\"\\u0061\":1,\"a\":2}".into(), false),
+        ("\u{feff}{}".into(), false),
+    ] {
+        assert_eq!(scan(&text).is_some(), taken, "{text:.60}");
+    }
+}
+
+#[test]
+fn kinds_are_told_apart() {
+    let mut bytes = br#"{"data":{"s":"x","e":"\n","i":-7,"f":1.5,"x":1e3,"b":true,"n":null,"o":{},"a":[]}}"#.to_vec();
+    let mut scanner = Scanner::default();
+    scanner.scan(&mut bytes).unwrap();
+    for (key, kind) in [
+        ("s", Kind::String { escaped: false }),
+        ("e", Kind::String { escaped: true }),
+        ("i", Kind::Integer),
+        ("f", Kind::Float),
+        ("x", Kind::Float),
+        ("b", Kind::Bool),
+        ("n", Kind::Null),
+        ("o", Kind::Object),
+        ("a", Kind::Array),
+    ] {
+        assert_eq!(scanner.member(&bytes, key).unwrap().kind, kind, "{key}");
+    }
+    assert_eq!(scanner.member(&bytes, "s").unwrap().count(&bytes), None);
+}

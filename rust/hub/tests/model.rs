@@ -1,0 +1,307 @@
+//! Shards with a log against a naive model, under random operations, interleavings and crashes.
+//!
+//! What must hold, whatever happens in whatever order: a subscriber's offsets follow one another without a gap, a
+//! double or a step back, from where its confirmation says; what it was told is what is stored; what was acknowledged
+//! is there after a crash; and when everything has come to rest, everybody has everything.
+
+mod world;
+
+use proptest::prelude::*;
+use realtime_hub::{Command, Event, Publish, Reply};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use world::{Got, Store, World};
+
+const CHANNELS: [&str; 3] = ["conversation:a", "conversation:b", "ring:a"];
+const CLIENTS: usize = 4;
+
+#[derive(Debug, Clone)]
+enum Op {
+    Subscribe { client: usize, channel: usize, with: With },
+    Unsubscribe { client: usize, channel: usize },
+    Publish { channel: usize, dedupe: Option<u8>, from: Option<usize> },
+    Typing { client: usize },
+    Turn { shard: usize },
+    Log,
+    Read { client: usize },
+    Narrow { client: usize, room: Option<usize> },
+    Cut { client: usize },
+    Advance,
+    LogFails(bool),
+    Crash,
+}
+
+#[derive(Debug, Clone)]
+enum With {
+    Nothing,
+    Last(u64),
+    Position,
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let client = 0..CLIENTS;
+    let channel = 0..CHANNELS.len();
+    let with = prop_oneof![Just(With::Nothing), (0_u64..40).prop_map(With::Last), Just(With::Position)];
+    prop_oneof![
+        4 => (client.clone(), channel.clone(), with).prop_map(|(client, channel, with)| Op::Subscribe { client, channel, with }),
+        2 => (client.clone(), channel.clone()).prop_map(|(client, channel)| Op::Unsubscribe { client, channel }),
+        8 => (channel, prop::option::weighted(0.3, 0_u8..4), prop::option::of(client.clone()))
+            .prop_map(|(channel, dedupe, from)| Op::Publish { channel, dedupe, from }),
+        1 => client.clone().prop_map(|client| Op::Typing { client }),
+        8 => (0_usize..3).prop_map(|shard| Op::Turn { shard }),
+        6 => Just(Op::Log),
+        6 => client.clone().prop_map(|client| Op::Read { client }),
+        2 => (client.clone(), prop::option::of(1_usize..400)).prop_map(|(client, room)| Op::Narrow { client, room }),
+        2 => client.prop_map(|client| Op::Cut { client }),
+        1 => Just(Op::Advance),
+        1 => any::<bool>().prop_map(Op::LogFails),
+        1 => Just(Op::Crash),
+    ]
+}
+
+/// What one client knows of one channel.
+#[derive(Debug, Default, Clone)]
+struct Seen {
+    /// Some while subscribed: the offset that has to come next.
+    next: Option<u64>,
+    position: Option<(u64, String)>,
+}
+
+struct Model {
+    world: World,
+    shards: usize,
+    seen: Vec<BTreeMap<&'static str, Seen>>,
+    told: BTreeMap<(String, u64), Value>,
+    acknowledged: Vec<(String, u64)>,
+    sent: u64,
+    epochs: u64,
+}
+
+impl Model {
+    fn new(shards: usize) -> Self {
+        let mut model = Self {
+            world: World::with(&world::options(), shards, Store::default()),
+            shards,
+            seen: Vec::new(),
+            told: BTreeMap::new(),
+            acknowledged: Vec::new(),
+            sent: 0,
+            epochs: 0,
+        };
+        model.world.log_stands = true;
+        for client in 0..CLIENTS {
+            model.world.connect(client % shards, &format!("user{client}"));
+            model.seen.push(BTreeMap::new());
+        }
+        model
+    }
+
+    fn apply(&mut self, op: &Op) {
+        match op {
+            Op::Subscribe { client, channel, with } => self.subscribe(*client, CHANNELS[*channel], with),
+            Op::Unsubscribe { client, channel } => {
+                self.world.send(*client, &json!({"type": "unsubscribe", "data": {"channel": CHANNELS[*channel]}}));
+            }
+            Op::Publish { channel, dedupe, from } => self.publish(CHANNELS[*channel], *dedupe, *from),
+            Op::Typing { client } => {
+                self.world.send(*client, &json!({"type": "typing_start", "data": {"conversationId": "a"}}));
+            }
+            Op::Turn { shard } => drop(self.world.turn(shard % self.shards)),
+            Op::Log => drop(self.world.step_log()),
+            Op::Read { client } => drop(self.world.receive(*client)),
+            Op::Narrow { client, room } => self.world.limit(*client, *room),
+            Op::Cut { client } => self.reconnect(*client),
+            Op::Advance => self.world.advance(250),
+            Op::LogFails(fails) => self.world.log_fails = *fails,
+            Op::Crash => self.crash(),
+        }
+        self.check();
+    }
+
+    fn subscribe(&mut self, client: usize, channel: &'static str, with: &With) {
+        let mut data = json!({"channel": channel});
+        let seen = self.seen[client].entry(channel).or_default();
+        match (with, &seen.position) {
+            (With::Last(last), _) => data["last"] = json!(last),
+            (With::Position, Some((offset, epoch))) => data["position"] = json!({"offset": offset, "epoch": epoch}),
+            _ => {}
+        }
+        self.world.send(client, &json!({"type": "subscribe", "data": data}));
+    }
+
+    fn publish(&mut self, channel: &str, dedupe: Option<u8>, from: Option<usize>) {
+        self.sent += 1;
+        let publish = Publish {
+            ticket: self.sent,
+            channel: channel.into(),
+            event: "e".into(),
+            data: json!({"sent": self.sent}).to_string().into_bytes().into(),
+            user: Some("writer".into()),
+            key: None,
+            dedupe: dedupe.map(|key| format!("{channel}-{key}").into()),
+            number: true,
+            notify: from.is_none(),
+            reply: from.map(|client| Reply {
+                conn: self.world.clients[client].conn,
+                id: Some(self.sent.to_string().into_bytes().into()),
+                failure: None,
+                credits: 0,
+            }),
+        };
+        self.world.submit(Command::Publish(publish));
+    }
+
+    fn reconnect(&mut self, client: usize) {
+        self.world.cut(client);
+        self.forget(client);
+        let shard = (self.world.clients[client].shard + 1) % self.shards;
+        self.take_place(client, shard);
+    }
+
+    /// A new connection in the client's place.
+    fn take_place(&mut self, client: usize, shard: usize) {
+        let socket = self.world.socket(shard);
+        let conn = self.world.clients[socket].conn;
+        self.world.shards[shard].admit_as(conn, 0, &format!("user{client}"), None, false, self.world.now).unwrap();
+        let fresh = self.world.clients.remove(socket);
+        self.world.clients[client] = fresh;
+    }
+
+    fn forget(&mut self, client: usize) {
+        for seen in self.seen[client].values_mut() {
+            seen.next = None;
+        }
+    }
+
+    /// The process dies: what was committed is all that is left.
+    fn crash(&mut self) {
+        self.collect();
+        let store = self.world.store.clone();
+        let now = self.world.now;
+        self.epochs += 1;
+        self.world = World::with(&world::options(), self.shards, store);
+        self.world.now = now;
+        self.world.log_stands = true;
+        for client in 0..CLIENTS {
+            self.world.socket(client % self.shards);
+            let conn = self.world.clients[client].conn;
+            let shard = client % self.shards;
+            self.world.shards[shard].admit_as(conn, 0, &format!("user{client}"), None, false, now).unwrap();
+            self.forget(client);
+            // Channels in memory begin anew, under an epoch that this test's nonce makes the same.
+            self.seen[client].remove("ring:a");
+        }
+        self.told.retain(|(channel, _), _| channel != "ring:a");
+    }
+
+    fn check(&mut self) {
+        self.collect();
+        for client in 0..CLIENTS {
+            for got in self.world.take(client) {
+                if let Got::Json(frame) = got {
+                    self.check_frame(client, &frame);
+                }
+            }
+        }
+    }
+
+    /// Notes what was acknowledged to Python.
+    fn collect(&mut self) {
+        for event in self.world.take_events() {
+            if let Event::Published { outcome: Ok(published), .. } = event {
+                let data: Value = serde_json::from_slice(&published.data).unwrap();
+                assert_eq!(data["number"], published.offset);
+                self.acknowledged.push((String::new(), published.offset));
+            }
+        }
+    }
+
+    fn check_frame(&mut self, client: usize, frame: &Value) {
+        let channel = frame["channel"].as_str().and_then(|name| CHANNELS.into_iter().find(|known| *known == name));
+        let Some(channel) = channel else { return };
+        let seen = self.seen[client].entry(channel).or_default();
+        match frame["type"].as_str().unwrap() {
+            "subscription_confirmed" => {
+                let data = &frame["data"];
+                let head = data["position"]["offset"].as_u64().unwrap();
+                let replayed = data["replayed"].as_u64().unwrap();
+                if seen.next.is_some() {
+                    assert_eq!(replayed, 0, "a second subscribe replays nothing");
+                    return;
+                }
+                if data["recovered"] == json!(true) {
+                    let (offset, _) = seen.position.as_ref().expect("it gave a position");
+                    assert_eq!(*offset + replayed, head, "recovered is every missed event");
+                }
+                seen.next = Some(head + 1 - replayed);
+                let epoch = data["position"]["epoch"].as_str().unwrap().to_owned();
+                if replayed == 0 {
+                    seen.position = Some((head, epoch));
+                } else {
+                    seen.position = Some((head - replayed, epoch));
+                }
+            }
+            "unsubscription_confirmed" | "unsubscribed" => seen.next = None,
+            "e" => {
+                let offset = frame["offset"].as_u64().unwrap();
+                assert_eq!(Some(offset), seen.next, "{client} {channel}: the next offset and no other");
+                seen.next = Some(offset + 1);
+                if let Some((known, _)) = &mut seen.position {
+                    *known = offset;
+                }
+                let key = (channel.to_owned(), offset);
+                let data = &frame["data"];
+                let first = self.told.entry(key).or_insert_with(|| data.clone());
+                assert_eq!(first, data, "one offset is one event");
+            }
+            "error" => assert_eq!(frame["data"]["code"], "unavailable"),
+            "typing_indicator" => assert!(seen.next.is_some()),
+            other => panic!("unexpected {other}"),
+        }
+    }
+
+    /// Lets everything come to rest; then everybody subscribed has everything.
+    fn rest(&mut self) {
+        self.world.log_fails = false;
+        self.world.log_stands = false;
+        for client in 0..CLIENTS {
+            self.world.limit(client, None);
+            let (conn, shard) = (self.world.clients[client].conn, self.world.clients[client].shard);
+            self.world.shards[shard].writable(conn);
+        }
+        self.world.run();
+        self.check();
+        for (client, channels) in self.seen.iter().enumerate() {
+            for (channel, seen) in channels {
+                if let (Some(next), true) = (seen.next, channel.starts_with("conversation")) {
+                    assert_eq!(next, self.world.store.head(channel) + 1, "{client} {channel} has everything");
+                }
+            }
+        }
+        let members = |channel: &str| self.world.hub.members(channel);
+        for channel in CHANNELS {
+            let subscribed =
+                self.seen.iter().filter(|seen| seen.get(channel).is_some_and(|seen| seen.next.is_some())).count();
+            assert_eq!(members(channel), subscribed, "{channel} counts its members");
+        }
+        for offset in self.acknowledged.iter().map(|(_, offset)| *offset) {
+            assert!(
+                CHANNELS.iter().any(|channel| self.world.store.head(channel) >= offset),
+                "what was acknowledged is there"
+            );
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, max_shrink_iters: 4_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_happens_order_and_completeness_hold(shards in 1_usize..4, ops in prop::collection::vec(op(), 1..160)) {
+        let mut model = Model::new(shards);
+        for op in &ops {
+            model.apply(op);
+        }
+        model.rest();
+    }
+}

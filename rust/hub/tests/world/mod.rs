@@ -1,0 +1,442 @@
+//! Shards, a log and clients in one thread, joined by virtual links: the hub's second driver.
+//!
+//! The log is the smallest thing that keeps the contract: it commits requests one by one, in order, and a crash loses
+//! what stands in its queue. Clients parse frames as any client would.
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use realtime_hub::{
+    AppendedEvent, Command, ConnId, Event, Hub, LogFailure, LogPage, LogQueue, LogRequest, Now, Options, Outcome,
+    Publish, Release, SendOp, ShardCore, StoredEvent, Wire,
+};
+use realtime_protocol::connection::{Inbound, Item, Role};
+use realtime_protocol::frame::{Opcode, encode_masked_frame};
+use serde_json::Value;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, Mutex};
+
+pub(crate) const SECRET: &str = "0123456789abcdef0123456789abcdef";
+
+/// Options of a server with conversations, typing, one handler and one raw endpoint.
+pub(crate) fn options() -> Value {
+    serde_json::json!({
+        "limits": {"enabled": false},
+        "token": {"algorithm": "HS256", "secrets": [SECRET]},
+        "endpoints": [
+            {"path": "/ws", "mode": "json", "auth": "token"},
+            {"path": "/echo", "mode": "raw", "auth": "none"},
+            {"path": "/hook", "mode": "json", "auth": "hook"},
+        ],
+        "routes": ["send_message"],
+        "relays": [
+            {"type": "typing_start", "channel": "conversation:{data.conversationId}", "event": "typing_indicator",
+             "data": {"userId": "{session.user}", "isTyping": true}, "latest_by": "{session.user}",
+             "ends_after_ms": 30000, "undo": {"isTyping": false}},
+            {"type": "typing_stop", "channel": "conversation:{data.conversationId}", "event": "typing_indicator",
+             "data": {"userId": "{session.user}", "isTyping": false}, "ends": "typing_start"},
+        ],
+        "policies": [
+            {"pattern": "conversation:*", "durable": true, "history": 8},
+            {"pattern": "ring:*", "history": 4},
+            {"pattern": "strict:*", "overflow": "close"},
+        ],
+        "open_grants": [
+            {"pattern": "conversation:*", "rights": ["subscribe", "publish", "presence", "history"]},
+            {"pattern": "ring:*", "rights": ["subscribe", "publish", "history"]},
+            {"pattern": "news:*", "rights": ["subscribe", "publish", "history"]},
+            {"pattern": "strict:*", "rights": ["subscribe", "publish"]},
+            {"pattern": "user:{session.user}", "rights": ["subscribe"]},
+        ],
+        "authorize": ["poll:*"],
+        "reserved_events": ["new_message"],
+    })
+}
+
+/// What a crash leaves.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Store {
+    channels: BTreeMap<String, Vec<(StoredEvent, Option<(String, String)>)>>,
+}
+
+impl Store {
+    fn append(&mut self, publish: &Publish, time_ms: u64) -> AppendedEvent {
+        let all = self.channels.entry(publish.channel.to_string()).or_default();
+        let user = publish.user.as_deref().unwrap_or_default().to_owned();
+        let dedupe = publish.dedupe.as_ref().map(|key| (user, key.to_string()));
+        if let Some((stored, _)) = all.iter().find(|(_, known)| dedupe.is_some() && *known == dedupe) {
+            return AppendedEvent { duplicate: true, stored: stored.clone() };
+        }
+        let offset = all.len() as u64 + 1;
+        let mut data = publish.data.to_vec();
+        if publish.number {
+            let comma = if data.len() > 2 { "," } else { "" };
+            data.splice(1..1, format!("\"number\":{offset}{comma}").into_bytes());
+        }
+        let stored = StoredEvent {
+            offset,
+            event: (&*publish.event).into(),
+            data: data.into(),
+            user: publish.user.as_deref().map(Into::into),
+            time_ms,
+        };
+        all.push((stored.clone(), dedupe));
+        AppendedEvent { duplicate: false, stored }
+    }
+
+    pub(crate) fn head(&self, channel: &str) -> u64 {
+        self.channels.get(channel).map_or(0, |all| all.len() as u64)
+    }
+
+    fn page(&self, channel: &str, after: u64, limit: usize, bytes_max: usize) -> LogPage {
+        let all = self.channels.get(channel).map_or(&[][..], Vec::as_slice);
+        let mut bytes = 0;
+        let rest = all.iter().skip(after as usize).take(limit).map(|(stored, _)| stored.clone());
+        let events = rest.take_while(|stored| {
+            let fits = bytes == 0 || bytes + stored.data.len() <= bytes_max;
+            bytes += stored.data.len();
+            fits
+        });
+        LogPage { events: events.collect(), head: all.len() as u64 }
+    }
+}
+
+#[derive(Clone, Default)]
+struct Queue(Arc<Mutex<VecDeque<LogRequest>>>);
+
+impl LogQueue for Queue {
+    fn push(&self, request: LogRequest) {
+        self.0.lock().unwrap().push_back(request);
+    }
+}
+
+/// The server's side of all links.
+#[derive(Default)]
+struct Links {
+    /// Bytes on their way to a client, and how many the kernel takes before it refuses (None: all).
+    links: HashMap<ConnId, (Vec<u8>, Option<usize>)>,
+}
+
+impl Wire for Links {
+    fn send_batch(&mut self, batch: &mut [SendOp<'_>]) {
+        for op in batch {
+            let Some((buffer, room)) = self.links.get_mut(&op.conn) else { continue };
+            let take = room.map_or(op.bytes.len(), |room| room.saturating_sub(buffer.len()).min(op.bytes.len()));
+            buffer.extend_from_slice(&op.bytes[..take]);
+            op.outcome = Outcome::Sent(take);
+        }
+    }
+}
+
+/// What a client got, in order.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Got {
+    Json(Value),
+    Text(String),
+    Binary(Vec<u8>),
+    Ping,
+    Pong(Vec<u8>),
+    Close(Option<u16>, String),
+    Http(String),
+    End,
+}
+
+#[derive(Debug)]
+pub(crate) struct Client {
+    pub(crate) conn: ConnId,
+    pub(crate) shard: usize,
+    inbound: Inbound,
+    head: Vec<u8>,
+    upgraded: bool,
+    raw: bool,
+    pub(crate) got: VecDeque<Got>,
+    pub(crate) cut: bool,
+}
+
+pub(crate) struct World {
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) shards: Vec<ShardCore>,
+    queue: Queue,
+    pub(crate) store: Store,
+    links: Links,
+    pub(crate) clients: Vec<Client>,
+    pub(crate) events: Vec<Event>,
+    pub(crate) now: Now,
+    pub(crate) log_fails: bool,
+    pub(crate) log_stands: bool,
+    tickets: u64,
+}
+
+impl World {
+    pub(crate) fn new(shards: usize) -> Self {
+        Self::with(&options(), shards, Store::default())
+    }
+
+    pub(crate) fn with(options: &Value, shards: usize, store: Store) -> Self {
+        let options = Options::from_json(options.to_string().as_bytes()).unwrap();
+        let queue = Queue::default();
+        let hub = Hub::new(&options, shards, Box::new(queue.clone()), "log-epoch", [7; 16]).unwrap();
+        let cores = (0..shards).map(|shard| ShardCore::new(Arc::clone(&hub), shard)).collect();
+        Self {
+            hub,
+            shards: cores,
+            queue,
+            store,
+            links: Links::default(),
+            clients: Vec::new(),
+            events: Vec::new(),
+            now: Now { mono_ms: 1_000, wall_ms: 1_795_415_400_000 },
+            log_fails: false,
+            log_stands: false,
+            tickets: 0,
+        }
+    }
+
+    /// A client whose socket is accepted by `shard`; nothing is sent yet.
+    pub(crate) fn socket(&mut self, shard: usize) -> usize {
+        let conn = self.shards[shard].open([127, 0, 0, 1].into(), self.now);
+        self.links.links.insert(conn, (Vec::new(), None));
+        let inbound = Inbound::new(Role::Client);
+        let got = VecDeque::new();
+        self.clients.push(Client {
+            conn,
+            shard,
+            inbound,
+            head: Vec::new(),
+            upgraded: false,
+            raw: false,
+            got,
+            cut: false,
+        });
+        self.clients.len() - 1
+    }
+
+    /// A client of `/ws` that speaks `realtime.v1`; its hello is taken.
+    pub(crate) fn connect(&mut self, shard: usize, user: &str) -> usize {
+        let client = self.socket(shard);
+        let conn = self.clients[client].conn;
+        self.shards[shard].admit_as(conn, 0, user, None, false, self.now).unwrap();
+        self.run();
+        let Some(Got::Json(hello)) = self.clients[client].got.pop_front() else { panic!("no hello") };
+        assert_eq!(hello["type"], "connection_established");
+        client
+    }
+
+    pub(crate) fn raw_bytes(&mut self, client: usize, bytes: &[u8]) {
+        let (conn, shard) = (self.clients[client].conn, self.clients[client].shard);
+        self.shards[shard].bytes_in(conn, &mut bytes.to_vec(), self.now);
+    }
+
+    pub(crate) fn send_text(&mut self, client: usize, text: &str) {
+        let mut bytes = Vec::new();
+        encode_masked_frame(Opcode::Text, true, text.as_bytes(), [1, 2, 3, 4], &mut bytes);
+        self.raw_bytes(client, &bytes);
+    }
+
+    pub(crate) fn send(&mut self, client: usize, json: &Value) {
+        self.send_text(client, &json.to_string());
+    }
+
+    pub(crate) fn submit(&mut self, command: Command) {
+        let mut events = Vec::new();
+        self.hub.submit(vec![command], self.now, &mut events);
+        self.events.append(&mut events);
+    }
+
+    pub(crate) fn publish(&mut self, channel: &str, event: &str, data: &Value) {
+        self.tickets += 1;
+        let publish = Publish {
+            ticket: self.tickets,
+            channel: channel.into(),
+            event: event.into(),
+            data: data.to_string().into_bytes().into(),
+            user: None,
+            key: None,
+            dedupe: None,
+            number: false,
+            notify: false,
+            reply: None,
+        };
+        self.submit(Command::Publish(publish));
+    }
+
+    /// The client's kernel takes only so much until it is read.
+    pub(crate) fn limit(&mut self, client: usize, room: Option<usize>) {
+        let conn = self.clients[client].conn;
+        if let Some((_, limit)) = self.links.links.get_mut(&conn) {
+            *limit = room;
+        }
+    }
+
+    pub(crate) fn cut(&mut self, client: usize) {
+        let (conn, shard) = (self.clients[client].conn, self.clients[client].shard);
+        self.clients[client].cut = true;
+        self.shards[shard].closed(conn, self.now);
+    }
+
+    pub(crate) fn advance(&mut self, ms: u64) {
+        for _ in 0..ms.div_ceil(250) {
+            self.now.mono_ms += 250;
+            self.now.wall_ms += 250;
+            for shard in &mut self.shards {
+                shard.tick(self.now);
+            }
+            self.run();
+        }
+    }
+
+    /// One request of the log; false when none waits.
+    pub(crate) fn step_log(&mut self) -> bool {
+        let Some(request) = self.queue.0.lock().unwrap().pop_front() else { return false };
+        let failure = || LogFailure("told to fail".into());
+        let mut events = Vec::new();
+        match request {
+            LogRequest::Append { publish, received_wall_ms } => {
+                let outcome =
+                    if self.log_fails { Err(failure()) } else { Ok(self.store.append(&publish, received_wall_ms)) };
+                self.hub.appended(publish, outcome, self.now, &mut events);
+            }
+            LogRequest::Head { channel } => {
+                let outcome = if self.log_fails { Err(failure()) } else { Ok(self.store.head(channel.name())) };
+                self.hub.head_read(&channel, outcome, self.now, &mut events);
+            }
+            LogRequest::Page { channel, after, limit, bytes_max, purpose } => {
+                let page = self.store.page(channel.name(), after, limit, bytes_max);
+                let outcome = if self.log_fails { Err(failure()) } else { Ok(page) };
+                self.hub.page_read(&channel, purpose, outcome, self.now, &mut events);
+            }
+        }
+        self.events.append(&mut events);
+        true
+    }
+
+    /// One turn of one shard; true if anything came of it.
+    pub(crate) fn turn(&mut self, shard: usize) -> bool {
+        let core = &mut self.shards[shard];
+        core.run_inbox(self.now);
+        core.flush(&mut self.links, self.now);
+        let before = self.events.len();
+        core.take_events(&mut self.events);
+        let mut releases = Vec::new();
+        core.take_releases(&mut releases);
+        core.take_unpaused(&mut Vec::new());
+        let mut moved = self.events.len() > before || !releases.is_empty() || core.more_to_flush();
+        for release in releases {
+            let (Release::Shutdown(conn) | Release::Close(conn)) = release;
+            let client = self.clients.iter().position(|client| client.conn == conn);
+            if let Some(client) = client {
+                moved |= self.receive(client);
+                if matches!(release, Release::Close(_)) || !self.clients[client].got.contains(&Got::End) {
+                    self.clients[client].got.push_back(Got::End);
+                }
+            }
+            if matches!(release, Release::Close(_)) {
+                self.links.links.remove(&conn);
+            }
+        }
+        moved
+    }
+
+    /// The client reads what is there; true if there was anything.
+    pub(crate) fn receive(&mut self, client: usize) -> bool {
+        let conn = self.clients[client].conn;
+        let shard = self.clients[client].shard;
+        let Some((buffer, room)) = self.links.links.get_mut(&conn) else { return false };
+        let mut bytes = std::mem::take(buffer);
+        if bytes.is_empty() {
+            return false;
+        }
+        if room.is_some() {
+            self.shards[shard].writable(conn);
+        }
+        self.clients[client].parse(&mut bytes);
+        true
+    }
+
+    /// Runs shards, log and clients until nothing moves.
+    pub(crate) fn run(&mut self) {
+        for round in 0.. {
+            assert!(round < 100_000, "the world does not come to rest");
+            let mut moved = false;
+            for shard in 0..self.shards.len() {
+                moved |= self.turn(shard);
+            }
+            if !self.log_stands {
+                while self.step_log() {
+                    moved = true;
+                }
+            }
+            for client in 0..self.clients.len() {
+                if self.reads(client) {
+                    moved |= self.receive(client);
+                }
+            }
+            // What a shard pushed to an inbox waits there for the next turn, as it keeps the reactor from sleeping.
+            for shard in 0..self.shards.len() {
+                moved |= !self.hub.inbox(shard).may_sleep();
+                self.hub.inbox(shard).woke();
+            }
+            if !moved {
+                return;
+            }
+        }
+    }
+
+    fn reads(&self, client: usize) -> bool {
+        let link = self.links.links.get(&self.clients[client].conn);
+        link.is_some_and(|(_, room)| room.is_none())
+    }
+
+    pub(crate) fn take(&mut self, client: usize) -> Vec<Got> {
+        self.clients[client].got.drain(..).collect()
+    }
+
+    /// Everything the client got as JSON; anything else but a ping fails.
+    pub(crate) fn take_json(&mut self, client: usize) -> Vec<Value> {
+        let json = |got| if let Got::Json(value) = got { value } else { panic!("not JSON: {got:?}") };
+        self.take(client).into_iter().filter(|got| *got != Got::Ping).map(json).collect()
+    }
+
+    /// Sends and gives what came back.
+    pub(crate) fn ask(&mut self, client: usize, text: &str) -> Vec<Value> {
+        self.send_text(client, text);
+        self.run();
+        self.take_json(client)
+    }
+
+    pub(crate) fn take_events(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.events)
+    }
+}
+
+impl Client {
+    fn parse(&mut self, mut bytes: &mut [u8]) {
+        if !self.upgraded {
+            self.head.extend_from_slice(bytes);
+            let Some(end) = self.head.windows(4).position(|window| window == b"\r\n\r\n") else { return };
+            let head = String::from_utf8_lossy(&self.head).into_owned();
+            if !head.starts_with("HTTP/1.1 101") {
+                return self.got.push_back(Got::Http(head));
+            }
+            let rest = self.head.len() - end - 4;
+            self.upgraded = true;
+            let skip = bytes.len() - rest;
+            bytes = &mut bytes[skip..];
+        }
+        let mut at = 0;
+        while at < bytes.len() {
+            let (used, item) = self.inbound.receive(&mut bytes[at..], 64 << 20).expect("the server keeps RFC 6455");
+            at += used;
+            let got = match item {
+                None => continue,
+                Some(Item::Text(text)) => match serde_json::from_slice(text) {
+                    Ok(json) => Got::Json(json),
+                    Err(_) => Got::Text(String::from_utf8_lossy(text).into_owned()),
+                },
+                Some(Item::Binary(bytes)) => Got::Binary(bytes.to_vec()),
+                Some(Item::Ping(_)) => Got::Ping,
+                Some(Item::Pong(payload)) => Got::Pong(payload.to_vec()),
+                Some(Item::Close(code, reason)) => Got::Close(code.map(|code| code.0), reason.to_owned()),
+            };
+            self.got.push_back(got);
+        }
+    }
+}
