@@ -54,11 +54,7 @@ impl Buffer {
 
 impl Commands {
     pub(crate) fn new(handle: Arc<Handle>) -> Self {
-        Self {
-            handle,
-            buffer: Mutex::default(),
-            submitting: Mutex::default(),
-        }
+        Self { handle, buffer: Mutex::default(), submitting: Mutex::default() }
     }
 
     fn push(&self, command: Command) {
@@ -76,43 +72,24 @@ impl Commands {
     #[pyo3(signature = (conn, user, grants=None, expires_at_ms=None))]
     fn accept(&self, conn: u64, user: &str, grants: Option<&[u8]>, expires_at_ms: Option<u64>) {
         let (conn, grants) = (ConnId::from_u64(conn), grants.map(Into::into));
-        self.push(Command::Accept {
-            conn,
-            user: user.into(),
-            grants,
-            expires_at_ms,
-        });
+        self.push(Command::Accept { conn, user: user.into(), grants, expires_at_ms });
     }
 
     fn reject(&self, conn: u64, status: u16, body: &str) {
-        self.push(Command::Reject {
-            conn: ConnId::from_u64(conn),
-            status,
-            body: body.into(),
-        });
+        self.push(Command::Reject { conn: ConnId::from_u64(conn), status, body: body.into() });
     }
 
     #[pyo3(signature = (conn, payload, done=0))]
     fn send_text(&self, conn: u64, payload: &Bound<'_, PyAny>, done: u16) -> PyResult<()> {
         let payload = text(payload)?.into();
-        self.push(Command::Send {
-            conn: ConnId::from_u64(conn),
-            text: true,
-            payload,
-            done,
-        });
+        self.push(Command::Send { conn: ConnId::from_u64(conn), text: true, payload, done });
         Ok(())
     }
 
     #[pyo3(signature = (conn, payload, done=0))]
     fn send_binary(&self, conn: u64, payload: &[u8], done: u16) {
         let payload = payload.into();
-        self.push(Command::Send {
-            conn: ConnId::from_u64(conn),
-            text: false,
-            payload,
-            done,
-        });
+        self.push(Command::Send { conn: ConnId::from_u64(conn), text: false, payload, done });
     }
 
     fn send_many(&self, conns: Vec<u64>, payload: &Bound<'_, PyBytes>) -> PyResult<()> {
@@ -130,46 +107,26 @@ impl Commands {
 
     #[pyo3(signature = (conn, code, reason=""))]
     fn close(&self, conn: u64, code: u16, reason: &str) {
-        self.push(Command::Close {
-            conn: ConnId::from_u64(conn),
-            code,
-            reason: reason.into(),
-        });
+        self.push(Command::Close { conn: ConnId::from_u64(conn), code, reason: reason.into() });
     }
 
     fn grant(&self, conn: u64, channel: &str, rights: Vec<String>, raw: &[u8]) {
         let rights = rights.into_iter().map(Into::into).collect();
         let (conn, raw) = (ConnId::from_u64(conn), raw.into());
-        self.push(Command::Grant {
-            conn,
-            channel: channel.into(),
-            rights,
-            raw,
-        });
+        self.push(Command::Grant { conn, channel: channel.into(), rights, raw });
     }
 
     fn resume(&self, conn: u64, raw: &[u8]) {
-        self.push(Command::Resume {
-            conn: ConnId::from_u64(conn),
-            raw: raw.into(),
-        });
+        self.push(Command::Resume { conn: ConnId::from_u64(conn), raw: raw.into() });
     }
 
     fn subscribe(&self, conn: u64, channel: &str) {
-        self.push(Command::Subscribe {
-            conn: ConnId::from_u64(conn),
-            channel: channel.into(),
-        });
+        self.push(Command::Subscribe { conn: ConnId::from_u64(conn), channel: channel.into() });
     }
 
     fn unsubscribe(&self, conn: u64, channel: &str, code: &str, retryable: bool) {
         let (conn, code) = (ConnId::from_u64(conn), code.into());
-        self.push(Command::Unsubscribe {
-            conn,
-            channel: channel.into(),
-            code,
-            retryable,
-        });
+        self.push(Command::Unsubscribe { conn, channel: channel.into(), code, retryable });
     }
 
     #[pyo3(signature = (channel, event, data, user=None, key=None, dedupe=None, number=false, notify=false))]
@@ -208,12 +165,7 @@ impl Commands {
             return false;
         };
         publish.notify = false;
-        publish.reply = Some(Reply {
-            conn: ConnId::from_u64(conn),
-            id: id.map(Into::into),
-            failure: None,
-            credits: 1,
-        });
+        publish.reply = Some(Reply { conn: ConnId::from_u64(conn), id: id.map(Into::into), failure: None, credits: 1 });
         true
     }
 
@@ -233,29 +185,18 @@ impl Commands {
     fn history(&self, channel: &str, after: Option<u64>, limit: usize) -> u64 {
         let mut buffer = self.buffer();
         let ticket = buffer.next_ticket();
-        buffer.commands.push(Command::History {
-            ticket,
-            channel: channel.into(),
-            after,
-            limit,
-        });
+        buffer.commands.push(Command::History { ticket, channel: channel.into(), after, limit });
         ticket
     }
 
     #[pyo3(signature = (conn, n=1))]
     fn done(&self, conn: u64, n: u16) {
-        self.push(Command::Done {
-            conn: ConnId::from_u64(conn),
-            count: n,
-        });
+        self.push(Command::Done { conn: ConnId::from_u64(conn), count: n });
     }
 
     fn submit(&self, py: Python<'_>) -> PyResult<()> {
         error::detached(py, || {
-            let _in_order = self
-                .submitting
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
+            let _in_order = self.submitting.lock().unwrap_or_else(PoisonError::into_inner);
             if !self.handle.is_started() {
                 return;
             }
@@ -305,16 +246,9 @@ pub(crate) fn text<'a>(payload: &'a Bound<'_, PyAny>) -> PyResult<&'a [u8]> {
     if let Ok(text) = payload.cast::<PyString>() {
         return Ok(text.to_str()?.as_bytes());
     }
-    let bytes = payload
-        .cast::<PyBytes>()
-        .map_err(|_| PyTypeError::new_err("payload must be str or bytes"))?
-        .as_bytes();
+    let bytes = payload.cast::<PyBytes>().map_err(|_| PyTypeError::new_err("payload must be str or bytes"))?.as_bytes();
     match std::str::from_utf8(bytes) {
         Ok(_) => Ok(bytes),
-        Err(error) => Err(PyUnicodeDecodeError::new_err_from_utf8(
-            payload.py(),
-            bytes,
-            error,
-        )),
+        Err(error) => Err(PyUnicodeDecodeError::new_err_from_utf8(payload.py(), bytes, error)),
     }
 }

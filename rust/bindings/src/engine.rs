@@ -24,8 +24,7 @@ impl Engine {
     }
 
     fn start(&self, py: Python<'_>) -> PyResult<()> {
-        error::detached(py, || self.reactor.start())?
-            .map_err(|failed| error::start_error(py, &failed))
+        error::detached(py, || self.reactor.start())?.map_err(|failed| error::start_error(py, &failed))
     }
 
     #[getter]
@@ -47,9 +46,7 @@ impl Engine {
     }
 
     fn flush_log(&self, py: Python<'_>, timeout_ms: u64) -> PyResult<bool> {
-        error::detached(py, || {
-            self.reactor.flush_log(Duration::from_millis(timeout_ms))
-        })
+        error::detached(py, || self.reactor.flush_log(Duration::from_millis(timeout_ms)))
     }
 
     fn close_all(&self, py: Python<'_>, code: u16, reason: &str) -> PyResult<()> {

@@ -24,13 +24,8 @@ pub(crate) fn start_error(py: Python<'_>, error: &StartError) -> PyErr {
 /// Runs `work` and turns a panic into an exception that an `except Exception` sees.
 pub(crate) fn caught<T>(py: Python<'_>, work: impl FnOnce() -> T) -> PyResult<T> {
     // What a panic left half done in the engine is the engine's to mend; nothing of it is used here.
-    catch_unwind(AssertUnwindSafe(work)).map_err(|_| {
-        with_code(
-            py,
-            "the engine panicked; its message is on stderr, end the process".into(),
-            CODE_IO,
-        )
-    })
+    catch_unwind(AssertUnwindSafe(work))
+        .map_err(|_| with_code(py, "the engine panicked; its message is on stderr, end the process".into(), CODE_IO))
 }
 
 /// As [`caught`], without the GIL while `work` runs.

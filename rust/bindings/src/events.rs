@@ -34,135 +34,51 @@ pub(crate) const KINDS: [(&str, u8); 11] = [
 
 /// A list of tuples, in order.
 pub(crate) fn to_list(py: Python<'_>, events: Vec<Event>) -> PyResult<Bound<'_, PyList>> {
-    let tuples = events
-        .into_iter()
-        .map(|event| to_tuple(py, event))
-        .collect::<PyResult<Vec<_>>>()?;
+    let tuples = events.into_iter().map(|event| to_tuple(py, event)).collect::<PyResult<Vec<_>>>()?;
     PyList::new(py, tuples)
 }
 
 fn to_tuple(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyTuple>> {
     match event {
-        Event::Open {
-            conn,
-            user,
-            endpoint,
-            first_version,
-            peer,
-        } => (OPEN, conn.as_u64(), &*user, endpoint, first_version, &*peer).into_pyobject(py),
-        Event::Close {
-            conn,
-            code,
-            channels,
-        } => {
+        Event::Open { conn, user, endpoint, first_version, peer } => {
+            (OPEN, conn.as_u64(), &*user, endpoint, first_version, &*peer).into_pyobject(py)
+        }
+        Event::Close { conn, code, channels } => {
             let channels = PyList::new(py, channels.iter().map(|channel| &**channel))?;
             (CLOSE, conn.as_u64(), code, channels).into_pyobject(py)
         }
-        Event::Message {
-            conn,
-            route,
-            id,
-            data,
-            received_ms,
-        } => (
-            MESSAGE,
-            conn.as_u64(),
-            route,
-            json(py, id),
-            json(py, data),
-            received_ms,
-        )
-            .into_pyobject(py),
-        Event::Raw {
-            conn,
-            text,
-            payload,
-        } => {
+        Event::Message { conn, route, id, data, received_ms } => {
+            (MESSAGE, conn.as_u64(), route, json(py, id), json(py, data), received_ms).into_pyobject(py)
+        }
+        Event::Raw { conn, text, payload } => {
             let payload = message(py, text, &payload)?;
             (RAW, conn.as_u64(), payload).into_pyobject(py)
         }
-        Event::Upgrade {
-            conn,
-            endpoint,
-            path,
-            query,
-            headers,
-            peer,
-        } => {
+        Event::Upgrade { conn, endpoint, path, query, headers, peer } => {
             let headers = PyList::new(py, headers.iter().map(|(name, value)| (&**name, &**value)))?;
-            (
-                UPGRADE,
-                conn.as_u64(),
-                endpoint,
-                &*path,
-                &*query,
-                headers,
-                &*peer,
-            )
-                .into_pyobject(py)
+            (UPGRADE, conn.as_u64(), endpoint, &*path, &*query, headers, &*peer).into_pyobject(py)
         }
-        Event::Authorize {
-            conn,
-            rule,
-            channel,
-            right,
-            id,
-            raw,
-        } => {
+        Event::Authorize { conn, rule, channel, right, id, raw } => {
             let (id, raw) = (json(py, id), PyBytes::new(py, &raw));
             (AUTHORIZE, conn.as_u64(), rule, &*channel, right, id, raw).into_pyobject(py)
         }
-        Event::Deferred { conn, raw } => {
-            (DEFERRED, conn.as_u64(), PyBytes::new(py, &raw)).into_pyobject(py)
-        }
+        Event::Deferred { conn, raw } => (DEFERRED, conn.as_u64(), PyBytes::new(py, &raw)).into_pyobject(py),
         Event::Drained { conn } => (DRAINED, conn.as_u64()).into_pyobject(py),
-        Event::Published {
-            ticket,
-            outcome: Ok(published),
-        } => {
+        Event::Published { ticket, outcome: Ok(published) } => {
             let stored = PyBytes::new(py, &published.data);
             let error = None::<&str>;
-            (
-                PUBLISHED,
-                ticket,
-                published.offset,
-                published.duplicate,
-                Some(stored),
-                error,
-            )
-                .into_pyobject(py)
+            (PUBLISHED, ticket, published.offset, published.duplicate, Some(stored), error).into_pyobject(py)
         }
-        Event::Published {
-            ticket,
-            outcome: Err(code),
-        } => (
-            PUBLISHED,
-            ticket,
-            0u64,
-            false,
-            None::<Bound<'_, PyBytes>>,
-            code,
-        )
-            .into_pyobject(py),
-        Event::History {
-            ticket,
-            outcome: Ok(page),
-        } => {
+        Event::Published { ticket, outcome: Err(code) } => {
+            (PUBLISHED, ticket, 0u64, false, None::<Bound<'_, PyBytes>>, code).into_pyobject(py)
+        }
+        Event::History { ticket, outcome: Ok(page) } => {
             let events = PyList::new(py, page.events.iter().map(|event| PyBytes::new(py, event)))?;
-            (
-                HISTORY,
-                ticket,
-                events,
-                page.offset,
-                &*page.epoch,
-                None::<&str>,
-            )
-                .into_pyobject(py)
+            (HISTORY, ticket, events, page.offset, &*page.epoch, None::<&str>).into_pyobject(py)
         }
-        Event::History {
-            ticket,
-            outcome: Err(code),
-        } => (HISTORY, ticket, PyList::empty(py), 0u64, "", code).into_pyobject(py),
+        Event::History { ticket, outcome: Err(code) } => {
+            (HISTORY, ticket, PyList::empty(py), 0u64, "", code).into_pyobject(py)
+        }
         Event::Fatal { message } => (FATAL, &*message).into_pyobject(py),
     }
 }
@@ -172,11 +88,7 @@ fn json(py: Python<'_>, raw: Option<Box<[u8]>>) -> Option<Bound<'_, PyBytes>> {
 }
 
 /// Text as `str`, anything else as `bytes`.
-pub(crate) fn message<'py>(
-    py: Python<'py>,
-    is_text: bool,
-    payload: &[u8],
-) -> PyResult<Bound<'py, PyAny>> {
+pub(crate) fn message<'py>(py: Python<'py>, is_text: bool, payload: &[u8]) -> PyResult<Bound<'py, PyAny>> {
     if is_text {
         // The engine has checked the text; only what tests make by hand could need the replacement.
         PyString::new(py, &String::from_utf8_lossy(payload)).into_bound_py_any(py)

@@ -32,12 +32,7 @@ impl VirtualEngine {
         Ok(PyClassInitializer::from(commands).add_subclass(Self { reactor }))
     }
 
-    fn connect(
-        &self,
-        py: Python<'_>,
-        path: &str,
-        headers: Vec<(String, String)>,
-    ) -> PyResult<usize> {
+    fn connect(&self, py: Python<'_>, path: &str, headers: Vec<(String, String)>) -> PyResult<usize> {
         error::caught(py, || self.lock().connect(path, &headers))
     }
 
@@ -50,17 +45,12 @@ impl VirtualEngine {
         grants: Option<&[u8]>,
         first_version: bool,
     ) -> PyResult<usize> {
-        error::caught(py, || {
-            self.lock()
-                .connect_as(endpoint, user, grants, first_version)
-        })?
-        .map_err(PyValueError::new_err)
+        error::caught(py, || self.lock().connect_as(endpoint, user, grants, first_version))?
+            .map_err(PyValueError::new_err)
     }
 
     fn conn_of_link(&self, link: usize) -> Option<u64> {
-        self.lock()
-            .conn_of_link(link)
-            .map(realtime_hub::ConnId::as_u64)
+        self.lock().conn_of_link(link).map(realtime_hub::ConnId::as_u64)
     }
 
     fn client_send(&self, link: usize, payload: &Bound<'_, PyAny>) -> PyResult<()> {
@@ -82,10 +72,7 @@ impl VirtualEngine {
 
     fn client_receive<'py>(&self, py: Python<'py>, link: usize) -> PyResult<Bound<'py, PyList>> {
         let received = self.lock().client_receive(link);
-        let tuples = received
-            .into_iter()
-            .map(|received| to_tuple(py, received))
-            .collect::<PyResult<Vec<_>>>()?;
+        let tuples = received.into_iter().map(|received| to_tuple(py, received)).collect::<PyResult<Vec<_>>>()?;
         PyList::new(py, tuples)
     }
 
@@ -109,9 +96,7 @@ impl VirtualEngine {
 fn to_tuple(py: Python<'_>, received: Received) -> PyResult<Bound<'_, PyTuple>> {
     match received {
         Received::Text(text) => ("text", text).into_pyobject(py),
-        Received::Binary(payload) => {
-            ("binary", events::message(py, false, &payload)?).into_pyobject(py)
-        }
+        Received::Binary(payload) => ("binary", events::message(py, false, &payload)?).into_pyobject(py),
         Received::Close(code, reason) => ("close", (code, reason)).into_pyobject(py),
         Received::Http(status, body) => ("http", (status, body)).into_pyobject(py),
         Received::End => ("end", py.None()).into_pyobject(py),

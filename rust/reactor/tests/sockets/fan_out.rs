@@ -4,6 +4,7 @@ use crate::client::Client;
 use crate::server::Server;
 use serde_json::json;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 const CHANNELS: usize = 3;
 const SUBSCRIBERS: usize = 8;
@@ -41,7 +42,8 @@ fn watch(mut client: Client) -> Seen {
 }
 
 fn everybody_sees_the_same(kind: &str, shards: usize) {
-    let server = Server::start(shards, &json!({}));
+    let server = Arc::new(Server::start(shards, &json!({})));
+    let _answering = server.answering();
     let (port, channels) = (server.port(), names(kind));
     let clients: Vec<Client> = (0..SUBSCRIBERS).map(|_| Client::subscribed(port, &channels)).collect();
     let seen: Vec<Seen> = std::thread::scope(|scope| {

@@ -11,7 +11,7 @@ use std::time::Duration;
 #[test]
 fn a_message_larger_than_every_buffer_comes_back_whole() {
     let server = Arc::new(Server::start(1, &json!({})));
-    let _echo = server.echoing();
+    let _answering = server.answering();
     let mut client = Client::connect(server.port(), "/raw");
     let message: Vec<u8> = (0..8 << 20).map(|n: u32| (n % 251) as u8).collect();
     let mut sender = client.stream.try_clone().unwrap();
@@ -28,7 +28,7 @@ fn a_message_larger_than_every_buffer_comes_back_whole() {
 #[test]
 fn many_small_messages_in_one_packet_are_answered_in_order() {
     let server = Arc::new(Server::start(1, &json!({})));
-    let _echo = server.echoing();
+    let _answering = server.answering();
     let mut client = Client::connect(server.port(), "/raw");
     let mut frames = Vec::new();
     for n in 0..5_000 {
@@ -45,7 +45,8 @@ fn many_small_messages_in_one_packet_are_answered_in_order() {
 
 #[test]
 fn a_reader_that_sleeps_costs_the_others_nothing() {
-    let server = Server::start(2, &json!({}));
+    let server = Arc::new(Server::start(2, &json!({})));
+    let _answering = server.answering();
     let room = ["room:1".to_owned()];
     let sleeper = Client::subscribed(server.port(), &room);
     let mut reader = Client::subscribed(server.port(), &room);

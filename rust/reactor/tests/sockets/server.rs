@@ -75,8 +75,8 @@ impl Server {
         })
     }
 
-    /// Answers raw messages with themselves until it is dropped.
-    pub(crate) fn echoing(self: &Arc<Self>) -> Echo {
+    /// Answers raw messages with themselves and hands deferred commands back, until it is dropped.
+    pub(crate) fn answering(self: &Arc<Self>) -> Answering {
         let (server, stop) = (Arc::clone(self), Arc::new(AtomicBool::new(false)));
         let stopped = Arc::clone(&stop);
         let thread = std::thread::spawn(move || {
@@ -85,27 +85,28 @@ impl Server {
                 if events.is_empty() {
                     std::thread::sleep(Duration::from_millis(1));
                 }
-                let echoes = events.into_iter().filter_map(echo).collect();
-                server.engine.handle().submit(echoes);
+                let answers = events.into_iter().filter_map(answer).collect();
+                server.engine.handle().submit(answers);
             }
         });
-        Echo { stop, thread: Some(thread) }
+        Answering { stop, thread: Some(thread) }
     }
 }
 
-fn echo(event: Event) -> Option<Command> {
+fn answer(event: Event) -> Option<Command> {
     match event {
         Event::Raw { conn, text, payload } => Some(Command::Send { conn, text, payload, done: 1 }),
+        Event::Deferred { conn, raw } => Some(Command::Resume { conn, raw }),
         _ => None,
     }
 }
 
-pub(crate) struct Echo {
+pub(crate) struct Answering {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Drop for Echo {
+impl Drop for Answering {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
