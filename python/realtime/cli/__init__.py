@@ -10,6 +10,7 @@ import json
 import os
 import re
 import sys
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -63,8 +64,6 @@ def main() -> None:
         _fail(str(error.args[0]))
     except (ConfigError, ClientError) as error:
         _fail(str(error))
-    except KeyboardInterrupt:
-        sys.exit(130)
 
 
 def _fail(line: str) -> None:
@@ -129,7 +128,7 @@ def sub(
 ) -> None:
     """Print the events of a channel, one line of JSON each."""
     address, bearer = _who(url, token, user, config, sets)
-    asyncio.run(terminal.subscribe(address, bearer, channel, last))
+    _talk(terminal.subscribe(address, bearer, channel, last))
 
 
 @app.command()
@@ -150,7 +149,7 @@ def pub(
     except ValueError as error:
         raise ConfigError(f"{data!r} is not JSON: {error}; a text is written '\"text\"'") from error
     address, bearer = _who(url, token, user, config, sets)
-    asyncio.run(terminal.publish(address, bearer, channel, event, value))
+    _talk(terminal.publish(address, bearer, channel, event, value))
 
 
 @app.command()
@@ -166,7 +165,15 @@ def chat(
 ) -> None:
     """Talk in a conversation: a line is sent by Enter, Ctrl-D leaves."""
     address, bearer = _who(url, token, user, config, sets)
-    asyncio.run(terminal.chat(address, bearer, conversation, last))
+    _talk(terminal.chat(address, bearer, conversation, last))
+
+
+def _talk(client: Coroutine[Any, Any, None]) -> None:
+    """Run a terminal client; Ctrl-C is the plain way to end one, and not worth a word."""
+    try:
+        asyncio.run(client)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
 
 
 def _who(

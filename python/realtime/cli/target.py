@@ -40,7 +40,8 @@ def load_app(target: str | None) -> Realtime:
         advice = f"; did you mean {place}:{named[0]}?" if named else f"; write {name} = Realtime() there"
         raise ConfigError(f"{place} has no {name}{advice}") from None
     if not isinstance(app, Realtime):
-        raise ConfigError(f"{place}:{name} is a {type(app).__name__}, not a Realtime app; name the app after the colon")
+        kind = type(app).__name__
+        raise ConfigError(f"{place}:{name} is of type {kind}, not a Realtime app; name the app after the colon")
     return app
 
 

@@ -1,0 +1,65 @@
+"""`--reload`: what counts as a change, and that the child is started anew and ended."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from realtime.cli.reload import snapshot
+
+
+def test_sources_count_and_caches_do_not(tmp_path: Path) -> None:
+    for name in (
+        "app.py",
+        "deep/inner.py",
+        "realtime.toml",
+        "notes.txt",
+        ".git/x.py",
+        "node_modules/y.py",
+        "data/z.log",
+    ):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("", "utf-8")
+    assert {str(Path(path).relative_to(tmp_path)) for path in snapshot(tmp_path)} == {
+        "app.py",
+        "deep/inner.py",
+        "realtime.toml",
+    }
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_change_starts_the_child_anew_and_a_signal_ends_both(tmp_path: Path, number: signal.Signals) -> None:
+    log = tmp_path / "log.txt"
+    child = "import os, sys, time; open(sys.argv[1], 'a').write(f'{os.getpid()}\\n'); time.sleep(60)"
+    supervisor = (
+        "import sys; from pathlib import Path; from realtime.cli.reload import supervise; "
+        f"sys.exit(supervise([sys.executable, '-c', {child!r}, {str(log)!r}], Path({str(tmp_path)!r})))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", supervisor], stderr=subprocess.PIPE, text=True)
+    try:
+        first = _children(log, 1)
+        (tmp_path / "app.py").write_text("x = 1\n", "utf-8")
+        both = _children(log, 2)
+        assert both[0] == first[0]
+        process.send_signal(number)
+        _, err = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert process.returncode == 0
+    assert err == "realtime: app.py changed, starting anew\n"
+    for pid in both:
+        assert not Path(f"/proc/{pid}/cmdline").exists() or sys.platform != "linux"
+
+
+def _children(log: Path, count: int) -> list[str]:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        lines = log.read_text("utf-8").split() if log.exists() else []
+        if len(lines) >= count:
+            return lines
+        time.sleep(0.05)
+    pytest.fail(f"there were not {count} children in time")

@@ -1,0 +1,182 @@
+"""`sub`, `pub` and `chat` as processes, against a server that is played."""
+
+import asyncio
+import sys
+from typing import Any
+
+import pytest
+from websockets.asyncio.server import ServerConnection
+
+from realtime.cli.terminal import safe
+from tests.unit.client.peer import asked, played, tell
+
+HEAD = {"offset": 2, "epoch": "e"}
+
+
+class Terminal:
+    """A command of ours whose input and output are pipes."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    @classmethod
+    async def run(cls, url: str, *arguments: str) -> "Terminal":
+        command = [sys.executable, "-m", "realtime", *arguments, "--url", url, "--token", "t"]
+        pipe = asyncio.subprocess.PIPE
+        return cls(await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=pipe))
+
+    async def line(self) -> str:
+        assert self._process.stdout is not None
+        async with asyncio.timeout(20):
+            return (await self._process.stdout.readline()).decode().rstrip("\n")
+
+    def write(self, text: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(text.encode())
+
+    async def end(self) -> tuple[int, str, str]:
+        """Close its input and wait; return its exit code and what it still printed."""
+        async with asyncio.timeout(20):
+            out, err = await self._process.communicate(b"")
+        assert self._process.returncode is not None
+        return self._process.returncode, out.decode(), err.decode()
+
+    def kill(self) -> None:
+        if self._process.returncode is None:
+            self._process.kill()
+
+
+def message(offset: int, user: str, content: str) -> dict[str, Any]:
+    stored = {"userId": user, "content": content, "createdAt": "2026-01-02T03:04:05.678Z"}
+    return {"type": "new_message", "data": stored, "channel": "conversation:lobby", "offset": offset}
+
+
+async def confirm(peer: ServerConnection, **more: Any) -> Any:
+    command = await asked(peer)
+    assert command["type"] == "subscribe"
+    data = {"channel": command["data"]["channel"], "position": HEAD, "replayed": 0, **more}
+    await tell(peer, {"type": "subscription_confirmed", "data": data, "id": command["id"]})
+    return command["data"]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain ä 漢 🙂", "plain ä 漢 🙂"),
+        ("\x1b[2J", "\\u001b[2J"),
+        ("a\nb\r\x07", "a\\nb\\r\\u0007"),
+        ("\x9b\u202e", "\\u009b\\u202e"),
+        (3, "3"),
+    ],
+)
+def test_what_others_wrote_cannot_steer_a_terminal(text: object, shown: str) -> None:
+    assert safe(text) == shown
+
+
+async def test_sub_prints_events_of_its_channel_and_comes_back_with_its_position() -> None:
+    wanted: list[Any] = []
+
+    async def script(peer: ServerConnection) -> None:
+        if not wanted:
+            wanted.append(await confirm(peer, replayed=2))
+            await tell(peer, {"type": "user_presence", "data": {"userId": "bob", "status": "online"}})
+            await tell(peer, message(1, "bob", "one"))
+            await tell(peer, message(2, "bob", "two"))
+            peer.transport.abort()
+        else:
+            wanted.append(await confirm(peer, recovered=True, position={"offset": 3, "epoch": "e"}, replayed=1))
+            await tell(peer, message(3, "bob", "three"))
+            await peer.close(4503, "removed")
+
+    async with played(script) as url:
+        terminal = await Terminal.run(url, "sub", "conversation:lobby", "--last", "2")
+        try:
+            lines = [await terminal.line() for _ in range(3)]
+            code, out, err = await terminal.end()
+        finally:
+            terminal.kill()
+    assert [content in line for content, line in zip(("one", "two", "three"), lines, strict=True)] == [True] * 3
+    assert wanted == [
+        {"channel": "conversation:lobby", "last": 2},
+        {"channel": "conversation:lobby", "position": {"offset": 2, "epoch": "e"}},
+    ]
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-2:] == [
+        "* connecting again in 1 s",
+        "realtime: the connection ended with 4503 removed",
+    ]
+
+
+@pytest.mark.parametrize(("answer", "code"), [("ack", 0), ("error", 2)])
+async def test_pub_publishes_and_leaves(answer: str, code: int) -> None:
+    seen: list[Any] = []
+
+    async def script(peer: ServerConnection) -> None:
+        command = await asked(peer)
+        seen.append((command["type"], command["data"]))
+        data = {"message": "Forbidden", "code": "forbidden", "retryable": False} if answer == "error" else None
+        await tell(peer, {"type": answer, "data": data, "id": command["id"]})
+        await peer.wait_closed()
+
+    async with played(script) as url:
+        terminal = await Terminal.run(url, "pub", "poll:7", "tally", '{"votes": [1, 2]}')
+        ended, _, err = await terminal.end()
+    assert seen == [("publish", {"channel": "poll:7", "event": "tally", "data": {"votes": [1, 2]}})]
+    assert ended == code
+    assert err == ("realtime: Forbidden (forbidden)\n" if code else "")
+
+
+async def test_chat_shows_what_was_said_and_who_does_what_and_sends_lines() -> None:
+    sent: list[Any] = []
+
+    async def script(peer: ServerConnection) -> None:
+        assert (await confirm(peer, replayed=1))["last"] == 20
+        await tell(peer, message(2, "bob", "hello\x1b[2J"))
+        await tell(peer, {"type": "user_presence", "data": {"userId": "bob", "status": "online"}})
+        typing = {"type": "typing_indicator", "channel": "conversation:lobby"}
+        await tell(peer, {**typing, "data": {"userId": "bob", "isTyping": True}})
+        await tell(peer, {**typing, "data": {"userId": "ann", "isTyping": True}})
+        command = await asked(peer)
+        sent.append(command)
+        await tell(peer, {"type": "ack", "data": {}, "id": command["id"]})
+        await tell(peer, message(3, "ann", command["data"]["content"]))
+        await peer.wait_closed()
+
+    async with played(script) as url:
+        terminal = await Terminal.run(url, "chat", "lobby")
+        try:
+            assert await terminal.line() == "* ann in lobby; a line is sent by Enter, Ctrl-D leaves"
+            assert (await terminal.line()).endswith(" bob: hello\\u001b[2J")
+            assert await terminal.line() == "* bob is online"
+            assert await terminal.line() == "* bob is typing"
+            terminal.write("  hi Bob \n\n")
+            assert (await terminal.line()).endswith(" ann: hi Bob")
+            code, out, err = await terminal.end()
+        finally:
+            terminal.kill()
+    assert (code, out, err) == (0, "", "")
+    assert sent[0]["type"] == "send_message"
+    assert sent[0]["data"]["conversationId"] == "lobby"
+    assert len(sent[0]["data"]["clientMessageId"]) == 36
+
+
+async def test_a_line_is_sent_again_under_its_name_after_a_lost_connection() -> None:
+    names: list[str] = []
+
+    async def script(peer: ServerConnection) -> None:
+        await confirm(peer)
+        command = await asked(peer)
+        names.append(command["data"]["clientMessageId"])
+        if len(names) == 1:
+            peer.transport.abort()
+            return
+        await tell(peer, {"type": "ack", "data": {}, "id": command["id"]})
+        await peer.wait_closed()
+
+    async with played(script) as url:
+        terminal = await Terminal.run(url, "chat", "lobby")
+        terminal.write("hi\n")
+        code, _, err = await terminal.end()
+    assert (code, err) == (0, "")
+    assert len(names) == 2
+    assert names[0] == names[1]
