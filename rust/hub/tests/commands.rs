@@ -303,3 +303,96 @@ fn rates_answer_with_when_to_try_again() {
     world.advance(250);
     assert_eq!(world.ask(ann, "{\"type\":\"ping\"}")[0]["type"], "pong");
 }
+
+#[test]
+fn a_position_recovers_whole_or_not_at_all() {
+    for (channel, epoch, stored, table) in [
+        ("conversation:1", "log-epoch", 20, [(0, true), (5, true), (20, true), (21, false), (1 << 53, false)]),
+        // The ring of four holds 17 to 20.
+        ("ring:1", "0707070707070707", 20, [(15, false), (16, true), (20, true), (21, false), (0, false)]),
+    ] {
+        let mut world = World::new(1);
+        for n in 0..stored {
+            world.publish(channel, "e", &json!(n));
+        }
+        world.run();
+        for (offset, recovered) in table {
+            let ann = world.connect(0, "ann");
+            let ask = |offset: u64, epoch: &str| {
+                let data = json!({"channel": channel, "position": {"offset": offset, "epoch": epoch}});
+                json!({"type": "subscribe", "data": data}).to_string()
+            };
+            let answers = world.ask(ann, &ask(offset, epoch));
+            let confirmed = &answers[0]["data"];
+            assert_eq!(confirmed["recovered"], recovered, "{channel} {offset}");
+            assert_eq!(confirmed["position"]["offset"], stored);
+            let replayed = if recovered { stored - offset } else { 0 };
+            assert_eq!(confirmed["replayed"], replayed);
+            let offsets: Vec<u64> = answers[1..].iter().map(|event| event["offset"].as_u64().unwrap()).collect();
+            assert_eq!(offsets, (stored - replayed + 1..=stored).collect::<Vec<u64>>());
+            let bob = world.connect(0, "bob");
+            assert_eq!(world.ask(bob, &ask(offset, "another"))[0]["data"]["recovered"], false);
+        }
+    }
+}
+
+#[test]
+fn the_same_dedupe_key_is_stored_once_and_acknowledged_again_with_the_first() {
+    let mut world = World::new(1);
+    let ann = world.connect(0, "ann");
+    world.ask(ann, r#"{"type":"subscribe","data":{"channel":"conversation:1"}}"#);
+    let conn = world.clients[ann].conn;
+    let publish = |dedupe: &str, id: &str, user: &str| {
+        Command::Publish(realtime_hub::Publish {
+            ticket: 1,
+            channel: "conversation:1".into(),
+            event: "new_message".into(),
+            data: format!("{{\"id\":{id}}}").into_bytes().into(),
+            user: Some(user.into()),
+            key: None,
+            dedupe: Some(dedupe.into()),
+            number: true,
+            notify: false,
+            reply: Some(realtime_hub::Reply { conn, id: Some(id.as_bytes().into()), failure: None, credits: 0 }),
+        })
+    };
+    let mut numbers = Vec::new();
+    for (dedupe, id, user) in [("a", "1", "ann"), ("b", "2", "ann"), ("a", "3", "ann"), ("a", "4", "bob")] {
+        world.submit(publish(dedupe, id, user));
+        world.run();
+        let got = world.take_json(ann);
+        let ack = got.iter().find(|frame| frame["type"] == "ack").unwrap();
+        assert_eq!(ack["id"].to_string(), id);
+        numbers.push((ack["data"]["number"].as_u64().unwrap(), ack["data"]["id"].as_u64().unwrap(), got.len()));
+    }
+    assert_eq!(numbers, [(1, 1, 2), (2, 2, 2), (1, 1, 1), (3, 4, 2)]);
+    let answers = world.ask(ann, r#"{"type":"history","data":{"channel":"conversation:1","limit":2},"id":9}"#);
+    assert_eq!(answers[0]["data"]["position"]["offset"], 3);
+    let offsets: Vec<&Value> = answers[0]["data"]["events"].as_array().unwrap().iter().map(|e| &e["offset"]).collect();
+    assert_eq!((offsets, &answers[0]["data"]["next"]), (vec![&json!(2), &json!(3)], &Value::Null));
+}
+
+#[test]
+fn history_is_read_in_parts_from_a_position() {
+    let mut world = World::new(1);
+    for n in 0..50 {
+        world.publish("conversation:1", "e", &json!(n));
+    }
+    world.run();
+    let ann = world.connect(0, "ann");
+    let mut position = json!({"offset": 0, "epoch": "log-epoch"});
+    let mut offsets = Vec::new();
+    while position != Value::Null {
+        let data = json!({"channel": "conversation:1", "position": position, "limit": 20});
+        let answers = world.ask(ann, &json!({"type": "history", "data": data, "id": 1}).to_string());
+        assert_eq!(answers[0]["type"], "history");
+        offsets.extend(answers[0]["data"]["events"].as_array().unwrap().iter().map(|e| e["offset"].as_u64().unwrap()));
+        position = answers[0]["data"]["next"].clone();
+    }
+    assert_eq!(offsets, (1..=50).collect::<Vec<u64>>());
+    let data = json!({"channel": "conversation:1", "position": {"offset": 0, "epoch": "another"}});
+    let answers = world.ask(ann, &json!({"type": "history", "data": data}).to_string());
+    assert_eq!(error_of(&answers).1, "not_recoverable");
+    let answers = world.ask(ann, r#"{"type":"history","data":{"channel":"news:1"}}"#);
+    assert_eq!((&answers[0]["data"]["events"], &answers[0]["data"]["position"]), (&json!([]), &Value::Null));
+}

@@ -78,19 +78,30 @@ impl ShardCore {
                 add(&self.hub.counters.closed_silent, 1);
                 return self.close(slot, CloseCode::SILENT.0, "silent for too long");
             }
-        } else if silent_ticks < ticks(interval_s) {
-            conn.pings_unanswered = 0;
-        } else if silent_ticks >= ticks(interval_s) * (u32::from(conn.pings_unanswered) + 1) {
-            if conn.pings_unanswered >= 2 {
-                add(&self.hub.counters.closed_silent, 1);
-                return self.close(slot, CloseCode::SILENT.0, "two pings were not answered");
+        } else {
+            // Something was heard since the last ping.
+            if silent_ticks < ticks(interval_s) * u32::from(conn.pings_unanswered) {
+                conn.pings_unanswered = 0;
             }
-            conn.pings_unanswered += 1;
-            self.queue(slot, Queued::reply(Prepared::frame(Opcode::Ping, b"")));
+            if silent_ticks >= ticks(interval_s) * (u32::from(conn.pings_unanswered) + 1) {
+                return self.miss_a_beat(slot);
+            }
         }
         if self.conns[slot].phase == Phase::Open {
             self.look_at(slot);
         }
+    }
+
+    /// One more interval without a sign of life: a ping, or the end.
+    fn miss_a_beat(&mut self, slot: usize) {
+        let conn = &mut self.conns[slot];
+        if conn.pings_unanswered >= 2 {
+            add(&self.hub.counters.closed_silent, 1);
+            return self.close(slot, CloseCode::SILENT.0, "two pings were not answered");
+        }
+        conn.pings_unanswered += 1;
+        self.queue(slot, Queued::reply(Prepared::frame(Opcode::Ping, b"")));
+        self.look_at(slot);
     }
 
     /// Tells of a token's end, then closes; true when closed.

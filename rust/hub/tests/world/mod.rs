@@ -51,10 +51,13 @@ pub(crate) fn options() -> Value {
     })
 }
 
+/// An event and, where it has one, its (user, dedupe key).
+type Row = (StoredEvent, Option<(String, String)>);
+
 /// What a crash leaves.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Store {
-    channels: BTreeMap<String, Vec<(StoredEvent, Option<(String, String)>)>>,
+    channels: BTreeMap<String, Vec<Row>>,
 }
 
 impl Store {
