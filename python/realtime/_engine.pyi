@@ -5,7 +5,9 @@ at once, without the GIL. Events come back as plain tuples whose first item is o
 opaque integer that names one connection for its whole life and is never reused while the process lives.
 """
 
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, final
+
+from typing_extensions import disjoint_base
 
 OPEN: Final[int]
 CLOSE: Final[int]
@@ -54,6 +56,7 @@ class EngineError(Exception):
 
     code: str
 
+@disjoint_base
 class Commands:
     """What Python tells the engine. Safe from any thread; ``submit`` detaches from the GIL."""
 
@@ -157,6 +160,7 @@ class Commands:
     def stats(self) -> bytes:
         """JSON of the engine's counters: connections, messages, bytes, deliveries, drops by reason, log commits."""
 
+@final
 class Engine(Commands):
     """Listener, shard threads and the log thread."""
 
@@ -189,6 +193,7 @@ class Engine(Commands):
     def stop(self, timeout_ms: int) -> None:
         """Wait up to `timeout_ms` for connections to end, then end the threads and close the log. Idempotent."""
 
+@final
 class VirtualEngine(Commands):
     """The same engine without sockets, threads or a clock: one shard, links driven by hand. For tests of apps."""
 

@@ -11,6 +11,7 @@ mod events;
 mod virtual_engine;
 
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 
 #[pymodule]
 fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -24,5 +25,14 @@ fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("EngineError", engine_error)?;
     module.add_class::<commands::Commands>()?;
     module.add_class::<engine::Engine>()?;
-    module.add_class::<virtual_engine::VirtualEngine>()
+    module.add_class::<virtual_engine::VirtualEngine>()?;
+    module.add("Event", event_type(py)?)?;
+    // The stub lists the names.
+    module.delattr("__all__")
+}
+
+/// `tuple[object, ...]`, so that the stub's name for an event can be imported.
+fn event_type(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+    let object = py.get_type::<PyAny>();
+    py.get_type::<PyTuple>().as_any().get_item((object, py.Ellipsis()))
 }
