@@ -91,9 +91,9 @@ class Half:
 
     def credits(self, conn: int) -> int:
         """How many credits a connection got back."""
-        by_text = sum(call[2] for call in self.engine.named("send_text") if call[0] == conn and len(call) > 2)
+        by_text: int = sum(call[2] for call in self.engine.named("send_text") if call[0] == conn and len(call) > 2)
         by_reply = sum(1 for call in self.engine.named("reply_with") if call[1] == conn and self.engine.takes_replies)
-        resumed = sum(1 for name in ("grant", "resume") for call in self.engine.named(name) if call[0] == conn)
+        resumed: int = sum(1 for name in ("grant", "resume") for call in self.engine.named(name) if call[0] == conn)
         return by_text + by_reply + resumed + sum(1 for call in self.engine.named("done") if call[0] == conn)
 
     async def settle(self) -> None:

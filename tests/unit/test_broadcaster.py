@@ -1,5 +1,7 @@
 """Publishing: the commands that it becomes, and what can be awaited."""
 
+# mypy: disable-error-code="unused-awaitable"
+
 import asyncio
 import threading
 from typing import Any
@@ -7,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from realtime import Publication, Publishing, PublishFailed, Realtime, _engine
+from realtime import Publication, PublishFailed, Publishing, Realtime, _engine
 from realtime.config import LimitSettings, Settings
 from tests.unit.engine import Half
 
@@ -112,7 +114,7 @@ async def test_a_thread_publishes_submits_at_once_and_waits_for_the_outcome() ->
 
     thread = threading.Thread(target=work)
     thread.start()
-    while half.control.broadcaster.waiting == 0:
+    while half.control.broadcaster.waiting == 0:  # noqa: ASYNC110 -- a thread does it
         await asyncio.sleep(0.001)
     half.take(outcome(1, offset=9))
     await asyncio.to_thread(thread.join)
@@ -125,7 +127,7 @@ async def test_a_thread_publishes_submits_at_once_and_waits_for_the_outcome() ->
 async def test_a_thread_that_waits_too_long_is_told() -> None:
     half = make_half()
     publishing = half.app.publish("ledger:1", "line", {})
-    with pytest.raises(TimeoutError, match="not committed after 0.01 s"):
+    with pytest.raises(TimeoutError, match=r"not committed after 0.01 s"):
         await asyncio.to_thread(publishing.result, 0.01)
 
 
@@ -228,6 +230,11 @@ async def test_presence_is_told_to_everybody_or_to_channels_and_the_user() -> No
     half.engine.calls.clear()
     half.app.broadcaster.user_presence("bob", "online")
     half.app.broadcaster.user_presence("ann", "offline", ["a"])
-    frame = {"type": "user_presence", "data": {"userId": "bob", "status": "online"}, "timestamp": STAMP, "userId": "bob"}
+    frame = {
+        "type": "user_presence",
+        "data": {"userId": "bob", "status": "online"},
+        "timestamp": STAMP,
+        "userId": "bob",
+    }
     assert frames(half, "send_all") == [(frame,)]
     assert [call[0] for call in half.engine.calls] == ["send_all", "publish_union", "send_many"]

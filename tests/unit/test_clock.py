@@ -40,7 +40,11 @@ def test_a_cancelled_timer_does_not_run_and_is_not_waited_for() -> None:
 
 def test_a_timer_that_sets_another_is_followed() -> None:
     clock, seen = ManualClock(0), list[int]()
-    clock.call_later(1, lambda: clock.call_later(1, lambda: seen.append(clock.now_ms())) and None)
+
+    def again() -> None:
+        clock.call_later(1, lambda: seen.append(clock.now_ms()))
+
+    clock.call_later(1, again)
     clock.advance_to(3_000)
     assert seen == [2_000]
 

@@ -1,0 +1,263 @@
+"""The composition root: options, presence, batches, and the order of the drain."""
+
+# ruff: noqa: ARG001, ARG005 -- what a handler takes is its contract
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any, ClassVar
+
+import msgspec
+import pytest
+
+from realtime import Realtime, Session, _engine
+from realtime.config import (
+    AuthSettings,
+    DrainSettings,
+    Keys,
+    LimitSettings,
+    PresenceSettings,
+    ServerSettings,
+    Settings,
+)
+from realtime.handlers import Conversations
+from realtime.server import BATCH_MAX, Server, engine_options, serve
+from tests.unit.engine import Half, RecordingEngine
+
+SECRET = "s" * 32
+
+
+def test_the_options_are_the_rules_and_the_configuration_as_plain_data() -> None:
+    app = Realtime()
+    app.include(Conversations())
+    app.authorize("poll:{poll}")(lambda session, poll: None)
+    settings = Settings(
+        data_dir="kept",
+        server=ServerSettings(host="::1", port=0, shards=2),
+        auth=AuthSettings(audience="chat", origins=("https://a.example",)),
+        limits=LimitSettings(enabled=False),
+    )
+    options = json.loads(engine_options(app.compile(settings), settings, Keys((SECRET,), generated=True)))
+    assert set(options) == {
+        *("host", "port", "shards", "data_dir", "limits", "token", "origins", "endpoints", "routes", "relays"),
+        *("policies", "open_grants", "authorize", "reserved_events"),
+    }
+    assert (options["host"], options["port"], options["shards"], options["data_dir"]) == ("::1", 0, 2, "kept")
+    assert options["token"] == {
+        "algorithm": "HS256",
+        "secrets": [SECRET],
+        "audience": "chat",
+        "user_claim": "sub",
+        "require_exp": True,
+        "leeway_s": 0,
+        "expiry": "close",
+    }
+    assert options["endpoints"] == [{"path": "/ws", "mode": "json", "auth": "token"}]
+    assert options["routes"] == ["send_message"]
+    assert options["policies"] == [
+        {"pattern": "conversation:*", "durable": True, "history": 256, "overflow": "drop_oldest"}
+    ]
+    assert options["authorize"] == ["poll:*"]
+    assert options["limits"]["enabled"] is False
+    assert "new_message" in options["reserved_events"]
+
+
+def test_the_limits_have_the_engines_names() -> None:
+    source = (Path(__file__).parents[2] / "rust/hub/src/options.rs").read_text("utf-8")
+    body = source.partition("pub struct Limits {")[2].partition("\n}")[0]
+    engine = {line.split()[1].rstrip(":") for line in body.splitlines() if line.strip().startswith("pub ")}
+    assert {field.name for field in msgspec.structs.fields(LimitSettings)} == engine
+
+
+def test_without_secrets_there_is_no_rule_of_tokens_and_in_memory_no_directory() -> None:
+    settings = Settings()
+    options = json.loads(
+        engine_options(Realtime().compile(settings), settings, Keys((), generated=False), in_memory=True)
+    )
+    assert options["token"] is None
+    assert options["data_dir"] is None
+
+
+# Presence and sessions.
+
+
+def told(half: Half) -> list[tuple[str, str]]:
+    frames = [msgspec.json.decode(call[0]) for call in half.engine.named("send_all")]
+    return [(frame["data"].get("userId", ""), frame["data"].get("status") or frame["data"]["mode"]) for frame in frames]
+
+
+async def test_presence_is_told_when_users_come_and_go() -> None:
+    half = Half(Realtime())
+    half.open(1, "ann")
+    half.open(2, "ann")
+    half.close(1)
+    assert told(half) == [("ann", "online")]
+    half.close(2, code=1006)
+    half.clock.advance_to(half.clock.now_ms() + 4_999)
+    assert told(half) == [("ann", "online")]
+    half.clock.advance_to(half.clock.now_ms() + 1)
+    assert told(half) == [("ann", "online"), ("ann", "offline")]
+    assert half.clock.next_ms() is None
+    await half.settle()
+    assert half.engine.submitted > 4
+
+
+async def test_the_time_of_each_grace_is_kept() -> None:
+    half = Half(Realtime())
+    for conn, user in enumerate(("ann", "bob"), 1):
+        half.open(conn, user)
+    half.close(1, code=1006)
+    half.clock.advance_to(half.clock.now_ms() + 3_000)
+    half.close(2, code=1006)
+    half.clock.advance_to(half.clock.now_ms() + 2_000)
+    assert told(half)[2:] == [("ann", "offline")]
+    half.clock.advance_to(half.clock.now_ms() + 3_000)
+    assert told(half)[3:] == [("bob", "offline")]
+
+
+async def test_the_mode_of_presence_is_told_to_everybody() -> None:
+    half = Half(Realtime(), Settings(presence=PresenceSettings(everyone_max=1)))
+    half.open(1, "ann")
+    half.open(2, "bob")
+    assert told(half) == [("ann", "online"), ("", "shared")]
+    assert half.engine.named("send_many")[0][0] == [2]
+    half.close(2, channels=["a"])
+    assert half.engine.named("publish_union")[0][0] == ["a"]
+
+
+async def test_a_raw_session_says_nothing_of_presence() -> None:
+    app = Realtime()
+    app.raw("/echo")(lambda session, message: None)
+    half = Half(app)
+    half.open(1, "ann", endpoint=1)
+    half.close(1)
+    assert half.engine.calls == []
+
+
+async def test_a_batch_is_bounded_and_submitted_once() -> None:
+    app, seen = Realtime(), list[int]()
+    app.on("count")(lambda session: seen.append(1))
+    half = Half(app)
+    half.open(1)
+    submitted = half.engine.submitted
+    half.engine.events.extend((_engine.MESSAGE, 1, 0, None, None, 0) for _ in range(BATCH_MAX + 1))
+    assert half.control.turn() == BATCH_MAX
+    assert (len(seen), half.engine.submitted) == (BATCH_MAX, submitted + 1)
+    assert half.control.turn() == 1
+
+
+async def test_an_event_that_fails_on_our_side_does_not_stop_the_batch(caplog: pytest.LogCaptureFixture) -> None:
+    app, seen = Realtime(), list[int]()
+    app.on("count")(lambda session: seen.append(1))
+    half = Half(app)
+    half.open(1)
+    half.take((_engine.MESSAGE, 1), (99, "what a later engine may tell"), (_engine.MESSAGE, 1, 0, None, None, 0))
+    assert seen == [1]
+    assert "was lost to a bug of the server's" in caplog.text
+
+
+# The server over an engine that notes what it is told.
+
+
+class Socketless(RecordingEngine):
+    """Stands for `_engine.Engine`."""
+
+    port = 4711
+    made: ClassVar["list[Socketless]"] = []
+
+    def __init__(self, options: bytes) -> None:
+        super().__init__()
+        self.options = options
+        self.made.append(self)
+        self._readable, self._written = os.pipe()
+
+    def fileno(self) -> int:
+        return self._readable
+
+    def flush_log(self, _timeout_ms: int) -> bool:
+        self.calls.append(("flush_log",))
+        return True
+
+    def stop(self, _timeout_ms: int) -> None:
+        self.calls.append(("stop",))
+
+
+@pytest.fixture
+def engines(monkeypatch: pytest.MonkeyPatch) -> list[Socketless]:
+    monkeypatch.setattr("realtime.server.Engine", Socketless)
+    Socketless.made.clear()
+    return Socketless.made
+
+
+QUICK = Settings(auth=AuthSettings(secrets=(SECRET,)), drain=DrainSettings(grace_s=0.5))
+
+
+async def test_the_drain_loses_nothing_by_its_order(engines: list[Socketless]) -> None:
+    app = Realtime()
+    order = list[str]()
+
+    @app.on("slow")
+    async def slow(session: Session) -> str:
+        await asyncio.sleep(0.01)
+        return "done"
+
+    @app.on_drain
+    def draining() -> None:
+        order.append("draining")
+
+    async with Server(app, QUICK) as server:
+        assert server.port == 4711
+        engine = engines[0]
+        engine.events = [(_engine.OPEN, 1, "ann", 0, False, ""), (_engine.MESSAGE, 1, 0, b"1", None, 0)]
+        server.control.turn()
+        engine.calls.clear()
+        engine.events = [(_engine.MESSAGE, 1, 0, b"2", None, 0)]
+    names = [call[0] for call in engine.calls]
+    assert order == ["draining"]
+    assert names == ["stop_accepting", "stop_reading", "send_text", "send_text", "flush_log", "close_all", "stop"]
+    assert engine.named("close_all") == [(1012, "server restarting")]
+    assert not hasattr(app, "_control") or app._control is None
+
+
+async def test_handlers_that_do_not_end_are_cut_off_within_the_grace(engines: list[Socketless]) -> None:
+    app = Realtime()
+
+    @app.on("stuck")
+    async def stuck(session: Session) -> None:
+        await asyncio.Event().wait()
+
+    loop = asyncio.get_running_loop()
+    async with Server(app, QUICK) as server:
+        engines[0].events = [(_engine.OPEN, 1, "ann", 0, False, ""), (_engine.MESSAGE, 1, 0, b"1", None, 0)]
+        server.control.turn()
+        began_s = loop.time()
+    assert loop.time() - began_s < 1
+    assert b'"draining"' in engines[0].named("send_text")[0][1]
+
+
+async def test_a_signal_ends_the_server_with_code_0_and_a_fatal_event_with_1(engines: list[Socketless]) -> None:
+    served = asyncio.ensure_future(serve(Realtime(), QUICK, ready=lambda server: signal.raise_signal(signal.SIGTERM)))
+    assert await served == 0
+
+    def fail(server: Server) -> None:
+        engines[1].events = [(_engine.FATAL, "the log cannot be written: disk full; free some")]
+        server.control.turn()
+
+    assert await serve(Realtime(), QUICK, ready=fail) == 1
+
+
+async def test_mounts_are_left_before_the_drain(engines: list[Socketless]) -> None:
+    order = list[Any]()
+
+    @contextlib.asynccontextmanager
+    async def mount(server: Server) -> Any:
+        order.append(server.port)
+        yield
+        order.append([call[0] for call in engines[0].calls])
+
+    async with Server(Realtime(), QUICK, [mount]):
+        pass
+    assert order == [4711, ["start"]]
