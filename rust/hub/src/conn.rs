@@ -178,6 +178,12 @@ impl Conn {
         self.cold.get_or_insert_with(|| Box::new(Cold::new(IpAddr::from([0, 0, 0, 0]))))
     }
 
+    /// A sign of life: the silence begins anew.
+    pub(crate) const fn heard(&mut self, tick: u32) {
+        self.heard_tick = tick;
+        self.pings_unanswered = 0;
+    }
+
     pub(crate) fn backlog_bytes(&self) -> usize {
         self.backlog.as_ref().map_or(0, |backlog| backlog.bytes())
     }

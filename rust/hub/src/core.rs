@@ -82,7 +82,7 @@ impl ShardCore {
         };
         let conn = &mut self.conns[slot];
         conn.phase = Phase::Handshake;
-        conn.heard_tick = tick_of(now);
+        conn.heard(tick_of(now));
         conn.cold = Some(Box::new(Cold::new(peer)));
         let id = ConnId::new(self.shard as u8, conn.generation, slot as u32);
         self.handshakes += 1;

@@ -22,7 +22,7 @@ impl ShardCore {
         let Some(slot) = self.find(id) else { return };
         add(&self.hub.counters.bytes_in, input.len() as u64);
         let conn = &mut self.conns[slot];
-        conn.heard_tick = tick_of(now);
+        conn.heard(tick_of(now));
         match conn.phase {
             Phase::Free => {}
             Phase::Handshake => self.head_in(slot, input),

@@ -325,7 +325,7 @@ impl ShardCore {
         let (bytes, is_empty) = (backlog.bytes(), backlog.is_empty());
         if count > 0 {
             // A slow reader that reads is alive, even where we do not read from it meanwhile.
-            conn.heard_tick = tick_of(self.now);
+            conn.heard(tick_of(self.now));
         }
         if is_empty {
             conn.backlog = None;

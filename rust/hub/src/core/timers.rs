@@ -71,21 +71,15 @@ impl ShardCore {
         let limits = &self.hub.rules.limits;
         let (heartbeats, idle_s, interval_s) = (limits.heartbeats, limits.idle_timeout_s, limits.heartbeat_interval_s);
         let tick = tick_of(self.now);
-        let conn = &mut self.conns[slot];
+        let conn = &self.conns[slot];
         let silent_ticks = tick.saturating_sub(conn.heard_tick);
         if !heartbeats {
             if silent_ticks >= ticks(idle_s) {
                 add(&self.hub.counters.closed_silent, 1);
                 return self.close(slot, CloseCode::SILENT.0, "silent for too long");
             }
-        } else {
-            // Something was heard since the last ping.
-            if silent_ticks < ticks(interval_s) * u32::from(conn.pings_unanswered) {
-                conn.pings_unanswered = 0;
-            }
-            if silent_ticks >= ticks(interval_s) * (u32::from(conn.pings_unanswered) + 1) {
-                return self.miss_a_beat(slot);
-            }
+        } else if silent_ticks >= ticks(interval_s) * (u32::from(conn.pings_unanswered) + 1) {
+            return self.miss_a_beat(slot);
         }
         if self.conns[slot].phase == Phase::Open {
             self.look_at(slot);
