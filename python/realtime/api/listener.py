@@ -32,11 +32,10 @@ class HttpListener:
         port: the one that it listens on, also where 0 was asked for.
     """
 
-    def __init__(self, application: Litestar, host: str, port: int, *, stop_timeout_s: float = 2.0) -> None:
-        """Take the port.
+    def __init__(self, host: str, port: int, *, stop_timeout_s: float = 2.0) -> None:
+        """Try the port.
 
         Args:
-            application: what answers.
             host: address to listen on.
             port: of it; 0 takes a free one.
             stop_timeout_s: what running requests are given by `stop`.
@@ -46,6 +45,16 @@ class HttpListener:
         """
         self.port = _free_port(host, port)
         self._host = _numeric(host)
+        self._stop_timeout_s = stop_timeout_s
+        self._server: Server | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self, application: Litestar) -> None:
+        """Listen; return when connections are taken. Once for each listener.
+
+        Raises:
+            ConfigError: it did not come up.
+        """
         self._server = Server(
             application,
             address=self._host,
@@ -56,15 +65,8 @@ class HttpListener:
             log_level=LogLevels.error,
             log_dictconfig=_LOGGING,
         )
-        self._server.workers_kill_timeout = stop_timeout_s  # type: ignore[assignment]  # waits by asyncio: a float is right
-        self._task: asyncio.Task[None] | None = None
-
-    async def start(self) -> None:
-        """Listen; return when connections are taken.
-
-        Raises:
-            ConfigError: it did not come up.
-        """
+        # It waits by asyncio, so a float is right.
+        self._server.workers_kill_timeout = self._stop_timeout_s  # type: ignore[assignment]
         self._task = asyncio.create_task(self._server.serve(), name="http")
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
@@ -84,7 +86,7 @@ class HttpListener:
     async def stop(self) -> None:
         """Take no more requests, give the running ones their time, and end."""
         task, self._task = self._task, None
-        if task is None:
+        if task is None or self._server is None:
             return
         self._server.stop()  # type: ignore[no-untyped-call]  # granian leaves it without types
         # A request that outlives its time shows as TimeoutError; there is nobody left who could be told.

@@ -39,26 +39,34 @@ def run(app: Realtime, settings: Settings) -> int:
     logging.basicConfig(
         level=settings.log.level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
-    side = _HttpSide(settings)
-    mounts = [side.mounted] if settings.api.enabled else []
+    # Its port is tried before anything starts, so that one in use refuses the start and not a running server.
+    side = _HttpSide(settings) if settings.api.enabled else None
+    mounts = [] if side is None else [side.mounted]
     with asyncio.Runner(loop_factory=_new_event_loop) as runner:
-        code = runner.run(serve(app, settings, mounts, lambda server: _announce(server, side.port)))
-    return 1 if side.failed else code
+        code = runner.run(serve(app, settings, mounts, lambda server: _announce(server, side.port if side else None)))
+    return 1 if side is not None and side.failed else code
 
 
 class _HttpSide:
     """The HTTP listener as a mount of the server.
 
     Attributes:
-        port: the one that it listens on, None while it does not.
+        port: the one that it listens on.
         failed: whether it ended without having been asked to.
     """
 
     def __init__(self, settings: Settings) -> None:
-        self.port: int | None = None
-        self.failed = False
+        """Try the port.
+
+        Raises:
+            ConfigError: it cannot be listened on.
+        """
+        stop_timeout_s = min(2.0, settings.drain.grace_s / 4)
+        self._listener = HttpListener(settings.api.host, settings.api.port, stop_timeout_s=stop_timeout_s)
         self._settings = settings
         self._serving = False
+        self.port = self._listener.port
+        self.failed = False
 
     @asynccontextmanager
     async def mounted(self, server: Server) -> AsyncIterator[None]:
@@ -68,15 +76,9 @@ class _HttpSide:
             users=lambda: sorted({session.user for session in server.control.connections if session.user}),
             healthy=lambda: self._serving and server.failure is None,
         )
-        stop_timeout_s = min(2.0, self._settings.drain.grace_s / 4)
-        listener = HttpListener(
-            application(self._settings, server.keys, edge),
-            self._settings.api.host,
-            self._settings.api.port,
-            stop_timeout_s=stop_timeout_s,
-        )
-        await listener.start()
-        self.port, self._serving = listener.port, True
+        listener = self._listener
+        await listener.start(application(self._settings, server.keys, edge))
+        self._serving = True
         watch = asyncio.create_task(self._watch(listener, server), name="http watch")
         try:
             yield

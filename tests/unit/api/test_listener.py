@@ -35,8 +35,8 @@ async def fetch(port: int, path: str = "/") -> bytes:
 
 
 async def test_it_serves_from_start_to_stop() -> None:
-    listener = HttpListener(application(), "127.0.0.1", 0)
-    await listener.start()
+    listener = HttpListener("127.0.0.1", 0)
+    await listener.start(application())
     assert (await fetch(listener.port)).endswith(b"here")
     await listener.stop()
     with pytest.raises(OSError, match="Connect call failed"):
@@ -52,23 +52,23 @@ async def test_a_port_in_use_is_told_and_never_shared(taken: str) -> None:
         port = other.getsockname()[1]
         listener = None
         if taken == "by itself":
-            listener = HttpListener(application(), "127.0.0.1", 0)
-            await listener.start()
+            listener = HttpListener("127.0.0.1", 0)
+            await listener.start(application())
             port = listener.port
         with pytest.raises(ConfigError, match=rf"api.port = {port} on 127.0.0.1 cannot be listened on.*set API_PORT"):
-            HttpListener(application(), "127.0.0.1", port)
+            HttpListener("127.0.0.1", port)
         if listener is not None:
             await listener.stop()
 
 
 async def test_an_address_of_another_machine_is_told() -> None:
     with pytest.raises(ConfigError, match=r"api.port = 3001 on 203.0.113.1 cannot be listened on"):
-        HttpListener(application(), "203.0.113.1", 3001)
+        HttpListener("203.0.113.1", 3001)
 
 
 async def test_a_request_without_end_does_not_hold_the_stop() -> None:
-    listener = HttpListener(application(), "127.0.0.1", 0, stop_timeout_s=0.1)
-    await listener.start()
+    listener = HttpListener("127.0.0.1", 0, stop_timeout_s=0.1)
+    await listener.start(application())
     hanging = asyncio.create_task(fetch(listener.port, "/slow"))
     await asyncio.sleep(0.05)
     async with asyncio.timeout(5):
@@ -78,11 +78,12 @@ async def test_a_request_without_end_does_not_hold_the_stop() -> None:
 
 
 async def test_its_end_is_noticed() -> None:
-    listener = HttpListener(application(), "127.0.0.1", 0)
-    await listener.start()
+    listener = HttpListener("127.0.0.1", 0)
+    await listener.start(application())
     noticed = asyncio.create_task(listener.ended())
     await asyncio.sleep(0.02)
     assert not noticed.done()
+    assert listener._server is not None
     worker = listener._server.wrks[0]
     worker._sig.set()
     async with asyncio.timeout(5):
