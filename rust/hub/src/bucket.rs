@@ -28,6 +28,14 @@ impl Bucket {
     /// # Errors
     /// Milliseconds until one is there again.
     pub fn take(&mut self, rate: Rate, mono_ms: u64) -> Result<(), u32> {
+        self.take_many(1, rate, mono_ms)
+    }
+
+    /// Takes so many tokens, or all there are where the burst holds fewer.
+    ///
+    /// # Errors
+    /// Milliseconds until they are there.
+    pub fn take_many(&mut self, count: u32, rate: Rate, mono_ms: u64) -> Result<(), u32> {
         if rate.per_s == 0 {
             return Ok(());
         }
@@ -36,12 +44,13 @@ impl Bucket {
         let spent = u64::from(self.spent_milli).saturating_sub(back);
         self.at_ms = now;
         let full = u64::from(rate.burst.max(1)) * 1_000;
-        if spent + 1_000 > full {
+        let wanted = (u64::from(count) * 1_000).min(full);
+        if spent + wanted > full {
             self.spent_milli = spent as u32;
-            let missing = spent + 1_000 - full;
+            let missing = spent + wanted - full;
             return Err(missing.div_ceil(u64::from(rate.per_s)) as u32);
         }
-        self.spent_milli = (spent + 1_000) as u32;
+        self.spent_milli = (spent + wanted) as u32;
         Ok(())
     }
 }

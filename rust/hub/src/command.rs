@@ -70,7 +70,7 @@ pub struct Reply {
     /// The raw JSON of its id; without one nothing is sent on success.
     pub id: Option<Box<[u8]>>,
     /// The message of an `error`, where the command has one of its own (`Failed to send message`).
-    pub failure: Option<&'static str>,
+    pub failure: Option<Box<str>>,
     /// Credits that come back.
     pub credits: u16,
 }

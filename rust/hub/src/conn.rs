@@ -73,6 +73,7 @@ pub(crate) struct Conn {
     pub cold: Option<Box<Cold>>,
     pub commands: Bucket,
     pub relays: Bucket,
+    pub bytes: Bucket,
 }
 
 const _: () = assert!(std::mem::size_of::<Conn>() <= 128, "the hot part of a connection is at most 128 bytes");
@@ -155,6 +156,7 @@ impl Conn {
             cold: None,
             commands: Bucket::full(),
             relays: Bucket::full(),
+            bytes: Bucket::full(),
         }
     }
 

@@ -188,6 +188,7 @@ impl ShardCore {
             backlog.discard(&self.hub.counters);
             self.hub.set_backlog(id, 0);
         }
+        sub(&self.hub.counters.unfinished_bytes, conn.inbound.bytes_held() as u64);
         let code = conn.close_code;
         *conn = Conn::free(conn.generation.wrapping_add(1));
         self.deadlines[slot] = u32::MAX;

@@ -61,6 +61,8 @@ counters! {
     outbox_bytes,
     /// Bytes of commands from Python that no shard has run yet.
     commands_bytes,
+    /// Bytes held of messages that are not finished.
+    unfinished_bytes,
     /// Appends waiting for the log.
     log_waiting,
     /// Commits of the log.

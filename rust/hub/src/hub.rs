@@ -355,7 +355,7 @@ impl Hub {
 
     fn fail(&self, publish: Publish, code: &'static str, message: &str, now: Now, events: &mut Vec<Event>) {
         if let Some(reply) = publish.reply {
-            let message = reply.failure.unwrap_or(message);
+            let message = reply.failure.as_deref().unwrap_or(message);
             let fault = Fault { code, message, channel: Some(&publish.channel), ..Fault::default() };
             add(&self.counters.errors, 1);
             self.send(reply.conn, Prepared::text(&fault.to_json(reply.id.as_deref(), now.wall_ms)), reply.credits);

@@ -8,6 +8,9 @@ use crate::relay::{Relay, Template};
 use crate::token::TokenCheck;
 use std::collections::{HashMap, HashSet};
 
+/// Bytes of one token of the bucket of bytes.
+pub(crate) const BYTES_UNIT: u32 = 64;
+
 /// What a type of command is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verb {
@@ -119,6 +122,12 @@ impl Rules {
 
     pub(crate) const fn relay_rate(&self) -> Rate {
         self.rate(self.limits.relays_per_s, self.limits.relays_burst)
+    }
+
+    /// In units of [`BYTES_UNIT`], so that a burst of many megabytes fits a bucket. A burst is two seconds.
+    pub(crate) const fn bytes_rate(&self) -> Rate {
+        let per_s = self.limits.bytes_per_s.div_ceil(BYTES_UNIT);
+        self.rate(per_s, per_s.saturating_mul(2))
     }
 
     const fn rate(&self, per_s: u32, burst: u32) -> Rate {

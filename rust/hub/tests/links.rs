@@ -366,3 +366,38 @@ fn a_log_that_fails_is_said_and_nothing_is_published() {
     assert_eq!(answers.len(), 2);
     subscribe(&mut world, ann, "conversation:2");
 }
+
+#[test]
+fn unfinished_messages_of_all_connections_have_one_limit() {
+    let mut options = world::options();
+    options["limits"] = json!({"enabled": false, "unfinished_bytes_max": 10_000});
+    let mut world = World::with(&options, 1, Store::default());
+    let clients: Vec<usize> = (0..4).map(|n| world.connect(0, &format!("u{n}"))).collect();
+    let half = &frame(Opcode::Binary, &[b'x'; 8_000])[..3_000];
+    for &client in &clients[..3] {
+        world.raw_bytes(client, half);
+    }
+    world.run();
+    assert!(clients.iter().all(|&client| world.take(client).is_empty()));
+    world.raw_bytes(clients[3], half);
+    world.run();
+    assert!(matches!(world.take(clients[3])[0], Got::Close(Some(1009), _)));
+    for &client in &clients[..3] {
+        world.cut(client);
+    }
+    world.run();
+    assert_eq!(world.hub.counters().unfinished_bytes.load(std::sync::atomic::Ordering::Relaxed), 0);
+}
+
+#[test]
+fn bytes_are_charged_as_well_as_commands() {
+    let mut options = world::options();
+    options["limits"] = json!({"commands_per_s": 1_000, "commands_burst": 1_000, "bytes_per_s": 1_024});
+    let mut world = World::with(&options, 1, Store::default());
+    let ann = world.connect(0, "ann");
+    let ping = json!({"type": "ping", "data": "x".repeat(900)}).to_string();
+    let kinds: Vec<Value> = (0..4).map(|_| world.ask(ann, &ping)[0]["type"].clone()).collect();
+    assert_eq!(kinds, ["pong", "pong", "error", "error"]);
+    world.advance(1_000);
+    assert_eq!(world.ask(ann, &ping)[0]["type"], "pong");
+}

@@ -12,7 +12,7 @@ use crate::json::{Envelope, Kind, Scanner, Value};
 use crate::pattern::{Rights, is_channel_name, rights_on};
 use crate::prepared::Prepared;
 use crate::relay::{Scope, WrongMember};
-use crate::rules::Verb;
+use crate::rules::{BYTES_UNIT, Verb};
 use std::sync::Arc;
 
 const INVALID: &str = "Invalid message format";
@@ -75,7 +75,7 @@ impl ShardCore {
         let Some(&verb) = self.hub.rules.verbs.get(&*kind) else {
             return self.unknown_type(command, &printable(&kind));
         };
-        if !command.handed_back && !self.charge(command, verb) {
+        if !command.handed_back && !(self.charge_bytes(command) && self.charge(command, verb)) {
             return;
         }
         match verb {
@@ -97,14 +97,25 @@ impl ShardCore {
             Verb::Relay(_) => (&mut conn.relays, self.hub.rules.relay_rate()),
             _ => (&mut conn.commands, self.hub.rules.command_rate()),
         };
-        let Err(wait_ms) = bucket.take(rate, self.now.mono_ms) else { return true };
+        match bucket.take(rate, self.now.mono_ms) {
+            Ok(()) => true,
+            Err(wait_ms) => self.over_rate(command, wait_ms, "Too many commands"),
+        }
+    }
+
+    fn charge_bytes(&mut self, command: &Command<'_>) -> bool {
+        let rate = self.hub.rules.bytes_rate();
+        let units = (command.bytes.len() as u32).div_ceil(BYTES_UNIT);
+        match self.conns[command.slot].bytes.take_many(units, rate, self.now.mono_ms) {
+            Ok(()) => true,
+            Err(wait_ms) => self.over_rate(command, wait_ms, "Too many bytes"),
+        }
+    }
+
+    /// Answers a command that is over a rate; always false.
+    fn over_rate(&mut self, command: &Command<'_>, wait_ms: u32, message: &str) -> bool {
         add(&self.hub.counters.rate_limited, 1);
-        let fault = Fault {
-            code: "rate_limited",
-            message: "Too many commands",
-            retry_after_ms: Some(wait_ms),
-            ..Fault::default()
-        };
+        let fault = Fault { code: "rate_limited", message, retry_after_ms: Some(wait_ms), ..Fault::default() };
         self.fault(command.slot, fault, command.id());
         false
     }

@@ -5,7 +5,7 @@
 
 use super::{ShardCore, tick_of};
 use crate::conn::{Phase, flag};
-use crate::counters::add;
+use crate::counters::{add, sub};
 use crate::options::Mode;
 use crate::outbox::Queued;
 use crate::prepared::Prepared;
@@ -14,6 +14,7 @@ use realtime_protocol::close::CloseCode;
 use realtime_protocol::connection::{Inbound, Item, Role};
 use realtime_protocol::frame::Opcode;
 use realtime_protocol::handshake::{Head, Limits, parse_head};
+use std::sync::atomic::Ordering;
 
 impl ShardCore {
     /// Takes bytes that were read from the connection; they are parsed (and unmasked) in place.
@@ -86,6 +87,7 @@ impl ShardCore {
         let generation = self.conns[slot].generation;
         let message_bytes_max = self.hub.rules.limits.message_bytes_max;
         let most = self.hub.rules.limits.commands_waiting_max;
+        let held_before = inbound.bytes_held() as u64;
         let mut at = 0;
         while at < input.len() {
             if self.conns[slot].under_way >= most {
@@ -106,20 +108,25 @@ impl ShardCore {
                 }
             }
             if self.conns[slot].generation != generation || self.conns[slot].phase != Phase::Open {
+                sub(&self.hub.counters.unfinished_bytes, held_before);
                 return;
             }
         }
         inbound.release_finished();
-        let held = inbound.bytes_held();
+        let held = inbound.bytes_held() as u64;
         self.conns[slot].inbound = inbound;
-        if held > 0 {
-            self.check_unfinished(slot, held);
+        if held != held_before {
+            add(&self.hub.counters.unfinished_bytes, held.wrapping_sub(held_before));
+            self.check_unfinished(slot);
         }
     }
 
-    /// One peer's unfinished message must not take all the memory that all of them may have.
-    fn check_unfinished(&mut self, slot: usize, held: usize) {
-        if held > self.hub.rules.limits.unfinished_bytes_max {
+    /// Unfinished messages must not take all the memory: who lets them pass the limit of the process goes.
+    fn check_unfinished(&mut self, slot: usize) {
+        let all = self.hub.counters.unfinished_bytes.load(Ordering::Relaxed);
+        if all > self.hub.rules.limits.unfinished_bytes_max as u64 {
+            let dropped = std::mem::replace(&mut self.conns[slot].inbound, Inbound::new(Role::Server));
+            sub(&self.hub.counters.unfinished_bytes, dropped.bytes_held() as u64);
             self.conns[slot].set(flag::BROKEN);
             self.finish(slot, CloseCode::MESSAGE_TOO_BIG.0, "too many unfinished bytes");
         }
