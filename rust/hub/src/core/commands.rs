@@ -75,7 +75,7 @@ impl ShardCore {
         let Some(&verb) = self.hub.rules.verbs.get(&*kind) else {
             return self.unknown_type(command, &printable(&kind));
         };
-        if !command.handed_back && !(self.charge_bytes(command) && self.charge(command, verb)) {
+        if !(command.handed_back || self.charge_bytes(command) && self.charge(command, verb)) {
             return;
         }
         match verb {
