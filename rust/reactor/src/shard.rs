@@ -104,6 +104,8 @@ impl Shard {
     }
 
     fn turn(&mut self) -> io::Result<()> {
+        #[cfg(test)]
+        tests::fail_if_broken();
         let timeout = self.timeout();
         let polled = self.poll.poll(&mut self.polled, Some(timeout));
         self.shared.hub.inbox(self.index).woke();
@@ -271,7 +273,13 @@ impl Shard {
     /// Where a panic costs one connection: what its bytes caused in the hub may be half done, so it must go.
     fn bytes_in(&mut self, conn: ConnId, count: usize, now: Now) {
         let Self { core, buffer, .. } = self;
-        if panics::caught(|| core.bytes_in(conn, &mut buffer[..count], now)).is_err() {
+        let input = &mut buffer[..count];
+        let handled = panics::caught(|| {
+            #[cfg(test)]
+            tests::fault_on_request(input);
+            core.bytes_in(conn, input, now);
+        });
+        if handled.is_err() {
             let panics = &self.shared.hub.counters().panics;
             panics.fetch_add(1, Ordering::Relaxed);
             // A second panic here is a broken hub, and the thread's own catch tells of it.
@@ -336,4 +344,102 @@ fn receive(fd: RawFd, buffer: &mut [u8]) -> io::Result<usize> {
     // SAFETY: `buffer` is writable for its length; the descriptor is the socket's, which lives through the call.
     let count = unsafe { libc::recv(fd, buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_DONTWAIT) };
     usize::try_from(count).map_err(|_| io::Error::last_os_error())
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::Engine;
+    use realtime_hub::Event;
+    use realtime_protocol::frame::{Opcode, encode_masked_frame};
+    use std::cell::Cell;
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+    use std::time::{Duration, Instant};
+
+    thread_local! {
+        static BROKEN: Cell<bool> = const { Cell::new(false) };
+    }
+
+    /// Stands for a fault in the hub that certain bytes bring out.
+    pub(super) fn fault_on_request(input: &[u8]) {
+        let asks_for = |text: &[u8]| input.windows(text.len()).any(|window| window == text);
+        BROKEN.set(asks_for(b"break this shard"));
+        assert!(!asks_for(b"break this connection"), "asked to");
+    }
+
+    /// Stands for a fault in a shard that is no one connection's.
+    pub(super) fn fail_if_broken() {
+        assert!(!BROKEN.get(), "broken as asked");
+    }
+
+    fn started() -> Engine {
+        let options = br#"{"endpoints": [{"path": "/raw", "mode": "raw", "auth": "none"}]}"#;
+        let engine = Engine::new(options).unwrap();
+        engine.start().unwrap();
+        engine
+    }
+
+    fn connect(engine: &Engine) -> TcpStream {
+        let mut stream = TcpStream::connect(("127.0.0.1", engine.port())).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let head = "GET /raw HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+        stream.write_all(head.as_bytes()).unwrap();
+        let mut answer = [0; 1];
+        while !answer.ends_with(b"\n") || peek(&stream) != Some(b'\r') {
+            stream.read_exact(&mut answer).unwrap();
+        }
+        stream.read_exact(&mut [0; 2]).unwrap();
+        stream
+    }
+
+    fn peek(stream: &TcpStream) -> Option<u8> {
+        let mut next = [0];
+        (stream.peek(&mut next).unwrap() == 1).then_some(next[0])
+    }
+
+    fn send(stream: &mut TcpStream, opcode: Opcode, payload: &[u8]) {
+        let mut frame = Vec::new();
+        // A mask of zeroes leaves the words readable on the way.
+        encode_masked_frame(opcode, true, payload, [0; 4], &mut frame);
+        stream.write_all(&frame).unwrap();
+    }
+
+    fn wait_for(engine: &Engine, is_it: impl Fn(&Event) -> bool) -> Event {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            if let Some(event) = engine.handle().drain(usize::MAX).into_iter().find(&is_it) {
+                return event;
+            }
+            assert!(Instant::now() < deadline);
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    #[test]
+    fn a_panic_over_one_connections_bytes_ends_that_connection_alone() {
+        let engine = started();
+        let (mut bad, mut good) = (connect(&engine), connect(&engine));
+        send(&mut bad, Opcode::Text, b"please break this connection");
+        assert_eq!(bad.read(&mut [0; 16]).unwrap_or(0), 0, "its stream ends");
+        let closed = wait_for(&engine, |event| matches!(event, Event::Close { .. }));
+        assert!(matches!(closed, Event::Close { code: 1006, .. }), "{closed:?}");
+        send(&mut good, Opcode::Ping, b"");
+        let mut pong = [0; 2];
+        good.read_exact(&mut pong).unwrap();
+        assert_eq!(pong, [0x8A, 0]);
+        assert!(engine.handle().stats_json().contains("\"panics\":1"));
+        assert!(engine.handle().stats_json().contains("\"connections\":1"));
+    }
+
+    #[test]
+    fn a_panic_anywhere_else_is_told_and_takes_nothing_else_along() {
+        let engine = started();
+        let mut stream = connect(&engine);
+        send(&mut stream, Opcode::Text, b"please break this shard");
+        let fatal = wait_for(&engine, |event| matches!(event, Event::Fatal { .. }));
+        let Event::Fatal { message } = fatal else { unreachable!() };
+        assert_eq!(&*message, "shard 0 failed: broken as asked; end the process and start it again");
+        engine.stop(Duration::from_millis(50));
+    }
 }
