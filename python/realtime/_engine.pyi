@@ -115,10 +115,11 @@ class Commands:
             notify: a PUBLISHED event with this ticket follows (durable channels only).
         """
 
-    def reply_with(self, ticket: int, conn: int, id: bytes | None) -> bool:
+    def reply_with(self, ticket: int, conn: int, id: bytes | None, failure: str | None = None) -> bool:
         """Let the engine answer command `id` with `ack` (or `error`) from the outcome of a publish; gives one credit back.
 
-        Clears `notify`. False where that publish was submitted already: the caller then answers by itself.
+        `failure` is the message of that `error`. Clears `notify`. False where that publish was submitted already: the
+        caller then answers by itself.
         """
 
     def want(self, ticket: int) -> bool:

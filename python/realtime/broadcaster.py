@@ -248,15 +248,21 @@ class Broadcaster:
             self._durable[channel] = durable
         return durable
 
-    def answer(self, publishing: Publishing, conn: int, id: bytes | None) -> bool:
+    def answer(self, publishing: Publishing, conn: int, id: bytes | None, failure: str | None) -> bool:
         """Let the engine answer command `id` from the outcome; it gives the credit back.
+
+        Args:
+            publishing: the event.
+            conn: whose command it is.
+            id: the raw id of the command.
+            failure: the message of the `error` where the event cannot be stored; None leaves it to the engine.
 
         Returns:
             False where it cannot: the event is volatile, or was submitted already, or somebody awaits it too.
         """
         if publishing.is_settled or publishing.is_awaited:
             return False
-        if not self._commands.reply_with(publishing.ticket, conn, id):
+        if not self._commands.reply_with(publishing.ticket, conn, id, failure):
             return False
         self._waiting.pop(publishing.ticket, None)
         return True

@@ -28,7 +28,7 @@ from realtime.broadcaster import Broadcaster, Policy, Publication, Publishing
 from realtime.clock import Clock
 from realtime.config import HandlerSettings
 from realtime.connections import Connections, Session
-from realtime.errors import Refused
+from realtime.errors import PublishFailed, Refused
 from realtime.messages import INVALID, ErrorData, Payload, ack_frame, check_names, error_frame, error_path
 
 log = logging.getLogger("realtime")
@@ -60,7 +60,7 @@ class Route(Struct, frozen=True, kw_only=True):
         payload: the decoder; None where the handler takes no data.
         runs: `inline` on the loop, as a `task`, or in a `thread`.
         guard: the right that the engine demands before Python sees the command, and the template of the channel.
-        failure: the message of the engine's `error` where the guard refuses.
+        failure: the message of the engine's `error` where the guard refuses, or of ours where a publish fails.
     """
 
     type: str
@@ -140,6 +140,12 @@ def positional(handler: Handler) -> list[str]:
 def _check_return(annotation: Any) -> None:
     if isinstance(annotation, type) and (issubclass(annotation, Struct) or hasattr(annotation, "__dataclass_fields__")):
         check_names(annotation)
+
+
+class _Typed(Struct):
+    """The one member of a command that a refusal looks at."""
+
+    type: str
 
 
 class _Deadline:
@@ -315,9 +321,9 @@ class Router:
             return self._command_later(session, route, id, arguments)
         started_s = time.perf_counter()
         try:
-            self._answer(conn, id, route.handler(*arguments))
+            self._answer(conn, id, route.handler(*arguments), route.failure)
         except Refused as refusal:
-            self._refuse(conn, id, refusal)
+            self._refuse(conn, id, _as_told(refusal, route))
         except Exception as error:  # noqa: BLE001 -- an app's handler may raise anything; the connection lives on
             self._fail(session, route.type, id, error)
         if (took_s := time.perf_counter() - started_s) > self._slow_s:
@@ -336,9 +342,9 @@ class Router:
                 result = await route.handler(*arguments)
             if isinstance(result, Publishing):
                 result = await result
-            self._answer(conn, id, result)
+            self._answer(conn, id, result, route.failure)
         except Refused as refusal:
-            self._refuse(conn, id, refusal)
+            self._refuse(conn, id, _as_told(refusal, route))
         except asyncio.CancelledError:
             if not deadline.passed:
                 self._refuse(conn, id, Refused("draining", "Server is going away"))
@@ -419,7 +425,13 @@ class Router:
         if grant is not None and right in grant.rights:
             self._connections.grant(conn, channel, list(grant.rights), raw)
         else:
-            self._refuse(conn, id, Refused("forbidden", "Forbidden"), channel)
+            self._refuse(conn, id, Refused("forbidden", self._forbidden(right, raw)), channel)
+
+    def _forbidden(self, right: str, raw: bytes) -> str:
+        """Say what the engine says where nobody is asked; a command may have words of its own."""
+        type = msgspec.json.decode(raw, type=_Typed).type
+        route = next((route for route in self._routes if route.type == type), None)
+        return (route and route.failure) or f"Not allowed to {right} on this channel"
 
     def _resume(self, session: Session, event: EventTuple) -> Work | None:
         self._connections.resume(session.conn, event[2])
@@ -499,9 +511,9 @@ class Router:
 
     # Answers. Each gives one credit back.
 
-    def _answer(self, conn: int, id: bytes | None, result: Any) -> None:
+    def _answer(self, conn: int, id: bytes | None, result: Any, failure: str | None) -> None:
         if isinstance(result, Publishing):
-            if self._broadcaster.answer(result, conn, id):
+            if self._broadcaster.answer(result, conn, id, failure):
                 return
             result = None
         if id is None:
@@ -531,6 +543,13 @@ class Router:
 
     def _name_slow(self, what: str, took_s: float) -> None:
         log.warning("%s held the event loop for %d ms; make it async, or thread=True", what, took_s * 1000)
+
+
+def _as_told(refusal: Refused, route: Route) -> Refused:
+    """Give a failed publish the message that the command has for it."""
+    if isinstance(refusal, PublishFailed) and route.failure is not None:
+        return Refused(refusal.code, route.failure)
+    return refusal
 
 
 def _request(path: str, query: str, headers: list[tuple[str, str]], peer: str) -> UpgradeRequest:

@@ -33,8 +33,8 @@ class RecordingEngine:
         self.calls.append(("publish", *arguments))
         return self._ticket
 
-    def reply_with(self, ticket: int, conn: int, id: bytes | None) -> bool:
-        self.calls.append(("reply_with", ticket, conn, id))
+    def reply_with(self, ticket: int, conn: int, id: bytes | None, failure: str | None) -> bool:
+        self.calls.append(("reply_with", ticket, conn, id, failure))
         return self.takes_replies
 
     def submit(self) -> None:

@@ -284,14 +284,14 @@ def ledger() -> Realtime:
 async def test_a_publish_that_is_returned_is_answered_by_the_engine() -> None:
     app = ledger()
 
-    @app.on("write")
+    @app.on("write", failure="Cannot write")
     def write(session: Session) -> Publishing:
         return app.publish("ledger:1", "line", {})
 
     half = Half(app)
     half.open(1)
     half.command(1, id=b"7")
-    assert half.engine.named("reply_with") == [(1, 1, b"7")]
+    assert half.engine.named("reply_with") == [(1, 1, b"7", "Cannot write")]
     assert half.texts(1) == []
     assert half.credits(1) == 1
     assert half.control.broadcaster.waiting == 0
@@ -353,8 +353,11 @@ async def test_a_publish_that_fails_answers_with_its_code() -> None:
 # Rights.
 
 
+RAW = b'{"type":"subscribe","data":{}}'
+
+
 def asks(channel: str, right: str = "subscribe", conn: int = 1, rule: int = 0) -> tuple[Any, ...]:
-    return (_engine.AUTHORIZE, conn, rule, channel, right, b"1", b"{raw}")
+    return (_engine.AUTHORIZE, conn, rule, channel, right, b"1", RAW)
 
 
 @pytest.mark.parametrize("is_async", [False, True])
@@ -376,10 +379,10 @@ async def test_a_hook_grants_rights_on_one_channel_and_the_command_goes_on(is_as
     for _ in range(3):
         await half.settle()
     assert asked == [("alice", "1"), ("alice", "2"), ("alice", "1")]
-    assert half.engine.named("grant") == [(1, "poll:1", ["subscribe", "history"], b"{raw}")]
+    assert half.engine.named("grant") == [(1, "poll:1", ["subscribe", "history"], RAW)]
     assert decoded(half) == [
-        error("forbidden", "Forbidden", channel="poll:2"),
-        error("forbidden", "Forbidden", channel="poll:1"),
+        error("forbidden", "Not allowed to subscribe on this channel", channel="poll:2"),
+        error("forbidden", "Not allowed to publish on this channel", channel="poll:1"),
     ]
     assert half.credits(1) == 3
 

@@ -59,7 +59,8 @@ class Messages:
         """Store a message; the engine answers when it is committed.
 
         Raises:
-            Refused: a field is missing or wrong, or the message cannot be published; the code says which.
+            Refused: a field is missing or wrong.
+            PublishFailed: the message is too large; the command is answered with `FAILED`.
         """
         conversation_id = _text(message.conversation_id)
         if not conversation_id or not message.content:
@@ -84,8 +85,6 @@ class Messages:
                 dedupe=stored.client_message_id,
                 number=True,
             )
-        except Refused as refusal:
-            raise Refused(refusal.code, FAILED) from refusal
         except ValueError as error:
             raise Refused("invalid_message", INVALID, path="data.conversationId") from error
 

@@ -159,13 +159,15 @@ impl Commands {
         ticket
     }
 
-    fn reply_with(&self, ticket: u64, conn: u64, id: Option<&[u8]>) -> bool {
+    #[pyo3(signature = (ticket, conn, id, failure=None))]
+    fn reply_with(&self, ticket: u64, conn: u64, id: Option<&[u8]>, failure: Option<&str>) -> bool {
         let mut buffer = self.buffer();
         let Some(publish) = buffer.publish(ticket) else {
             return false;
         };
         publish.notify = false;
-        publish.reply = Some(Reply { conn: ConnId::from_u64(conn), id: id.map(Into::into), failure: None, credits: 1 });
+        let (conn, id, failure) = (ConnId::from_u64(conn), id.map(Into::into), failure.map(Into::into));
+        publish.reply = Some(Reply { conn, id, failure, credits: 1 });
         true
     }
 
