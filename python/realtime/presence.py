@@ -11,6 +11,9 @@ share a channel with the user, and a switch is told to all. In that second mode:
   of before: whoever was told "offline" is told "online" again. The `GONE_MAX` latest of them are remembered;
 - what a client knew of users that it shares no channel with is void, which is what the switch tells it.
 
+The mode at a session's end decides who is told, not that at the end of the grace: when most of many sessions are cut at
+once, those that are left must not be told of each of them.
+
 Called by `server` with what `connections` found (first session, last session) and the time.
 """
 
@@ -47,7 +50,7 @@ Notice: TypeAlias = Change | Switch
 
 class _Leaving(Struct):
     deadline_ms: int
-    channels: tuple[str, ...]
+    audience: tuple[str, ...] | None
 
 
 class Presence:
@@ -102,9 +105,9 @@ class Presence:
         if not last:
             return notices
         if code == CloseCode.NORMAL or self._grace_ms == 0:
-            notices.append(self._went(user, tuple(channels)))
+            notices.append(self._went(user, self._audience(tuple(channels))))
         else:
-            self._leaving[user] = _Leaving(now_ms + self._grace_ms, tuple(channels))
+            self._leaving[user] = _Leaving(now_ms + self._grace_ms, self._audience(tuple(channels)))
         return notices
 
     def due(self, now_ms: int) -> list[Notice]:
@@ -115,15 +118,14 @@ class Presence:
             if leaving.deadline_ms > now_ms:
                 break
             del self._leaving[user]
-            notices.append(self._went(user, leaving.channels))
+            notices.append(self._went(user, leaving.audience))
         return notices
 
     def next_ms(self) -> int | None:
         """When `due` has something to say; None where nobody is leaving."""
         return next(iter(self._leaving.values())).deadline_ms if self._leaving else None
 
-    def _went(self, user: str, channels: tuple[str, ...]) -> Change:
-        audience = self._audience(channels)
+    def _went(self, user: str, audience: tuple[str, ...] | None) -> Change:
         if audience:
             self._gone[user] = audience
             if len(self._gone) > GONE_MAX:

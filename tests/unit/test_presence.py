@@ -131,6 +131,21 @@ def test_everybody_is_told_again_below_nine_tenths_of_the_limit() -> None:
     assert world.open("u2") == [Change("u2", "online", None)]
 
 
+def test_the_mode_when_a_session_ended_decides_who_is_told() -> None:
+    world = World(everyone_max=10)
+    for number in range(12):
+        world.open(f"u{number}")
+    for number in range(4):
+        world.close(f"u{number}", code=1006, channels=("a",))
+    assert world.presence.mode == "everyone"
+    assert world.advance(5000) == [
+        Change("u0", "offline", ("a",)),
+        Change("u1", "offline", ("a",)),
+        Change("u2", "offline", ("a",)),
+        Change("u3", "offline", None),
+    ]
+
+
 def test_a_count_that_hangs_about_the_limit_switches_once() -> None:
     world = World(everyone_max=10)
     for number in range(10):

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import signal
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -253,7 +254,7 @@ async def test_mounts_are_left_before_the_drain(engines: list[Socketless]) -> No
     order = list[Any]()
 
     @contextlib.asynccontextmanager
-    async def mount(server: Server) -> Any:
+    async def mount(server: Server) -> AsyncIterator[None]:
         order.append(server.port)
         yield
         order.append([call[0] for call in engines[0].calls])
@@ -261,3 +262,44 @@ async def test_mounts_are_left_before_the_drain(engines: list[Socketless]) -> No
     async with Server(Realtime(), QUICK, [mount]):
         pass
     assert order == [4711, ["start"]]
+
+
+async def test_an_app_is_served_inside_of_another_by_its_lifespan(engines: list[Socketless]) -> None:
+    app = Realtime(settings=QUICK)
+    async with app.lifespan(object()):
+        assert [call[0] for call in engines[0].calls] == ["start"]
+        await app.publish("feed:1", "tick", {})
+    assert engines[0].named("stop") == [()]
+
+
+async def test_an_app_inside_of_another_ends_it_where_the_engine_cannot_go_on(engines: list[Socketless]) -> None:
+    app, ended = Realtime(settings=QUICK), asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
+    async with app.lifespan():
+        engines[0].events = [(_engine.FATAL, "the log cannot be written")]
+        app._running.turn()
+        await asyncio.wait_for(ended.wait(), 5)
+    asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
+
+
+async def test_what_was_opened_is_closed_where_the_start_fails(engines: list[Socketless]) -> None:
+    closed = list[str]()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Realtime) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            closed.append("database")
+
+    @contextlib.asynccontextmanager
+    async def mount(server: Server) -> AsyncIterator[None]:
+        if server.port:
+            raise OSError("port in use")
+        yield
+
+    with pytest.raises(OSError, match="port in use"):
+        async with Server(Realtime(lifespan=lifespan), QUICK, [mount]):
+            pass
+    assert closed == ["database"]
+    assert [call[0] for call in engines[0].calls][-1] == "stop"
