@@ -14,7 +14,7 @@ mod upgrade;
 
 use crate::conn::{Cold, Conn, NOTHING, Phase, flag};
 use crate::counters::{add, sub};
-use crate::inbox::ShardMsg;
+use crate::inbox::{Deliver, ShardMsg};
 use crate::json::Scanner;
 use crate::{ConnId, Event, Hub, Now, Release};
 use members::LocalChannel;
@@ -42,6 +42,7 @@ pub struct ShardCore {
     releases: Vec<Release>,
     unpaused: Vec<ConnId>,
     inbox: Vec<ShardMsg>,
+    burst: Vec<Deliver>,
     now: Now,
     last_tick: u32,
 }
@@ -64,6 +65,7 @@ impl ShardCore {
             releases: Vec::new(),
             unpaused: Vec::new(),
             inbox: Vec::new(),
+            burst: Vec::new(),
             now: Now::default(),
             last_tick: 0,
         }

@@ -448,8 +448,9 @@ impl Hub {
         match waiting {
             Waiting::Subscribe(SubscribeRequest { conn, id, credits, .. }) => {
                 let fault = Fault { channel: Some(channel.name()), ..UNREADABLE };
-                let reply = Some(Prepared::text(&fault.to_json(id.as_deref(), now.wall_ms)));
-                self.to(conn, ShardMsg::Leave { conn, channel: Arc::clone(channel), reply, credits });
+                add(&self.counters.errors, 1);
+                let reply = Prepared::text(&fault.to_json(id.as_deref(), now.wall_ms));
+                self.to(conn, ShardMsg::NotJoined { conn, channel: Arc::clone(channel), reply, credits });
             }
             Waiting::Unsubscribe { conn, reply, credits } => {
                 self.to(conn, ShardMsg::Leave { conn, channel: Arc::clone(channel), reply, credits });

@@ -22,8 +22,10 @@ pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(crate) enum ShardMsg {
     /// A connection becomes a member; counted already.
     Join(Join),
-    /// A member goes; no longer counted.
+    /// A member goes.
     Leave { conn: ConnId, channel: Arc<Channel>, reply: Option<Arc<Prepared>>, credits: u16 },
+    /// A subscribe could not be done.
+    NotJoined { conn: ConnId, channel: Arc<Channel>, reply: Arc<Prepared>, credits: u16 },
     /// An event for the channel's members here.
     Deliver(Deliver),
     /// One frame to one connection; credits come back with it.

@@ -328,11 +328,11 @@ impl ShardCore {
     pub(super) fn leave(&mut self, slot: usize, name: &str, reply: Arc<Prepared>, credits: u16) {
         let conn = self.id(slot);
         let state = &mut self.conns[slot];
-        let wanted = state.subscriptions.iter_mut().find(|s| s.is_wanted && **s.channel.name() == *name);
-        let Some(subscription) = wanted else {
+        let Some(subscription) = state.subscriptions.iter_mut().find(|s| **s.channel.name() == *name) else {
             self.queue(slot, crate::outbox::Queued::reply(reply));
             return self.give_back(slot, credits);
         };
+        // One that is leaving already is answered behind that, in the order of the commands.
         subscription.is_wanted = false;
         let channel = Arc::clone(&subscription.channel);
         self.end_lasting(slot, Some(channel.id));

@@ -1,6 +1,7 @@
 //! The inbox: members come and go, events fan out, replays are pulled, credits come back.
 
 use super::ShardCore;
+use super::output::Run;
 use crate::channel::{Channel, Publication};
 use crate::compose;
 use crate::conn::{Phase, flag};
@@ -40,9 +41,24 @@ impl ShardCore {
         let hub = Arc::clone(&self.hub);
         let mut messages = std::mem::take(&mut self.inbox);
         hub.inbox(self.shard).take(&mut messages);
-        for message in messages.drain(..) {
-            self.run(message);
+        let mut rest = messages.drain(..).peekable();
+        while let Some(message) = rest.next() {
+            let ShardMsg::Deliver(first) = message else {
+                self.run(message);
+                continue;
+            };
+            // A burst in one channel goes through its members once.
+            let mut burst = std::mem::take(&mut self.burst);
+            let channel = first.channel;
+            burst.push(first);
+            let is_next = |next: &ShardMsg| matches!(next, ShardMsg::Deliver(deliver) if deliver.channel == channel);
+            while let Some(ShardMsg::Deliver(deliver)) = rest.next_if(is_next) {
+                burst.push(deliver);
+            }
+            self.deliver(channel, &mut burst);
+            self.burst = burst;
         }
+        drop(rest);
         if messages.capacity() > 1 << 16 {
             messages = Vec::new();
         }
@@ -51,7 +67,7 @@ impl ShardCore {
 
     fn run(&mut self, message: ShardMsg) {
         match message {
-            ShardMsg::Deliver(deliver) => self.deliver(deliver),
+            ShardMsg::Deliver(deliver) => self.deliver(deliver.channel, &mut vec![deliver]),
             ShardMsg::Send { conn, frame, credits } => {
                 self.take_command_bytes(&frame);
                 let frame = self.turn.add(Queued::reply(frame));
@@ -61,6 +77,7 @@ impl ShardCore {
             ShardMsg::Done { conn, count } => self.give_back_to(conn, count),
             ShardMsg::Join(join) => self.join(join),
             ShardMsg::Leave { conn, channel, reply, credits } => self.leave_now(conn, &channel, reply, credits),
+            ShardMsg::NotJoined { conn, channel, reply, credits } => self.not_joined(conn, &channel, reply, credits),
             ShardMsg::SendMany { conns, frame } => {
                 let frame = self.turn.add(volatile(frame));
                 for conn in conns {
@@ -109,27 +126,42 @@ impl ShardCore {
 
     // ---- fan-out
 
-    fn deliver(&mut self, deliver: Deliver) {
-        let Some(local) = self.members.get_mut(&deliver.channel) else { return };
+    /// Hands events of one channel to its members; empties `burst`.
+    fn deliver(&mut self, channel: u64, burst: &mut Vec<Deliver>) {
+        let Some(local) = self.members.get_mut(&channel) else { return burst.clear() };
         let mut members = std::mem::take(&mut local.members);
-        let channel = Some(Arc::clone(&local.channel));
-        let frame = self.turn.add(Queued { frame: deliver.frame, class: deliver.class, channel });
-        let mut deliveries = 0;
-        for member in &mut members {
-            if member.replays || (deliver.offset > 0 && deliver.offset < member.next) {
-                continue;
-            }
-            if deliver.offset > 0 {
-                member.next = deliver.offset + 1;
-            }
-            deliveries += 1;
-            let slot = member.slot as usize;
-            if matches!(self.conns[slot].phase, Phase::Open | Phase::Finishing) {
-                self.queue_frame(slot, frame);
+        let of = Arc::clone(&local.channel);
+        let offsets: Vec<u64> = burst.iter().map(|deliver| deliver.offset).collect();
+        let mut run = Run { first: 0, count: offsets.len() as u32 };
+        for (place, Deliver { frame, class, .. }) in burst.drain(..).enumerate() {
+            let index = self.turn.add(Queued { frame, class, channel: Some(Arc::clone(&of)) });
+            if place == 0 {
+                run.first = index;
             }
         }
+        let lowest = offsets.iter().copied().filter(|offset| *offset > 0).min();
+        let highest = offsets.iter().copied().max().unwrap_or(0);
+        let mut deliveries = 0;
+        for member in members.iter_mut().filter(|member| !member.replays) {
+            let slot = member.slot as usize;
+            if !matches!(self.conns[slot].phase, Phase::Open | Phase::Finishing) {
+                continue;
+            }
+            if lowest.is_none_or(|lowest| lowest >= member.next) {
+                deliveries += u64::from(run.count);
+                self.queue_run(slot, run);
+            } else {
+                // Part of the burst came to it by its replay.
+                for (place, offset) in offsets.iter().enumerate().filter(|(_, o)| **o == 0 || **o >= member.next) {
+                    deliveries += 1;
+                    debug_assert!(*offset == 0 || *offset >= member.next);
+                    self.queue_frame(slot, run.first + place as u32);
+                }
+            }
+            member.next = member.next.max(highest + 1);
+        }
         add(&self.hub.counters.deliveries, deliveries);
-        if let Some(local) = self.members.get_mut(&deliver.channel) {
+        if let Some(local) = self.members.get_mut(&channel) {
             local.members = members;
         }
     }
@@ -189,16 +221,11 @@ impl ShardCore {
 
     fn leave_now(&mut self, conn: ConnId, channel: &Arc<Channel>, reply: Option<Arc<Prepared>>, credits: u16) {
         let Some(slot) = self.find(conn) else { return };
-        let state = &mut self.conns[slot];
-        if let Some(at) = state.subscriptions.iter().position(|s| s.channel.id == channel.id) {
-            let subscription = &mut state.subscriptions[at];
+        if let Some(subscription) = self.conns[slot].subscription(channel.id) {
             let member = subscription.member.take();
-            // Asked for again meanwhile: that join comes behind this in the inbox. A failed subscribe was wanted too.
-            if !subscription.is_wanted || member.is_none() {
-                state.subscriptions.swap_remove(at);
-                if state.subscriptions.is_empty() {
-                    state.subscriptions = Vec::new();
-                }
+            // Asked for again meanwhile: that join comes behind this in the inbox.
+            if !subscription.is_wanted {
+                self.forget_subscription(slot, channel.id);
             }
             if let Some(place) = member {
                 self.remove_member(channel.id, place);
@@ -210,6 +237,24 @@ impl ShardCore {
             self.send_to(conn, frame);
         }
         self.give_back_to(conn, credits);
+    }
+
+    fn not_joined(&mut self, conn: ConnId, channel: &Channel, reply: Arc<Prepared>, credits: u16) {
+        let Some(slot) = self.find(conn) else { return };
+        if self.conns[slot].subscription(channel.id).is_some_and(|subscription| subscription.member.is_none()) {
+            self.forget_subscription(slot, channel.id);
+        }
+        let frame = self.turn.add(Queued::reply(reply));
+        self.send_to(conn, frame);
+        self.give_back_to(conn, credits);
+    }
+
+    fn forget_subscription(&mut self, slot: usize, channel: u64) {
+        let subscriptions = &mut self.conns[slot].subscriptions;
+        subscriptions.retain(|subscription| subscription.channel.id != channel);
+        if subscriptions.is_empty() {
+            *subscriptions = Vec::new();
+        }
     }
 
     /// Takes a member out; the last one takes its place.

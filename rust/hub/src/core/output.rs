@@ -1,7 +1,7 @@
 //! Out: this turn's frames, who gets which, and the flush.
 //!
-//! The turn's log holds each frame once; a connection's pending list is a chain of indices into it, in one arena for
-//! the shard, so an idle connection holds nothing. Neighbours with equal lists share the assembled bytes: one big
+//! The turn's log holds each frame once; a connection's pending list is a chain of runs of indices into it, in one
+//! arena for the shard, so an idle connection holds nothing and a burst in one channel is one link a member. Neighbours with equal lists share the assembled bytes: one big
 //! channel costs one assembly and N sends. Only a connection that the kernel refused gets frames of its own
 //! ([`Backlog`]).
 
@@ -26,9 +26,16 @@ const SENDS_MAX: usize = 8_192;
 /// What one connection that is behind gets in one turn.
 const CATCH_UP_BYTES_MAX: usize = 1 << 20;
 
+/// Neighbours in the turn's log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Run {
+    pub first: u32,
+    pub count: u32,
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Link {
-    frame: u32,
+    run: Run,
     next: u32,
 }
 
@@ -40,8 +47,11 @@ pub(super) struct Turn {
     dirty: Vec<u32>,
     /// Assembled bytes of one batch.
     scratch: Vec<u8>,
-    /// Indices of the list assembled last.
-    same: Vec<u32>,
+    /// The list assembled last, and where its bytes are.
+    same: Vec<Run>,
+    same_bytes: (usize, usize),
+    /// The list being planned.
+    list: Vec<Run>,
     sends: Vec<Planned>,
 }
 
@@ -50,8 +60,8 @@ pub(super) struct Turn {
 struct Planned {
     slot: u32,
     source: Source,
-    /// Links of the pending list that it covers.
-    links: u32,
+    /// Frames of the pending list that it covers.
+    frames: u32,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -72,9 +82,16 @@ impl Turn {
         &self.frames[index as usize]
     }
 
-    fn link(&mut self, slot: u32, conn: &mut Conn, frame: u32) {
+    fn link(&mut self, slot: u32, conn: &mut Conn, run: Run) {
+        if conn.pending_tail != NOTHING {
+            let tail = &mut self.links[conn.pending_tail as usize];
+            if tail.run.first + tail.run.count == run.first {
+                tail.run.count += run.count;
+                return;
+            }
+        }
         let link = self.links.len() as u32;
-        self.links.push(Link { frame, next: NOTHING });
+        self.links.push(Link { run, next: NOTHING });
         if conn.pending_tail == NOTHING {
             conn.pending_head = link;
         } else {
@@ -100,50 +117,75 @@ impl Turn {
         (conn.pending_head, conn.pending_tail) = (NOTHING, NOTHING);
     }
 
-    fn pending(&self, conn: &Conn) -> impl Iterator<Item = u32> + '_ {
+    fn runs(&self, conn: &Conn) -> impl Iterator<Item = Run> + '_ {
         let mut at = conn.pending_head;
         std::iter::from_fn(move || {
             let link = self.links.get(at as usize)?;
             at = link.next;
-            Some(link.frame)
+            Some(link.run)
         })
+    }
+
+    fn pending(&self, conn: &Conn) -> impl Iterator<Item = u32> + '_ {
+        self.runs(conn).flat_map(|run| run.first..run.first + run.count)
+    }
+
+    /// Takes frames that were sent off the front of a pending list.
+    fn take(&mut self, conn: &mut Conn, mut frames: u32) {
+        while frames > 0 {
+            let link = &mut self.links[conn.pending_head as usize];
+            if link.run.count > frames {
+                link.run.first += frames;
+                link.run.count -= frames;
+                return;
+            }
+            frames -= link.run.count;
+            conn.pending_head = link.next;
+        }
+        if conn.pending_head == NOTHING {
+            conn.pending_tail = NOTHING;
+        }
     }
 
     /// Plans the next send of a pending list: the frame itself, bytes assembled for the one before, or new ones.
     fn plan(&mut self, slot: u32, conn: &Conn) {
-        let mut list = [0u32; FRAMES_MAX];
-        let (mut count, mut bytes) = (0, 0);
-        for frame in self.pending(conn) {
-            let len = self.frames[frame as usize].frame.wire_len();
-            if count == FRAMES_MAX || (count > 0 && bytes + len > BYTES_MAX) {
-                break;
+        let mut list = std::mem::take(&mut self.list);
+        list.clear();
+        let (mut frames, mut bytes) = (0, 0);
+        'full: for run in self.runs(conn) {
+            let mut count = 0;
+            for frame in run.first..run.first + run.count {
+                let len = self.frames[frame as usize].frame.wire_len();
+                if frames as usize == FRAMES_MAX || (frames > 0 && bytes + len > BYTES_MAX) {
+                    if count > 0 {
+                        list.push(Run { first: run.first, count });
+                    }
+                    break 'full;
+                }
+                (frames, count, bytes) = (frames + 1, count + 1, bytes + len);
             }
-            list[count] = frame;
-            count += 1;
-            bytes += len;
+            list.push(Run { first: run.first, count });
         }
-        let list = &list[..count];
-        let source = match *list {
-            [one] => Source::Frame(one),
-            _ => self.assemble(list),
+        let source = match list[..] {
+            [Run { first, count: 1 }] => Source::Frame(first),
+            _ => self.assemble(&list),
         };
-        self.sends.push(Planned { slot, source, links: count as u32 });
+        self.list = list;
+        self.sends.push(Planned { slot, source, frames });
     }
 
-    fn assemble(&mut self, list: &[u32]) -> Source {
-        if self.same == list
-            && let Some(Planned { source: source @ Source::Scratch { .. }, .. }) =
-                self.sends.iter().rev().find(|planned| matches!(planned.source, Source::Scratch { .. }))
-        {
-            return *source;
+    fn assemble(&mut self, list: &[Run]) -> Source {
+        if self.same != list {
+            let start = self.scratch.len();
+            for frame in list.iter().flat_map(|run| run.first..run.first + run.count) {
+                self.scratch.extend_from_slice(self.frames[frame as usize].frame.bytes());
+            }
+            self.same.clear();
+            self.same.extend_from_slice(list);
+            self.same_bytes = (start, self.scratch.len());
         }
-        let start = self.scratch.len();
-        for &frame in list {
-            self.scratch.extend_from_slice(self.frames[frame as usize].frame.bytes());
-        }
-        self.same.clear();
-        self.same.extend_from_slice(list);
-        Source::Scratch { start, end: self.scratch.len() }
+        let (start, end) = self.same_bytes;
+        Source::Scratch { start, end }
     }
 }
 
@@ -160,11 +202,21 @@ impl ShardCore {
 
     /// Queues a frame of this turn's log.
     pub(super) fn queue_frame(&mut self, slot: usize, frame: u32) {
+        self.queue_run(slot, Run { first: frame, count: 1 });
+    }
+
+    /// Queues neighbours of this turn's log.
+    pub(super) fn queue_run(&mut self, slot: usize, run: Run) {
         let conn = &mut self.conns[slot];
         if conn.backlog.is_none() {
-            self.turn.link(slot as u32, conn, frame);
-            return;
+            return self.turn.link(slot as u32, conn, run);
         }
+        for frame in run.first..run.first + run.count {
+            self.queue_behind(slot, frame);
+        }
+    }
+
+    fn queue_behind(&mut self, slot: usize, frame: u32) {
         let bounds = self.bounds(slot);
         let queued = self.turn.frame(frame).clone();
         let conn = &mut self.conns[slot];
@@ -245,7 +297,7 @@ impl ShardCore {
                 backlog.fill(&mut self.turn.scratch, CATCH_UP_BYTES_MAX, self.now.wall_ms, &self.hub.counters);
                 let end = self.turn.scratch.len();
                 if end > start {
-                    self.turn.sends.push(Planned { slot, source: Source::Backlog { start, end }, links: 0 });
+                    self.turn.sends.push(Planned { slot, source: Source::Backlog { start, end }, frames: 0 });
                 }
             } else if conn.pending_head != NOTHING {
                 let conn = &self.conns[slot as usize];
@@ -303,14 +355,11 @@ impl ShardCore {
         }
         if count < len {
             self.conns[slot].set(flag::BLOCKED);
-            return self.fall_behind(slot, count, planned.links);
+            return self.fall_behind(slot, count, planned.frames);
         }
         let conn = &mut self.conns[slot];
-        for _ in 0..planned.links {
-            conn.pending_head = self.turn.links[conn.pending_head as usize].next;
-        }
+        self.turn.take(conn, planned.frames);
         if conn.pending_head == NOTHING {
-            conn.pending_tail = NOTHING;
             self.sent_all(slot);
         } else {
             self.turn.mark(slot as u32, conn);
@@ -360,14 +409,14 @@ impl ShardCore {
     }
 
     /// Moves the pending list to a backlog: the kernel took `sent` bytes of its next send and wants no more now.
-    fn fall_behind(&mut self, slot: usize, sent: usize, links: u32) {
+    fn fall_behind(&mut self, slot: usize, sent: usize, tried: u32) {
         let frames: Vec<Queued> =
             self.turn.pending(&self.conns[slot]).map(|frame| self.turn.frame(frame).clone()).collect();
         let conn = &mut self.conns[slot];
         (conn.pending_head, conn.pending_tail) = (NOTHING, NOTHING);
         let mut front_sent = sent;
         let mut whole = 0;
-        for queued in frames.iter().take(links as usize) {
+        for queued in frames.iter().take(tried as usize) {
             if front_sent < queued.frame.wire_len() {
                 break;
             }
