@@ -62,8 +62,6 @@ fn send(fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
         match error.kind() {
             io::ErrorKind::Interrupted => {}
             io::ErrorKind::WouldBlock => return Ok(0),
-            // The kernel is short of memory for the moment, which is no fault of this peer's; a tick tries again.
-            _ if error.raw_os_error() == Some(libc::ENOBUFS) => return Ok(0),
             _ => return Err(error),
         }
     }

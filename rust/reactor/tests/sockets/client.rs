@@ -108,6 +108,16 @@ impl Client {
         }
     }
 
+    /// The payload of the next pong; nothing else may come before it.
+    pub(crate) fn pong(&mut self) -> Vec<u8> {
+        let mut header = [0; 2];
+        self.stream.read_exact(&mut header).unwrap();
+        assert_eq!(header[0], 0x8A, "a pong");
+        let mut payload = vec![0; usize::from(header[1])];
+        self.stream.read_exact(&mut payload).unwrap();
+        payload
+    }
+
     fn take(&mut self, mut bytes: &mut [u8]) {
         while !bytes.is_empty() {
             let (used, item) = self.inbound.receive(bytes, 64 << 20).unwrap();

@@ -3,10 +3,12 @@
 use crate::client::{Arrived, Client};
 use crate::server::{Server, eventually};
 use realtime_hub::{Command, Event};
-use realtime_protocol::frame::Opcode;
+use realtime_protocol::frame::{Opcode, encode_masked_frame};
 use serde_json::json;
+use std::io::Write;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 #[test]
 fn a_message_larger_than_every_buffer_comes_back_whole() {
@@ -18,8 +20,8 @@ fn a_message_larger_than_every_buffer_comes_back_whole() {
     let sent = message.clone();
     let sending = std::thread::spawn(move || {
         let mut frame = Vec::new();
-        realtime_protocol::frame::encode_masked_frame(Opcode::Binary, true, &sent, [9; 4], &mut frame);
-        std::io::Write::write_all(&mut sender, &frame).unwrap();
+        encode_masked_frame(Opcode::Binary, true, &sent, [9; 4], &mut frame);
+        sender.write_all(&frame).unwrap();
     });
     assert_eq!(client.next(), Arrived::Binary(message));
     sending.join().unwrap();
@@ -33,10 +35,10 @@ fn many_small_messages_in_one_packet_are_answered_in_order() {
     let mut frames = Vec::new();
     for n in 0..5_000 {
         let text = n.to_string();
-        realtime_protocol::frame::encode_masked_frame(Opcode::Text, true, text.as_bytes(), [7; 4], &mut frames);
+        encode_masked_frame(Opcode::Text, true, text.as_bytes(), [7; 4], &mut frames);
     }
     let mut sender = client.stream.try_clone().unwrap();
-    let sending = std::thread::spawn(move || std::io::Write::write_all(&mut sender, &frames).unwrap());
+    let sending = std::thread::spawn(move || sender.write_all(&frames).unwrap());
     for n in 0..5_000 {
         assert_eq!(client.next(), Arrived::Text(n.to_string()));
     }
@@ -96,6 +98,37 @@ fn a_python_that_sleeps_leaves_bytes_in_the_kernel_and_loses_nothing() {
     }
     assert_eq!(seen, [1_000; 8]);
     drop(clients);
+}
+
+#[test]
+fn a_flood_from_some_does_not_starve_the_others() {
+    let server = Server::start(1, &json!({}));
+    let mut quiet = Client::connect(server.port(), "/raw");
+    let stop = Arc::new(AtomicBool::new(false));
+    let flooding: Vec<_> = (0..6)
+        .map(|_| {
+            let (mut flooder, stop) = (Client::connect(server.port(), "/raw"), Arc::clone(&stop));
+            // One message that never ends: only its bytes cost.
+            let mut frame = Vec::new();
+            encode_masked_frame(Opcode::Continuation, false, &[b'x'; 1_000], [5; 4], &mut frame);
+            let frames = frame.repeat(100);
+            std::thread::spawn(move || {
+                let mut first = Vec::new();
+                encode_masked_frame(Opcode::Binary, false, b"", [5; 4], &mut first);
+                flooder.stream.write_all(&first).unwrap();
+                // Ended by the test, or by the limit of a message.
+                while !stop.load(Ordering::Relaxed) && flooder.stream.write_all(&frames).is_ok() {}
+            })
+        })
+        .collect();
+    for n in 0..50_u8 {
+        let start = Instant::now();
+        quiet.send(Opcode::Ping, &[n]);
+        assert_eq!(quiet.pong(), [n]);
+        assert!(start.elapsed() < Duration::from_secs(2));
+    }
+    stop.store(true, Ordering::Relaxed);
+    flooding.into_iter().for_each(|thread| thread.join().unwrap());
 }
 
 #[test]
