@@ -39,6 +39,7 @@ EventTuple: TypeAlias = tuple[Any, ...]
 Step: TypeAlias = Callable[[Session, Any], Work | None]
 
 _STATUSES: Final = {"unauthorized": 401, "forbidden": 403, "rate_limited": 429}
+_ABSENT: Final = (None, b"null")
 _BODIES: Final = {401: "Unauthorized", 403: "Forbidden", 429: "Too Many Requests", 503: "Service Unavailable"}
 
 
@@ -117,16 +118,17 @@ def bind(
     parameters = positional(handler)
     if len(parameters) not in (1, 2):
         raise TypeError(f"handler of {type!r} takes {len(parameters)} arguments; use (session) or (session, payload)")
-    if thread and inspect.iscoroutinefunction(handler):
+    is_async = inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(handler.__class__.__call__)
+    if thread and is_async:
         raise TypeError(f"handler of {type!r} is async and thread=True; use one of the two")
-    hints = get_type_hints(handler, include_extras=True)
+    hints = get_type_hints(handler if inspect.isroutine(handler) else handler.__class__.__call__, include_extras=True)
     payload = Payload(hints.get(parameters[1], Any)) if len(parameters) == 2 else None
     if "return" in hints and not thread and hints["return"] not in (Publishing, Publication):
         _check_return(hints["return"])
     runs: Literal["inline", "task", "thread"] = "inline"
     if thread:
         runs = "thread"
-    elif inspect.iscoroutinefunction(handler):
+    elif is_async:
         runs = "task"
     return Route(type=type, handler=handler, payload=payload, runs=runs, guard=guard, failure=failure)
 
@@ -297,6 +299,10 @@ class Router:
                 self._connections.wake()
         finally:
             del self._lanes[session.conn]
+            for step, subject in lane:
+                # Only at the end of the server is a lane left before it is worked off.
+                if step == self._command:
+                    self._refuse(session.conn, subject[3], _draining())
 
     def _spawn(self, work: Work) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -308,22 +314,24 @@ class Router:
     def _command(self, session: Session, event: EventTuple) -> Work | None:
         _, conn, index, id, data, _ = event
         route = self._routes[index]
-        if route.payload is None:
-            arguments: tuple[Any, ...] = (session,)
-        else:
-            try:
-                payload = route.payload.decode(route.payload.absent if data is None or data == b"null" else data)
-            except msgspec.DecodeError as error:
-                self._refuse(conn, id, Refused("invalid_message", INVALID, path=error_path(error)))
-                return None
-            arguments = (session, payload)
-        if route.runs != "inline":
-            return self._command_later(session, route, id, arguments)
         started_s = time.perf_counter()
         try:
-            self._answer(conn, id, route.handler(*arguments), route.failure)
+            if route.payload is None:
+                arguments: tuple[Any, ...] = (session,)
+            else:
+                arguments = (session, route.payload.decode(data if data not in _ABSENT else route.payload.absent))
+            if route.runs != "inline":
+                return self._command_later(session, route, id, arguments)
+            result = route.handler(*arguments)
+            if isinstance(result, Publishing) and result.durable:
+                if not self._broadcaster.answer(result, conn, id, route.failure):
+                    return self._answer_later(session, route, id, result)
+            else:
+                self._answer(conn, id, result)
         except Refused as refusal:
             self._refuse(conn, id, _as_told(refusal, route))
+        except msgspec.DecodeError as error:
+            self._refuse(conn, id, Refused("invalid_message", INVALID, path=error_path(error)))
         except Exception as error:  # noqa: BLE001 -- an app's handler may raise anything; the connection lives on
             self._fail(session, route.type, id, error)
         if (took_s := time.perf_counter() - started_s) > self._slow_s:
@@ -333,21 +341,24 @@ class Router:
     async def _command_later(
         self, session: Session, route: Route, id: bytes | None, arguments: tuple[Any, ...]
     ) -> None:
+        if route.runs == "thread":
+            await self._answer_later(session, route, id, self._in_thread(route.handler, arguments))
+        else:
+            await self._answer_later(session, route, id, route.handler(*arguments))
+
+    async def _answer_later(self, session: Session, route: Route, id: bytes | None, result: Awaitable[Any]) -> None:
         conn = session.conn
         deadline = _Deadline(self._clock, self._timeout_s)
         try:
-            if route.runs == "thread":
-                result = await self._in_thread(route.handler, arguments)
-            else:
-                result = await route.handler(*arguments)
-            if isinstance(result, Publishing):
-                result = await result
-            self._answer(conn, id, result, route.failure)
+            value = await result
+            if isinstance(value, Publishing):
+                value = await value
+            self._answer(conn, id, value)
         except Refused as refusal:
             self._refuse(conn, id, _as_told(refusal, route))
         except asyncio.CancelledError:
             if not deadline.passed:
-                self._refuse(conn, id, Refused("draining", "Server is going away"))
+                self._refuse(conn, id, _draining())
                 raise
             log.warning("handler of %r took longer than %g s; session %s", route.type, self._timeout_s, session.id)
             self._refuse(conn, id, Refused("timeout", "Timed out"))
@@ -411,8 +422,8 @@ class Router:
         except Refused as refusal:
             self._refuse(session.conn, event[5], refusal, event[3])
         except asyncio.CancelledError:
-            code, message = ("timeout", "Timed out") if deadline.passed else ("draining", "Server is going away")
-            self._refuse(session.conn, event[5], Refused(code, message), event[3])
+            cut = Refused("timeout", "Timed out") if deadline.passed else _draining()
+            self._refuse(session.conn, event[5], cut, event[3])
             if not deadline.passed:
                 raise
         except Exception as error:  # noqa: BLE001 -- as in _command
@@ -511,16 +522,15 @@ class Router:
 
     # Answers. Each gives one credit back.
 
-    def _answer(self, conn: int, id: bytes | None, result: Any, failure: str | None) -> None:
-        if isinstance(result, Publishing):
-            if self._broadcaster.answer(result, conn, id, failure):
-                return
-            result = None
+    def _answer(self, conn: int, id: bytes | None, result: Any) -> None:
         if id is None:
             self._connections.done(conn)
             return
         if isinstance(result, Publication):
             result = result.data
+        elif isinstance(result, Publishing):
+            # Of a volatile channel: there is nothing to wait for and nothing to tell.
+            result = None
         self._connections.send_text(conn, ack_frame(result, self._clock.timestamp(), id), 1)
 
     def _refuse(self, conn: int, id: bytes | None, refusal: Refused, channel: str | None = None) -> None:
@@ -543,6 +553,10 @@ class Router:
 
     def _name_slow(self, what: str, took_s: float) -> None:
         log.warning("%s held the event loop for %d ms; make it async, or thread=True", what, took_s * 1000)
+
+
+def _draining() -> Refused:
+    return Refused("draining", "Server is going away")
 
 
 def _as_told(refusal: Refused, route: Route) -> Refused:

@@ -1,6 +1,6 @@
 """From an event to a handler and back: answers, order, limits, failures. One credit comes back for each command."""
 
-# ruff: noqa: ARG001, ARG005 -- what a handler takes is its contract
+# ruff: noqa: ARG001, ARG002, ARG005 -- what a handler takes is its contract
 
 import asyncio
 import time
@@ -350,6 +350,68 @@ async def test_a_publish_that_fails_answers_with_its_code() -> None:
     assert decoded(half) == [error("unavailable", "Publish failed", retryable=True)]
 
 
+async def test_a_publish_that_was_submitted_before_it_is_returned_is_waited_for() -> None:
+    app = ledger()
+    early = list[Publishing]()
+
+    @app.on("write")
+    def write(session: Session) -> Publishing:
+        return early[0]
+
+    half = Half(app)
+    half.open(1)
+    early.append(app.publish("ledger:1", "line", {}))
+    half.engine.takes_replies = False
+    half.command(1)
+    await half.settle()
+    assert half.texts(1) == []
+    half.take((_engine.PUBLISHED, 1, 5, False, b'{"number":5}', None))
+    await half.settle()
+    assert decoded(half) == [ack({"number": 5})]
+    half.command(1, id=b"2")
+    await half.settle()
+    assert decoded(half)[1:] == [ack({"number": 5}, 2)]
+
+
+class Door:
+    """A handler with a state of its own."""
+
+    async def __call__(self, session: Session, vote: Vote) -> str:
+        await asyncio.sleep(0)
+        return vote.poll
+
+
+async def test_an_object_may_be_a_handler() -> None:
+    app = Realtime()
+    app.on("knock")(Door())
+    half = Half(app)
+    half.open(1)
+    half.command(1, data=b'{"poll":"p"}')
+    await half.settle()
+    assert decoded(half) == [ack("p")]
+
+
+async def test_a_payload_that_fails_in_its_own_code_is_our_own_failure(caplog: pytest.LogCaptureFixture) -> None:
+    class Odd(Struct):
+        number: int
+
+        def __post_init__(self) -> None:
+            raise KeyError(self.number)
+
+    app = Realtime()
+
+    @app.on("odd")
+    def odd(session: Session, odd: Odd) -> None:
+        pytest.fail("called")
+
+    half = Half(app)
+    half.open(1)
+    half.command(1, data=b'{"number":1}')
+    assert decoded(half) == [error("internal", "Internal error", retryable=True)]
+    assert half.credits(1) == 1
+    assert "handler of 'odd' failed" in caplog.text
+
+
 # Rights.
 
 
@@ -619,9 +681,13 @@ async def test_at_the_end_handlers_are_awaited_and_then_cut_off() -> None:
     half.open(2)
     half.command(1, data=b'{"poll":"p","choice":0}')
     half.command(2, data=b'{"poll":"p","choice":3600}')
+    half.command(2, id=b"2", data=b'{"poll":"p","choice":0}')
     assert await half.control.router.finish(0.05) == 1
     assert decoded(half, 1) == [ack("done")]
-    assert decoded(half, 2) == [error("draining", "Server is going away", retryable=True)]
+    assert decoded(half, 2) == [
+        error("draining", "Server is going away", retryable=True),
+        error("draining", "Server is going away", retryable=True, id=2),
+    ]
     assert half.control.router.busy == 0
 
 
