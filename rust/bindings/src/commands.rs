@@ -135,20 +135,21 @@ impl Commands {
         &self,
         channel: &str,
         event: &str,
-        data: &[u8],
+        data: &Bound<'_, PyBytes>,
         user: Option<&str>,
         key: Option<&str>,
         dedupe: Option<&str>,
         number: bool,
         notify: bool,
-    ) -> u64 {
+    ) -> PyResult<u64> {
+        let data = text(data)?.into();
         let mut buffer = self.buffer();
         let ticket = buffer.next_ticket();
         buffer.commands.push(Command::Publish(Publish {
             ticket,
             channel: channel.into(),
             event: event.into(),
-            data: data.into(),
+            data,
             user: user.map(Into::into),
             key: key.map(Into::into),
             dedupe: dedupe.map(Into::into),
@@ -156,7 +157,7 @@ impl Commands {
             notify,
             reply: None,
         }));
-        ticket
+        Ok(ticket)
     }
 
     #[pyo3(signature = (ticket, conn, id, failure=None))]
@@ -218,28 +219,28 @@ impl Commands {
         self.handle.fileno()
     }
 
-    fn session_id(&self, conn: u64) -> String {
-        self.handle.session_id(ConnId::from_u64(conn))
+    fn session_id(&self, py: Python<'_>, conn: u64) -> PyResult<String> {
+        error::caught(py, || self.handle.session_id(ConnId::from_u64(conn)))
     }
 
-    fn conn_of(&self, session_id: &str) -> Option<u64> {
-        self.handle.conn_of(session_id).map(ConnId::as_u64)
+    fn conn_of(&self, py: Python<'_>, session_id: &str) -> PyResult<Option<u64>> {
+        error::caught(py, || self.handle.conn_of(session_id).map(ConnId::as_u64))
     }
 
-    fn members(&self, channel: &str) -> usize {
-        self.handle.members(channel)
+    fn members(&self, py: Python<'_>, channel: &str) -> PyResult<usize> {
+        error::caught(py, || self.handle.members(channel))
     }
 
-    fn backlog(&self, conn: u64) -> usize {
-        self.handle.backlog(ConnId::from_u64(conn))
+    fn backlog(&self, py: Python<'_>, conn: u64) -> PyResult<usize> {
+        error::caught(py, || self.handle.backlog(ConnId::from_u64(conn)))
     }
 
-    fn overloaded(&self) -> bool {
-        self.handle.overloaded()
+    fn overloaded(&self, py: Python<'_>) -> PyResult<bool> {
+        error::caught(py, || self.handle.overloaded())
     }
 
-    fn stats<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
-        PyBytes::new(py, self.handle.stats_json().as_bytes())
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        error::caught(py, || PyBytes::new(py, self.handle.stats_json().as_bytes()))
     }
 }
 

@@ -6,6 +6,7 @@ use crate::events;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyTuple};
+use realtime_hub::ConnId;
 use realtime_reactor::{Received, VirtualEngine as Reactor};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -49,21 +50,21 @@ impl VirtualEngine {
             .map_err(PyValueError::new_err)
     }
 
-    fn conn_of_link(&self, link: usize) -> Option<u64> {
-        self.lock().conn_of_link(link).map(realtime_hub::ConnId::as_u64)
+    fn conn_of_link(&self, py: Python<'_>, link: usize) -> PyResult<Option<u64>> {
+        error::caught(py, || self.lock().conn_of_link(link).map(ConnId::as_u64))
     }
 
-    fn client_send(&self, link: usize, payload: &Bound<'_, PyAny>) -> PyResult<()> {
-        match payload.cast::<PyBytes>() {
-            Ok(binary) => self.lock().client_send(link, false, binary.as_bytes()),
-            Err(_) => self.lock().client_send(link, true, text(payload)?),
-        }
-        Ok(())
+    fn client_send(&self, py: Python<'_>, link: usize, payload: &Bound<'_, PyAny>) -> PyResult<()> {
+        let (is_text, payload) = match payload.cast::<PyBytes>() {
+            Ok(binary) => (false, binary.as_bytes()),
+            Err(_) => (true, text(payload)?),
+        };
+        error::caught(py, || self.lock().client_send(link, is_text, payload))
     }
 
     #[pyo3(signature = (link, code, reason=""))]
-    fn client_close(&self, link: usize, code: u16, reason: &str) {
-        self.lock().client_close(link, code, reason);
+    fn client_close(&self, py: Python<'_>, link: usize, code: u16, reason: &str) -> PyResult<()> {
+        error::caught(py, || self.lock().client_close(link, code, reason))
     }
 
     fn client_drop(&self, py: Python<'_>, link: usize) -> PyResult<()> {
@@ -71,21 +72,21 @@ impl VirtualEngine {
     }
 
     fn client_receive<'py>(&self, py: Python<'py>, link: usize) -> PyResult<Bound<'py, PyList>> {
-        let received = self.lock().client_receive(link);
+        let received = error::caught(py, || self.lock().client_receive(link))?;
         let tuples = received.into_iter().map(|received| to_tuple(py, received)).collect::<PyResult<Vec<_>>>()?;
         PyList::new(py, tuples)
     }
 
-    fn client_reads(&self, link: usize, bytes_per_s: Option<u64>) {
-        self.lock().client_reads(link, bytes_per_s);
+    fn client_reads(&self, py: Python<'_>, link: usize, bytes_per_s: Option<u64>) -> PyResult<()> {
+        error::caught(py, || self.lock().client_reads(link, bytes_per_s))
     }
 
     fn advance(&self, py: Python<'_>, ms: u64) -> PyResult<()> {
         error::caught(py, || self.lock().advance(ms))
     }
 
-    fn now_ms(&self) -> u64 {
-        self.lock().now_ms()
+    fn now_ms(&self, py: Python<'_>) -> PyResult<u64> {
+        error::caught(py, || self.lock().now_ms())
     }
 
     fn step(&self, py: Python<'_>) -> PyResult<bool> {

@@ -27,8 +27,10 @@ fn resolve(host: &str, port: u16) -> Result<SocketAddr, StartError> {
             ),
         )
     };
-    let mut found = (host, port).to_socket_addrs().map_err(|error| unknown(&error.to_string()))?;
-    found.next().ok_or_else(|| unknown("the name has no address"))
+    let found: Vec<SocketAddr> = (host, port).to_socket_addrs().map_err(|error| unknown(&error.to_string()))?.collect();
+    // A name such as localhost has an address in both families, and clients that try one alone try this one.
+    let address = found.iter().find(|address| address.is_ipv4()).or_else(|| found.first());
+    address.copied().ok_or_else(|| unknown("the name has no address"))
 }
 
 fn listen(address: SocketAddr) -> io::Result<Socket> {
@@ -77,6 +79,11 @@ mod tests {
             let error = bind(host, 0).unwrap_err();
             assert_eq!(error.code, StartCode::Address, "{host:?}: {error}");
         }
+    }
+
+    #[test]
+    fn a_name_of_both_families_is_listened_on_where_clients_try_first() {
+        assert!(bind("localhost", 0).unwrap().local_addr().unwrap().is_ipv4());
     }
 
     #[test]
