@@ -392,13 +392,17 @@ async def serve(
         ConfigError, EngineError: as `Server`, before anything listens.
     """
     loop = asyncio.get_running_loop()
-    async with Server(app, settings, mounts) as server:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, server.end)
-        if ready is not None:
-            ready(server)
-        await server.ended()
-        log.info("draining: at most %g s", settings.drain.grace_s)
+    server = Server(app, settings, mounts)
+    # Before anything listens: whoever sees the port open may already ask for the end.
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.remove_signal_handler(number)
+        loop.add_signal_handler(number, server.end)
+    try:
+        async with server:
+            if ready is not None:
+                ready(server)
+            await server.ended()
+            log.info("draining: at most %g s", settings.drain.grace_s)
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
     return 0 if server.failure is None else 1
