@@ -35,6 +35,7 @@ else:
     _EDITS_LINES = True
 
 _BACKOFF_S = (1, 2, 4, 8, 16)
+_SHOWN_TIMEOUT_S = 2.0
 _TYPING_LOOK_S = 0.5
 _TYPING_AGAIN_S = 10.0
 
@@ -51,6 +52,7 @@ async def subscribe(url: str, token: str, channel: str, last: int | None) -> Non
         try:
             confirmed = await client.subscribe(channel, last=None if position else last, position=position)
             position = _before(confirmed.position, confirmed.replayed)
+            _say(f"subscribed to {channel}")
             async for event in client:
                 if event.channel == channel:
                     position = _after(position, event)
@@ -98,6 +100,8 @@ class _Room:
         self._client: Client | None = None
         self._connected = asyncio.Event()
         self._typists: set[str] = set()
+        self._unshown: set[str] = set()
+        self._all_shown = asyncio.Event()
 
     async def talk(self, url: str, token: str) -> None:
         """Keep connected and show what comes."""
@@ -131,6 +135,7 @@ class _Room:
         match event.type:
             case "new_message" if event.channel == self._channel:
                 self._typists.discard(event.data["userId"])
+                self._came_back(event.data.get("clientMessageId"))
                 at = datetime.fromisoformat(event.data["createdAt"]).astimezone().strftime("%H:%M")
                 self._screen.line(f"{at} {safe(event.data['userId'])}: {safe(event.data['content'])}")
             case "user_presence" if event.data["userId"] != user:
@@ -153,11 +158,22 @@ class _Room:
             while (line := await self._screen.read()) is not None:
                 if line.strip():
                     await self._send(line.strip())
+            if self._unshown:
+                # An ack and its message have no order between them: leave when one's own last lines were seen.
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._all_shown.wait(), _SHOWN_TIMEOUT_S)
         finally:
             typing.cancel()
 
+    def _came_back(self, client_message_id: str | None) -> None:
+        self._unshown.discard(client_message_id or "")
+        if not self._unshown:
+            self._all_shown.set()
+
     async def _send(self, content: str) -> None:
         client_message_id = str(uuid.uuid4())
+        self._unshown.add(client_message_id)
+        self._all_shown.clear()
         while True:
             await self._connected.wait()
             client = self._client
@@ -174,6 +190,7 @@ class _Room:
                 self._connected.clear()
             except CommandFailed as failure:
                 if not failure.retryable:
+                    self._came_back(client_message_id)
                     self._screen.note(f"not sent: {safe(failure)}")
                     return
                 await asyncio.sleep(1)

@@ -46,8 +46,8 @@ class Terminal:
             self._process.kill()
 
 
-def message(offset: int, user: str, content: str) -> dict[str, Any]:
-    stored = {"userId": user, "content": content, "createdAt": "2026-01-02T03:04:05.678Z"}
+def message(offset: int, user: str, content: str, name: str | None = None) -> dict[str, Any]:
+    stored = {"userId": user, "content": content, "createdAt": "2026-01-02T03:04:05.678Z", "clientMessageId": name}
     return {"type": "new_message", "data": stored, "channel": "conversation:lobby", "offset": offset}
 
 
@@ -101,8 +101,11 @@ async def test_sub_prints_events_of_its_channel_and_comes_back_with_its_position
         {"channel": "conversation:lobby", "position": {"offset": 2, "epoch": "e"}},
     ]
     assert (code, out) == (2, "")
-    assert err.splitlines()[-2:] == [
+    assert err.splitlines() == [
+        "* subscribed to conversation:lobby",
+        "* the connection ended with 1006",
         "* connecting again in 1 s",
+        "* subscribed to conversation:lobby",
         "realtime: the connection ended with 4503 removed",
     ]
 
@@ -139,7 +142,7 @@ async def test_chat_shows_what_was_said_and_who_does_what_and_sends_lines() -> N
         command = await asked(peer)
         sent.append(command)
         await tell(peer, {"type": "ack", "data": {}, "id": command["id"]})
-        await tell(peer, message(3, "ann", command["data"]["content"]))
+        await tell(peer, message(3, "ann", command["data"]["content"], command["data"]["clientMessageId"]))
         await peer.wait_closed()
 
     async with played(script) as url:
@@ -171,6 +174,7 @@ async def test_a_line_is_sent_again_under_its_name_after_a_lost_connection() -> 
             peer.transport.abort()
             return
         await tell(peer, {"type": "ack", "data": {}, "id": command["id"]})
+        await tell(peer, message(3, "ann", "hi", names[0]))
         await peer.wait_closed()
 
     async with played(script) as url:
