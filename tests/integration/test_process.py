@@ -216,6 +216,7 @@ async def test_terminal_clients_hold_a_conversation_with_a_socket(serve: Callabl
 
         chat, sub = await terminal("chat", "demo"), await terminal("sub", "conversation:demo")
         await until(chat, "said before")
+        await until(sub, "subscribed")
         assert chat.stdin is not None
         chat.stdin.write(b"hello from a terminal\n")
         await chat.stdin.drain()
