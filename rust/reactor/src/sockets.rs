@@ -15,6 +15,8 @@ pub(crate) const BLOCKED: u8 = 2;
 pub(crate) const LISTED: u8 = 4;
 /// Nothing more is sent; what still comes is read, so that the kernel delivers what was sent.
 pub(crate) const SHUT: u8 = 8;
+/// The poller has said that the peer's end of the stream or an error is there to be read.
+pub(crate) const ENDING: u8 = 16;
 
 /// One connection's socket.
 #[derive(Debug)]
