@@ -20,7 +20,6 @@ PYO3_LIKE_MATURIN = PYO3_BUILD_EXTENSION_MODULE=1 PYO3_PYTHON=$(abspath $(BIN)/p
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name 'Cargo.toml' -o -name '*.sql')
-PYTHON_SOURCES := python tests examples benches requirements docs
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

@@ -118,7 +118,7 @@ async def test_published_event_comes_to_subscribers_and_is_not_numbered(server: 
     ],
 )  # fmt: skip
 async def test_event_names_of_the_protocol_are_reserved(server: Server, tag: str, event: str) -> None:
-    async with clients(server, "alice", "bob") as (alice, bob):
+    async with clients(server, "alice", "bob", about=tag) as (alice, bob):
         await bob.subscribe(f"conversation:{tag}")
         frame = await alice.ask("publish", {"channel": f"conversation:{tag}", "event": event, "data": {}})
         assert (frame["type"], frame["data"]["code"]) == ("error", "forbidden")

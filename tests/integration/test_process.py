@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from websockets.asyncio.client import connect
 
-from tests.kit import REALTIME, SECRET, Server, clients, free_port, token_for
+from tests.kit import REALTIME, SECRET, Server, clients, eventually, free_port, token_for
 
 
 def run(*arguments: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
@@ -159,8 +159,8 @@ async def test_what_was_sent_before_the_signal_is_committed_and_acknowledged_or_
 async def test_start_says_where_it_listens_and_gives_a_token_that_works(serve: Callable[..., Server]) -> None:
     server = serve(secret=None, api=True)
     async with server:
-        assert f"127.0.0.1:{server.port}/ws" in server.output
-        assert f"http://127.0.0.1:{server.api_port}" in server.output
+        await eventually(lambda: f"http://127.0.0.1:{server.api_port}" in server.output, what="the address of the page")
+        assert f"ws://127.0.0.1:{server.port}/ws" in server.output
         tokens = [word for word in server.output.split() if word.count(".") == 2 and word.startswith("ey")]
         assert len(tokens) == 1
         await (await server.connect(token=tokens[0])).socket.close()
@@ -168,7 +168,7 @@ async def test_start_says_where_it_listens_and_gives_a_token_that_works(serve: C
 
 async def test_start_with_a_configured_secret_gives_no_token(serve: Callable[..., Server]) -> None:
     async with serve(api=True) as server:
-        assert f"127.0.0.1:{server.port}/ws" in server.output
+        await eventually(lambda: f"ws://127.0.0.1:{server.port}/ws" in server.output, what="the address")
         assert not [word for word in server.output.split() if word.count(".") == 2 and word.startswith("ey")]
         assert SECRET not in server.output
 
@@ -214,7 +214,7 @@ async def test_terminal_clients_hold_a_conversation_with_a_socket(serve: Callabl
                 assert line, seen.decode()
                 seen += line
 
-        chat, sub = await terminal("chat", "demo"), await terminal("sub", "conversation:demo")
+        chat, sub = await terminal("chat", "demo"), await terminal("sub", "conversation:demo", "--last", "20")
         await until(chat, "said before")
         await until(sub, "subscribed")
         assert chat.stdin is not None

@@ -53,6 +53,12 @@ async def may_join(session: Session, poll: str) -> Grant | None:
     return Grant("subscribe") if poll.startswith("public") or poll == session.user else None
 
 
+@app.authorize("board:{board}")
+def may_point(session: Session, board: str) -> Grant | None:  # noqa: ARG001 - the hook's parameters are the contract
+    """Let everybody look and point; to relay an event into a channel is to publish there."""
+    return Grant("subscribe", "publish")
+
+
 @app.authorize("ledger:{ledger}")
 def may_read(session: Session, ledger: str) -> Grant | None:  # noqa: ARG001 - the hook's parameters are the contract
     """Let everybody read and write."""
@@ -118,7 +124,7 @@ def private(session: Session, message: str | bytes) -> None:
 
 app.relay(
     "point",
-    channel="poll:{data.poll}",
+    channel="board:{data.board}",
     event="pointed",
-    data={"userId": "{session.user}", "at": "{data.at}", "label": "at {data.at} by {session.user}"},
+    data={"userId": "{session.user}", "at": "{data.at}", "label": "by {session.user}"},
 )
