@@ -101,6 +101,30 @@ fn a_python_that_sleeps_leaves_bytes_in_the_kernel_and_loses_nothing() {
 }
 
 #[test]
+fn whatever_the_marks_everything_goes_through() {
+    for (shards, events_waiting_max, commands_waiting_max) in [(1, 1, 2), (2, 1, 64), (2, 3, 2), (1, 64, 3), (2, 7, 8)]
+    {
+        let limits = json!({
+            "enabled": false, "events_waiting_max": events_waiting_max, "commands_waiting_max": commands_waiting_max,
+        });
+        let server = Arc::new(Server::start(shards, &json!({"limits": limits})));
+        let _answering = server.answering();
+        let clients: Vec<_> = (0..5).map(|_| Client::connect(server.port(), "/raw")).collect();
+        let threads = clients.into_iter().map(|mut client| {
+            std::thread::spawn(move || {
+                for n in 0..300 {
+                    client.send_text(&n.to_string());
+                }
+                for n in 0..300 {
+                    assert_eq!(client.next(), Arrived::Text(n.to_string()));
+                }
+            })
+        });
+        threads.collect::<Vec<_>>().into_iter().for_each(|thread| thread.join().unwrap());
+    }
+}
+
+#[test]
 fn a_flood_from_some_does_not_starve_the_others() {
     let server = Server::start(1, &json!({}));
     let mut quiet = Client::connect(server.port(), "/raw");
