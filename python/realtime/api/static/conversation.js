@@ -101,7 +101,9 @@ export class Conversation extends EventTarget {
       const { data } = await this.#link.ask("subscribe", wanted);
       const lost = this.#position !== null && data.recovered === false;
       // Replayed events are yet to come and each moves the position on: a connection lost among them resumes there.
-      this.#position = { ...data.position, offset: data.position.offset - (data.replayed ?? 0) };
+      this.#position = data.position
+        ? { ...data.position, offset: data.position.offset - (data.replayed ?? 0) }
+        : null;
       if (lost) {
         await this.#readAgain();
       }

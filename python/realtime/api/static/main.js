@@ -12,9 +12,10 @@ import { show } from "./view.js";
 const REMEMBERED = "realtime-playground";
 
 const page = Object.fromEntries(
-  ["welcome", "sign-in", "sign-in-error", "name", "conversation", "room", "leave", "state", "compose", "composer"].map(
-    (id) => [id, document.getElementById(id)],
-  ),
+  [
+    "welcome", "sign-in", "sign-in-error", "name", "conversation", "room", "leave", "state", "announcer", "compose",
+    "composer",
+  ].map((id) => [id, document.getElementById(id)]),
 );
 let current = null;
 let user = "";
@@ -42,6 +43,10 @@ async function token() {
 const link = new Link(address, token);
 inspect(link);
 link.addEventListener("state", ({ detail }) => {
+  if (detail.state !== page.state.dataset.state) {
+    // Once for each state, and not for each second of a countdown.
+    page.announcer.textContent = detail.text;
+  }
   page.state.dataset.state = detail.state;
   page.state.textContent = detail.text;
 });
