@@ -20,6 +20,7 @@ DRAINED: Final[int]
 PUBLISHED: Final[int]
 HISTORY: Final[int]
 FATAL: Final[int]
+CARRIED: Final[int]
 
 Event: TypeAlias = tuple[object, ...]
 """One of, by its first item:
@@ -39,6 +40,8 @@ Event: TypeAlias = tuple[object, ...]
   an error of your own with ``send_text(..., done=1)``. One credit.
 - ``(DEFERRED, conn: int, raw: bytes)``: a command that the engine runs itself but that came after others still under
   way in Python; hand it back with ``resume`` when its turn in the session's order comes. One credit.
+- ``(CARRIED, conn: int, goes_on: bool)``: a command that ``grant`` or ``resume`` handed back has run, so what Python does
+  now takes effect after it. With `goes_on` it came up again instead: it is the event of this connection just before.
 - ``(DRAINED, conn: int)``: everything queued for a connection that had fallen behind is with the kernel.
 - ``(PUBLISHED, ticket: int, offset: int, duplicate: bool, data: bytes | None, error: str | None)``: the outcome of a
   durable publish that asked for it (``notify``). `data` is the event's data as stored; `error` a code, else None.

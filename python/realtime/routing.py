@@ -5,6 +5,9 @@ calls it. A plain handler runs where its event is taken, without a task or a fut
 is under way (an `async` handler, a thread, an `authorize` hook that waits) its later commands wait in a lane, which one
 task works off; other sessions do not wait. Lanes are short: the engine stops reading from a session at 64 commands.
 
+What is handed back to the engine (a command with its right granted, or one of the engine's own that came behind others)
+holds the lane, too, until the engine says that it has run.
+
 Invariants: every command is answered at most once and gives exactly one credit back; a session's commands are begun
 in the order they came; whatever a handler raises ends in an `error` event and never leaves the router. A command that
 was taken is carried out even if its connection is gone by then. Called by `server` alone, on the loop's thread.
@@ -196,6 +199,8 @@ class Router:
         self._threads: ThreadPoolExecutor | None = None
         self._threads_busy = 0
         self._lanes: dict[int, deque[tuple[Step, Any]]] = {}
+        # What waits until the engine has run the command that was handed back to it.
+        self._carried: dict[int, asyncio.Future[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -234,6 +239,14 @@ class Router:
         if session is not None:
             self._take(session, self._resume, event)
 
+    def carried(self, event: EventTuple) -> None:
+        """A command that was handed back has run, or has come up again: it is then what came last and goes first."""
+        _, conn, goes_on = event
+        lane = self._lanes.get(conn)
+        if goes_on and lane:
+            lane.appendleft(lane.pop())
+        self._let_go(conn)
+
     def upgrade(self, event: EventTuple) -> None:
         """Somebody asks to be let in by the `authenticate` hook."""
         self._spawn(self._authenticate(event))
@@ -245,6 +258,7 @@ class Router:
 
     def closed(self, session: Session, code: int) -> None:
         """A session closed; the hooks come after the commands that it sent before."""
+        self._let_go(session.conn)
         if self._rules.on_close:
             self._take(session, self._hooks, (self._rules.on_close, (session, code)))
 
@@ -412,13 +426,13 @@ class Router:
             return None
         if inspect.isawaitable(decision):
             return self._authorize_later(session, event, decision)
-        self._decide(event, decision)
-        return None
+        return self._decide(session, event, decision)
 
     async def _authorize_later(self, session: Session, event: EventTuple, decision: Awaitable[Grant | None]) -> None:
         deadline = _Deadline(self._clock, self._timeout_s)
+        carried = None
         try:
-            self._decide(event, await decision)
+            carried = self._decide(session, event, await decision)
         except Refused as refusal:
             self._refuse(session.conn, event[5], refusal, event[3])
         except asyncio.CancelledError:
@@ -430,13 +444,17 @@ class Router:
             self._fail(session, "authorize", event[5], error)
         finally:
             deadline.end()
+        if carried is not None:
+            self._connections.wake()
+            await carried
 
-    def _decide(self, event: EventTuple, grant: Grant | None) -> None:
+    def _decide(self, session: Session, event: EventTuple, grant: Grant | None) -> Work | None:
         _, conn, _, channel, right, id, raw = event
         if grant is not None and right in grant.rights:
             self._connections.grant(conn, channel, list(grant.rights), raw)
-        else:
-            self._refuse(conn, id, Refused("forbidden", self._forbidden(right, raw)), channel)
+            return self._until_carried(session)
+        self._refuse(conn, id, Refused("forbidden", self._forbidden(right, raw)), channel)
+        return None
 
     def _forbidden(self, right: str, raw: bytes) -> str:
         """Say what the engine says where nobody is asked; a command may have words of its own."""
@@ -446,7 +464,23 @@ class Router:
 
     def _resume(self, session: Session, event: EventTuple) -> Work | None:
         self._connections.resume(session.conn, event[2])
-        return None
+        return self._until_carried(session)
+
+    def _until_carried(self, session: Session) -> Work | None:
+        """Hold the lane until the engine has run what was just handed back, so that what follows comes after it.
+
+        A shard runs it, while what Python publishes meanwhile reaches the channel at once: a command behind a
+        subscribe would publish before there is a subscriber. A connection that is gone runs nothing.
+        """
+        if not session.is_open:
+            return None
+        self._carried[session.conn] = future = asyncio.get_running_loop().create_future()
+        return _finished(future)
+
+    def _let_go(self, conn: int) -> None:
+        future = self._carried.pop(conn, None)
+        if future is not None and not future.done():
+            future.set_result(None)
 
     def _hooks(self, session: Session | None, subject: tuple[tuple[Hook, ...], tuple[Any, ...]]) -> Work | None:
         hooks, arguments = subject
@@ -553,6 +587,10 @@ class Router:
 
     def _name_slow(self, what: str, took_s: float) -> None:
         log.warning("%s held the event loop for %d ms; make it async, or thread=True", what, took_s * 1000)
+
+
+async def _finished(future: asyncio.Future[None]) -> None:
+    await future
 
 
 def _draining() -> Refused:

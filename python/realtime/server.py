@@ -88,6 +88,7 @@ class Control:
             _engine.UPGRADE: self.router.upgrade,
             _engine.AUTHORIZE: self.router.authorize,
             _engine.DEFERRED: self.router.deferred,
+            _engine.CARRIED: self.router.carried,
             _engine.PUBLISHED: self.broadcaster.published,
             _engine.FATAL: self._fail,
         }

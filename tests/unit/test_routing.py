@@ -418,6 +418,10 @@ async def test_a_payload_that_fails_in_its_own_code_is_our_own_failure(caplog: p
 RAW = b'{"type":"subscribe","data":{}}'
 
 
+def carried(conn: int = 1, *, goes_on: bool = False) -> tuple[Any, ...]:
+    return (_engine.CARRIED, conn, goes_on)
+
+
 def asks(channel: str, right: str = "subscribe", conn: int = 1, rule: int = 0) -> tuple[Any, ...]:
     return (_engine.AUTHORIZE, conn, rule, channel, right, b"1", RAW)
 
@@ -438,6 +442,8 @@ async def test_a_hook_grants_rights_on_one_channel_and_the_command_goes_on(is_as
     half = Half(app)
     half.open(1)
     half.take(asks("poll:1"), asks("poll:2"), asks("poll:1", "publish"))
+    await half.settle()
+    half.take(carried())
     for _ in range(3):
         await half.settle()
     assert asked == [("alice", "1"), ("alice", "2"), ("alice", "1")]
@@ -493,8 +499,43 @@ async def test_commands_wait_for_a_hook_and_deferred_ones_take_their_turn() -> N
     await half.settle()
     half.engine.calls.clear()
     gate.set()
+    for commands in (["grant"], ["grant", "resume"], ["grant", "resume", "send_text"]):
+        await half.settle()
+        assert [call[0] for call in half.engine.calls] == commands
+        half.take(carried())
+    assert half.control.router.busy == 0
+
+
+async def test_a_command_that_comes_up_again_keeps_its_place() -> None:
+    app, seen = Realtime(), list[str]()
+
+    @app.authorize("conversation:{conversation}")
+    def decide(session: Session, conversation: str) -> Grant | None:
+        return Grant("publish")
+
+    app.on("guarded", right="publish", channel="conversation:{data.conversation}")(
+        lambda session: seen.append("guarded")
+    )
+    app.on("plain")(lambda session: seen.append("plain"))
+    half = Half(app)
+    half.open(1)
+    half.take(asks("conversation:1", "publish"), (_engine.MESSAGE, 1, 1, b"2", None, 0))
+    assert seen == []
+    half.take((_engine.MESSAGE, 1, 0, b"1", None, 0), carried(goes_on=True))
     await half.settle()
-    assert [call[0] for call in half.engine.calls] == ["grant", "resume", "send_text"]
+    assert seen == ["guarded", "plain"]
+
+
+async def test_a_connection_that_is_gone_carries_nothing_out_and_holds_nothing_up() -> None:
+    app, closed = Realtime(), list[int]()
+    app.on_close(lambda session, code: closed.append(code))
+    half = Half(app)
+    half.open(1)
+    half.take((_engine.DEFERRED, 1, b"{later}"), (_engine.DEFERRED, 1, b"{later}"))
+    half.close(1, 1006)
+    await half.settle()
+    assert closed == [1006]
+    assert half.control.router.busy == 0
 
 
 async def test_a_deferred_command_that_need_not_wait_is_handed_back_at_once() -> None:

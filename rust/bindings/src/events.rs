@@ -16,9 +16,10 @@ const DRAINED: u8 = 7;
 const PUBLISHED: u8 = 8;
 const HISTORY: u8 = 9;
 const FATAL: u8 = 10;
+const CARRIED: u8 = 11;
 
 /// The kinds by their names; Python keeps one object for each such small number.
-pub(crate) const KINDS: [(&str, u8); 11] = [
+pub(crate) const KINDS: [(&str, u8); 12] = [
     ("OPEN", OPEN),
     ("CLOSE", CLOSE),
     ("MESSAGE", MESSAGE),
@@ -30,6 +31,7 @@ pub(crate) const KINDS: [(&str, u8); 11] = [
     ("PUBLISHED", PUBLISHED),
     ("HISTORY", HISTORY),
     ("FATAL", FATAL),
+    ("CARRIED", CARRIED),
 ];
 
 /// A list of tuples, in order.
@@ -63,6 +65,7 @@ fn to_tuple(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyTuple>> {
             (AUTHORIZE, conn.as_u64(), rule, &*channel, right, id, raw).into_pyobject(py)
         }
         Event::Deferred { conn, raw } => (DEFERRED, conn.as_u64(), PyBytes::new(py, &raw)).into_pyobject(py),
+        Event::Carried { conn, goes_on } => (CARRIED, conn.as_u64(), goes_on).into_pyobject(py),
         Event::Drained { conn } => (DRAINED, conn.as_u64()).into_pyobject(py),
         Event::Published { ticket, outcome: Ok(published) } => {
             let stored = PyBytes::new(py, &published.data);

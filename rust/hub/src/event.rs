@@ -28,6 +28,9 @@ pub enum Event {
     Authorize { conn: ConnId, rule: u16, channel: Arc<str>, right: &'static str, id: Option<Box<[u8]>>, raw: Box<[u8]> },
     /// A command of the hub's own that came after others still under way in Python; costs a credit.
     Deferred { conn: ConnId, raw: Box<[u8]> },
+    /// A command that Python handed back has run; `goes_on` where it has come up again instead, as the event of this
+    /// connection just before. Python's later commands of the session wait for it.
+    Carried { conn: ConnId, goes_on: bool },
     /// The outbox of a connection that had fallen behind is empty again.
     Drained { conn: ConnId },
     /// The outcome of a durable publish that asked for it.

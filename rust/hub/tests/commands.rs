@@ -256,10 +256,12 @@ fn commands_behind_others_in_python_go_up_and_come_back_in_order() {
     assert!(answers.is_empty(), "a subscribe does not overtake: {answers:?}");
     assert_eq!(world.ask(ann, "{\"type\":\"ping\",\"id\":3}").len(), 1, "a ping may overtake");
     let [Event::Deferred { conn, raw }] = &world.take_events()[..] else { panic!("it did not go up") };
-    world.submit(Command::Done { conn: *conn, count: 1 });
-    world.submit(Command::Resume { conn: *conn, raw: raw.clone() });
+    let conn = *conn;
+    world.submit(Command::Done { conn, count: 1 });
+    world.submit(Command::Resume { conn, raw: raw.clone() });
     world.run();
     assert_eq!(world.take_json(ann)[0]["id"], 2);
+    assert_eq!(world.take_events(), [Event::Carried { conn, goes_on: false }], "Python's next command may follow it");
     assert_eq!(world.ask(ann, "{\"type\":\"unsubscribe\",\"data\":{\"channel\":\"news:1\"}}").len(), 1);
 }
 

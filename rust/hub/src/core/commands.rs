@@ -20,14 +20,24 @@ const ID_CHARS_MAX: usize = 64;
 /// Characters of an unknown type that an error repeats.
 const TYPE_CHARS_MAX: usize = 64;
 
+/// Where a command comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    /// The client, just now.
+    Client,
+    /// Python, in the session's order; it may still ask Python for a right.
+    Resumed,
+    /// Python, with the right that it had asked for: what is still missing is not asked for again.
+    Granted,
+}
+
 /// One command while it is handled.
 struct Command<'a> {
     slot: usize,
     bytes: &'a [u8],
     envelope: Envelope,
     scanner: &'a Scanner,
-    /// It came back from Python in its order, with a credit to give back.
-    handed_back: bool,
+    source: Source,
 }
 
 impl<'a> Command<'a> {
@@ -43,19 +53,32 @@ impl<'a> Command<'a> {
         self.scanner.member(self.bytes, key)
     }
 
+    /// Whether it came back from Python in its order, with a credit to give back.
+    const fn is_handed_back(&self) -> bool {
+        !matches!(self.source, Source::Client)
+    }
+
     const fn credits(&self) -> u16 {
-        self.handed_back as u16
+        self.is_handed_back() as u16
     }
 }
 
 impl ShardCore {
-    /// Takes one message of a `json` endpoint; `handed_back` when Python returned it in the session's order.
-    pub(super) fn command_in(&mut self, slot: usize, bytes: &mut [u8], handed_back: bool) {
+    /// Runs a command that Python handed back, and tells Python so.
+    pub(super) fn carry_out(&mut self, slot: usize, raw: &mut [u8], source: Source) {
+        let before = self.events.len();
+        self.command_in(slot, raw, source);
+        let (conn, goes_on) = (self.id(slot), self.events[before..].iter().any(Event::costs_credit));
+        self.events.push(Event::Carried { conn, goes_on });
+    }
+
+    /// Takes one message of a `json` endpoint.
+    pub(super) fn command_in(&mut self, slot: usize, bytes: &mut [u8], source: Source) {
         let mut scanner = std::mem::take(&mut self.scanner);
         match scanner.scan(bytes) {
             Err(_) => self.invalid(slot, None, None),
             Ok(envelope) => {
-                let command = Command { slot, bytes, envelope, scanner: &scanner, handed_back };
+                let command = Command { slot, bytes, envelope, scanner: &scanner, source };
                 self.dispatch(&command);
             }
         }
@@ -75,14 +98,14 @@ impl ShardCore {
         let Some(&verb) = self.hub.rules.verbs.get(&*kind) else {
             return self.unknown_type(command, &printable(&kind));
         };
-        if !(command.handed_back || self.charge_bytes(command) && self.charge(command, verb)) {
+        if !(command.is_handed_back() || self.charge_bytes(command) && self.charge(command, verb)) {
             return;
         }
         match verb {
             Verb::Ping => self.ping(command),
             Verb::Route(route) => self.route(command, route),
             Verb::Relay(rule) => self.relay(command, rule),
-            _ if self.defers(command) => {}
+            _ if !self.asks(command, verb) && self.defers(command) => {}
             Verb::Subscribe => self.subscribe(command),
             Verb::Unsubscribe => self.unsubscribe(command),
             Verb::Publish => self.publish(command),
@@ -120,11 +143,28 @@ impl ShardCore {
         false
     }
 
+    /// Whether Python is to decide on the command's right: it then goes up as that question, which keeps its place in
+    /// the session's order by itself. Deferred first, it would come back only to go up again, behind what followed it.
+    fn asks(&self, command: &Command<'_>, verb: Verb) -> bool {
+        let right = match verb {
+            Verb::Subscribe => Rights::SUBSCRIBE,
+            Verb::Publish => Rights::PUBLISH,
+            Verb::History => Rights::HISTORY,
+            _ => return false,
+        };
+        let named = command.member("channel").and_then(|value| value.text(command.bytes));
+        let Some(channel) = named.filter(|name| is_channel_name(name)) else { return false };
+        let user = self.conns[command.slot].user();
+        !command.is_handed_back()
+            && !self.rights(command.slot, &channel).has(right)
+            && self.hub.rules.authorize.iter().any(|pattern| pattern.covers(&channel, user))
+    }
+
     /// Sends a command behind others that Python has; true if it went.
     fn defers(&mut self, command: &Command<'_>) -> bool {
         let conn = self.id(command.slot);
         let state = &mut self.conns[command.slot];
-        if command.handed_back || state.under_way == 0 {
+        if command.is_handed_back() || state.under_way == 0 {
             return false;
         }
         state.under_way += 1;
@@ -195,10 +235,9 @@ impl ShardCore {
         let user = self.conns[command.slot].user();
         let rule = self.hub.rules.authorize.iter().position(|pattern| pattern.covers(channel, user));
         match rule {
-            // What was granted and handed back and is still not enough is not asked again.
-            Some(rule) if !command.handed_back => {
+            Some(rule) if command.source != Source::Granted => {
                 let conn = self.id(command.slot);
-                self.conns[command.slot].under_way += 1;
+                self.conns[command.slot].under_way += u16::from(!command.is_handed_back());
                 let (rule, id, raw) = (rule as u16, command.boxed_id(), command.bytes.into());
                 self.events.push(Event::Authorize { conn, rule, channel: channel.into(), right: name, id, raw });
             }
@@ -367,7 +406,7 @@ impl ShardCore {
         let data = command.member("data").map_or(&b"null"[..], |value| value.span.of(command.bytes));
         let conn = self.id(command.slot);
         // One credit until it is published, so that a durable one keeps the session's order.
-        self.conns[command.slot].under_way += u16::from(!command.handed_back);
+        self.conns[command.slot].under_way += u16::from(!command.is_handed_back());
         let publish = Publish {
             ticket: 0,
             channel: name.into(),
@@ -413,7 +452,7 @@ impl ShardCore {
             position => position.map(|(offset, _)| offset),
         };
         let conn = self.id(command.slot);
-        self.conns[command.slot].under_way += u16::from(!command.handed_back);
+        self.conns[command.slot].under_way += u16::from(!command.is_handed_back());
         let who = HistoryFor::Client { conn, id: command.boxed_id(), credits: 1 };
         let hub = Arc::clone(&self.hub);
         hub.history(&name, HistoryRequest { who, after, limit }, self.now, &mut self.events);
@@ -481,7 +520,7 @@ impl ShardCore {
             }
         }
         let conn = self.id(command.slot);
-        self.conns[command.slot].under_way += u16::from(!command.handed_back);
+        self.conns[command.slot].under_way += u16::from(!command.is_handed_back());
         let data = command.envelope.data.map(|data| data.span.of(command.bytes).into());
         self.events.push(Event::Message { conn, route, id: command.boxed_id(), data, received_ms: self.now.wall_ms });
     }

@@ -3,6 +3,7 @@
 //! Bytes are parsed where the driver read them. What has to stay (half a head, a message that is not finished, bytes
 //! behind a pause) is copied to the connection's own memory and counted.
 
+use super::commands::Source;
 use super::{ShardCore, tick_of};
 use crate::conn::{Phase, flag};
 use crate::counters::{add, sub};
@@ -164,7 +165,7 @@ impl ShardCore {
             Mode::Json => {
                 // JSON in a binary frame is taken as text, so it has to be text.
                 if text || realtime_protocol::utf8::is_valid(payload) {
-                    self.command_in(slot, payload, false);
+                    self.command_in(slot, payload, Source::Client);
                 } else {
                     self.invalid(slot, None, None);
                 }

@@ -1,6 +1,7 @@
 //! The inbox: members come and go, events fan out, replays are pulled, credits come back.
 
 use super::ShardCore;
+use super::commands::Source;
 use super::output::Run;
 use crate::channel::{Channel, Publication};
 use crate::compose;
@@ -102,7 +103,7 @@ impl ShardCore {
             ShardMsg::Grant { conn, channel, rights, raw } => self.granted(conn, channel, rights, raw),
             ShardMsg::Resume { conn, mut raw } => {
                 if let Some(slot) = self.answerable(conn) {
-                    self.command_in(slot, &mut raw, true);
+                    self.carry_out(slot, &mut raw, Source::Resumed);
                 }
             }
             ShardMsg::Subscribe { conn, channel } => {
@@ -305,7 +306,7 @@ impl ShardCore {
             Some((_, known)) => *known = known.and(rights),
             None => granted.push((channel, rights)),
         }
-        self.command_in(slot, &mut raw, true);
+        self.carry_out(slot, &mut raw, Source::Granted);
     }
 
     // ---- replay
