@@ -5,7 +5,7 @@ port is tried first. It neither tells when it listens nor that a worker died, so
 running requests without end unless `workers_kill_timeout` is set, which its constructor does not take. Signals are
 the caller's: it installs none.
 
-Called by `cli.serve`.
+Called by `cli.serving`.
 """
 
 import asyncio

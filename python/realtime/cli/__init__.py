@@ -20,7 +20,7 @@ from realtime._engine import EngineError
 from realtime.auth import mint_token
 from realtime.cli import reload as reloading
 from realtime.cli import terminal
-from realtime.cli.serve import run
+from realtime.cli.serving import run
 from realtime.cli.target import load_app, watched
 from realtime.client import ClientError
 from realtime.config import ConfigError, Settings, keys_of, load

@@ -1,7 +1,7 @@
 """Which app is served: `module:app`, `path.py[:app]`, or the built-in conversations where none is named.
 
 An app that cannot be imported is the commonest mistake of all, so each way of failing is told in one line with the
-place in the author's own code; nothing but this module imports it. Called by `serve`.
+place in the author's own code; nothing but this module imports it. Called by `cli.serve`.
 """
 
 import difflib

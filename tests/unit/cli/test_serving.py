@@ -1,0 +1,119 @@
+"""What `realtime serve` says at start, and the HTTP side that runs beside the edge."""
+
+import asyncio
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jwt
+import pytest
+
+from realtime.cli import serving
+from realtime.config import ApiSettings, AuthSettings, ConfigError, ServerSettings, Settings, keys_of
+
+SECRET = "s" * 40
+
+
+class Standing:
+    """What the HTTP side and the announcement ask of a server."""
+
+    def __init__(self, settings: Settings, *users: str) -> None:
+        self.settings = settings
+        self.keys = keys_of(settings)
+        self.port = 3002
+        self.failure: str | None = None
+        self.control = SimpleNamespace(connections=[SimpleNamespace(user=user) for user in users])
+        self.ended = asyncio.Event()
+
+    def end(self) -> None:
+        self.ended.set()
+
+
+def settings(tmp_path: Path, **sections: Any) -> Settings:
+    return Settings(data_dir=str(tmp_path), api=ApiSettings(port=0), **sections)
+
+
+async def fetch(port: int, path: str) -> str:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost:{port}\r\nConnection: close\r\n\r\n".encode())
+        return (await reader.read()).decode()
+    finally:
+        writer.close()
+
+
+def said(server: Standing, capsys: pytest.CaptureFixture[str], http_port: int | None = 3001) -> str:
+    serving._announce(server, http_port)  # type: ignore[arg-type]
+    return capsys.readouterr().out
+
+
+async def test_with_its_own_secret_it_tells_a_token_and_the_playground(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = Standing(settings(tmp_path))
+    out = said(server, capsys)
+    assert f"data in {tmp_path}" in out
+    assert "ws://127.0.0.1:3002/ws" in out
+    assert "Playground  http://127.0.0.1:3001/\n" in out
+    tokens = [word for word in out.split() if word.startswith("ey")]
+    assert [jwt.decode(token, server.keys.secrets[0], ["HS256"])["sub"] for token in tokens] == ["dev"]
+    assert server.keys.secrets[0] not in out
+
+
+async def test_with_a_configured_secret_it_tells_neither(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    configured = settings(tmp_path, auth=AuthSettings(secrets=(SECRET,)), server=ServerSettings(host="::1"))
+    out = said(Standing(configured), capsys)
+    assert "ws://[::1]:3002/ws" in out
+    assert "http://127.0.0.1:3001/health" in out
+    for absent in ("Playground", "Token", "eyJ", SECRET):
+        assert absent not in out
+    assert "http://" not in said(Standing(configured), capsys, None)
+
+
+async def test_open_access_from_outside_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    outside = ServerSettings(host="0.0.0.0")  # noqa: S104
+    auth = AuthSettings(secrets=(SECRET,))
+    serving._announce(Standing(settings(tmp_path, auth=auth)), None)  # type: ignore[arg-type]
+    assert caplog.text == ""
+    serving._announce(Standing(settings(tmp_path, auth=auth, server=outside)), None)  # type: ignore[arg-type]
+    assert "conversations.access = open on 0.0.0.0" in caplog.text
+
+
+async def test_the_http_side_serves_while_it_is_mounted(tmp_path: Path) -> None:
+    chosen = settings(tmp_path)
+    side = serving._HttpSide(chosen)
+    server = Standing(chosen, "bob", "ann", "bob", "")
+    async with side.mounted(server):  # type: ignore[arg-type]
+        assert '{"status":"ok"}' in await fetch(side.port, "/health")
+        assert '{"users":["ann","bob"]}' in await fetch(side.port, "/api/dev/people")
+        assert '{"url":"ws://127.0.0.1:3002/ws"}' in await fetch(side.port, "/api/dev/config")
+        server.failure = "the log is gone"
+        assert '{"status":"draining"}' in await fetch(side.port, "/health")
+    with pytest.raises(OSError, match="Connect call failed"):
+        await fetch(side.port, "/health")
+    assert not side.failed
+    assert not server.ended.is_set()
+
+
+async def test_an_http_side_that_dies_ends_the_process_as_failed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    chosen = settings(tmp_path)
+    side = serving._HttpSide(chosen)
+    server = Standing(chosen)
+    async with side.mounted(server):  # type: ignore[arg-type]
+        granian = side._listener._server
+        assert granian is not None
+        granian.wrks[0]._sig.set()
+        async with asyncio.timeout(5):
+            await server.ended.wait()
+    assert side.failed
+    assert "ended by itself; ending the process" in caplog.text
+
+
+async def test_its_port_is_tried_before_anything_starts(tmp_path: Path) -> None:
+    first = serving._HttpSide(settings(tmp_path))
+    async with first.mounted(Standing(settings(tmp_path))):  # type: ignore[arg-type]
+        taken = Settings(data_dir=str(tmp_path), api=ApiSettings(port=first.port))
+        with pytest.raises(ConfigError, match="cannot be listened on: Address already in use"):
+            serving._HttpSide(taken)
