@@ -35,7 +35,7 @@ from realtime.config import ConfigError, Settings, load
 from realtime.connections import Connections
 from realtime.errors import NotRunning
 from realtime.presence import Presence
-from realtime.routing import Authorization, Endpoint, Handler, Hook, Route, Rules, bind, positional
+from realtime.rules import Authorization, Endpoint, Handler, Hook, Route, Rules, bind, positional
 from realtime.server import Control, Server, serve
 
 HandlerT = TypeVar("HandlerT", bound=Callable[..., Any])

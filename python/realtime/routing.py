@@ -1,9 +1,9 @@
 """From an event of the engine to a handler and back: decode, call, answer, each in its session's order.
 
-`Rules` is an app compiled: what the engine is told (paths, types, relays, patterns) and what Python calls. `Router`
-calls it. A plain handler runs where its event is taken, without a task or a future. Only while something of a session
-is under way (an `async` handler, a thread, an `authorize` hook that waits) its later commands wait in a lane, which one
-task works off; other sessions do not wait. Lanes are short: the engine stops reading from a session at 64 commands.
+`Router` calls what the app's `Rules` name. A plain handler runs where its event is taken, without a task or a future.
+Only while something of a session is under way (an `async` handler, a thread, an `authorize` hook that waits) its later
+commands wait in a lane, which one task works off; other sessions do not wait. Lanes are short: the engine stops
+reading from a session at 64 commands.
 
 What is handed back to the engine (a command with its right granted, or one of the engine's own that came behind others)
 holds the lane, too, until the engine says that it has run.
@@ -18,25 +18,25 @@ import inspect
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, Literal, TypeAlias, get_type_hints
+from typing import Any, Final, TypeAlias
 from urllib.parse import parse_qsl
 
 import msgspec
 from msgspec import Struct
 
-from realtime.auth import Grant, Identity, Pattern, UpgradeRequest, checked_grants
-from realtime.broadcaster import Broadcaster, Policy, Publication, Publishing
+from realtime.auth import Grant, Identity, UpgradeRequest, checked_grants
+from realtime.broadcaster import Broadcaster, Publication, Publishing
 from realtime.clock import Clock
 from realtime.config import HandlerSettings
 from realtime.connections import Connections, Session
 from realtime.errors import PublishFailed, Refused
-from realtime.messages import INVALID, ErrorData, Payload, ack_frame, check_names, error_frame, error_path
+from realtime.messages import INVALID, ErrorData, ack_frame, error_frame, error_path
+from realtime.rules import Handler, Hook, Route, Rules
 
 log = logging.getLogger("realtime")
 
-Handler: TypeAlias = Callable[..., Any]
 Work: TypeAlias = Coroutine[Any, Any, None]
 EventTuple: TypeAlias = tuple[Any, ...]
 Step: TypeAlias = Callable[[Session, Any], Work | None]
@@ -44,107 +44,6 @@ Step: TypeAlias = Callable[[Session, Any], Work | None]
 _STATUSES: Final = {"unauthorized": 401, "forbidden": 403, "rate_limited": 429}
 _ABSENT: Final = (None, b"null")
 _BODIES: Final = {401: "Unauthorized", 403: "Forbidden", 429: "Too Many Requests", 503: "Service Unavailable"}
-
-
-class Endpoint(Struct, frozen=True):
-    """A path that upgrades. `auth` says who decides about the caller; `handler` takes the messages of a raw one."""
-
-    path: str
-    mode: Literal["json", "raw"]
-    auth: Literal["token", "hook", "none"]
-    handler: Handler | None = None
-
-
-class Route(Struct, frozen=True, kw_only=True):
-    """A type of command and its handler.
-
-    Args:
-        type: as clients send it.
-        handler: called with the session and, where it takes a second argument, the decoded data.
-        payload: the decoder; None where the handler takes no data.
-        runs: `inline` on the loop, as a `task`, or in a `thread`.
-        guard: the right that the engine demands before Python sees the command, and the template of the channel.
-        failure: the message of the engine's `error` where the guard refuses, or of ours where a publish fails.
-    """
-
-    type: str
-    handler: Handler
-    payload: Payload | None
-    runs: Literal["inline", "task", "thread"]
-    guard: tuple[str, str] | None = None
-    failure: str | None = None
-
-
-class Authorization(Struct, frozen=True):
-    """Channels on which a hook decides where no grant covers them."""
-
-    pattern: Pattern
-    hook: Handler
-
-
-class Hook(Struct, frozen=True):
-    """A function that is told of something; it gets as many of the arguments as it takes."""
-
-    call: Handler
-    takes: int
-
-
-class Rules(Struct, frozen=True, kw_only=True):
-    """An app, compiled. Indices of `endpoints`, `routes` and `authorize` are those that the engine's events carry."""
-
-    endpoints: tuple[Endpoint, ...]
-    routes: tuple[Route, ...]
-    relays: tuple[Mapping[str, object], ...]
-    policies: tuple[Policy, ...]
-    open_grants: tuple[tuple[str, tuple[str, ...]], ...]
-    authorize: tuple[Authorization, ...]
-    authenticate: Handler | None
-    on_open: tuple["Hook", ...]
-    on_close: tuple["Hook", ...]
-    on_drain: tuple["Hook", ...]
-
-
-def bind(
-    type: str,
-    handler: Handler,
-    *,
-    thread: bool,
-    guard: tuple[str, str] | None = None,
-    failure: str | None = None,
-) -> Route:
-    """Make a route of a handler; all that can be known of it is found out here, once.
-
-    Raises:
-        TypeError: a signature other than `(session)` or `(session, payload)`, `thread=True` on an `async def`, a
-            payload that cannot be decoded or whose names would not be camelCase on the wire.
-    """
-    parameters = positional(handler)
-    if len(parameters) not in (1, 2):
-        raise TypeError(f"handler of {type!r} takes {len(parameters)} arguments; use (session) or (session, payload)")
-    is_async = inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(handler.__class__.__call__)
-    if thread and is_async:
-        raise TypeError(f"handler of {type!r} is async and thread=True; use one of the two")
-    hints = get_type_hints(handler if inspect.isroutine(handler) else handler.__class__.__call__, include_extras=True)
-    payload = Payload(hints.get(parameters[1], Any)) if len(parameters) == 2 else None
-    if "return" in hints and not thread and hints["return"] not in (Publishing, Publication):
-        _check_return(hints["return"])
-    runs: Literal["inline", "task", "thread"] = "inline"
-    if thread:
-        runs = "thread"
-    elif is_async:
-        runs = "task"
-    return Route(type=type, handler=handler, payload=payload, runs=runs, guard=guard, failure=failure)
-
-
-def positional(handler: Handler) -> list[str]:
-    """Return the names of the arguments that a handler is called with by place."""
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return [name for name, parameter in inspect.signature(handler).parameters.items() if parameter.kind in kinds]
-
-
-def _check_return(annotation: Any) -> None:
-    if isinstance(annotation, type) and (issubclass(annotation, Struct) or hasattr(annotation, "__dataclass_fields__")):
-        check_names(annotation)
 
 
 class _Typed(Struct):

@@ -30,7 +30,8 @@ from realtime.config import Keys, Settings, keys_of
 from realtime.connections import Connections, Session
 from realtime.messages import RESERVED_EVENTS, encode
 from realtime.presence import Change, Notice, Presence
-from realtime.routing import EventTuple, Router, Rules
+from realtime.routing import EventTuple, Router
+from realtime.rules import Route, Rules
 
 log = logging.getLogger("realtime")
 
@@ -233,7 +234,7 @@ def engine_options(rules: Rules, settings: Settings, keys: Keys, *, in_memory: b
     )
 
 
-def _route_option(route: Any) -> object:
+def _route_option(route: Route) -> object:
     if route.guard is None:
         return route.type
     right, channel = route.guard

@@ -1,0 +1,120 @@
+"""An app, compiled: what the engine is told as plain data, and what Python calls for the rest.
+
+`Rules` is made by `app.Realtime.compile`, handed to the engine by `server.engine_options` and worked by
+`routing.Router`. Everything that can be known of a handler is found out when it is registered, by `bind`, so that
+nothing is looked at twice for a message. The indices of `endpoints`, `routes` and `authorize` are those that the
+engine's events carry.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeAlias, get_type_hints
+
+from msgspec import Struct
+
+from realtime.auth import Pattern
+from realtime.broadcaster import Policy, Publication, Publishing
+from realtime.messages import Payload, check_names
+
+Handler: TypeAlias = Callable[..., Any]
+
+
+class Endpoint(Struct, frozen=True):
+    """A path that upgrades. `auth` says who decides about the caller; `handler` takes the messages of a raw one."""
+
+    path: str
+    mode: Literal["json", "raw"]
+    auth: Literal["token", "hook", "none"]
+    handler: Handler | None = None
+
+
+class Route(Struct, frozen=True, kw_only=True):
+    """A type of command and its handler.
+
+    Args:
+        type: as clients send it.
+        handler: called with the session and, where it takes a second argument, the decoded data.
+        payload: the decoder; None where the handler takes no data.
+        runs: `inline` on the loop, as a `task`, or in a `thread`.
+        guard: the right that the engine demands before Python sees the command, and the template of the channel.
+        failure: the message of the engine's `error` where the guard refuses, or of ours where a publish fails.
+    """
+
+    type: str
+    handler: Handler
+    payload: Payload | None
+    runs: Literal["inline", "task", "thread"]
+    guard: tuple[str, str] | None = None
+    failure: str | None = None
+
+
+class Authorization(Struct, frozen=True):
+    """Channels on which a hook decides where no grant covers them."""
+
+    pattern: Pattern
+    hook: Handler
+
+
+class Hook(Struct, frozen=True):
+    """A function that is told of something; it gets as many of the arguments as it takes."""
+
+    call: Handler
+    takes: int
+
+
+class Rules(Struct, frozen=True, kw_only=True):
+    """An app, compiled. Indices of `endpoints`, `routes` and `authorize` are those that the engine's events carry."""
+
+    endpoints: tuple[Endpoint, ...]
+    routes: tuple[Route, ...]
+    relays: tuple[Mapping[str, object], ...]
+    policies: tuple[Policy, ...]
+    open_grants: tuple[tuple[str, tuple[str, ...]], ...]
+    authorize: tuple[Authorization, ...]
+    authenticate: Handler | None
+    on_open: tuple["Hook", ...]
+    on_close: tuple["Hook", ...]
+    on_drain: tuple["Hook", ...]
+
+
+def bind(
+    type: str,
+    handler: Handler,
+    *,
+    thread: bool,
+    guard: tuple[str, str] | None = None,
+    failure: str | None = None,
+) -> Route:
+    """Make a route of a handler; all that can be known of it is found out here, once.
+
+    Raises:
+        TypeError: a signature other than `(session)` or `(session, payload)`, `thread=True` on an `async def`, a
+            payload that cannot be decoded or whose names would not be camelCase on the wire.
+    """
+    parameters = positional(handler)
+    if len(parameters) not in (1, 2):
+        raise TypeError(f"handler of {type!r} takes {len(parameters)} arguments; use (session) or (session, payload)")
+    is_async = inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(handler.__class__.__call__)
+    if thread and is_async:
+        raise TypeError(f"handler of {type!r} is async and thread=True; use one of the two")
+    hints = get_type_hints(handler if inspect.isroutine(handler) else handler.__class__.__call__, include_extras=True)
+    payload = Payload(hints.get(parameters[1], Any)) if len(parameters) == 2 else None
+    if "return" in hints and not thread and hints["return"] not in (Publishing, Publication):
+        _check_return(hints["return"])
+    runs: Literal["inline", "task", "thread"] = "inline"
+    if thread:
+        runs = "thread"
+    elif is_async:
+        runs = "task"
+    return Route(type=type, handler=handler, payload=payload, runs=runs, guard=guard, failure=failure)
+
+
+def positional(handler: Handler) -> list[str]:
+    """Return the names of the arguments that a handler is called with by place."""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return [name for name, parameter in inspect.signature(handler).parameters.items() if parameter.kind in kinds]
+
+
+def _check_return(annotation: Any) -> None:
+    if isinstance(annotation, type) and (issubclass(annotation, Struct) or hasattr(annotation, "__dataclass_fields__")):
+        check_names(annotation)
