@@ -54,16 +54,18 @@ class Pattern:
         self.names = tuple(name for _, name in self._named)
 
     def matches(self, channel: str) -> bool:
-        """Whether `channel` is one of the set. `**` stands for one or more segments."""
-        parts = channel.split(":")
+        """Whether `channel` is one of the set, as the engine sees it too: no segment is empty, `**` is at least one."""
         segments = self._segments
         if segments[-1] == "**":
-            if len(parts) < len(segments):
-                return False
             segments = segments[:-1]
-        elif len(parts) != len(segments):
-            return False
-        return all(segment in ("*", part) for segment, part in zip(segments, parts, strict=False))
+            parts = channel.split(":", len(segments))
+            if len(parts) <= len(segments) or not parts[-1]:
+                return False
+        else:
+            parts = channel.split(":")
+            if len(parts) != len(segments):
+                return False
+        return all(part and segment in ("*", part) for segment, part in zip(segments, parts, strict=False))
 
     def parts(self, channel: str) -> dict[str, str]:
         """Return what stands at the named segments of a channel that matches."""

@@ -1,5 +1,8 @@
 """Patterns of channels, tokens and grants."""
 
+import re
+from pathlib import Path
+
 import jwt
 import pytest
 
@@ -25,10 +28,23 @@ OTHER = "o" * 32
         ("**", "anything:at:all", True),
         ("a:*:c", "a:b:c", True),
         ("a:*:c", "a:b:d", False),
+        ("a:*", "a:", False),
+        ("a:*:c", "a::c", False),
+        ("a:**", "a:", False),
+        ("a:**", "a::b", True),
     ],
 )
 def test_a_pattern_matches_by_segments(pattern: str, channel: str, matches: bool) -> None:
     assert Pattern(pattern).matches(channel) is matches
+
+
+def test_the_engine_covers_the_same_channels() -> None:
+    source = (Path(__file__).parents[2] / "rust/hub/src/pattern.rs").read_text("utf-8")
+    rows = re.findall(r'\("([^"]+)", "([^"]+)", (true|false)\)', source.partition("fn patterns_cover")[2])
+    compared = [(pattern, name, covers == "true") for pattern, name, covers in rows if "{" not in pattern]
+    assert len(compared) > 5
+    for pattern, name, covers in compared:
+        assert Pattern(pattern).matches(name) is covers, (pattern, name)
 
 
 @pytest.mark.parametrize("pattern", ["", "a:", ":a", "a**", "**:a", "a:b*", "a:{B}", "a b", "a:{b"])
