@@ -16,7 +16,7 @@ from litestar.connection import ASGIConnection
 from litestar.exceptions import NotFoundException, PermissionDeniedException, ValidationException
 from litestar.handlers import BaseRouteHandler
 
-from realtime.auth import mint_token
+from realtime.api.tokens import token_for
 from realtime.config import AuthSettings, Keys
 
 TOKEN_TTL_S = 12 * 3600
@@ -94,14 +94,6 @@ def routes(auth: AuthSettings, keys: Keys, url: str, users: Callable[[], Iterabl
         wanted = msgspec.json.decode(await request.body(), type=TokenRequest)
         if wanted.user != wanted.user.strip() or not wanted.user.isprintable():
             raise ValidationException("a user is printable text without spaces at its ends")
-        minted = mint_token(
-            keys.secrets[0],
-            wanted.user,
-            ttl_s=TOKEN_TTL_S,
-            audience=auth.audience,
-            user_claim=auth.user_claim,
-            algorithm=auth.algorithm,
-        )
-        return Token(minted, TOKEN_TTL_S)
+        return Token(token_for(wanted.user, auth, keys, ttl_s=TOKEN_TTL_S), TOKEN_TTL_S)
 
     return Router("/api/dev", route_handlers=[config, people, token], guards=[generated_only, local_only])

@@ -10,14 +10,15 @@ import json
 import os
 import re
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from realtime._engine import EngineError
-from realtime.auth import mint_token
+from realtime.api.tokens import token_for
+from realtime.auth import RIGHTS
 from realtime.cli import reload as reloading
 from realtime.cli import terminal
 from realtime.cli.serving import run
@@ -191,21 +192,12 @@ def _who(
 
 def _signed(settings: Settings, user: str, patterns: list[str], ttl_s: int, *, create: bool) -> str:
     keys = keys_of(settings, create=create)
-    auth = settings.auth
-    grants: dict[str, list[str]] = {}
+    grants: dict[str, Sequence[str]] = {}
+    for text in patterns:
+        pattern, _, rights = text.partition("=")
+        grants[pattern] = rights.split(",") if rights else RIGHTS
     try:
-        for text in patterns:
-            pattern, _, rights = text.partition("=")
-            grants[pattern] = rights.split(",") if rights else ["subscribe", "publish", "presence", "history"]
-        return mint_token(
-            keys.secrets[0],
-            user,
-            channels=grants or None,
-            ttl_s=ttl_s,
-            audience=auth.audience,
-            user_claim=auth.user_claim,
-            algorithm=auth.algorithm,
-        )
+        return token_for(user, settings.auth, keys, ttl_s=ttl_s, channels=grants or None)
     except ValueError as error:
         raise ConfigError(f"--channels: {error}") from error
 

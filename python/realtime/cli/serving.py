@@ -15,9 +15,9 @@ from pathlib import Path
 
 from realtime.api.http import Edge, application
 from realtime.api.listener import HttpListener
+from realtime.api.tokens import token_for
 from realtime.app import Realtime
-from realtime.auth import mint_token
-from realtime.config import Keys, Settings, is_loopback
+from realtime.config import Settings, is_loopback
 from realtime.server import Server, serve
 
 DEVELOPMENT_USER = "dev"
@@ -112,23 +112,11 @@ def _announce(server: Server, http_port: int | None) -> None:
         if server.keys.generated:
             lines.append(f"  Playground  {address}/")
     if server.keys.generated:
-        token = _development_token(settings, server.keys)
+        token = token_for(DEVELOPMENT_USER, settings.auth, server.keys, ttl_s=DEVELOPMENT_TTL_S)
         lines.append(f"  Token       {token}")
         lines.append(f'              (user "{DEVELOPMENT_USER}", 12 hours; more by: realtime token --user NAME)')
     sys.stdout.write("\n".join(lines) + "\n")
     sys.stdout.flush()
-
-
-def _development_token(settings: Settings, keys: Keys) -> str:
-    auth = settings.auth
-    return mint_token(
-        keys.secrets[0],
-        DEVELOPMENT_USER,
-        ttl_s=DEVELOPMENT_TTL_S,
-        audience=auth.audience,
-        user_claim=auth.user_claim,
-        algorithm=auth.algorithm,
-    )
 
 
 def _ws_url(server: Server) -> str:

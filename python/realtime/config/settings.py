@@ -81,7 +81,11 @@ class AuthSettings(Section, frozen=True):
         Meta(description="Values of `Origin` that may connect, exact; not checked where it is not set."),
     ] = None
     service_key: Annotated[
-        Secret | None, Meta(description="Key of at least 32 bytes for other systems that act for no single user.")
+        Secret | None,
+        Meta(
+            description="Key of at least 32 bytes for other systems that act for no single user; no route of this "
+            "version asks for it."
+        ),
     ] = None
 
     def __repr__(self) -> str:

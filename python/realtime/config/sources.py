@@ -76,7 +76,7 @@ def _from_file(path: Path) -> Iterator[tuple[str, object]]:
     for name, value in document.items():
         if name in SECTIONS:
             if not isinstance(value, dict):
-                raise ConfigError(f"{name} = {value!r} (from {path}) is not allowed; use a table [{name}]")
+                raise ConfigError(f"{name} (from {path}) is not a table; write [{name}]")
             for inner, item in value.items():
                 key = _known(f"{name}.{inner}", str(path))
                 yield key.path, key.checked(item, str(path))
