@@ -120,7 +120,8 @@ class LimitSettings(Section, frozen=True):
         Count, Meta(description="Connections at once; 0 takes the limit of descriptors less 64.")
     ] = 0
     outbox_soft_bytes: Annotated[
-        Bytes, Meta(description="Bytes queued for a connection above which `latest` events replace each other.")
+        Bytes,
+        Meta(description="Bytes queued for a connection above which it is read no further and no past is replayed."),
     ] = 64 * 1024
     outbox_hard_bytes: Annotated[
         Bytes, Meta(description="Bytes queued for a connection above which events are dropped or it is closed 4000.")
@@ -142,7 +143,7 @@ class LimitSettings(Section, frozen=True):
     relays_burst: Annotated[Positive, Meta(description="Relayed commands of one connection at once.")] = 150
     bytes_per_s: Annotated[Count, Meta(description="Inbound bytes a second of one connection; 0 sets no limit.")] = 0
     commands_waiting_max: Annotated[
-        Positive, Meta(description="Commands of one connection under way before it is not read any more.")
+        int, Meta(ge=1, le=65_535, description="Commands of one connection under way before it is not read any more.")
     ] = 64
     events_waiting_max: Annotated[
         Positive, Meta(description="Events that wait for Python before nothing more is read.")
