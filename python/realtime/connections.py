@@ -69,8 +69,8 @@ class Connections(Collection[Session]):
     def __init__(self, commands: "Commands", raw_endpoints: frozenset[int], wake: Callable[[], None]) -> None:
         self._raw_endpoints = raw_endpoints
         self._by_conn: dict[int, Session] = {}
-        # One session stands for itself: most users have one, and a list for each would cost more than the session.
-        self._by_user: dict[str, Session | list[Session]] = {}
+        # One session stands for itself: most users have one, and a table for each would cost more than the session.
+        self._by_user: dict[str, Session | dict[Session, None]] = {}
         self._json_count = 0
         # The engine's own methods, bound once, so that a reply to a command costs one call. They do not wake.
         self.send_text = commands.send_text
@@ -143,10 +143,10 @@ class Connections(Collection[Session]):
         if found is None:
             self._by_user[session.user] = session
             return True
-        if isinstance(found, list):
-            found.append(session)
+        if isinstance(found, dict):
+            found[session] = None
         else:
-            self._by_user[session.user] = [found, session]
+            self._by_user[session.user] = {found: None, session: None}
         return False
 
     def remove(self, session: Session) -> bool:
@@ -155,10 +155,10 @@ class Connections(Collection[Session]):
             return False
         self._json_count -= 1
         found = self._by_user[session.user]
-        if isinstance(found, list):
-            found.remove(session)
+        if isinstance(found, dict):
+            del found[session]
             if len(found) == 1:
-                self._by_user[session.user] = found[0]
+                self._by_user[session.user] = next(iter(found))
             return False
         del self._by_user[session.user]
         return True
