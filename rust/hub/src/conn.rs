@@ -47,6 +47,9 @@ pub(crate) mod flag {
     pub(crate) const BROKEN: u16 = 1 << 8;
 }
 
+/// The credit of a command that the hub runs itself, on its way to the log and back.
+pub(crate) const OWN_CREDIT: u16 = 1 << 15 | 1;
+
 /// End of the pending list.
 pub(crate) const NOTHING: u32 = u32::MAX;
 
@@ -58,8 +61,10 @@ pub(crate) struct Conn {
     pub flags: u16,
     pub pings_unanswered: u8,
     pub endpoint: u16,
-    /// Commands that Python has and has not given back.
+    /// Commands that are not answered yet: Python's and the hub's own.
     pub under_way: u16,
+    /// Those of the hub's own, which wait for the log: its queue keeps their order, so nothing is sent behind them.
+    pub own_way: u16,
     /// Tick of the last sign of life.
     pub heard_tick: u32,
     /// This turn's frames: a list in the shard's arena.
@@ -145,6 +150,7 @@ impl Conn {
             pings_unanswered: 0,
             endpoint: 0,
             under_way: 0,
+            own_way: 0,
             heard_tick: 0,
             pending_head: NOTHING,
             pending_tail: NOTHING,
@@ -184,6 +190,22 @@ impl Conn {
     pub(crate) const fn heard(&mut self, tick: u32) {
         self.heard_tick = tick;
         self.pings_unanswered = 0;
+    }
+
+    /// A command of the hub's own goes to the log.
+    pub(crate) const fn take_own_credit(&mut self) -> u16 {
+        self.under_way += 1;
+        self.own_way += 1;
+        OWN_CREDIT
+    }
+
+    /// Credits of commands that are answered come back.
+    pub(crate) const fn return_credits(&mut self, credits: u16) {
+        let count = credits & !(1 << 15);
+        self.under_way = self.under_way.saturating_sub(count);
+        if credits != count {
+            self.own_way = self.own_way.saturating_sub(count);
+        }
     }
 
     pub(crate) fn backlog_bytes(&self) -> usize {

@@ -7,6 +7,7 @@ use crate::channel::{
 };
 use crate::command::{Command, Publish, Reply};
 use crate::compose::{self, ChannelEvent, Fault};
+use crate::conn::OWN_CREDIT;
 use crate::counters::{Counters, add, sub};
 use crate::event::{Event, HistoryPage, Published};
 use crate::inbox::{Deliver, Inbox, Join, ShardMsg, lock};
@@ -131,7 +132,12 @@ impl Hub {
     }
 
     pub(crate) fn may_read(&self) -> bool {
-        !self.pressure.load(Ordering::Relaxed) && !self.stopped_reading.load(Ordering::Relaxed)
+        !self.pressure.load(Ordering::Relaxed) && !self.has_stopped_reading()
+    }
+
+    /// Nothing more is taken from clients, what was read and kept unparsed included: the process ends.
+    pub(crate) fn has_stopped_reading(&self) -> bool {
+        self.stopped_reading.load(Ordering::Relaxed)
     }
 
     /// Ends every connection.
@@ -349,6 +355,7 @@ impl Hub {
                 let json = compose::reply("ack", Some(&id), now.wall_ms, |out| out.extend_from_slice(data));
                 self.send(conn, Prepared::text(&json), credits);
             }
+            None if credits == 0 => {}
             None => self.to(conn, ShardMsg::Done { conn, count: credits }),
         }
     }
@@ -494,7 +501,9 @@ impl Hub {
         self.in_channel(name, |channel, state| {
             let waits = self.waits_for_head(channel, state);
             if waits {
-                request.credits = 1;
+                if request.credits == 0 {
+                    request.credits = OWN_CREDIT;
+                }
                 state.waiting.push(Waiting::Subscribe(request));
             } else {
                 self.subscribe_locked(channel, state, request, now);

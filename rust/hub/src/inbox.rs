@@ -60,6 +60,29 @@ pub(crate) enum ShardMsg {
     Look,
 }
 
+impl ShardMsg {
+    /// The one connection that it is about.
+    pub(crate) const fn conn(&self) -> Option<ConnId> {
+        match self {
+            Self::Join(Join { conn, .. })
+            | Self::Leave { conn, .. }
+            | Self::NotJoined { conn, .. }
+            | Self::Send { conn, .. }
+            | Self::Page { conn, .. }
+            | Self::Accept { conn, .. }
+            | Self::Reject { conn, .. }
+            | Self::Close { conn, .. }
+            | Self::Grant { conn, .. }
+            | Self::Resume { conn, .. }
+            | Self::Subscribe { conn, .. }
+            | Self::Unsubscribe { conn, .. }
+            | Self::Done { conn, .. } => Some(*conn),
+            Self::Deliver(_) | Self::SendMany { .. } | Self::SendAll { .. } | Self::SendUnion { .. } => None,
+            Self::CloseAll { .. } | Self::Look => None,
+        }
+    }
+}
+
 /// A member to be, with all that the channel's lock decided.
 #[derive(Debug)]
 pub(crate) struct Join {

@@ -398,3 +398,27 @@ fn history_is_read_in_parts_from_a_position() {
     let answers = world.ask(ann, r#"{"type":"history","data":{"channel":"news:1"}}"#);
     assert_eq!((&answers[0]["data"]["events"], &answers[0]["data"]["position"]), (&json!([]), &Value::Null));
 }
+
+#[test]
+fn commands_of_the_hubs_own_follow_one_another_without_asking_python() {
+    let mut world = World::new(1);
+    let ann = world.connect(0, "ann");
+    world.ask(ann, r#"{"type":"subscribe","data":{"channel":"news:1"}}"#);
+    world.take_events();
+    for channel in ["news:1", "conversation:1"] {
+        for n in 0..5 {
+            let data = json!({"channel": channel, "event": "e", "data": n});
+            world.send(ann, &json!({"type": "publish", "data": data, "id": n}));
+        }
+        world.send(ann, &json!({"type": "subscribe", "data": {"channel": channel, "last": 9}, "id": "s"}));
+        world.send(ann, &json!({"type": "history", "data": {"channel": channel}, "id": "h"}));
+        world.run();
+        assert_eq!(world.take_events(), [], "{channel}");
+        let got = world.take_json(ann);
+        let acks: Vec<&Value> = got.iter().filter(|frame| frame["type"] == "ack").map(|ack| &ack["id"]).collect();
+        assert_eq!(acks, [0, 1, 2, 3, 4]);
+        let heard: Vec<&Value> = got.iter().filter(|frame| frame["type"] == "e").map(|event| &event["data"]).collect();
+        assert_eq!(heard, [0, 1, 2, 3, 4]);
+        assert_eq!(got.iter().filter(|frame| frame["id"] == "s" || frame["id"] == "h").count(), 2);
+    }
+}

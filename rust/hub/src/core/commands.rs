@@ -4,7 +4,7 @@ use super::ShardCore;
 use crate::channel::{HistoryFor, HistoryRequest, SubscribeRequest};
 use crate::command::{Publish, Reply};
 use crate::compose::{self, Fault};
-use crate::conn::LastingRelay;
+use crate::conn::{LastingRelay, OWN_CREDIT};
 use crate::counters::add;
 use crate::event::Event;
 use crate::hub::{HISTORY_EVENTS_MAX, Relayed, channel_member};
@@ -164,7 +164,7 @@ impl ShardCore {
     fn defers(&mut self, command: &Command<'_>) -> bool {
         let conn = self.id(command.slot);
         let state = &mut self.conns[command.slot];
-        if command.is_handed_back() || state.under_way == 0 {
+        if command.is_handed_back() || state.under_way == state.own_way {
             return false;
         }
         state.under_way += 1;
@@ -332,8 +332,10 @@ impl ShardCore {
         }
         let request = SubscribeRequest { conn, id, position, last, again, credits };
         let (channel, waits) = self.hub.subscribe(name, request, self.now);
-        // While the log is asked for the head it is under way, so that what follows it keeps the session's order.
-        state.under_way += u16::from(waits && credits == 0);
+        if waits && credits == 0 {
+            let credit = state.take_own_credit();
+            debug_assert_eq!(credit, OWN_CREDIT, "what the request carries");
+        }
         match known {
             Some(place) => state.subscriptions[place].is_wanted = true,
             None => state.subscriptions.push(crate::conn::Subscription {
@@ -405,8 +407,7 @@ impl ShardCore {
         }
         let data = command.member("data").map_or(&b"null"[..], |value| value.span.of(command.bytes));
         let conn = self.id(command.slot);
-        // One credit until it is published, so that a durable one keeps the session's order.
-        self.conns[command.slot].under_way += u16::from(!command.is_handed_back());
+        let credits = self.log_credits(command, self.hub.rules.policy_of(&name).durable);
         let publish = Publish {
             ticket: 0,
             channel: name.into(),
@@ -417,10 +418,18 @@ impl ShardCore {
             dedupe: None,
             number: false,
             notify: false,
-            reply: Some(Reply { conn, id: command.boxed_id(), failure: None, credits: 1 }),
+            reply: Some(Reply { conn, id: command.boxed_id(), failure: None, credits }),
         };
         let hub = Arc::clone(&self.hub);
         hub.publish(publish, self.now, &mut self.events);
+    }
+
+    /// What a command carries to the hub: the credit that it has, or one of its own where it may wait for the log.
+    fn log_credits(&mut self, command: &Command<'_>, waits: bool) -> u16 {
+        match command.credits() {
+            0 if waits => self.conns[command.slot].take_own_credit(),
+            credits => credits,
+        }
     }
 
     fn history(&mut self, command: &Command<'_>) {
@@ -452,8 +461,8 @@ impl ShardCore {
             position => position.map(|(offset, _)| offset),
         };
         let conn = self.id(command.slot);
-        self.conns[command.slot].under_way += u16::from(!command.is_handed_back());
-        let who = HistoryFor::Client { conn, id: command.boxed_id(), credits: 1 };
+        let credits = self.log_credits(command, true);
+        let who = HistoryFor::Client { conn, id: command.boxed_id(), credits };
         let hub = Arc::clone(&self.hub);
         hub.history(&name, HistoryRequest { who, after, limit }, self.now, &mut self.events);
     }

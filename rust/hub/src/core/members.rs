@@ -13,6 +13,7 @@ use crate::outbox::{Class, Queued};
 use crate::pattern::Rights;
 use crate::prepared::Prepared;
 use crate::{ConnId, Now};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 /// Events that one step of a replay takes.
@@ -45,7 +46,7 @@ impl ShardCore {
         let mut rest = messages.drain(..).peekable();
         while let Some(message) = rest.next() {
             let ShardMsg::Deliver(first) = message else {
-                self.run(message);
+                self.run_caught(message);
                 continue;
             };
             // A burst in one channel goes through its members once.
@@ -64,6 +65,15 @@ impl ShardCore {
             messages = Vec::new();
         }
         self.inbox = messages;
+    }
+
+    /// A panic over what is meant for one connection ends that connection; anywhere else it ends the engine.
+    fn run_caught(&mut self, message: ShardMsg) {
+        let Some(conn) = message.conn() else { return self.run(message) };
+        if catch_unwind(AssertUnwindSafe(|| self.run(message))).is_err() {
+            add(&self.hub.counters.panics, 1);
+            self.closed(conn, self.now);
+        }
     }
 
     fn run(&mut self, message: ShardMsg) {
@@ -97,7 +107,7 @@ impl ShardCore {
             }
             ShardMsg::CloseAll { code, reason } => {
                 for slot in 0..self.conns.len() {
-                    self.close(slot, code, &reason);
+                    self.close_behind(slot, code, &reason);
                 }
             }
             ShardMsg::Grant { conn, channel, rights, raw } => self.granted(conn, channel, rights, raw),
@@ -429,9 +439,10 @@ impl ShardCore {
             return;
         }
         let half = self.hub.rules.limits.commands_waiting_max / 2;
+        let goes_on = !self.hub.has_stopped_reading();
         let conn = &mut self.conns[slot];
-        conn.under_way = conn.under_way.saturating_sub(credits);
-        if conn.under_way <= half && conn.has(flag::PAUSED) && conn.phase == Phase::Open {
+        conn.return_credits(credits);
+        if goes_on && conn.under_way <= half && conn.has(flag::PAUSED) && conn.phase == Phase::Open {
             self.unread_in(slot);
             if self.conns[slot].phase == Phase::Open {
                 self.unpause(slot);

@@ -472,6 +472,14 @@ impl ShardCore {
         self.say_close(slot, code, reason);
     }
 
+    /// Closes in order: what is queued goes out first, since it was promised (acknowledgements at the server's end).
+    pub(super) fn close_behind(&mut self, slot: usize, code: u16, reason: &str) {
+        match self.conns[slot].phase {
+            Phase::Open | Phase::Finishing => self.say_close(slot, code, reason),
+            _ => self.close(slot, code, reason),
+        }
+    }
+
     /// Queues our Close behind what is queued; nothing else follows it.
     pub(super) fn say_close(&mut self, slot: usize, code: u16, reason: &str) {
         let conn = &mut self.conns[slot];
