@@ -14,8 +14,8 @@ const bob = await Tab.open(browser, server, "bob", "lobby");
 const cyd = await Tab.open(browser, server, "cyd", "lobby");
 const lines = [
   [ada, "Morning! Did the restart last night lose anything?"],
-  [bob, "Nothing. I was connected all along and got the three messages I had missed."],
-  [cyd, "Same here: it came back by itself and asked from where it had left off."],
+  [bob, "Nothing. My tab came back by itself and fetched the three messages it had missed."],
+  [cyd, "Same here, and in the order they were said."],
   [ada, "Then let us ship it."],
 ];
 for (const [tab, text] of lines) {
