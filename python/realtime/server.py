@@ -39,6 +39,8 @@ BATCH_MAX: Final = 512
 """Events that one turn of the loop takes; the rest keeps the engine's descriptor readable."""
 _BEHIND_S: Final = 0.002
 _STOP_RESERVE: Final = 0.2
+_DELIVERY_POLL_S: Final = 0.01
+_STALLED_S: Final = 0.5
 
 
 class Application(Protocol):
@@ -353,6 +355,7 @@ class Server:
             log.error("the log was not flushed within %d ms; what it had not acknowledged may be lost", left_ms)
         await _take_all(control)
         control.submit()
+        await self._delivered(deadline_s - grace_s * _STOP_RESERVE)
         engine.close_all(CloseCode.SERVICE_RESTART, "server restarting")
         left_ms = max(100, round((deadline_s - time.monotonic()) * 1000))
         await asyncio.to_thread(engine.stop, left_ms)
@@ -364,6 +367,17 @@ class Server:
         loop.remove_reader(engine.fileno())
         self._app.running(None)
         control.end()
+
+    async def _delivered(self, deadline_s: float) -> None:
+        """Give outboxes time to empty, for as long as they do: a close drops what waits in them, the last acks too."""
+        before, changed_s = -1, time.monotonic()
+        while (now_s := time.monotonic()) < deadline_s:
+            queued = sum(self._engine.backlog(session.conn) for session in self.control.connections)
+            if queued == 0 or now_s - changed_s > _STALLED_S:
+                return
+            if queued != before:
+                before, changed_s = queued, now_s
+            await asyncio.sleep(_DELIVERY_POLL_S)
 
 
 async def _take_all(control: Control) -> None:

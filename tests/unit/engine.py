@@ -23,6 +23,7 @@ class RecordingEngine:
         self.submitted = 0
         self.takes_replies = True
         self.behind = False
+        self.backlogs: list[int] = []
         self._ticket = 0
 
     def __getattr__(self, name: str) -> Callable[..., None]:
@@ -52,6 +53,9 @@ class RecordingEngine:
 
     def overloaded(self) -> bool:
         return self.behind
+
+    def backlog(self, _conn: int) -> int:
+        return self.backlogs.pop(0) if self.backlogs else 0
 
     def named(self, name: str) -> list[tuple[Any, ...]]:
         """The arguments of every call of a name."""

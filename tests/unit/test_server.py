@@ -223,6 +223,25 @@ async def test_the_drain_loses_nothing_by_its_order(engines: list[Socketless]) -
     assert not hasattr(app, "_control") or app._control is None
 
 
+async def test_the_last_answers_are_delivered_before_the_close(engines: list[Socketless]) -> None:
+    async with Server(Realtime(), QUICK) as server:
+        engines[0].events = [(_engine.OPEN, 1, "ann", 0, False, "")]
+        server.control.turn()
+        engines[0].backlogs = [900, 500, 100]
+    assert engines[0].backlogs == []
+    assert engines[0].named("close_all") == [(1012, "server restarting")]
+
+
+async def test_a_reader_that_stands_still_does_not_hold_the_end_up_beyond_the_grace(engines: list[Socketless]) -> None:
+    loop = asyncio.get_running_loop()
+    async with Server(Realtime(), QUICK) as server:
+        engines[0].events = [(_engine.OPEN, 1, "ann", 0, False, "")]
+        server.control.turn()
+        engines[0].backlogs = [900] * 1000
+        began_s = loop.time()
+    assert loop.time() - began_s < 1
+
+
 async def test_handlers_that_do_not_end_are_cut_off_within_the_grace(engines: list[Socketless]) -> None:
     app = Realtime()
 
