@@ -40,13 +40,13 @@ Event: TypeAlias = tuple[object, ...]
   an error of your own with ``send_text(..., done=1)``. One credit.
 - ``(DEFERRED, conn: int, raw: bytes)``: a command that the engine runs itself but that came after others still under
   way in Python; hand it back with ``resume`` when its turn in the session's order comes. One credit.
-- ``(CARRIED, conn: int, goes_on: bool)``: a command that ``grant`` or ``resume`` handed back has run, so what Python does
-  now takes effect after it. With `goes_on` it came up again instead: it is the event of this connection just before.
+- ``(CARRIED, conn: int, goes_on: bool)``: a command that ``grant`` or ``resume`` handed back has run, so what Python
+  does now takes effect after it. With `goes_on` it came up again: it is the event of this connection just before.
 - ``(DRAINED, conn: int)``: everything queued for a connection that had fallen behind is with the kernel.
 - ``(PUBLISHED, ticket: int, offset: int, duplicate: bool, data: bytes | None, error: str | None)``: the outcome of a
   durable publish that asked for it (``notify``). `data` is the event's data as stored; `error` a code, else None.
-- ``(HISTORY, ticket: int, events: list[bytes], offset: int, epoch: str, error: str | None)``: what ``history`` asked for:
-  whole event frames as JSON, oldest first, and the channel's position.
+- ``(HISTORY, ticket: int, events: list[bytes], offset: int, epoch: str, error: str | None)``: what ``history`` asked
+  for: whole event frames as JSON, oldest first, and the channel's position.
 - ``(FATAL, message: str)``: the engine cannot go on; end the process with this line.
 """
 
@@ -119,7 +119,7 @@ class Commands:
         """
 
     def reply_with(self, ticket: int, conn: int, id: bytes | None, failure: str | None = None) -> bool:
-        """Let the engine answer command `id` with `ack` (or `error`) from the outcome of a publish; gives one credit back.
+        """Let the engine answer command `id` by `ack` (or `error`) from the outcome of a publish; gives one credit back.
 
         `failure` is the message of that `error`. Clears `notify`. False where that publish was submitted already: the
         caller then answers by itself.
@@ -221,7 +221,11 @@ class VirtualEngine(Commands):
         """The link is cut, as by a lost network."""
 
     def client_receive(self, link: int) -> list[tuple[str, object]]:
-        """Take what arrived: ``("text", str)``, ``("binary", bytes)``, ``("close", (code, reason))``, ``("http", (status, body))``, ``("end", None)``."""
+        """Take what arrived, in order.
+
+        Each is one of ``("text", str)``, ``("binary", bytes)``, ``("close", (code, reason))``,
+        ``("http", (status, body))``, ``("end", None)``.
+        """
 
     def client_reads(self, link: int, bytes_per_s: int | None) -> None:
         """Limit how fast the client takes bytes (None: at once, 0: not at all)."""
