@@ -119,7 +119,7 @@ class Commands:
         """
 
     def reply_with(self, ticket: int, conn: int, id: bytes | None, failure: str | None = None) -> bool:
-        """Let the engine answer command `id` by `ack` (or `error`) from the outcome of a publish; gives one credit back.
+        """Let the engine answer command `id` by `ack` or `error` from the outcome of a publish; gives one credit back.
 
         `failure` is the message of that `error`. Clears `notify`. False where that publish was submitted already: the
         caller then answers by itself.
