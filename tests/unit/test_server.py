@@ -178,6 +178,12 @@ class Socketless(RecordingEngine):
     def fileno(self) -> int:
         return self._readable
 
+    def be_readable(self) -> None:
+        os.write(self._written, b"1")
+
+    def be_unreadable(self) -> None:
+        os.read(self._readable, 1)
+
     def flush_log(self, _timeout_ms: int) -> bool:
         self.calls.append(("flush_log",))
         return True
@@ -322,3 +328,21 @@ async def test_what_was_opened_is_closed_where_the_start_fails(engines: list[Soc
             pass
     assert closed == ["database"]
     assert [call[0] for call in engines[0].calls][-1] == "stop"
+
+
+async def test_events_wait_while_the_engine_is_behind_with_what_it_was_told(engines: list[Socketless]) -> None:
+    app, seen = Realtime(), list[int]()
+    app.on("count")(lambda session: seen.append(1))
+    async with Server(app, QUICK) as server:
+        engine = engines[0]
+        engine.events = [(_engine.OPEN, 1, "ann", 0, False, "")]
+        server.control.turn()
+        engine.behind = True
+        engine.events = [(_engine.MESSAGE, 1, 0, None, None, 0)]
+        engine.be_readable()
+        await asyncio.sleep(0.02)
+        assert seen == []
+        engine.behind = False
+        await asyncio.sleep(0.02)
+        assert seen == [1]
+        engine.be_unreadable()
