@@ -91,6 +91,12 @@ impl Hub {
         self.counters.connections.load(Ordering::Relaxed) as usize
     }
 
+    /// Whether `connections_max` are open. Where it is not set the reactor goes by the descriptors alone.
+    pub(crate) fn is_full(&self) -> bool {
+        let most = self.rules.limits.connections_max;
+        most > 0 && self.connections() >= most
+    }
+
     /// Members of a channel, on all shards.
     #[must_use]
     pub fn members(&self, channel: &str) -> usize {

@@ -1,8 +1,9 @@
 //! The acceptor's thread: takes sockets from the listener and hands each to the least loaded shard.
 //!
 //! A thread of its own, so that its pauses hold up nobody: when the system has no descriptor left it waits 100 ms
-//! instead of spinning, and while Python is behind it leaves new peers in the kernel's backlog. Above
-//! `connections_max` a peer is answered 503 and let go. It ends when accepting ends; the port is free then.
+//! instead of spinning, and while Python is behind it leaves new peers in the kernel's backlog. Where there is no room
+//! even to read a request, a peer is answered 503 and let go; that `connections_max` are open is told by the hub. It
+//! ends when accepting ends; the port is free then.
 
 use crate::arrivals::Arrivals;
 use crate::bridge::Bridge;
@@ -52,7 +53,7 @@ impl Door {
 /// Where accepted sockets go and when they do not.
 pub(crate) struct Admission {
     pub(crate) shards: Vec<Arc<Arrivals>>,
-    pub(crate) connections_max: usize,
+    pub(crate) sockets_max: usize,
     pub(crate) bridge: Arc<Bridge>,
     pub(crate) hub: Arc<Hub>,
 }
@@ -157,7 +158,7 @@ impl Acceptor {
     fn hand_over(&mut self, socket: OwnedFd, peer: IpAddr) {
         let shards = &self.admission.shards;
         let open: usize = shards.iter().map(|shard| shard.load()).sum();
-        if open >= self.admission.connections_max {
+        if open >= self.admission.sockets_max {
             self.turn_away(socket.into());
         } else if let Some(shard) = shards.iter().min_by_key(|shard| shard.load()) {
             shard.push((socket, peer));

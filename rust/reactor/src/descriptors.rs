@@ -8,6 +8,9 @@ use std::io;
 /// Kept back for the log, the listener, pollers, wakers and Python's own files.
 const RESERVED: usize = 64;
 
+/// Sockets beyond `connections_max` whose request is still read, to be refused in words.
+const REFUSED_AT_ONCE: usize = 64;
+
 /// Raises the soft limit of open descriptors to the hard one and returns what may be open then.
 pub(crate) fn raise_limit() -> io::Result<usize> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
@@ -26,10 +29,11 @@ pub(crate) fn raise_limit() -> io::Result<usize> {
     Ok(usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX))
 }
 
-/// Connections that may be open: what was asked for, within what the descriptors allow.
-pub(crate) fn connections_max(asked: usize, descriptors: usize) -> usize {
+/// Sockets that may be held: what was asked for, and a few more so that who is too many hears it as the protocol says
+/// (which takes reading the request), within what the descriptors allow.
+pub(crate) fn sockets_max(asked: usize, descriptors: usize) -> usize {
     let room = descriptors.saturating_sub(RESERVED).max(1);
-    if asked == 0 { room } else { asked.min(room) }
+    if asked == 0 { room } else { asked.saturating_add(REFUSED_AT_ONCE).min(room) }
 }
 
 #[cfg(test)]
@@ -38,8 +42,8 @@ mod tests {
 
     #[test]
     fn connections_leave_room_for_the_process_itself() {
-        for (asked, descriptors, connections) in [(0, 1_024, 960), (100, 1_024, 100), (5_000, 1_024, 960), (0, 10, 1)] {
-            assert_eq!(connections_max(asked, descriptors), connections);
+        for (asked, descriptors, sockets) in [(0, 1_024, 960), (100, 1_024, 164), (5_000, 1_024, 960), (0, 10, 1)] {
+            assert_eq!(sockets_max(asked, descriptors), sockets);
         }
     }
 

@@ -84,17 +84,17 @@ impl Engine {
         }
         let descriptors = descriptors::raise_limit()
             .map_err(|error| StartError::io("cannot read the limit of open descriptors", &error))?;
-        let connections_max = descriptors::connections_max(self.options.limits.connections_max, descriptors);
+        let sockets_max = descriptors::sockets_max(self.options.limits.connections_max, descriptors);
         let log = open_log(&self.options)?;
         let listener = listener::bind(&self.options.host, self.options.port)?;
         let started = self
-            .launch(log, listener, connections_max)
+            .launch(log, listener, sockets_max)
             .inspect_err(|_| self.handle.stopped.store(true, Ordering::Release))?;
         *running = Some(started);
         Ok(())
     }
 
-    fn launch(&self, log: Log, listener: TcpListener, connections_max: usize) -> Result<Running, StartError> {
+    fn launch(&self, log: Log, listener: TcpListener, sockets_max: usize) -> Result<Running, StartError> {
         let handle = &self.handle;
         let shards = shard_count(self.options.shards);
         let port = listener.local_addr().map_err(|error| StartError::io("cannot read the port", &error))?.port();
@@ -112,7 +112,7 @@ impl Engine {
         let (polls, arrivals) = open_pollers(&hub, shards)?;
         let admission = Admission {
             shards: arrivals.clone(),
-            connections_max,
+            sockets_max,
             bridge: Arc::clone(&handle.bridge),
             hub: Arc::clone(&hub),
         };

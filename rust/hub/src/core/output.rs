@@ -483,8 +483,9 @@ impl ShardCore {
     /// Queues our Close behind what is queued; nothing else follows it.
     pub(super) fn say_close(&mut self, slot: usize, code: u16, reason: &str) {
         let conn = &mut self.conns[slot];
-        // The first version's client stops only at 1000: "do not come back" is told by it, with the reason.
-        let is_final = code >= 4500 && !conn.has(flag::VERSION_1);
+        // The first version's client stops only at 1000: "do not come back" is told by it, with the reason. An answer
+        // to the peer's own Close repeats its code all the same.
+        let is_final = code >= 4500 && !conn.has(flag::VERSION_1) && !conn.has(flag::PEER_CLOSED);
         let told = CloseCode(if is_final { CloseCode::NORMAL.0 } else { code });
         if conn.close_code == 0 {
             conn.close_code = code;

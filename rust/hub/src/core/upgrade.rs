@@ -32,7 +32,7 @@ impl ShardCore {
         self.conns[slot].endpoint = endpoint as u16;
         let version_1 = rule.mode == Mode::Json && request.protocols().any(|offered| offered == VERSION_1);
         let upgrade = request.upgrade();
-        if self.handshakes > self.hub.rules.limits.handshakes_pending_max {
+        if self.handshakes > self.hub.rules.limits.handshakes_pending_max || self.hub.is_full() {
             return self.refuse_seen(slot, request, version_1, HttpError::UNAVAILABLE);
         }
         let identity = match rule.auth {
