@@ -154,6 +154,11 @@ impl Backlog {
         Ok(())
     }
 
+    /// Adds the last frame of a connection, whatever the limits.
+    pub(crate) fn push_last(&mut self, queued: Queued, counters: &Counters) {
+        self.append(queued, counters);
+    }
+
     /// Counts a dropped event in the mark of its channel before `place`, or makes one there.
     fn note_lag(&mut self, place: usize, channel: Option<Arc<Channel>>) {
         let id = channel.as_ref().map(|channel| channel.id);

@@ -205,14 +205,21 @@ impl ShardCore {
         self.queue_run(slot, Run { first: frame, count: 1 });
     }
 
-    /// Queues neighbours of this turn's log.
+    /// Queues neighbours of this turn's log; nothing follows our last word.
     pub(super) fn queue_run(&mut self, slot: usize, run: Run) {
         let conn = &mut self.conns[slot];
+        if conn.phase == Phase::Closing {
+            return;
+        }
         if conn.backlog.is_none() {
             return self.turn.link(slot as u32, conn, run);
         }
         for frame in run.first..run.first + run.count {
             self.queue_behind(slot, frame);
+            // It may just have been closed as too slow.
+            if self.conns[slot].phase == Phase::Closing {
+                return;
+            }
         }
     }
 
@@ -423,28 +430,28 @@ impl ShardCore {
             front_sent -= queued.frame.wire_len();
             whole += 1;
         }
-        let mut frames = frames.into_iter().skip(whole);
-        let Some(first) = frames.next() else { return };
+        let mut rest = frames.into_iter().skip(whole);
         if self.conns[slot].backlog.is_none() {
+            let Some(first) = rest.next() else { return };
             let backlog = Backlog::start(std::iter::once(first), front_sent, &self.hub.counters);
             self.conns[slot].backlog = Some(Box::new(backlog));
-        } else {
-            self.push_behind(slot, first);
         }
-        for queued in frames {
-            self.push_behind(slot, queued);
+        let bounds = self.bounds(slot);
+        let conn = &mut self.conns[slot];
+        let Some(backlog) = conn.backlog.as_mut() else { return };
+        while let Some(queued) = rest.next() {
+            if backlog.push(queued.clone(), bounds, &self.hub.counters) == Ok(()) {
+                continue;
+            }
+            if conn.phase != Phase::Closing {
+                return self.close_slow(slot);
+            }
+            // The last frame is our Close. What does not fit before it is left out from here on: never a hole.
+            backlog.push_last(rest.last().unwrap_or(queued), &self.hub.counters);
+            break;
         }
         let bytes = self.conns[slot].backlog_bytes();
         self.hub.set_backlog(self.id(slot), bytes);
-    }
-
-    fn push_behind(&mut self, slot: usize, queued: Queued) {
-        let bounds = self.bounds(slot);
-        let Some(backlog) = self.conns[slot].backlog.as_mut() else { return };
-        if backlog.push(queued, bounds, &self.hub.counters) == Err(TooSlow) && self.conns[slot].phase != Phase::Closing
-        {
-            self.close_slow(slot);
-        }
     }
 
     /// Closes in force: whole frames that wait are dropped, then comes our Close.
@@ -491,7 +498,12 @@ impl ShardCore {
             conn.close_code = code;
         }
         let payload = if code == CloseCode::NO_STATUS.0 { Vec::new() } else { encode_close_payload(told, reason) };
-        self.queue(slot, Queued::reply(Prepared::frame(Opcode::Close, &payload)));
+        let close = Queued::reply(Prepared::frame(Opcode::Close, &payload));
+        match conn.backlog.as_mut() {
+            // Whatever is full: refusing it would mean to close for that, and so on without end.
+            Some(backlog) => backlog.push_last(close, &self.hub.counters),
+            None => self.queue(slot, close),
+        }
         self.last_word(slot);
     }
 
