@@ -24,16 +24,21 @@ def build_wheel(folder: Path) -> Path:
     return wheel
 
 
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel."""
+    return build_wheel(tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="session")
+def installed(wheel: Path) -> Path:
     """The `realtime` command of a clean environment that holds the wheel and its pinned dependencies alone."""
-    folder = tmp_path_factory.mktemp("wheel")
-    wheel = build_wheel(folder)
-    venv.create(folder / "venv", with_pip=True)
-    pip = [str(folder / "venv" / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check"]
+    folder = wheel.parent / "venv"
+    venv.create(folder, with_pip=True)
+    pip = [str(folder / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*pip, "--require-hashes", "-r", str(ROOT / "requirements" / "run.txt")], check=True)
     subprocess.run([*pip, "--no-index", str(wheel)], check=True)
-    return folder / "venv" / "bin" / "realtime"
+    return folder / "bin" / "realtime"
 
 
 def token_of(command: Path, env: dict[str, str]) -> str:
@@ -42,8 +47,7 @@ def token_of(command: Path, env: dict[str, str]) -> str:
     return made.stdout.strip()
 
 
-def test_wheel_holds_the_engine_the_stub_and_the_playground(tmp_path: Path) -> None:
-    wheel = build_wheel(tmp_path)
+def test_wheel_holds_the_engine_the_stub_and_the_playground(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert "abi3" in wheel.name
     assert {"realtime/_engine.abi3.so", "realtime/_engine.pyi", "realtime/py.typed"} <= names
