@@ -54,10 +54,7 @@ pub struct Inbound {
 impl Inbound {
     /// A connection on which nothing was received yet. Nothing is allocated.
     pub const fn new(role: Role) -> Self {
-        Self {
-            partial: None,
-            role,
-        }
+        Self { partial: None, role }
     }
 
     /// Consumes a prefix of `input` (unmasking it in place) and yields at most one item: call in a loop until the
@@ -106,9 +103,7 @@ impl Inbound {
     /// Whether a frame or a fragmented message has begun and not ended, even if no byte of payload came yet: what a
     /// deadline for unfinished messages goes by.
     pub fn is_unfinished(&self) -> bool {
-        self.partial
-            .as_deref()
-            .is_some_and(|partial| !partial.is_finished())
+        self.partial.as_deref().is_some_and(|partial| !partial.is_finished())
     }
 
     /// Frees the buffer of a message that was handed out; [`Self::receive`] does it too. Call it when the input is
@@ -204,9 +199,7 @@ impl Header {
         };
         let payload_len = match length_bytes {
             0 => u64::from(short_len),
-            _ => length
-                .iter()
-                .fold(0, |len, &byte| len << 8 | u64::from(byte)),
+            _ => length.iter().fold(0, |len, &byte| len << 8 | u64::from(byte)),
         };
         if payload_len >> 63 != 0 {
             return Err(Violation::protocol("frame length with its top bit set"));
@@ -220,14 +213,7 @@ impl Header {
             (true, Some(mask)) => *mask,
             (true, None) => return Ok(None),
         };
-        Ok(Some(Self {
-            opcode,
-            fin,
-            mask,
-            masked,
-            length_bytes,
-            payload_len: payload_len as usize,
-        }))
+        Ok(Some(Self { opcode, fin, mask, masked, length_bytes, payload_len: payload_len as usize }))
     }
 
     fn parse_first(first: u8, message_open: bool) -> Result<(Opcode, bool), Violation> {
@@ -240,15 +226,11 @@ impl Header {
         };
         let fin = first & 0x80 != 0;
         match opcode {
-            _ if opcode.is_control() && !fin => {
-                Err(Violation::protocol("fragmented control frame"))
+            _ if opcode.is_control() && !fin => Err(Violation::protocol("fragmented control frame")),
+            Opcode::Continuation if !message_open => Err(Violation::protocol("continuation without a message")),
+            Opcode::Text | Opcode::Binary if message_open => {
+                Err(Violation::protocol("new message before the end of the last"))
             }
-            Opcode::Continuation if !message_open => {
-                Err(Violation::protocol("continuation without a message"))
-            }
-            Opcode::Text | Opcode::Binary if message_open => Err(Violation::protocol(
-                "new message before the end of the last",
-            )),
             _ => Ok((opcode, fin)),
         }
     }
@@ -265,10 +247,7 @@ impl Header {
 }
 
 /// The item of a frame that lies whole at the front of `input`: no copy.
-fn whole_item<'a>(
-    header: &Header,
-    input: &'a mut [u8],
-) -> Result<(usize, Option<Item<'a>>), Violation> {
+fn whole_item<'a>(header: &Header, input: &'a mut [u8]) -> Result<(usize, Option<Item<'a>>), Violation> {
     let end = header.len() + header.payload_len;
     let payload = &mut input[header.len()..end];
     if header.masked {
@@ -350,12 +329,7 @@ impl Partial {
     }
 
     /// Completes the header from the front of `input`, or keeps what there is; returns the bytes taken.
-    fn take_header(
-        &mut self,
-        input: &[u8],
-        role: Role,
-        message_bytes_max: usize,
-    ) -> Result<usize, Violation> {
+    fn take_header(&mut self, input: &[u8], role: Role, message_bytes_max: usize) -> Result<usize, Violation> {
         let kept = usize::from(self.header_len);
         let copied = input.len().min(HEADER_BYTES_MAX - kept);
         self.header[kept..kept + copied].copy_from_slice(&input[..copied]);
@@ -370,10 +344,7 @@ impl Partial {
         if matches!(header.opcode, Opcode::Text | Opcode::Binary) {
             self.message = Some(header.opcode);
         }
-        self.frame = Some(Frame {
-            header,
-            received: 0,
-        });
+        self.frame = Some(Frame { header, received: 0 });
         Ok(header.len() - kept)
     }
 
@@ -456,9 +427,7 @@ mod tests {
         for read in bytes.chunks_mut(read_len) {
             let mut at = 0;
             while at < read.len() {
-                let (consumed, _) = inbound
-                    .receive(&mut read[at..], 1 << 24)
-                    .expect("valid frames");
+                let (consumed, _) = inbound.receive(&mut read[at..], 1 << 24).expect("valid frames");
                 at += consumed;
                 let Some(partial) = &inbound.partial else {
                     continue;

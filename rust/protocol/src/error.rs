@@ -20,26 +20,17 @@ pub struct Violation {
 impl Violation {
     /// 1002: the frame breaks RFC 6455 §5.
     pub(crate) const fn protocol(reason: &'static str) -> Self {
-        Self {
-            code: CloseCode::PROTOCOL_ERROR,
-            reason,
-        }
+        Self { code: CloseCode::PROTOCOL_ERROR, reason }
     }
 
     /// 1007: text that is not UTF-8 (RFC 6455 §8.1).
     pub(crate) const fn not_utf8() -> Self {
-        Self {
-            code: CloseCode::INVALID_PAYLOAD,
-            reason: "text is not valid UTF-8",
-        }
+        Self { code: CloseCode::INVALID_PAYLOAD, reason: "text is not valid UTF-8" }
     }
 
     /// 1009: the message is longer than this end takes.
     pub(crate) const fn too_big() -> Self {
-        Self {
-            code: CloseCode::MESSAGE_TOO_BIG,
-            reason: "message exceeds message_bytes_max",
-        }
+        Self { code: CloseCode::MESSAGE_TOO_BIG, reason: "message exceeds message_bytes_max" }
     }
 }
 

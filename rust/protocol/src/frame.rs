@@ -59,13 +59,7 @@ pub const fn header_len(payload_len: u64) -> usize {
 /// Writes the header of a server's frame to the front of `out` and returns its length, [`header_len`] bytes.
 ///
 /// `rsv1` marks a compressed message (RFC 7692 §6) and is only for connections that negotiated it.
-pub fn encode_header(
-    opcode: Opcode,
-    fin: bool,
-    rsv1: bool,
-    payload_len: u64,
-    out: &mut [u8; 10],
-) -> usize {
+pub fn encode_header(opcode: Opcode, fin: bool, rsv1: bool, payload_len: u64, out: &mut [u8; 10]) -> usize {
     out[0] = opcode as u8 | if fin { 0x80 } else { 0 } | if rsv1 { 0x40 } else { 0 };
     let len = header_len(payload_len);
     match len {
@@ -93,13 +87,7 @@ pub fn encode_frame(opcode: Opcode, payload: &[u8]) -> Vec<u8> {
 }
 
 /// Appends a client's frame, masked with `mask`, to `out`.
-pub fn encode_masked_frame(
-    opcode: Opcode,
-    fin: bool,
-    payload: &[u8],
-    mask: [u8; 4],
-    out: &mut Vec<u8>,
-) {
+pub fn encode_masked_frame(opcode: Opcode, fin: bool, payload: &[u8], mask: [u8; 4], out: &mut Vec<u8>) {
     let mut header = [0; 10];
     let header_len = encode_header(opcode, fin, false, payload.len() as u64, &mut header);
     header[1] |= 0x80;

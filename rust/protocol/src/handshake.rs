@@ -32,10 +32,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            head_bytes_max: 16 * 1024,
-            headers_max: 100,
-        }
+        Self { head_bytes_max: 16 * 1024, headers_max: 100 }
     }
 }
 
@@ -85,11 +82,7 @@ pub fn parse_head<'a>(bytes: &'a [u8], searched: &mut usize, limits: &Limits) ->
     if bytes.len() < limits.head_bytes_max {
         return Head::Partial;
     }
-    Head::Bad(if window.contains(&b'\n') {
-        HttpError::HEAD_TOO_LARGE
-    } else {
-        HttpError::URI_TOO_LONG
-    })
+    Head::Bad(if window.contains(&b'\n') { HttpError::HEAD_TOO_LARGE } else { HttpError::URI_TOO_LONG })
 }
 
 /// Refuses bytes that begin no request line: anything but a token and a space (RFC 9112 §3).
@@ -101,19 +94,12 @@ fn check_method(bytes: &[u8]) -> Result<(), HttpError> {
     let is_begun = method_len.is_none() && method.len() <= METHOD_BYTES_MAX;
     let is_whole = method_len.is_some() && !method.is_empty();
     // HTTP/2 with prior knowledge begins like a request of the method PRI (RFC 9113 §3.4).
-    if is_token && (is_begun || is_whole) && !bytes.starts_with(b"PRI ") {
-        Ok(())
-    } else {
-        Err(HttpError::BAD_REQUEST)
-    }
+    if is_token && (is_begun || is_whole) && !bytes.starts_with(b"PRI ") { Ok(()) } else { Err(HttpError::BAD_REQUEST) }
 }
 
 /// Whether `line`, with its CRLF, is a request line of HTTP/1.x.
 fn is_request_line(line: &[u8]) -> bool {
-    matches!(
-        httparse::Request::new(&mut []).parse(line),
-        Ok(httparse::Status::Partial)
-    )
+    matches!(httparse::Request::new(&mut []).parse(line), Ok(httparse::Status::Partial))
 }
 
 /// A byte of a token (RFC 9110 §5.6.2).

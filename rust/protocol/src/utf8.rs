@@ -49,11 +49,7 @@ impl Validator {
     /// # Errors
     /// [`InvalidUtf8`] when it ends inside a character.
     pub fn finish(&self) -> Result<(), InvalidUtf8> {
-        if self.begun_len == 0 {
-            Ok(())
-        } else {
-            Err(InvalidUtf8)
-        }
+        if self.begun_len == 0 { Ok(()) } else { Err(InvalidUtf8) }
     }
 
     /// Feeds single bytes to a begun character until it is whole, and returns what comes after it.
@@ -85,9 +81,7 @@ mod tests {
     /// Number of bytes that are accepted one by one before the refusal; `None` when all are.
     fn refused_at(bytes: &[u8]) -> Option<usize> {
         let mut validator = Validator::default();
-        bytes
-            .iter()
-            .position(|byte| validator.push(&[*byte]).is_err())
+        bytes.iter().position(|byte| validator.push(&[*byte]).is_err())
     }
 
     #[test]
@@ -96,10 +90,7 @@ mod tests {
             (&b"\xf4\x90\x80\x80"[..], 1),
             (b"ab\xc0\xaf", 2),
             (b"\xed\xa0\x80", 1),
-            (
-                b"\xce\xba\xe1\xbd\xb9\xcf\x83\xce\xbc\xce\xb5\xed\xa0\x80edited",
-                12,
-            ),
+            (b"\xce\xba\xe1\xbd\xb9\xcf\x83\xce\xbc\xce\xb5\xed\xa0\x80edited", 12),
             (b"\xe0\x80\x80", 1),
             (b"\xf0\x80\x80\x80", 1),
             (b"\xf8\x88\x80\x80\x80", 0),

@@ -53,45 +53,17 @@ fn the_range_of_our_codes_tells_whether_to_come_back() {
 #[test]
 fn close_body_is_nothing_or_a_code_and_a_reason() {
     assert_eq!(parse_close(b""), Ok((None, "")));
-    assert_eq!(
-        parse_close(&unhex("03e8")),
-        Ok((Some(CloseCode::NORMAL), ""))
-    );
-    assert_eq!(
-        parse_close(&unhex("03e9 c3a9")),
-        Ok((Some(CloseCode::GOING_AWAY), "é"))
-    );
-    assert_eq!(
-        parse_close(&unhex("0fa0 736c6f77")),
-        Ok((Some(CloseCode::SLOW_READER), "slow"))
-    );
+    assert_eq!(parse_close(&unhex("03e8")), Ok((Some(CloseCode::NORMAL), "")));
+    assert_eq!(parse_close(&unhex("03e9 c3a9")), Ok((Some(CloseCode::GOING_AWAY), "é")));
+    assert_eq!(parse_close(&unhex("0fa0 736c6f77")), Ok((Some(CloseCode::SLOW_READER), "slow")));
 }
 
 #[test]
 fn half_a_code_and_codes_that_may_not_be_sent_are_1002() {
-    let refused = |payload: &[u8]| {
-        parse_close(payload)
-            .map(|_| ())
-            .map_err(|violation| violation.code)
-    };
+    let refused = |payload: &[u8]| parse_close(payload).map(|_| ()).map_err(|violation| violation.code);
     assert_eq!(refused(&[3]), Err(CloseCode::PROTOCOL_ERROR));
-    for code in [
-        0u16,
-        999,
-        1004,
-        1005,
-        1006,
-        1015,
-        1016,
-        2999,
-        5000,
-        u16::MAX,
-    ] {
-        assert_eq!(
-            refused(&code.to_be_bytes()),
-            Err(CloseCode::PROTOCOL_ERROR),
-            "{code}"
-        );
+    for code in [0u16, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, u16::MAX] {
+        assert_eq!(refused(&code.to_be_bytes()), Err(CloseCode::PROTOCOL_ERROR), "{code}");
     }
 }
 
@@ -99,10 +71,7 @@ fn half_a_code_and_codes_that_may_not_be_sent_are_1002() {
 fn a_reason_that_is_not_utf8_is_1007() {
     let payload = unhex("03e8 cebae1bdb9cf83cebcceb5eda080656469746564");
     let refused = parse_close(&payload);
-    assert_eq!(
-        refused.map_err(|violation| violation.code),
-        Err(CloseCode::INVALID_PAYLOAD)
-    );
+    assert_eq!(refused.map_err(|violation| violation.code), Err(CloseCode::INVALID_PAYLOAD));
 }
 
 #[test]
@@ -111,24 +80,14 @@ fn a_long_reason_is_cut_at_123_bytes_and_between_characters() {
     assert_eq!(payload.len(), 125);
     // 61 of two bytes are 122; the 62nd would end at 124.
     let payload = encode_close_payload(CloseCode::NORMAL, &"é".repeat(62));
-    assert_eq!(
-        parse_close(&payload),
-        Ok((Some(CloseCode::NORMAL), &*"é".repeat(61)))
-    );
+    assert_eq!(parse_close(&payload), Ok((Some(CloseCode::NORMAL), &*"é".repeat(61))));
     let payload = encode_close_payload(CloseCode::NORMAL, &"😀".repeat(31));
-    assert_eq!(
-        parse_close(&payload),
-        Ok((Some(CloseCode::NORMAL), &*"😀".repeat(30)))
-    );
+    assert_eq!(parse_close(&payload), Ok((Some(CloseCode::NORMAL), &*"😀".repeat(30))));
 }
 
 #[test]
 fn a_code_that_may_not_be_sent_is_written_as_no_code() {
-    for code in [
-        CloseCode::NO_STATUS,
-        CloseCode::ABNORMAL,
-        CloseCode::TLS_HANDSHAKE,
-    ] {
+    for code in [CloseCode::NO_STATUS, CloseCode::ABNORMAL, CloseCode::TLS_HANDSHAKE] {
         assert_eq!(encode_close_payload(code, "reason"), b"");
     }
 }

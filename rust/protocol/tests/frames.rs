@@ -5,62 +5,28 @@ mod kit;
 use kit::{MASK, MESSAGE_BYTES_MAX, Owned, receive_cut, unhex};
 use proptest::prelude::*;
 use realtime_protocol::connection::Role;
-use realtime_protocol::frame::{
-    Opcode, encode_frame, encode_header, encode_masked_frame, header_len,
-};
+use realtime_protocol::frame::{Opcode, encode_frame, encode_header, encode_masked_frame, header_len};
 
 /// Item, its frame from a server, its frame from a client with the mask of RFC 6455 §5.7.
 fn table() -> Vec<(Owned, &'static str, &'static str)> {
     vec![
         (Owned::Text(String::new()), "8100", "8180 37fa213d"),
-        (
-            Owned::Text("Hello".into()),
-            "8105 48656c6c6f",
-            "8185 37fa213d 7f9f4d5158",
-        ),
-        (
-            Owned::Text("é€😀".into()),
-            "8109 c3a9 e282ac f09f9880",
-            "8189 37fa213d f453c3bf9b0abea5b7",
-        ),
-        (
-            Owned::Binary(vec![0, 255]),
-            "8202 00ff",
-            "8282 37fa213d 3705",
-        ),
-        (
-            Owned::Ping(b"Hello".to_vec()),
-            "8905 48656c6c6f",
-            "8985 37fa213d 7f9f4d5158",
-        ),
+        (Owned::Text("Hello".into()), "8105 48656c6c6f", "8185 37fa213d 7f9f4d5158"),
+        (Owned::Text("é€😀".into()), "8109 c3a9 e282ac f09f9880", "8189 37fa213d f453c3bf9b0abea5b7"),
+        (Owned::Binary(vec![0, 255]), "8202 00ff", "8282 37fa213d 3705"),
+        (Owned::Ping(b"Hello".to_vec()), "8905 48656c6c6f", "8985 37fa213d 7f9f4d5158"),
         (Owned::Ping(Vec::new()), "8900", "8980 37fa213d"),
-        (
-            Owned::Pong(b"Hello".to_vec()),
-            "8a05 48656c6c6f",
-            "8a85 37fa213d 7f9f4d5158",
-        ),
+        (Owned::Pong(b"Hello".to_vec()), "8a05 48656c6c6f", "8a85 37fa213d 7f9f4d5158"),
         (Owned::Close(None, String::new()), "8800", "8880 37fa213d"),
-        (
-            Owned::Close(Some(1000), String::new()),
-            "8802 03e8",
-            "8882 37fa213d 3412",
-        ),
-        (
-            Owned::Close(Some(4000), "slow".into()),
-            "8806 0fa0 736c6f77",
-            "8886 37fa213d 385a5251588d",
-        ),
+        (Owned::Close(Some(1000), String::new()), "8802 03e8", "8882 37fa213d 3412"),
+        (Owned::Close(Some(4000), "slow".into()), "8806 0fa0 736c6f77", "8886 37fa213d 385a5251588d"),
     ]
 }
 
 #[test]
 fn every_item_of_the_table_is_written_as_its_bytes() {
     for (item, server, client) in table() {
-        assert_eq!(
-            encode_frame(item.opcode(), &item.payload()),
-            unhex(server),
-            "{item:?}"
-        );
+        assert_eq!(encode_frame(item.opcode(), &item.payload()), unhex(server), "{item:?}");
         let mut masked = Vec::new();
         encode_masked_frame(item.opcode(), true, &item.payload(), MASK, &mut masked);
         assert_eq!(masked, unhex(client), "{item:?}");
@@ -73,11 +39,7 @@ fn every_frame_of_the_table_is_read_as_its_item() {
         for (role, bytes) in [(Role::Client, server), (Role::Server, client)] {
             for sizes in [&[][..], &[1], &[2], &[3, 1]] {
                 let (items, violation) = receive_cut(role, &unhex(bytes), sizes, MESSAGE_BYTES_MAX);
-                assert_eq!(
-                    (items, violation),
-                    (vec![item.clone()], None),
-                    "{role:?} {sizes:?}"
-                );
+                assert_eq!((items, violation), (vec![item.clone()], None), "{role:?} {sizes:?}");
             }
         }
     }
@@ -131,10 +93,7 @@ fn ten_opcodes_are_reserved() {
 fn a_masked_frame_is_appended_to_what_is_there() {
     let mut out = b"before".to_vec();
     encode_masked_frame(Opcode::Text, false, b"Hel", MASK, &mut out);
-    assert_eq!(
-        out,
-        [b"before".to_vec(), unhex("0183 37fa213d 7f9f4d")].concat()
-    );
+    assert_eq!(out, [b"before".to_vec(), unhex("0183 37fa213d 7f9f4d")].concat());
 }
 
 proptest! {

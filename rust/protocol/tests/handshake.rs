@@ -4,8 +4,8 @@ mod kit;
 
 use proptest::prelude::*;
 use realtime_protocol::handshake::{
-    Head, HttpError, Limits, Request, accept_key, error_response, parse_head, query_value,
-    query_values, switching_protocols,
+    Head, HttpError, Limits, Request, accept_key, error_response, parse_head, query_value, query_values,
+    switching_protocols,
 };
 
 const GOOD: &[(&str, &str)] = &[
@@ -18,18 +18,13 @@ const GOOD: &[(&str, &str)] = &[
 
 /// A head of the request line and `headers`.
 fn head(line: &str, headers: &[(&str, &str)]) -> Vec<u8> {
-    let headers: String = headers
-        .iter()
-        .map(|(name, value)| format!("{name}: {value}\r\n"))
-        .collect();
+    let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
     format!("{line}\r\n{headers}\r\n").into_bytes()
 }
 
 /// The good headers with those of `changed` in place of their namesakes, or left out where the value is empty.
 fn good_but(changed: &[(&'static str, &'static str)]) -> Vec<u8> {
-    let kept = GOOD
-        .iter()
-        .filter(|(name, _)| !changed.iter().any(|(other, _)| other == name));
+    let kept = GOOD.iter().filter(|(name, _)| !changed.iter().any(|(other, _)| other == name));
     let added = changed.iter().filter(|(_, value)| !value.is_empty());
     let headers: Vec<_> = kept.chain(added).copied().collect();
     head("GET /ws?token=a HTTP/1.1", &headers)
@@ -48,28 +43,21 @@ fn parse(bytes: &[u8]) -> Result<Request<'_>, HttpError> {
 
 /// The refusal of the bytes in one piece, from the head or from its upgrade.
 fn refusal(bytes: &[u8]) -> Option<HttpError> {
-    parse(bytes)
-        .and_then(|request| request.upgrade().map(|_| ()))
-        .err()
+    parse(bytes).and_then(|request| request.upgrade().map(|_| ())).err()
 }
 
 /// The refusal of the bytes when they come one by one, and how many were read until then.
 fn refusal_byte_by_byte(bytes: &[u8]) -> Option<(HttpError, usize)> {
     let mut searched = 0;
-    (1..=bytes.len()).find_map(|len| {
-        match parse_head(&bytes[..len], &mut searched, &Limits::default()) {
-            Head::Partial | Head::Request(..) => None,
-            Head::Bad(error) => Some((error, len)),
-        }
+    (1..=bytes.len()).find_map(|len| match parse_head(&bytes[..len], &mut searched, &Limits::default()) {
+        Head::Partial | Head::Request(..) => None,
+        Head::Bad(error) => Some((error, len)),
     })
 }
 
 #[test]
 fn key_of_rfc_6455_1_3_is_answered_as_the_rfc_does() {
-    assert_eq!(
-        accept_key("dGhlIHNhbXBsZSBub25jZQ=="),
-        "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
-    );
+    assert_eq!(accept_key("dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
 }
 
 #[test]
@@ -85,10 +73,7 @@ fn a_browser_is_upgraded() {
             ("Origin", "http://localhost:3001"),
             ("Sec-WebSocket-Version", "13"),
             ("Sec-WebSocket-Key", "x3JJHMbDL1EzLkh9GBhXDw=="),
-            (
-                "Sec-WebSocket-Extensions",
-                "permessage-deflate; client_max_window_bits",
-            ),
+            ("Sec-WebSocket-Extensions", "permessage-deflate; client_max_window_bits"),
             ("Sec-WebSocket-Protocol", "realtime.v2, realtime.v1"),
             ("sec-websocket-protocol", "bearer.abc,"),
         ],
@@ -136,10 +121,7 @@ fn the_search_goes_on_where_it_stopped() {
     assert_eq!(searched, 50);
     // What was searched is not looked at again: the bare line end would be refused.
     let old_line_end = b"GET / HTTP/1.1\nHost: a";
-    assert!(matches!(
-        parse_head(old_line_end, &mut 15, &Limits::default()),
-        Head::Partial
-    ));
+    assert!(matches!(parse_head(old_line_end, &mut 15, &Limits::default()), Head::Partial));
     // The last line end came in two reads.
     searched = good.len() - 1;
     let whole = parse_head(&good, &mut searched, &Limits::default());
@@ -169,16 +151,9 @@ fn what_is_not_http_is_refused_from_its_first_bytes() {
         (b"SSH-2.0-OpenSSH_9.6\r\n", 20),
     ] {
         let refused = refusal_byte_by_byte(bytes);
-        assert_eq!(
-            refused,
-            Some((HttpError::BAD_REQUEST, refused_after)),
-            "{bytes:?}"
-        );
+        assert_eq!(refused, Some((HttpError::BAD_REQUEST, refused_after)), "{bytes:?}");
         let whole = parse_head(bytes, &mut 0, &Limits::default());
-        assert!(
-            matches!(whole, Head::Bad(HttpError::BAD_REQUEST)),
-            "{bytes:?}"
-        );
+        assert!(matches!(whole, Head::Bad(HttpError::BAD_REQUEST)), "{bytes:?}");
     }
 }
 
@@ -214,20 +189,14 @@ fn an_upgrade_that_lacks_doubles_or_bends_something_failed() {
         &[("Connection", "keep-alive")],
         &[("Connection", "Upgraded")],
         &[("Sec-WebSocket-Version", "")],
-        &[
-            ("Sec-WebSocket-Version", "13"),
-            ("sec-websocket-version", "8"),
-        ],
+        &[("Sec-WebSocket-Version", "13"), ("sec-websocket-version", "8")],
         &[("Sec-WebSocket-Key", "")],
         &[("Sec-WebSocket-Key", "short==")],
         &[("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=")],
         &[("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQAA")],
         &[("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25j Q==")],
         &[("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZSBhbmQgbW9yZQ==")],
-        &[
-            ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
-            ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
-        ],
+        &[("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="), ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")],
         &[("Content-Length", "5")],
         &[("Content-Length", "0"), ("content-length", "0")],
         &[("Content-Length", "0"), ("content-length", "5")],
@@ -235,23 +204,10 @@ fn an_upgrade_that_lacks_doubles_or_bends_something_failed() {
         &[("Transfer-Encoding", "chunked")],
         &[("Transfer-Encoding", "identity"), ("Content-Length", "0")],
     ] {
-        assert_eq!(
-            refusal(&good_but(changed)),
-            Some(HttpError::UPGRADE_FAILED),
-            "{changed:?}"
-        );
+        assert_eq!(refusal(&good_but(changed)), Some(HttpError::UPGRADE_FAILED), "{changed:?}");
     }
-    for line in [
-        "POST /ws HTTP/1.1",
-        "HEAD /ws HTTP/1.1",
-        "get /ws HTTP/1.1",
-        "GET /ws HTTP/1.0",
-    ] {
-        assert_eq!(
-            refusal(&head(line, GOOD)),
-            Some(HttpError::UPGRADE_FAILED),
-            "{line}"
-        );
+    for line in ["POST /ws HTTP/1.1", "HEAD /ws HTTP/1.1", "get /ws HTTP/1.1", "GET /ws HTTP/1.0"] {
+        assert_eq!(refusal(&head(line, GOOD)), Some(HttpError::UPGRADE_FAILED), "{line}");
     }
     let plain = head("GET /ws HTTP/1.1", &[("Host", "localhost")]);
     assert_eq!(refusal(&plain), Some(HttpError::UPGRADE_FAILED));
@@ -292,10 +248,7 @@ fn too_long_a_first_line_is_414_and_too_long_a_head_431() {
     let limits = Limits::default();
     let long_line = format!("GET /{}", "a".repeat(limits.head_bytes_max));
     let long_header = format!("GET / HTTP/1.1\r\nX: {}", "a".repeat(limits.head_bytes_max));
-    for (bytes, error) in [
-        (long_line, HttpError::URI_TOO_LONG),
-        (long_header, HttpError::HEAD_TOO_LARGE),
-    ] {
+    for (bytes, error) in [(long_line, HttpError::URI_TOO_LONG), (long_header, HttpError::HEAD_TOO_LARGE)] {
         let bytes = bytes.as_bytes();
         let just_below = parse_head(&bytes[..limits.head_bytes_max - 1], &mut 0, &limits);
         assert!(matches!(just_below, Head::Partial));
@@ -310,17 +263,11 @@ fn too_long_a_first_line_is_414_and_too_long_a_head_431() {
 #[test]
 fn a_head_of_exactly_the_limit_passes_with_frames_behind_it() {
     let mut bytes = good_but(&[]);
-    let limits = Limits {
-        head_bytes_max: bytes.len(),
-        headers_max: 5,
-    };
+    let limits = Limits { head_bytes_max: bytes.len(), headers_max: 5 };
     bytes.extend_from_slice(&[0x81; 1000]);
     let whole = parse_head(&bytes, &mut 0, &limits);
     assert!(matches!(whole, Head::Request(_, len) if len == limits.head_bytes_max));
-    let limits = Limits {
-        head_bytes_max: limits.head_bytes_max - 1,
-        ..limits
-    };
+    let limits = Limits { head_bytes_max: limits.head_bytes_max - 1, ..limits };
     let refused = parse_head(&bytes, &mut 0, &limits);
     assert!(matches!(refused, Head::Bad(HttpError::HEAD_TOO_LARGE)));
 }
@@ -371,13 +318,7 @@ fn bearer_is_the_token_of_its_scheme_alone() {
 
 #[test]
 fn forwarded_addresses_are_read_from_the_right_over_all_headers() {
-    let bytes = head(
-        "GET / HTTP/1.1",
-        &[
-            ("X-Forwarded-For", "1.2.3.4, 10.0.0.1"),
-            ("x-forwarded-for", " 10.0.0.2 "),
-        ],
-    );
+    let bytes = head("GET / HTTP/1.1", &[("X-Forwarded-For", "1.2.3.4, 10.0.0.1"), ("x-forwarded-for", " 10.0.0.2 ")]);
     let request = parse(&bytes).expect("a whole head");
     let from_right: Vec<_> = request.forwarded_for().rev().collect();
     assert_eq!(from_right, ["10.0.0.2", "10.0.0.1", "1.2.3.4"]);

@@ -11,13 +11,10 @@ use kit::{MESSAGE_BYTES_MAX, Owned, Receiver, Sent};
 use proptest::prelude::*;
 use realtime_protocol::connection::Role;
 use realtime_protocol::frame::{Opcode, encode_frame};
-use realtime_protocol::handshake::{
-    Head, HttpError, Limits, accept_key, parse_head, switching_protocols,
-};
+use realtime_protocol::handshake::{Head, HttpError, Limits, accept_key, parse_head, switching_protocols};
 
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
-const HELLO: &[u8] =
-    b"GET /ws?token=abc HTTP/1.1\r\nHost: localhost:3002\r\nUpgrade: websocket\r\n\
+const HELLO: &[u8] = b"GET /ws?token=abc HTTP/1.1\r\nHost: localhost:3002\r\nUpgrade: websocket\r\n\
     Connection: keep-alive, Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: realtime.v1, bearer.abc\r\n\r\n";
 
@@ -32,13 +29,7 @@ struct EchoServer {
 
 impl EchoServer {
     fn new() -> Self {
-        Self {
-            head: Vec::new(),
-            searched: 0,
-            receiver: None,
-            answered: 0,
-            out: VecDeque::new(),
-        }
+        Self { head: Vec::new(), searched: 0, receiver: None, answered: 0, out: VecDeque::new() }
     }
 
     fn feed(&mut self, read: &[u8]) -> Result<(), HttpError> {
@@ -99,9 +90,7 @@ fn echoes(items: &[Owned]) -> Vec<Owned> {
 fn converse(sequence: &[Sent], steps: &[(usize, usize)]) -> (Vec<u8>, Receiver, Vec<Owned>) {
     let mut to_server: VecDeque<u8> = HELLO.iter().copied().collect();
     let mut frames = Vec::new();
-    sequence
-        .iter()
-        .for_each(|sent| sent.push(Role::Server, &mut frames));
+    sequence.iter().for_each(|sent| sent.push(Role::Server, &mut frames));
     to_server.extend(frames);
     let mut server = EchoServer::new();
     let mut client = Receiver::new(Role::Client, MESSAGE_BYTES_MAX);
@@ -130,20 +119,13 @@ fn converse(sequence: &[Sent], steps: &[(usize, usize)]) -> (Vec<u8>, Receiver, 
 fn assert_echoed(sequence: &[Sent], steps: &[(usize, usize)]) {
     let sent: Vec<Owned> = sequence.iter().flat_map(Sent::expected).collect();
     let (answer, client, received) = converse(sequence, steps);
-    assert_eq!(
-        answer,
-        switching_protocols(&accept_key(KEY), Some("realtime.v1"))
-    );
+    assert_eq!(answer, switching_protocols(&accept_key(KEY), Some("realtime.v1")));
     assert_eq!(received, sent, "{steps:?}");
     assert_eq!(client.outcome(), (echoes(&sent), None), "{steps:?}");
 }
 
 fn closing() -> Sent {
-    Sent {
-        item: Owned::Close(Some(1000), "done".into()),
-        fragments: vec![],
-        between: vec![],
-    }
+    Sent { item: Owned::Close(Some(1000), "done".into()), fragments: vec![], between: vec![] }
 }
 
 #[test]

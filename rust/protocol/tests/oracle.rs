@@ -86,13 +86,7 @@ impl Oracle<'_> {
         Ok(len)
     }
 
-    fn payload_of_message(
-        &mut self,
-        opcode: u8,
-        fin: bool,
-        len: u64,
-        mask: [u8; 4],
-    ) -> Result<(), Stop> {
+    fn payload_of_message(&mut self, opcode: u8, fin: bool, len: u64, mask: [u8; 4]) -> Result<(), Stop> {
         if opcode != 0 {
             self.open = Some((opcode, Vec::new()));
         }
@@ -139,10 +133,8 @@ impl Oracle<'_> {
             _ if payload.len() == 1 => return Err(Stop::Fault(1002)),
             _ => {
                 let code = u16::from(payload[0]) * 256 + u16::from(payload[1]);
-                let is_unsendable = code < 1000
-                    || [1004, 1005, 1006].contains(&code)
-                    || (1015..3000).contains(&code)
-                    || code >= 5000;
+                let is_unsendable =
+                    code < 1000 || [1004, 1005, 1006].contains(&code) || (1015..3000).contains(&code) || code >= 5000;
                 if is_unsendable {
                     return Err(Stop::Fault(1002));
                 }
@@ -175,12 +167,7 @@ fn decode(role: Role, bytes: &[u8], message_bytes_max: usize) -> (Vec<Owned>, Op
     (oracle.items, None)
 }
 
-fn received(
-    role: Role,
-    bytes: &[u8],
-    sizes: &[usize],
-    message_bytes_max: usize,
-) -> (Vec<Owned>, Option<u16>) {
+fn received(role: Role, bytes: &[u8], sizes: &[usize], message_bytes_max: usize) -> (Vec<Owned>, Option<u16>) {
     let (items, violation) = receive_cut(role, bytes, sizes, message_bytes_max);
     (items, violation.map(|violation| violation.code.0))
 }

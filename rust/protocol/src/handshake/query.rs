@@ -12,10 +12,7 @@ pub fn query_value<'q>(query: &'q str, name: &str) -> Option<Cow<'q, str>> {
 }
 
 /// Every value of `name` in its order; an item is `None` where the value is badly escaped or not UTF-8.
-pub fn query_values<'q, 'n>(
-    query: &'q str,
-    name: &'n str,
-) -> impl Iterator<Item = Option<Cow<'q, str>>> + use<'q, 'n> {
+pub fn query_values<'q, 'n>(query: &'q str, name: &'n str) -> impl Iterator<Item = Option<Cow<'q, str>>> + use<'q, 'n> {
     query.split('&').filter_map(move |pair| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         (decode(key)? == name).then(|| decode(value))

@@ -52,19 +52,11 @@ pub(super) fn parse_request(head: &[u8], headers_max: usize) -> Result<Request<'
     if !matches!(parsed.parse(head), Ok(httparse::Status::Complete(len)) if len == head.len()) {
         return Err(HttpError::BAD_REQUEST);
     }
-    let (Some(method), Some(target), Some(minor_version)) =
-        (parsed.method, parsed.path, parsed.version)
-    else {
+    let (Some(method), Some(target), Some(minor_version)) = (parsed.method, parsed.path, parsed.version) else {
         return Err(HttpError::BAD_REQUEST);
     };
     let (path, query) = split_target(target).ok_or(HttpError::BAD_REQUEST)?;
-    Ok(Request {
-        method,
-        path,
-        query,
-        minor_version,
-        headers,
-    })
+    Ok(Request { method, path, query, minor_version, headers })
 }
 
 /// Path and query of an origin-form target (`/ws?token=…`) or an absolute one, which servers must take too
@@ -88,16 +80,11 @@ fn split_target(target: &str) -> Option<(&str, &str)> {
 impl<'a> Request<'a> {
     /// All headers in the order they came: names as written, values without the spaces around them.
     pub fn headers(&self) -> impl DoubleEndedIterator<Item = (&'a str, &'a [u8])> + '_ {
-        self.headers
-            .iter()
-            .map(|header| (header.name, header.value.trim_ascii()))
+        self.headers.iter().map(|header| (header.name, header.value.trim_ascii()))
     }
 
     /// Values of every header `name`, whatever its case; values that are not UTF-8 are left out.
-    pub fn header_values<'s>(
-        &'s self,
-        name: &'s str,
-    ) -> impl DoubleEndedIterator<Item = &'a str> + 's {
+    pub fn header_values<'s>(&'s self, name: &'s str) -> impl DoubleEndedIterator<Item = &'a str> + 's {
         self.headers()
             .filter(move |(other, _)| other.eq_ignore_ascii_case(name))
             .filter_map(|(_, value)| str::from_utf8(value).ok())
@@ -169,15 +156,12 @@ impl<'a> Request<'a> {
     /// other than one `0`. Frames that a proxy takes for a body, or the reverse, are how requests are smuggled.
     fn has_body(&self) -> bool {
         let is_named = |name: &str| self.headers().any(|(n, _)| n.eq_ignore_ascii_case(name));
-        is_named("transfer-encoding")
-            || (is_named("content-length") && self.single("content-length") != Some("0"))
+        is_named("transfer-encoding") || (is_named("content-length") && self.single("content-length") != Some("0"))
     }
 
     /// The value of a header that comes exactly once.
     fn single(&self, name: &str) -> Option<&'a str> {
-        let mut named = self
-            .headers()
-            .filter(|(other, _)| other.eq_ignore_ascii_case(name));
+        let mut named = self.headers().filter(|(other, _)| other.eq_ignore_ascii_case(name));
         match (named.next(), named.next()) {
             (Some((_, value)), None) => str::from_utf8(value).ok(),
             _ => None,
@@ -193,8 +177,7 @@ impl<'a> Request<'a> {
     }
 
     fn list_has(&self, name: &str, entry: &str) -> bool {
-        self.list(name)
-            .any(|other| other.eq_ignore_ascii_case(entry))
+        self.list(name).any(|other| other.eq_ignore_ascii_case(entry))
     }
 }
 
@@ -203,8 +186,6 @@ impl<'a> Request<'a> {
 fn is_key(key: &str) -> bool {
     key.strip_suffix("==").is_some_and(|chars| {
         chars.len() == KEY_CHARS
-            && chars
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'+' || byte == b'/')
+            && chars.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'+' || byte == b'/')
     })
 }

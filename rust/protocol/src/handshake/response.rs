@@ -66,10 +66,7 @@ impl HttpError {
 
 /// `Sec-WebSocket-Accept` for a `Sec-WebSocket-Key` (RFC 6455 §4.2.2).
 pub fn accept_key(key: &str) -> String {
-    let digest = Sha1::new()
-        .chain_update(key.as_bytes())
-        .chain_update(KEY_GUID)
-        .finalize();
+    let digest = Sha1::new().chain_update(key.as_bytes()).chain_update(KEY_GUID).finalize();
     STANDARD.encode(digest)
 }
 
@@ -79,9 +76,7 @@ pub fn accept_key(key: &str) -> String {
 /// have been offered, and nothing may end the line.
 pub fn switching_protocols(accept: &str, subprotocol: Option<&str>) -> Vec<u8> {
     let mut head = Vec::with_capacity(192);
-    head.extend_from_slice(
-        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n",
-    );
+    head.extend_from_slice(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n");
     push_header(&mut head, "Sec-WebSocket-Accept", accept);
     if let Some(name) = subprotocol
         && !name.is_empty()

@@ -25,9 +25,7 @@ pub(crate) enum Owned {
 impl Owned {
     pub(crate) fn from_item(item: Item<'_>) -> Self {
         match item {
-            Item::Text(bytes) => {
-                Self::Text(String::from_utf8(bytes.to_vec()).expect("text items are UTF-8"))
-            }
+            Item::Text(bytes) => Self::Text(String::from_utf8(bytes.to_vec()).expect("text items are UTF-8")),
             Item::Binary(bytes) => Self::Binary(bytes.to_vec()),
             Item::Ping(bytes) => Self::Ping(bytes.to_vec()),
             Item::Pong(bytes) => Self::Pong(bytes.to_vec()),
@@ -56,13 +54,7 @@ impl Owned {
 }
 
 /// Writes a frame as the peer of `receiver` would.
-pub(crate) fn push_frame(
-    receiver: Role,
-    opcode: Opcode,
-    fin: bool,
-    payload: &[u8],
-    out: &mut Vec<u8>,
-) {
+pub(crate) fn push_frame(receiver: Role, opcode: Opcode, fin: bool, payload: &[u8], out: &mut Vec<u8>) {
     match receiver {
         Role::Server => encode_masked_frame(opcode, fin, payload, MASK, out),
         Role::Client if fin => out.extend(encode_frame(opcode, payload)),
@@ -86,12 +78,7 @@ pub(crate) struct Receiver {
 
 impl Receiver {
     pub(crate) fn new(role: Role, message_bytes_max: usize) -> Self {
-        Self {
-            inbound: Inbound::new(role),
-            items: Vec::new(),
-            violation: None,
-            message_bytes_max,
-        }
+        Self { inbound: Inbound::new(role), items: Vec::new(), violation: None, message_bytes_max }
     }
 
     /// Feeds one read; stops at a violation or a Close, as callers must.
@@ -99,10 +86,7 @@ impl Receiver {
         let mut read = read.to_vec();
         let mut at = 0;
         while at < read.len() && !self.is_over() {
-            match self
-                .inbound
-                .receive(&mut read[at..], self.message_bytes_max)
-            {
+            match self.inbound.receive(&mut read[at..], self.message_bytes_max) {
                 Ok((consumed, item)) => {
                     assert!(consumed > 0, "a call on bytes consumes some");
                     at += consumed;
@@ -202,19 +186,13 @@ fn control_payload() -> impl Strategy<Value = Vec<u8>> {
 }
 
 fn ping_or_pong() -> impl Strategy<Value = Owned> {
-    prop_oneof![
-        control_payload().prop_map(Owned::Ping),
-        control_payload().prop_map(Owned::Pong),
-    ]
+    prop_oneof![control_payload().prop_map(Owned::Ping), control_payload().prop_map(Owned::Pong),]
 }
 
 /// Text with characters of every length, so that cuts fall inside them.
 pub(crate) fn text() -> impl Strategy<Value = String> {
-    prop::collection::vec(
-        prop_oneof![any::<char>(), prop::char::range('a', 'z')],
-        0..150,
-    )
-    .prop_map(|chars| chars.into_iter().collect())
+    prop::collection::vec(prop_oneof![any::<char>(), prop::char::range('a', 'z')], 0..150)
+        .prop_map(|chars| chars.into_iter().collect())
 }
 
 /// Any message or control frame but Close.
@@ -234,11 +212,7 @@ pub(crate) fn sent() -> impl Strategy<Value = Sent> {
         3 => prop::collection::vec(0usize..60, 1..6),
     ];
     let between = prop::collection::vec(ping_or_pong(), 0..4);
-    (item(), fragments, between).prop_map(|(item, fragments, between)| Sent {
-        item,
-        fragments,
-        between,
-    })
+    (item(), fragments, between).prop_map(|(item, fragments, between)| Sent { item, fragments, between })
 }
 
 /// A Close with any code that may be sent, or none.
@@ -253,10 +227,7 @@ pub(crate) fn close() -> impl Strategy<Value = Owned> {
     });
     prop_oneof![
         Just(Owned::Close(None, String::new())),
-        (
-            prop_oneof![1000u16..=1003, 1007u16..=1014, 3000u16..=4999],
-            reason
-        )
+        (prop_oneof![1000u16..=1003, 1007u16..=1014, 3000u16..=4999], reason)
             .prop_map(|(code, reason)| Owned::Close(Some(code), reason)),
     ]
 }
