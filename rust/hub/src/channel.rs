@@ -91,8 +91,17 @@ pub(crate) struct Lasting {
 #[derive(Debug)]
 pub(crate) enum Waiting {
     Subscribe(SubscribeRequest),
-    Unsubscribe { conn: ConnId, reply: Option<Arc<Prepared>>, credits: u16 },
+    Unsubscribe {
+        conn: ConnId,
+        reply: Option<Arc<Prepared>>,
+        credits: u16,
+    },
     History(HistoryRequest),
+    /// A volatile event behind a subscribe: who subscribed first hears it.
+    Deliver {
+        frame: Arc<Prepared>,
+        key: Option<Arc<str>>,
+    },
 }
 
 /// A subscribe on its way to the channel's lock.
@@ -224,7 +233,7 @@ impl Directory {
         channel
     }
 
-    /// Takes a channel out if nothing is in it. The directory's lock is taken before the channel's, here alone.
+    /// Takes a channel out if nothing is in it. The directory's lock is taken before the channel's, in this type alone.
     pub(crate) fn remove_idle(&self, channel: &Arc<Channel>) {
         let mut part = lock(self.part(&channel.name));
         let mut state = channel.lock();
@@ -232,6 +241,18 @@ impl Directory {
             state.dead = true;
             part.remove(&channel.name);
         }
+    }
+
+    /// Takes a channel out whose head could not be read, whoever waits: they get it, and who comes next begins anew.
+    /// Its members are none, since all wait.
+    pub(crate) fn give_up(&self, channel: &Arc<Channel>) -> Vec<Waiting> {
+        let mut part = lock(self.part(&channel.name));
+        let mut state = channel.lock();
+        if !state.dead {
+            state.dead = true;
+            part.remove(&channel.name);
+        }
+        std::mem::take(&mut state.waiting)
     }
 
     pub(crate) fn len(&self) -> usize {

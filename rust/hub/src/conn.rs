@@ -99,8 +99,9 @@ pub(crate) struct Subscription {
     pub is_wanted: bool,
     /// Place among the channel's members here, once `Join` was taken from the inbox.
     pub member: Option<u32>,
-    /// A page of the log was asked for.
-    pub awaits_page: bool,
+    /// The offset from which a page of the log was asked for, 0 for none. A page from another one was asked for by a
+    /// membership that has ended meanwhile.
+    pub awaited: u64,
 }
 
 /// What only some connections need, some of the time.

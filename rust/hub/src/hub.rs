@@ -26,6 +26,8 @@ use std::sync::{Arc, Mutex};
 pub(crate) const PAGE_BYTES_MAX: usize = 1 << 20;
 /// Events of one answer to `history`, and the most that `last` asks for.
 pub(crate) const HISTORY_EVENTS_MAX: u64 = 1_000;
+/// What may wait for a channel's head before volatile events are no longer kept for those who subscribe.
+const WAITING_MAX: usize = 1_024;
 
 /// The shared part of the engine.
 pub struct Hub {
@@ -315,6 +317,12 @@ impl Hub {
             offset = head + 1;
             state.head = Head::Known(offset);
             event.offset = Some(offset);
+        } else if !state.waiting.is_empty() {
+            if state.waiting.len() < WAITING_MAX {
+                let frame = Prepared::text(&event.to_json());
+                state.waiting.push(Waiting::Deliver { frame, key });
+            }
+            return;
         } else if state.members_total() == 0 {
             return;
         }
@@ -420,22 +428,21 @@ impl Hub {
         now: Now,
         events: &mut Vec<Event>,
     ) {
-        let mut state = channel.lock();
-        let waiting = std::mem::take(&mut state.waiting);
         match outcome {
             Ok(head) => {
+                let mut state = channel.lock();
                 state.head = Head::Known(head);
-                for one in waiting {
+                for one in std::mem::take(&mut state.waiting) {
                     self.run_waiting(channel, &mut state, one, now, events);
                 }
+                drop(state);
+                // It may have been made for a question alone.
+                self.directory.remove_idle(channel);
             }
             Err(_) => {
-                state.head = Head::Unknown;
-                drop(state);
-                for one in waiting {
+                for one in self.directory.give_up(channel) {
                     self.fail_waiting(channel, one, now, events);
                 }
-                self.directory.remove_idle(channel);
             }
         }
     }
@@ -454,6 +461,7 @@ impl Hub {
                 self.to(conn, ShardMsg::Leave { conn, channel: Arc::clone(channel), reply, credits });
             }
             Waiting::History(request) => self.history_locked(channel, state, request, now, events),
+            Waiting::Deliver { frame, key } => self.deliver(channel, state, &frame, 0, key),
         }
     }
 
@@ -469,6 +477,7 @@ impl Hub {
                 self.to(conn, ShardMsg::Leave { conn, channel: Arc::clone(channel), reply, credits });
             }
             Waiting::History(request) => self.fail_history(channel, request.who, now, events),
+            Waiting::Deliver { .. } => {}
         }
     }
 
@@ -482,10 +491,10 @@ impl Hub {
         events: &mut Vec<Event>,
     ) {
         let who = match purpose {
-            PagePurpose::Replay { conn } => {
+            PagePurpose::Replay { conn, next } => {
                 let events =
                     outcome.ok().map(|page| page.events.iter().map(|stored| publication_of(channel, stored)).collect());
-                return self.to(conn, ShardMsg::Page { conn, channel: Arc::clone(channel), events });
+                return self.to(conn, ShardMsg::Page { conn, channel: Arc::clone(channel), next, events });
             }
             PagePurpose::History { conn, id, credits } => HistoryFor::Client { conn, id, credits },
             PagePurpose::Python { ticket } => HistoryFor::Python { ticket },
@@ -502,9 +511,17 @@ impl Hub {
     // ---- subscribe and history
 
     /// Takes a subscribe to the channel's lock; the shard keeps the channel for its own list. True when it waits for
-    /// the log: it then carries a credit.
-    pub(crate) fn subscribe(&self, name: &str, mut request: SubscribeRequest, now: Now) -> (Arc<Channel>, bool) {
+    /// the log: it then carries a credit. `known` is the channel that the session has asked for before: where that one
+    /// was given up, the name is another channel now and this is no second subscribe.
+    pub(crate) fn subscribe(
+        &self,
+        name: &str,
+        known: Option<u64>,
+        mut request: SubscribeRequest,
+        now: Now,
+    ) -> (Arc<Channel>, bool) {
         self.in_channel(name, |channel, state| {
+            request.again = known == Some(channel.id);
             let waits = self.waits_for_head(channel, state);
             if waits {
                 if request.credits == 0 {
@@ -579,14 +596,24 @@ impl Hub {
         self.to(conn, ShardMsg::Join(join));
     }
 
-    /// Takes an unsubscribe to the channel's lock, so that it comes behind the subscribe before it.
-    pub(crate) fn unsubscribe(&self, channel: &Arc<Channel>, conn: ConnId, reply: Option<Arc<Prepared>>, credits: u16) {
+    /// Takes an unsubscribe to the channel's lock, so that it comes behind the subscribe before it. True when it waits
+    /// for the log: it then carries a credit.
+    pub(crate) fn unsubscribe(
+        &self,
+        channel: &Arc<Channel>,
+        conn: ConnId,
+        reply: Option<Arc<Prepared>>,
+        credits: u16,
+    ) -> bool {
         let mut state = channel.lock();
-        if state.waiting.is_empty() {
-            self.to(conn, ShardMsg::Leave { conn, channel: Arc::clone(channel), reply, credits });
-        } else {
+        let waits = !state.waiting.is_empty();
+        if waits {
+            let credits = if credits == 0 { OWN_CREDIT } else { credits };
             state.waiting.push(Waiting::Unsubscribe { conn, reply, credits });
+        } else {
+            self.to(conn, ShardMsg::Leave { conn, channel: Arc::clone(channel), reply, credits });
         }
+        waits
     }
 
     /// A member is gone: its shard has done it.
@@ -607,8 +634,9 @@ impl Hub {
             Head::Known(head) if next > head => Replay::Live,
             _ => match state.in_ring(next, most) {
                 Some(found) if !found.is_empty() => Replay::Events(found),
+                _ if !channel.policy.durable => Replay::Lost,
                 _ => {
-                    let purpose = PagePurpose::Replay { conn };
+                    let purpose = PagePurpose::Replay { conn, next };
                     let channel = Arc::clone(channel);
                     self.log.push(LogRequest::Page {
                         channel,
@@ -824,6 +852,8 @@ pub(crate) enum Replay {
     Events(Vec<Arc<Publication>>),
     /// A page of the log comes to the shard's inbox.
     Asked,
+    /// The ring went on past it, and there is no log.
+    Lost,
 }
 
 const UNREADABLE: Fault<'static> = Fault {

@@ -36,8 +36,8 @@ pub(crate) enum ShardMsg {
     SendAll { frame: Arc<Prepared> },
     /// One frame to the members of several channels, each connection once.
     SendUnion { channels: Arc<[u64]>, frame: Arc<Prepared> },
-    /// A part of the log for a member that replays; None when it could not be read.
-    Page { conn: ConnId, channel: Arc<Channel>, events: Option<Vec<Arc<Publication>>> },
+    /// The log from `next` on for a member that replays; None when it could not be read.
+    Page { conn: ConnId, channel: Arc<Channel>, next: u64, events: Option<Vec<Arc<Publication>>> },
     /// An upgrade is let in.
     Accept { conn: ConnId, identity: Box<crate::token::Identity> },
     /// An upgrade is refused.

@@ -30,8 +30,8 @@ pub enum LogRequest {
 #[allow(missing_docs, reason = "the variant and the field's name say it")]
 #[derive(Debug)]
 pub enum PagePurpose {
-    /// A member that replays.
-    Replay { conn: ConnId },
+    /// A member that replays, from `next` on.
+    Replay { conn: ConnId, next: u64 },
     /// A client's `history` command.
     History { conn: ConnId, id: Option<Box<[u8]>>, credits: u16 },
     /// Python's.

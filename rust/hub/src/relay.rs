@@ -73,7 +73,7 @@ impl Template {
     /// The text.
     ///
     /// # Errors
-    /// [`WrongMember`] where a placeholder's member is missing or neither string nor integer.
+    /// [`WrongMember`] where a placeholder's member is missing or neither a text nor a number.
     pub fn text(&self, scope: &Scope<'_>) -> Result<String, WrongMember> {
         let mut out = String::new();
         for part in &self.0 {
@@ -106,10 +106,21 @@ fn member_text<'a>(scope: &Scope<'a>, name: &str) -> Result<Cow<'a, str>, WrongM
     let value = member(scope, name)?;
     match value.kind {
         Kind::String { .. } => value.text(scope.bytes).filter(|text| !text.is_empty()),
-        Kind::Integer => std::str::from_utf8(value.span.of(scope.bytes)).ok().map(Cow::Borrowed),
+        Kind::Integer | Kind::Float => number_text(value.span.of(scope.bytes)).map(Cow::Owned),
         _ => None,
     }
     .ok_or_else(|| wrong(name))
+}
+
+/// A number as the decimal text that JavaScript makes of it: `43.0` and `4.3e1` are `43`, `-0` is `0`. None where
+/// JavaScript would need an exponent. `handlers/messages.py` reads numbers by the same rule: the channel that a guard
+/// looks at is the one that the handler publishes to.
+fn number_text(json: &[u8]) -> Option<String> {
+    let value: f64 = std::str::from_utf8(json).ok()?.parse().ok()?;
+    if value == 0.0 {
+        return Some("0".into());
+    }
+    (1e-6..1e21).contains(&value.abs()).then(|| value.to_string())
 }
 
 /// A piece of the data's JSON.
@@ -289,6 +300,29 @@ mod tests {
             data_of(r#"{"x":"a{data.x}"}"#, r#"{"type":"t","data":{"x":[]}}"#),
             Err(WrongMember("data.x".into()))
         );
+    }
+
+    #[test]
+    fn numbers_are_read_as_javascript_writes_them() {
+        for (json, text) in [
+            ("43", "43"),
+            ("43.0", "43"),
+            ("1e3", "1000"),
+            ("-7", "-7"),
+            ("-0", "0"),
+            ("-0.0", "0"),
+            ("42.5", "42.5"),
+            ("0.000001", "0.000001"),
+            ("123456789012345678901.0", "123456789012345680000"),
+            ("9007199254740991", "9007199254740991"),
+        ] {
+            let message = format!(r#"{{"type":"t","data":{{"n":{json}}}}}"#);
+            assert_eq!(data_of(r#"{"c":"c:{data.n}"}"#, &message).unwrap(), format!(r#"{{"c":"c:{text}"}}"#));
+        }
+        for json in ["1e21", "-1e21", "1e-7"] {
+            let message = format!(r#"{{"type":"t","data":{{"n":{json}}}}}"#);
+            assert_eq!(data_of(r#"{"c":"c:{data.n}"}"#, &message), Err(WrongMember("data.n".into())));
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ mod world;
 
 use realtime_hub::{Command, Event};
 use serde_json::{Value, json};
-use world::{Got, World};
+use world::{Got, Store, World};
 
 fn error_of(answers: &[Value]) -> (&str, &str) {
     let [answer] = answers else { panic!("not one answer: {answers:?}") };
@@ -212,6 +212,49 @@ fn every_typing_is_relayed_and_ends_by_time_by_unsubscribe_and_by_close() {
     world.cut(ann);
     world.run();
     assert_eq!(told(&mut world, bob), [true, false]);
+}
+
+#[test]
+fn typing_right_behind_the_first_subscribe_of_a_channel_is_heard_by_its_sender() {
+    let mut world = World::new(2);
+    let ann = world.connect(1, "ann");
+    for kind in ["subscribe", "typing_start", "typing_stop"] {
+        world.send_text(
+            ann,
+            &json!({"type": kind, "data": {"channel": "conversation:1", "conversationId": "1"}}).to_string(),
+        );
+    }
+    world.run();
+    let heard = world.take_json(ann);
+    let kinds: Vec<&str> = heard.iter().map(|event| event["type"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["subscription_confirmed", "typing_indicator", "typing_indicator"]);
+    assert_eq!((&heard[1]["data"]["isTyping"], &heard[2]["data"]["isTyping"]), (&json!(true), &json!(false)));
+}
+
+#[test]
+fn a_guard_reads_a_number_as_the_handler_does_and_lets_no_other_type_through() {
+    let mut options = world::options();
+    options["open_grants"] = json!([{"pattern": "conversation:42", "rights": ["publish"]}]);
+    options["routes"] = json!([
+        {"type": "send_message", "right": "publish", "channel": "conversation:{data.conversationId}", "failure": "No"}
+    ]);
+    let mut world = World::with(&options, 1, Store::default());
+    let ann = world.connect(0, "ann");
+    world.take_events();
+    let send = |id: &str| format!("{{\"type\":\"send_message\",\"data\":{{\"conversationId\":{id}}}}}");
+    for id in ["43", "43.0", "4.3e1", "\"43\"", "42.5"] {
+        assert_eq!(error_of(&world.ask(ann, &send(id))), ("No", "forbidden"), "{id}");
+    }
+    for id in ["true", "[42]", "{}", "1e21"] {
+        let answers = world.ask(ann, &send(id));
+        assert_eq!(error_of(&answers), ("Invalid message format", "invalid_message"), "{id}");
+        assert_eq!(answers[0]["data"]["path"], "data.conversationId");
+    }
+    assert!(world.take_events().is_empty(), "nothing of it is let further than that");
+    for id in ["42", "42.0", "\"42\"", "null", "\"\""] {
+        assert!(world.ask(ann, &send(id)).is_empty());
+        assert!(matches!(&world.take_events()[..], [Event::Message { route: 0, .. }]), "{id}");
+    }
 }
 
 #[test]

@@ -40,6 +40,137 @@ fn open_up(world: &mut World, client: usize) {
 
 // ---- the log between two steps
 
+#[test]
+fn a_subscribe_behind_one_whose_head_could_not_be_read_is_a_new_one() {
+    let mut world = World::new(1);
+    let ann = world.connect(0, "ann");
+    world.log_stands = true;
+    world.send(ann, &subscribe("conversation:1", 1));
+    world.log_fails = true;
+    world.step_log();
+    world.log_fails = false;
+    world.send(ann, &subscribe("conversation:1", 2));
+    world.log_stands = false;
+    world.run();
+    let frames = world.take_json(ann);
+    assert_eq!(told(&frames), ["error 1 unavailable", "subscription_confirmed 2 null"]);
+    assert_eq!(world.hub.members("conversation:1"), 1);
+    world.publish("conversation:1", "e", &json!({}));
+    world.run();
+    assert_eq!(offsets(&world.take_json(ann)), [1]);
+}
+
+#[test]
+fn subscribe_again_behind_a_failure_and_an_unsubscribe_is_answered() {
+    let mut world = World::new(1);
+    let ann = world.connect(0, "ann");
+    world.log_stands = true;
+    world.send(ann, &subscribe("conversation:1", 1));
+    world.log_fails = true;
+    world.step_log();
+    world.log_fails = false;
+    world.send(ann, &unsubscribe("conversation:1", 2));
+    world.send(ann, &subscribe("conversation:1", 3));
+    world.log_stands = false;
+    world.run();
+    let frames = world.take_json(ann);
+    assert_eq!(
+        told(&frames),
+        ["error 1 unavailable", "unsubscription_confirmed 2 null", "subscription_confirmed 3 null"]
+    );
+    assert_eq!(world.hub.members("conversation:1"), 1);
+}
+
+#[test]
+fn a_page_for_an_earlier_membership_is_not_taken_for_the_new_one() {
+    let mut world = World::new(1);
+    for n in 0..600 {
+        world.publish("conversation:1", "e", &json!({"n": n}));
+    }
+    world.run();
+    let ann = world.connect(0, "ann");
+    world.send(ann, &subscribe("conversation:1", 0));
+    world.send(ann, &unsubscribe("conversation:1", 0));
+    world.run();
+    world.take(ann);
+    world.log_stands = true;
+    let from = |offset: u64| {
+        let position = json!({"offset": offset, "epoch": "log-epoch"});
+        json!({"type": "subscribe", "data": {"channel": "conversation:1", "position": position}})
+    };
+    world.send(ann, &from(300));
+    world.run();
+    while world.step_log() {
+        world.run();
+        if !world.take_json(ann).is_empty() {
+            break;
+        }
+    }
+    world.send(ann, &unsubscribe("conversation:1", 0));
+    world.send(ann, &from(300));
+    world.send(ann, &unsubscribe("conversation:1", 0));
+    world.send(ann, &from(0));
+    world.log_stands = false;
+    world.run();
+    let frames = world.take_json(ann);
+    let last = frames.iter().rposition(|frame| frame["type"] == "subscription_confirmed").unwrap();
+    assert_eq!(offsets(&frames[last..]), (1..=600).collect::<Vec<u64>>());
+}
+
+#[test]
+fn history_of_many_durable_channels_leaves_none_in_memory() {
+    let mut world = World::new(1);
+    let ann = world.connect(0, "ann");
+    for n in 0..50 {
+        let answers =
+            world.ask(ann, &json!({"type": "history", "data": {"channel": format!("conversation:{n}")}}).to_string());
+        assert_eq!(answers[0]["type"], "history");
+    }
+    assert_eq!(world.hub.channels(), 0);
+}
+
+#[test]
+fn an_unsubscribe_that_waits_for_the_log_is_answered_before_the_peers_close() {
+    let mut world = World::new(1);
+    let ann = world.connect(0, "ann");
+    world.log_stands = true;
+    world.send(ann, &subscribe("conversation:1", 1));
+    world.send(ann, &unsubscribe("conversation:1", 2));
+    let mut close = Vec::new();
+    encode_masked_frame(Opcode::Close, true, b"\x03\xe8", [1, 2, 3, 4], &mut close);
+    world.raw_bytes(ann, &close);
+    world.log_stands = false;
+    world.run();
+    let got = world.take(ann);
+    assert!(
+        matches!(&got[..], [Got::Json(one), Got::Json(two), Got::Close(Some(1000), _), Got::End] if one["id"] == 1 && two["id"] == 2),
+        "{got:?}"
+    );
+}
+
+#[test]
+fn who_lags_behind_a_ring_while_it_is_replayed_is_told_and_the_log_is_not_asked() {
+    let mut world = with_limits(&json!({"enabled": false, "outbox_soft_bytes": 300, "outbox_hard_bytes": 100_000}));
+    for n in 0..4 {
+        world.publish("ring:1", "e", &json!({"n": n, "x": "y".repeat(200)}));
+    }
+    let ann = world.connect(0, "ann");
+    world.limit(ann, Some(20));
+    world.log_stands = true;
+    world.send(ann, &json!({"type": "subscribe", "data": {"channel": "ring:1", "last": 4}}));
+    world.run();
+    for n in 4..12 {
+        world.publish("ring:1", "e", &json!({"n": n}));
+    }
+    open_up(&mut world, ann);
+    assert!(!world.step_log(), "a channel in memory has no log");
+    let frames = world.take_json(ann);
+    let seen = offsets(&frames);
+    assert_eq!(seen, (1..=seen.len() as u64).collect::<Vec<u64>>());
+    let last = frames.last().unwrap();
+    assert_eq!((&last["type"], &last["data"]["code"]), (&json!("unsubscribed"), &json!("not_recoverable")));
+}
+
 // ---- what waits for slow readers
 
 #[test]

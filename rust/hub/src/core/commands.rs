@@ -323,26 +323,31 @@ impl ShardCore {
         let most = self.hub.rules.limits.channels_per_session_max;
         let state = &mut self.conns[slot];
         let known = state.subscriptions.iter().position(|subscription| **subscription.channel.name() == *name);
-        let again = known.is_some_and(|place| state.subscriptions[place].is_wanted);
+        let wanted = known.map(|place| &state.subscriptions[place]).filter(|subscription| subscription.is_wanted);
+        let wanted = wanted.map(|subscription| subscription.channel.id);
         if known.is_none() && state.subscriptions.len() >= most {
             let message = format!("More than {most} channels");
             let fault = Fault { code: "limit_reached", message: &message, channel: Some(name), ..Fault::default() };
             self.fault(slot, fault, id.as_deref());
             return self.give_back(slot, credits);
         }
-        let request = SubscribeRequest { conn, id, position, last, again, credits };
-        let (channel, waits) = self.hub.subscribe(name, request, self.now);
+        let request = SubscribeRequest { conn, id, position, last, again: false, credits };
+        let (channel, waits) = self.hub.subscribe(name, wanted, request, self.now);
         if waits && credits == 0 {
             let credit = state.take_own_credit();
             debug_assert_eq!(credit, OWN_CREDIT, "what the request carries");
         }
         match known {
-            Some(place) => state.subscriptions[place].is_wanted = true,
+            Some(place) => {
+                state.subscriptions[place].is_wanted = true;
+                // Another one than before where the log had failed; what is on its way about that one is only answered.
+                state.subscriptions[place].channel = channel;
+            }
             None => state.subscriptions.push(crate::conn::Subscription {
                 channel,
                 is_wanted: true,
                 member: None,
-                awaits_page: false,
+                awaited: 0,
             }),
         }
     }
@@ -377,7 +382,9 @@ impl ShardCore {
         subscription.is_wanted = false;
         let channel = Arc::clone(&subscription.channel);
         self.end_lasting(slot, Some(channel.id));
-        self.hub.unsubscribe(&channel, conn, Some(reply), credits);
+        if self.hub.unsubscribe(&channel, conn, Some(reply), credits) && credits == 0 {
+            self.conns[slot].take_own_credit();
+        }
     }
 
     // ---- publish, history
@@ -521,11 +528,22 @@ impl ShardCore {
         if let Some(guard) = &hub.rules.guards[route as usize] {
             let user = self.conns[command.slot].user().to_owned();
             let scope = Scope { scanner: command.scanner, bytes: command.bytes, user: &user, session: "" };
-            // A member that is missing or wrong is for the handler to name; it is not let further than that.
-            if let Ok(channel) = guard.channel.text(&scope)
-                && !self.is_allowed(command, &channel, guard.right, "publish", guard.failure)
-            {
-                return;
+            match guard.channel.text(&scope) {
+                Ok(channel) if !self.is_allowed(command, &channel, guard.right, "publish", guard.failure) => return,
+                Ok(_) => {}
+                // One that is not there is for the handler to name. One of another type stops here: a handler might
+                // make a channel of it that nobody has looked at.
+                Err(WrongMember(path)) => {
+                    let value = path.strip_prefix("data.").and_then(|name| command.member(name));
+                    let is_there = value.is_some_and(|value| match value.kind {
+                        Kind::Null => false,
+                        Kind::String { .. } => value.text(command.bytes).is_none_or(|text| !text.is_empty()),
+                        _ => true,
+                    });
+                    if is_there {
+                        return self.wrong(command, &path);
+                    }
+                }
             }
         }
         let conn = self.id(command.slot);

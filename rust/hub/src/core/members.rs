@@ -97,7 +97,7 @@ impl ShardCore {
             }
             ShardMsg::SendAll { frame } => self.send_all(frame),
             ShardMsg::SendUnion { channels, frame } => self.send_union(&channels, frame),
-            ShardMsg::Page { conn, channel, events } => self.page_in(conn, &channel, events),
+            ShardMsg::Page { conn, channel, next, events } => self.page_in(conn, &channel, next, events),
             ShardMsg::Accept { conn, identity } => self.decided(conn, Ok(*identity)),
             ShardMsg::Reject { conn, status, body } => self.decided(conn, Err((status, body))),
             ShardMsg::Close { conn, code, reason } => {
@@ -234,6 +234,7 @@ impl ShardCore {
         let Some(slot) = self.find(conn) else { return };
         if let Some(subscription) = self.conns[slot].subscription(channel.id) {
             let member = subscription.member.take();
+            subscription.awaited = 0;
             // Asked for again meanwhile: that join comes behind this in the inbox.
             if !subscription.is_wanted {
                 self.forget_subscription(slot, channel.id);
@@ -329,10 +330,10 @@ impl ShardCore {
         let channels: Vec<Arc<Channel>> = self.conns[slot]
             .subscriptions
             .iter()
-            .filter(|s| !s.awaits_page && self.member(&s.channel, s.member).is_some_and(|member| member.replays))
+            .filter(|s| s.awaited == 0 && self.member(&s.channel, s.member).is_some_and(|member| member.replays))
             .map(|s| Arc::clone(&s.channel))
             .collect();
-        if channels.is_empty() && !self.conns[slot].subscriptions.iter().any(|s| s.awaits_page) {
+        if channels.is_empty() && !self.conns[slot].subscriptions.iter().any(|s| s.awaited > 0) {
             self.conns[slot].clear(flag::REPLAYS);
         }
         for channel in channels {
@@ -370,8 +371,12 @@ impl ShardCore {
             Replay::Events(events) => self.replay_events(slot, channel, events),
             Replay::Asked => {
                 if let Some(subscription) = self.conns[slot].subscription(channel.id) {
-                    subscription.awaits_page = true;
+                    subscription.awaited = next;
                 }
+            }
+            Replay::Lost => {
+                let name = Arc::clone(channel.name());
+                self.evict(id, &name, "not_recoverable", true);
             }
         }
     }
@@ -411,10 +416,12 @@ impl ShardCore {
         }
     }
 
-    fn page_in(&mut self, conn: ConnId, channel: &Arc<Channel>, events: Option<Vec<Arc<Publication>>>) {
+    fn page_in(&mut self, conn: ConnId, channel: &Arc<Channel>, next: u64, events: Option<Vec<Arc<Publication>>>) {
         let Some(slot) = self.answerable(conn) else { return };
-        let Some(subscription) = self.conns[slot].subscription(channel.id) else { return };
-        subscription.awaits_page = false;
+        let Some(subscription) = self.conns[slot].subscription(channel.id).filter(|s| s.awaited == next) else {
+            return;
+        };
+        subscription.awaited = 0;
         match events {
             Some(events) if !events.is_empty() => self.replay_events(slot, channel, events),
             // Never a part as if it were whole: the subscription is taken away, and the client may ask again.
