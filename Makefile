@@ -19,7 +19,7 @@ PYO3_LIKE_MATURIN = PYO3_BUILD_EXTENSION_MODULE=1 PYO3_PYTHON=$(abspath $(BIN)/p
   PYO3_ENVIRONMENT_SIGNATURE=$(shell $(BIN)/python -c 'import sys; print("cpython-%d.%d-64bit" % sys.version_info[:2])')
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name 'Cargo.toml' -o -name '*.sql')
+RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust -name tests -prune -o \( -name '*.rs' -o -name Cargo.toml \) -print)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -105,7 +105,7 @@ $(STAMPS)/engine: $(STAMPS)/requirements pyproject.toml $(RUST_SOURCES)
 	@mkdir -p .cache && $(BIN)/maturin develop --locked --profile $(PROFILE) >.cache/engine.log 2>&1 || { cat .cache/engine.log >&2; exit 1; }
 	@touch $@
 
-$(STAMPS)/load: $(RUST_SOURCES) $(shell find benches/load -name '*.rs' -o -name Cargo.toml) | $(STAMPS)/python
+$(STAMPS)/load: $(RUST_SOURCES) $(shell find benches/load -name tests -prune -o \( -name '*.rs' -o -name Cargo.toml \) -print) | $(STAMPS)/python
 	@echo "building the load generator"
 	@$(CARGO) build --quiet --locked --profile $(PROFILE) -p realtime-load
 	@touch $@
