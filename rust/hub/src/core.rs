@@ -173,6 +173,7 @@ impl ShardCore {
         let announced = self.conns[slot].has(flag::ANNOUNCED);
         self.count_handshake(slot);
         self.end_lasting(slot, None);
+        self.drop_unread(slot);
         let subscriptions = std::mem::take(&mut self.conns[slot].subscriptions);
         let mut channels = Vec::with_capacity(if announced { subscriptions.len() } else { 0 });
         for subscription in subscriptions {

@@ -239,3 +239,56 @@ fn a_close_in_order_cuts_a_full_outbox_without_a_hole() {
 }
 
 // ---- floods
+
+#[test]
+fn half_messages_behind_our_close_do_not_upset_the_count_of_unfinished_bytes() {
+    let mut world = World::new(1);
+    let ann = world.connect(0, "ann");
+    let conn = world.clients[ann].conn;
+    world.submit(Command::Close { conn, code: 4503, reason: "removed".into() });
+    world.run();
+    let mut half = Vec::new();
+    encode_masked_frame(Opcode::Binary, true, &[b'x'; 8_000], [1, 2, 3, 4], &mut half);
+    world.raw_bytes(ann, &half[..3_000]);
+    world.run();
+    world.cut(ann);
+    assert_eq!(world.hub.counters().unfinished_bytes.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn bytes_behind_a_pause_count_as_unfinished() {
+    let mut world = with_limits(&json!({"enabled": false, "commands_waiting_max": 2, "unfinished_bytes_max": 10_000}));
+    let clients = ["ann", "bob", "eve"].map(|user| world.connect(0, user));
+    let mut frames = Vec::new();
+    for _ in 0..100 {
+        let message = json!({"type": "send_message", "data": {"x": "y".repeat(20)}}).to_string();
+        encode_masked_frame(Opcode::Text, true, message.as_bytes(), [1, 2, 3, 4], &mut frames);
+    }
+    for client in clients {
+        world.raw_bytes(client, &frames[..5_000]);
+    }
+    // Nobody answers what the third had asked before.
+    world.advance(5_250);
+    let closed = clients.map(|client| world.take(client).iter().any(|got| matches!(got, Got::Close(Some(1009), _))));
+    assert_eq!(closed, [false, false, true]);
+    for client in clients {
+        world.cut(client);
+    }
+    assert_eq!(world.hub.counters().unfinished_bytes.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn reading_goes_on_when_python_has_let_a_connection_in() {
+    let mut world = World::new(1);
+    let client = world.socket(0);
+    let hook = "GET /hook HTTP/1.1\r\nHost: e\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+    world.raw_bytes(client, hook.as_bytes());
+    world.run();
+    let conn = world.clients[client].conn;
+    assert!(!world.shards[0].reads(conn));
+    world.submit(Command::Accept { conn, user: "ann".into(), grants: None, expires_at_ms: None });
+    world.shards[0].run_inbox(world.now);
+    let mut unpaused = Vec::new();
+    world.shards[0].take_unpaused(&mut unpaused);
+    assert_eq!(unpaused, [conn]);
+}

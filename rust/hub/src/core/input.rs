@@ -14,7 +14,7 @@ use crate::{ConnId, Event, Now};
 use realtime_protocol::close::CloseCode;
 use realtime_protocol::connection::{Inbound, Item, Role};
 use realtime_protocol::frame::Opcode;
-use realtime_protocol::handshake::{Head, Limits, parse_head};
+use realtime_protocol::handshake::{Head, HttpError, Limits, parse_head};
 use std::sync::atomic::Ordering;
 
 impl ShardCore {
@@ -29,7 +29,12 @@ impl ShardCore {
             Phase::Free => {}
             Phase::Handshake => self.head_in(slot, input),
             // Frames before the 101 wait for it.
-            Phase::Deciding | Phase::Finishing => self.keep_unread(slot, input),
+            Phase::Deciding => {
+                self.keep_unread(slot, input);
+                self.check_unfinished(slot);
+            }
+            // Nothing comes behind a Close, or behind a fault.
+            Phase::Finishing => {}
             Phase::Open => self.frames_in(slot, input),
             Phase::Closing => self.last_frames_in(slot, input),
         }
@@ -61,6 +66,7 @@ impl ShardCore {
                     self.frames_in(slot, rest);
                 } else if self.conns[slot].phase == Phase::Deciding {
                     self.keep_unread(slot, rest);
+                    self.check_unfinished(slot);
                 }
             }
         }
@@ -69,6 +75,17 @@ impl ShardCore {
     fn keep_unread(&mut self, slot: usize, rest: &[u8]) {
         if !rest.is_empty() {
             self.conns[slot].cold().unread.extend_from_slice(rest);
+            add(&self.hub.counters.unfinished_bytes, rest.len() as u64);
+        }
+    }
+
+    /// Throws away what was kept: where the next frame begins is then not known any more.
+    pub(super) fn drop_unread(&mut self, slot: usize) {
+        let Some(cold) = self.conns[slot].cold.as_deref_mut() else { return };
+        let unread = std::mem::take(&mut cold.unread);
+        if !unread.is_empty() {
+            sub(&self.hub.counters.unfinished_bytes, unread.len() as u64);
+            self.conns[slot].set(flag::BROKEN);
         }
     }
 
@@ -76,6 +93,7 @@ impl ShardCore {
     pub(super) fn unread_in(&mut self, slot: usize) {
         let Some(cold) = self.conns[slot].cold.as_deref_mut() else { return };
         let mut unread = std::mem::take(&mut cold.unread);
+        sub(&self.hub.counters.unfinished_bytes, unread.len() as u64);
         self.conns[slot].warm();
         if !unread.is_empty() {
             self.frames_in(slot, &mut unread);
@@ -116,20 +134,27 @@ impl ShardCore {
         inbound.release_finished();
         let held = inbound.bytes_held() as u64;
         self.conns[slot].inbound = inbound;
-        if held != held_before {
+        if held != held_before || at < input.len() {
             add(&self.hub.counters.unfinished_bytes, held.wrapping_sub(held_before));
             self.check_unfinished(slot);
         }
     }
 
-    /// Unfinished messages must not take all the memory: who lets them pass the limit of the process goes.
+    /// Unfinished messages and what waits behind a pause must not take all the memory: who lets them pass the limit
+    /// of the process goes.
     fn check_unfinished(&mut self, slot: usize) {
         let all = self.hub.counters.unfinished_bytes.load(Ordering::Relaxed);
-        if all > self.hub.rules.limits.unfinished_bytes_max as u64 {
-            let dropped = std::mem::replace(&mut self.conns[slot].inbound, Inbound::new(Role::Server));
-            sub(&self.hub.counters.unfinished_bytes, dropped.bytes_held() as u64);
-            self.conns[slot].set(flag::BROKEN);
-            self.finish(slot, CloseCode::MESSAGE_TOO_BIG.0, "too many unfinished bytes");
+        if all <= self.hub.rules.limits.unfinished_bytes_max as u64 {
+            return;
+        }
+        let dropped = std::mem::replace(&mut self.conns[slot].inbound, Inbound::new(Role::Server));
+        sub(&self.hub.counters.unfinished_bytes, dropped.bytes_held() as u64);
+        self.drop_unread(slot);
+        self.conns[slot].set(flag::BROKEN);
+        match self.conns[slot].phase {
+            Phase::Open => self.finish(slot, CloseCode::MESSAGE_TOO_BIG.0, "too many unfinished bytes"),
+            Phase::Deciding => self.refuse(slot, HttpError::UNAVAILABLE, &[("Retry-After", "1")]),
+            _ => {}
         }
     }
 
@@ -202,6 +227,7 @@ impl ShardCore {
         if conn.has(flag::BROKEN) || conn.session.is_none() {
             return;
         }
+        let held_before = conn.inbound.bytes_held() as u64;
         let mut at = 0;
         while at < input.len() {
             match conn.inbound.receive(&mut input[at..], self.hub.rules.limits.message_bytes_max) {
@@ -216,6 +242,11 @@ impl ShardCore {
                 }
             }
         }
+        conn.inbound.release_finished();
+        let held = conn.inbound.bytes_held() as u64;
+        add(&self.hub.counters.unfinished_bytes, held.wrapping_sub(held_before));
+        self.check_unfinished(slot);
+        let conn = &self.conns[slot];
         if conn.has(flag::PEER_CLOSED) && conn.backlog.is_none() && !conn.has(flag::DIRTY) {
             self.end(slot);
         }

@@ -113,6 +113,8 @@ impl ShardCore {
             Ok(identity) => {
                 self.establish(slot, &answer, identity);
                 self.unread_in(slot);
+                // What came while Python decided is in the kernel, and nobody tells of it again.
+                self.unpause(slot);
             }
             Err((status, body)) if answer.version_1 => self.refuse_by_close(slot, &answer, status, &body),
             Err((status, body)) => self.refuse_with(slot, status, &body),
