@@ -5,6 +5,7 @@ The handler checks, builds the message and returns the publish without awaiting 
 same user is stored once and acknowledged again with the first result. Called by `Conversations`.
 """
 
+from decimal import Decimal
 from typing import Annotated, Any, Final
 
 from msgspec import Meta, Raw, Struct
@@ -14,6 +15,8 @@ from realtime.messages import INVALID, new_id
 
 REQUIRED: Final = "ConversationId and content are required"
 FAILED: Final = "Failed to send message"
+_PLAIN_MIN: Final = 1e-6
+_PLAIN_END: Final = 1e21
 
 
 class SendMessage(Struct, rename="camel", gc=False):
@@ -62,7 +65,7 @@ class Messages:
             Refused: a field is missing or wrong.
             PublishFailed: the message is too large; the command is answered with `FAILED`.
         """
-        conversation_id = _text(message.conversation_id)
+        conversation_id = _id(message.conversation_id)
         if not conversation_id or not message.content:
             raise Refused("invalid_message", REQUIRED)
         clock = self._app.clock
@@ -89,8 +92,18 @@ class Messages:
             raise Refused("invalid_message", INVALID, path="data.conversationId") from error
 
 
-def _text(conversation_id: str | float | None) -> str | None:
-    """Return an id as text; a number as the decimal string that JavaScript makes of it."""
-    if isinstance(conversation_id, float) and conversation_id.is_integer():
-        conversation_id = int(conversation_id)
-    return None if conversation_id is None else str(conversation_id)
+def _id(conversation_id: str | float | None) -> str | None:
+    """Return an id as text; a number as the decimal text that JavaScript makes of it.
+
+    The engine reads numbers by the same rule where it looks at the sender's right, so that both name one channel.
+
+    Raises:
+        Refused: a number that JavaScript would write with an exponent.
+    """
+    if not isinstance(conversation_id, int | float):
+        return conversation_id
+    if conversation_id == 0:
+        return "0"
+    if not _PLAIN_MIN <= abs(conversation_id) < _PLAIN_END:
+        raise Refused("invalid_message", INVALID, path="data.conversationId")
+    return format(Decimal(repr(conversation_id)), "f").removesuffix(".0")

@@ -104,6 +104,7 @@ async def test_a_message_without_a_conversation_or_content_is_refused(data: dict
         ({"conversation_id": True, "content": "hi"}, "data.conversationId"),
         ({"conversation_id": ["7"], "content": "hi"}, "data.conversationId"),
         ({"conversation_id": "a b", "content": "hi"}, "data.conversationId"),
+        ({"conversation_id": 1e21, "content": "hi"}, "data.conversationId"),
         ({"conversation_id": "7", "content": "hi", "metadata": "x"}, "data.metadata"),
         ({"conversation_id": "7", "content": "hi", "client_message_id": 5}, "data.clientMessageId"),
         ({"conversation_id": "7", "content": "hi", "client_message_id": "x" * 65}, "data.clientMessageId"),
@@ -121,7 +122,18 @@ async def test_a_field_of_another_type_is_named(data: dict[str, Any], path: str)
         }
 
 
-@pytest.mark.parametrize(("number", "text"), [(42, "42"), (42.0, "42"), (1.5, "1.5"), (0, "0")])
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (42, "42"),
+        (42.0, "42"),
+        (1.5, "1.5"),
+        (0, "0"),
+        (-0.0, "0"),
+        (0.000025, "0.000025"),
+        (12345678901234567890.0, "12345678901234567000"),
+    ],
+)
 async def test_a_number_as_a_conversation_is_read_as_its_decimal_string(number: float, text: str) -> None:
     async with conversations() as t:
         alice = await t.connect(user="alice")
@@ -129,6 +141,16 @@ async def test_a_number_as_a_conversation_is_read_as_its_decimal_string(number: 
         stored = await alice.ack("send_message", conversation_id=number, content="hi")
         assert stored["conversationId"] == text
         await alice.expect("new_message", conversation_id=text)
+
+
+@pytest.mark.parametrize("number", [43, 43.0, 42.5, 0.000025])
+async def test_a_number_names_the_same_conversation_to_the_grant_and_to_the_message(number: float) -> None:
+    async with conversations(conversations=ConversationSettings(access="grants")) as t:
+        alice = await t.connect(user="alice", grants={"conversation:42": ["publish"]})
+        answer = await alice.command("send_message", conversation_id=number, content="hi")
+        assert (answer.data["message"], answer.data["code"]) == ("Failed to send message", "forbidden")
+        stored = await alice.ack("send_message", conversation_id=42.0, content="hi")
+        assert stored["conversationId"] == "42"
 
 
 async def test_a_message_over_the_limit_fails_with_the_code_that_says_why() -> None:
