@@ -338,13 +338,7 @@ impl Hub {
             return self.fail(publish, "invalid_message", "Invalid channel name", now, events);
         }
         if publish.data.len() > self.rules.limits.publication_bytes_max {
-            return self.fail(
-                publish,
-                "too_large",
-                "The publication is larger than publication_bytes_max",
-                now,
-                events,
-            );
+            return self.fail(publish, TOO_LARGE.code, TOO_LARGE.message, now, events);
         }
         if self.rules.policy_of(&publish.channel).durable {
             add(&self.counters.log_waiting, 1);
@@ -676,7 +670,7 @@ impl Hub {
         let HistoryRequest { who, after, limit } = request;
         let head = if let Head::Known(head) = state.head { head } else { 0 };
         let after = after.unwrap_or_else(|| head.saturating_sub(limit as u64));
-        let found = match state.in_ring(after + 1, limit) {
+        let found = match state.in_ring(after.saturating_add(1), limit) {
             _ if after >= head => Vec::new(),
             Some(found) => found,
             None if !channel.policy.durable => state.ring.iter().take(limit).cloned().collect(),
@@ -855,6 +849,14 @@ pub(crate) enum Replay {
     /// The ring went on past it, and there is no log.
     Lost,
 }
+
+pub(crate) const TOO_LARGE: Fault<'static> = Fault {
+    code: "too_large",
+    message: "The publication is larger than publication_bytes_max",
+    path: None,
+    channel: None,
+    retry_after_ms: None,
+};
 
 const UNREADABLE: Fault<'static> = Fault {
     code: "unavailable",

@@ -238,6 +238,26 @@ fn a_close_in_order_cuts_a_full_outbox_without_a_hole() {
     assert_eq!(seen, (1..=seen.len() as u64).collect::<Vec<u64>>());
 }
 
+#[test]
+fn a_replay_of_events_larger_than_the_hard_limit_closes_nobody() {
+    let mut world = with_limits(&json!({"enabled": false, "outbox_soft_bytes": 500, "outbox_hard_bytes": 2_000}));
+    for n in 0..30 {
+        let x = "y".repeat(if n % 3 == 1 { 3_000 } else { 30 });
+        world.publish("conversation:1", "e", &json!({"n": n, "x": x}));
+    }
+    world.run();
+    let ann = world.connect(0, "ann");
+    world.limit(ann, Some(100));
+    world.send(ann, &json!({"type": "subscribe", "data": {"channel": "conversation:1", "last": 30}}));
+    world.run();
+    let mut seen = Vec::new();
+    while world.receive(ann) {
+        world.run();
+        seen.extend(offsets(&world.take_json(ann)));
+    }
+    assert_eq!(seen, (1..=30).collect::<Vec<u64>>());
+}
+
 // ---- floods
 
 #[test]
@@ -275,6 +295,50 @@ fn bytes_behind_a_pause_count_as_unfinished() {
         world.cut(client);
     }
     assert_eq!(world.hub.counters().unfinished_bytes.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn a_relay_has_the_limit_of_a_publication() {
+    let mut options = world::options();
+    options["limits"] = json!({"enabled": false, "publication_bytes_max": 1_000});
+    options["relays"] = json!([{"type": "cursor_move", "channel": "news:{data.c}", "event": "cursor_moved", "data": {"x": "{data.x}"}}]);
+    let mut world = World::with(&options, 1, Store::default());
+    let ann = world.connect(0, "ann");
+    world.ask(ann, &subscribe("news:1", 1).to_string());
+    let relay =
+        |len: usize| json!({"type": "cursor_move", "data": {"c": "1", "x": "y".repeat(len)}, "id": 1}).to_string();
+    assert_eq!(told(&world.ask(ann, &relay(2_000))), ["error 1 too_large"]);
+    assert_eq!(world.ask(ann, &relay(500)).len(), 2);
+}
+
+#[test]
+fn rights_that_hooks_gave_are_forgotten_from_the_oldest_on() {
+    let mut world = with_limits(&json!({"enabled": false, "channels_per_session_max": 3}));
+    let ann = world.connect(0, "ann");
+    let conn = world.clients[ann].conn;
+    let mut join = |n: u64, asked: bool| {
+        let channel = format!("poll:{n}");
+        let raw = subscribe(&channel, n).to_string().into_bytes();
+        world.take_events();
+        world.send_text(ann, std::str::from_utf8(&raw).unwrap());
+        world.run();
+        let asks = world.take_events().iter().any(|e| matches!(e, realtime_hub::Event::Authorize { .. }));
+        assert_eq!(asks, asked, "{channel}");
+        if asks {
+            let rights = vec!["subscribe".into()];
+            world.submit(Command::Grant { conn, channel: channel.as_str().into(), rights, raw: raw.into() });
+            world.run();
+        }
+        assert_eq!(told(&world.take_json(ann)), [format!("subscription_confirmed {n} null")]);
+        world.send(ann, &unsubscribe(&channel, 0));
+        world.run();
+        world.take(ann);
+    };
+    for n in 1..=4 {
+        join(n, true);
+    }
+    join(4, false);
+    join(1, true);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use crate::compose::{self, Fault};
 use crate::conn::{LastingRelay, OWN_CREDIT};
 use crate::counters::add;
 use crate::event::Event;
-use crate::hub::{HISTORY_EVENTS_MAX, Relayed, channel_member};
+use crate::hub::{HISTORY_EVENTS_MAX, Relayed, TOO_LARGE, channel_member};
 use crate::json::{Envelope, Kind, Scanner, Value};
 use crate::pattern::{Rights, is_channel_name, rights_on};
 use crate::prepared::Prepared;
@@ -502,6 +502,10 @@ impl ShardCore {
         if !is_channel_name(&channel) {
             let path = relay.channel.member_path();
             return self.wrong(command, path.as_deref().unwrap_or("data"));
+        }
+        if data.len() > hub.rules.limits.publication_bytes_max {
+            let fault = Fault { channel: Some(&channel), ..TOO_LARGE };
+            return self.refuse_command(command, fault);
         }
         if !self.rights(command.slot, &channel).has(Rights::PUBLISH) {
             // The right may be on its way: a subscribe just before that Python decides about.

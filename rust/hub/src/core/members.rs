@@ -5,7 +5,7 @@ use super::commands::Source;
 use super::output::Run;
 use crate::channel::{Channel, Publication};
 use crate::compose;
-use crate::conn::{Phase, flag};
+use crate::conn::{NOTHING, Phase, flag};
 use crate::counters::add;
 use crate::hub::{Replay, channel_member};
 use crate::inbox::{Deliver, Join, ShardMsg};
@@ -312,10 +312,17 @@ impl ShardCore {
 
     fn granted(&mut self, conn: ConnId, channel: Arc<str>, rights: Rights, mut raw: Box<[u8]>) {
         let Some(slot) = self.answerable(conn) else { return };
+        let most = self.hub.rules.limits.channels_per_session_max.max(1);
         let granted = &mut self.conns[slot].cold().granted;
         match granted.iter_mut().find(|(name, _)| *name == channel) {
             Some((_, known)) => *known = known.and(rights),
-            None => granted.push((channel, rights)),
+            None => {
+                // Python is asked again for what is forgotten; names without end would be memory without end.
+                if granted.len() >= most {
+                    granted.remove(0);
+                }
+                granted.push((channel, rights));
+            }
         }
         self.carry_out(slot, &mut raw, Source::Granted);
     }
@@ -390,12 +397,17 @@ impl ShardCore {
             if publication.offset < member.next {
                 continue;
             }
-            // What is over the room comes from the ring or the log again, when this is sent.
-            if queued_bytes > soft {
+            // What is over the room comes from the ring or the log again, when this is sent. One that is larger than
+            // all room goes alone, when nothing waits: behind others it could pass the hard limit.
+            let len = publication.frame.wire_len();
+            let conn = &self.conns[slot];
+            let is_alone = queued_bytes == 0 && conn.backlog.is_none() && conn.pending_head == NOTHING;
+            if !is_alone && (len > soft || queued_bytes + len > soft) {
                 break;
             }
+            let Some(member) = self.member_mut(slot, channel) else { return };
             member.next = publication.offset + 1;
-            queued_bytes += publication.frame.wire_len();
+            queued_bytes += len;
             add(&self.hub.counters.deliveries, 1);
             let queued = Queued {
                 frame: Arc::clone(&publication.frame),
