@@ -23,6 +23,13 @@ const BYTES_MAX: usize = 64 << 10;
 const BATCH_MAX: usize = 256;
 /// Sends of one turn: after that, sockets are read again before the rest goes out.
 const SENDS_MAX: usize = 8_192;
+/// What the turn's log may hold when a turn ends with sends left over; beyond it they go out all the same, since only
+/// an empty list of connections lets the log begin anew.
+const KEPT_FRAMES_MAX: usize = 4_096;
+const KEPT_BYTES_MAX: usize = 16 << 20;
+/// Bytes assembled for one batch: more connections wait for the next, so that slow readers that come back together do
+/// not have all their backlogs copied at once.
+const SCRATCH_BYTES_MAX: usize = 8 << 20;
 /// What one connection that is behind gets in one turn.
 const CATCH_UP_BYTES_MAX: usize = 1 << 20;
 
@@ -43,6 +50,8 @@ struct Link {
 #[derive(Debug, Default)]
 pub(super) struct Turn {
     frames: Vec<Queued>,
+    /// Bytes of `frames`.
+    frame_bytes: usize,
     links: Vec<Link>,
     dirty: Vec<u32>,
     /// Assembled bytes of one batch.
@@ -74,8 +83,13 @@ enum Source {
 impl Turn {
     /// Notes a frame for this turn.
     pub(super) fn add(&mut self, queued: Queued) -> u32 {
+        self.frame_bytes += queued.frame.wire_len();
         self.frames.push(queued);
         (self.frames.len() - 1) as u32
+    }
+
+    fn is_long(&self) -> bool {
+        self.frames.len() > KEPT_FRAMES_MAX || self.frame_bytes > KEPT_BYTES_MAX
     }
 
     pub(super) fn frame(&self, index: u32) -> &Queued {
@@ -254,15 +268,17 @@ impl ShardCore {
     pub fn flush(&mut self, wire: &mut dyn Wire, now: Now) {
         self.now = now;
         let mut budget = SENDS_MAX;
-        while !self.turn.dirty.is_empty() && budget > 0 {
+        while !self.turn.dirty.is_empty() && (budget > 0 || self.turn.is_long()) {
             let take = self.turn.dirty.len().min(BATCH_MAX);
             let batch: Vec<u32> = self.turn.dirty.drain(..take).collect();
-            budget = budget.saturating_sub(batch.len());
-            self.plan_batch(&batch);
+            let planned = self.plan_batch(&batch);
+            budget = budget.saturating_sub(planned);
+            self.turn.dirty.splice(..0, batch[planned..].iter().copied());
             self.send_batch(wire);
         }
         if self.turn.dirty.is_empty() {
             self.turn.frames.clear();
+            self.turn.frame_bytes = 0;
             self.turn.links.clear();
             self.turn.same.clear();
             if self.turn.scratch.capacity() > 4 << 20 {
@@ -290,11 +306,15 @@ impl ShardCore {
         }
     }
 
-    fn plan_batch(&mut self, batch: &[u32]) {
+    /// Plans a send for each, as far as the scratch reaches; returns how many connections that is, at least one.
+    fn plan_batch(&mut self, batch: &[u32]) -> usize {
         self.turn.scratch.clear();
         self.turn.same.clear();
         self.turn.sends.clear();
-        for &slot in batch {
+        for (place, &slot) in batch.iter().enumerate() {
+            if self.turn.scratch.len() >= SCRATCH_BYTES_MAX {
+                return place;
+            }
             let conn = &mut self.conns[slot as usize];
             conn.clear(flag::DIRTY);
             if conn.has(flag::BLOCKED) {
@@ -311,6 +331,7 @@ impl ShardCore {
                 self.turn.plan(slot, conn);
             }
         }
+        batch.len()
     }
 
     fn send_batch(&mut self, wire: &mut dyn Wire) {
@@ -540,5 +561,71 @@ impl ShardCore {
 
     pub(super) fn take_command_bytes(&self, frame: &Arc<Prepared>) {
         sub(&self.hub.counters.commands_bytes, frame.wire_len() as u64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{Command, ConnId, Hub, LogQueue, LogRequest, Now, Options, Outcome, SendOp, ShardCore, Wire};
+    use std::sync::Arc;
+
+    struct NoLog;
+    impl LogQueue for NoLog {
+        fn push(&self, _: LogRequest) {}
+    }
+
+    /// A kernel that takes so many bytes of each send.
+    struct Takes(usize);
+    impl Wire for Takes {
+        fn send_batch(&mut self, batch: &mut [SendOp<'_>]) {
+            for op in batch {
+                op.outcome = Outcome::Sent(op.bytes.len().min(self.0));
+            }
+        }
+    }
+
+    const NOW: Now = Now { mono_ms: 1_000, wall_ms: 1_000 };
+
+    fn shard_with(connections: usize) -> (Arc<Hub>, ShardCore, Vec<ConnId>) {
+        let json = br#"{"endpoints": [{"path": "/ws", "mode": "json", "auth": "none"}], "limits": {"outbox_hard_bytes": 33554432}}"#;
+        let hub = Hub::new(&Options::from_json(json).unwrap(), 1, Box::new(NoLog), "e", [0; 16]).unwrap();
+        let mut shard = ShardCore::new(Arc::clone(&hub), 0);
+        let conns = (0..connections).map(|_| shard.open([127, 0, 0, 1].into(), NOW)).collect::<Vec<_>>();
+        for &conn in &conns {
+            shard.admit_as(conn, 0, "u", None, false, NOW).unwrap();
+        }
+        (hub, shard, conns)
+    }
+
+    fn turn(hub: &Hub, shard: &mut ShardCore, frames: usize, bytes: usize, wire: &mut Takes) {
+        for _ in 0..frames {
+            hub.submit(vec![Command::SendAll { payload: vec![b'x'; bytes].into() }], NOW, &mut Vec::new());
+        }
+        shard.run_inbox(NOW);
+        shard.flush(wire, NOW);
+    }
+
+    #[test]
+    fn the_turns_log_ends_even_where_every_turn_has_more_sends_than_its_budget() {
+        let (hub, mut shard, _) = shard_with(1_400);
+        let mut wire = Takes(usize::MAX);
+        for _ in 0..60 {
+            turn(&hub, &mut shard, 200, 10, &mut wire);
+            assert!(shard.turn.frames.len() <= super::KEPT_FRAMES_MAX + 200, "{}", shard.turn.frames.len());
+        }
+    }
+
+    #[test]
+    fn backlogs_that_get_room_together_are_not_all_copied_at_once() {
+        let (hub, mut shard, conns) = shard_with(64);
+        turn(&hub, &mut shard, 3, 1 << 20, &mut Takes(1));
+        for conn in conns {
+            shard.writable(conn);
+        }
+        while shard.more_to_flush() {
+            shard.flush(&mut Takes(usize::MAX), NOW);
+            assert!(shard.turn.scratch.capacity() < 2 * super::SCRATCH_BYTES_MAX);
+        }
+        assert_eq!(shard.hub.counters().outbox_bytes.load(std::sync::atomic::Ordering::Relaxed), 0);
     }
 }
