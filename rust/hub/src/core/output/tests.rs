@@ -1,0 +1,64 @@
+//! Many connections at once: what one turn holds.
+
+use crate::{Command, ConnId, Hub, LogQueue, LogRequest, Now, Options, Outcome, SendOp, ShardCore, Wire};
+use std::sync::Arc;
+
+struct NoLog;
+impl LogQueue for NoLog {
+    fn push(&self, _: LogRequest) {}
+}
+
+/// A kernel that takes so many bytes of each send, and the most that it was given in one batch.
+struct Takes(usize, usize);
+impl Wire for Takes {
+    fn send_batch(&mut self, batch: &mut [SendOp<'_>]) {
+        self.1 = self.1.max(batch.iter().map(|op| op.bytes.len()).sum());
+        for op in batch {
+            op.outcome = Outcome::Sent(op.bytes.len().min(self.0));
+        }
+    }
+}
+
+const NOW: Now = Now { mono_ms: 1_000, wall_ms: 1_000 };
+
+fn shard_with(connections: usize) -> (Arc<Hub>, ShardCore, Vec<ConnId>) {
+    let json = br#"{"endpoints": [{"path": "/ws", "mode": "json", "auth": "none"}], "limits": {"outbox_hard_bytes": 33554432}}"#;
+    let hub = Hub::new(&Options::from_json(json).unwrap(), 1, Box::new(NoLog), "e", [0; 16]).unwrap();
+    let mut shard = ShardCore::new(Arc::clone(&hub), 0);
+    let conns = (0..connections).map(|_| shard.open([127, 0, 0, 1].into(), NOW)).collect::<Vec<_>>();
+    for &conn in &conns {
+        shard.admit_as(conn, 0, "u", None, false, NOW).unwrap();
+    }
+    (hub, shard, conns)
+}
+
+fn turn(hub: &Hub, shard: &mut ShardCore, frames: usize, bytes: usize, wire: &mut Takes) {
+    for _ in 0..frames {
+        hub.submit(vec![Command::SendAll { payload: vec![b'x'; bytes].into() }], NOW, &mut Vec::new());
+    }
+    shard.run_inbox(NOW);
+    shard.flush(wire, NOW);
+}
+
+#[test]
+fn the_turns_log_ends_even_where_every_turn_has_more_sends_than_its_budget() {
+    let (hub, mut shard, _) = shard_with(1_400);
+    let mut wire = Takes(usize::MAX, 0);
+    for _ in 0..60 {
+        turn(&hub, &mut shard, 200, 10, &mut wire);
+        assert!(shard.turn.frames.len() <= super::KEPT_FRAMES_MAX + 200, "{}", shard.turn.frames.len());
+    }
+}
+
+#[test]
+fn backlogs_that_get_room_together_are_not_all_copied_at_once() {
+    let (hub, mut shard, conns) = shard_with(64);
+    turn(&hub, &mut shard, 3, 1 << 20, &mut Takes(1, 0));
+    for conn in conns {
+        shard.writable(conn);
+    }
+    let mut wire = Takes(usize::MAX, 0);
+    shard.flush(&mut wire, NOW);
+    assert!(!shard.more_to_flush() && wire.1 < 2 * super::SCRATCH_BYTES_MAX, "{}", wire.1);
+    assert_eq!(shard.hub.counters().outbox_bytes.load(std::sync::atomic::Ordering::Relaxed), 0);
+}
