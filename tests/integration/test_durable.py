@@ -249,7 +249,7 @@ async def test_kill_9_in_the_middle_of_a_burst_loses_nothing_acknowledged(serve:
                 message = {"conversationId": conversation, "content": str(number), "clientMessageId": str(number)}
                 await alice.send("send_message", message, id=number)
                 if number == 1_000:
-                    await alice.answer(0)
+                    await alice.answer(500)
             server.kill()
             await alice.closed()
             acknowledged = {frame["data"]["number"]: frame["data"] for frame in alice.answers()}

@@ -232,6 +232,19 @@ async def test_terminal_clients_hold_a_conversation_with_a_socket(serve: Callabl
             await process.communicate()
 
 
+async def test_a_terminal_client_that_is_refused_says_so_in_one_line(
+    serve: Callable[..., Server], tmp_path: Path
+) -> None:
+    async with serve() as server:
+        for arguments, words in (
+            (("sub", "secret:1"), "Not allowed to subscribe"),
+            (("pub", "secret:1", "wave", "1"), "Not allowed to publish"),
+            (("chat", "a b"), "data.channel"),
+        ):
+            reach = ("--url", server.url, "--token", token_for("bob"))
+            assert_refused(await asyncio.to_thread(run, *arguments, *reach, cwd=tmp_path), words)
+
+
 def test_import_beside_another_package_of_the_name_fails_with_one_clear_line(tmp_path: Path) -> None:
     """Another distribution that brings a `realtime` package too: nothing of ours half works."""
     foreign = tmp_path / "site"
