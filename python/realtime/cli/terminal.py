@@ -10,8 +10,8 @@ import json
 import sys
 import threading
 import uuid
-from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing, suppress
 from datetime import datetime
 from functools import partial
 from typing import Any, Self
@@ -48,20 +48,21 @@ def safe(text: object) -> str:
 async def subscribe(url: str, token: str, channel: str, last: int | None) -> None:
     """Print each event of `channel` as one line of JSON, until the process is ended."""
     position: Position | None = None
-    async for client in _lasting(url, token):
-        try:
-            confirmed = await client.subscribe(channel, last=None if position else last, position=position)
-            position = _before(confirmed.position, confirmed.replayed)
-            _say(f"subscribed to {channel}")
-            async for event in client:
-                if event.channel == channel:
-                    position = _after(position, event)
-                    sys.stdout.write(safe(event.raw) + "\n")
-                    sys.stdout.flush()
-        except ConnectionEnded as end:
-            if not end.may_come_back:
-                raise
-            _say(str(end))
+    async with aclosing(_lasting(url, token)) as clients:
+        async for client in clients:
+            try:
+                confirmed = await client.subscribe(channel, last=None if position else last, position=position)
+                position = _before(confirmed.position, confirmed.replayed)
+                _say(f"subscribed to {channel}")
+                async for event in client:
+                    if event.channel == channel:
+                        position = _after(position, event)
+                        sys.stdout.write(safe(event.raw) + "\n")
+                        sys.stdout.flush()
+            except ConnectionEnded as end:
+                if not end.may_come_back:
+                    raise
+                _say(str(end))
 
 
 async def publish(url: str, token: str, channel: str, event: str, data: Any) -> None:
@@ -105,16 +106,17 @@ class _Room:
 
     async def talk(self, url: str, token: str) -> None:
         """Keep connected and show what comes."""
-        async for client in _lasting(url, token, self._screen.note):
-            try:
-                await self._follow(client)
-            except ConnectionEnded as end:
-                if not end.may_come_back:
-                    raise
-                self._screen.note(str(end))
-            finally:
-                self._client = None
-                self._connected.clear()
+        async with aclosing(_lasting(url, token, self._screen.note)) as clients:
+            async for client in clients:
+                try:
+                    await self._follow(client)
+                except ConnectionEnded as end:
+                    if not end.may_come_back:
+                        raise
+                    self._screen.note(str(end))
+                finally:
+                    self._client = None
+                    self._connected.clear()
 
     async def _follow(self, client: Client) -> None:
         confirmed = await client.subscribe(
@@ -281,7 +283,7 @@ def _say(text: str) -> None:
     sys.stderr.write(f"* {text}\n")
 
 
-async def _lasting(url: str, token: str, tell: Callable[[str], None] = _say) -> AsyncIterator[Client]:
+async def _lasting(url: str, token: str, tell: Callable[[str], None] = _say) -> AsyncGenerator[Client, None]:
     """Yield a connection, and another one each time that the last has ended; the first one must succeed."""
     attempt = 0
     first = True
