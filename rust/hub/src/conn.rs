@@ -47,8 +47,8 @@ pub(crate) mod flag {
     pub(crate) const BROKEN: u16 = 1 << 8;
 }
 
-/// The credit of a command that the hub runs itself, on its way to the log and back.
-pub(crate) const OWN_CREDIT: u16 = 1 << 15 | 1;
+/// The credit of a command that the hub runs itself, on its way to a channel or the log and back.
+const OWN_CREDIT: u16 = 1 << 15 | 1;
 
 /// End of the pending list.
 pub(crate) const NOTHING: u32 = u32::MAX;
@@ -63,7 +63,8 @@ pub(crate) struct Conn {
     pub endpoint: u16,
     /// Commands that are not answered yet: Python's and the hub's own.
     pub under_way: u16,
-    /// Those of the hub's own, which wait for the log: its queue keeps their order, so nothing is sent behind them.
+    /// Those of the hub's own, on their way to a channel or the log: their queues keep the order, so nothing is sent
+    /// behind them.
     pub own_way: u16,
     /// Tick of the last sign of life.
     pub heard_tick: u32,
@@ -97,6 +98,8 @@ pub(crate) struct Subscription {
     pub channel: Arc<Channel>,
     /// The last command was subscribe and not unsubscribe.
     pub is_wanted: bool,
+    /// `Join`s on their way: what Python takes away meanwhile is forgotten only behind them, since they are answers.
+    pub joining: u16,
     /// Place among the channel's members here, once `Join` was taken from the inbox.
     pub member: Option<u32>,
     /// The offset from which a page of the log was asked for, 0 for none. A page from another one was asked for by a
@@ -193,7 +196,7 @@ impl Conn {
         self.pings_unanswered = 0;
     }
 
-    /// A command of the hub's own goes to the log.
+    /// A command of the hub's own goes to a channel or to the log.
     pub(crate) const fn take_own_credit(&mut self) -> u16 {
         self.under_way += 1;
         self.own_way += 1;

@@ -7,7 +7,6 @@ use crate::channel::{
 };
 use crate::command::{Command, Publish, Reply};
 use crate::compose::{self, ChannelEvent, Fault};
-use crate::conn::OWN_CREDIT;
 use crate::counters::{Counters, add, sub};
 use crate::event::{Event, HistoryPage, Published};
 use crate::inbox::{Deliver, Inbox, Join, ShardMsg, lock};
@@ -504,28 +503,24 @@ impl Hub {
 
     // ---- subscribe and history
 
-    /// Takes a subscribe to the channel's lock; the shard keeps the channel for its own list. True when it waits for
-    /// the log: it then carries a credit. `known` is the channel that the session has asked for before: where that one
-    /// was given up, the name is another channel now and this is no second subscribe.
+    /// Takes a subscribe to the channel's lock; the shard keeps the channel for its own list. `known` is the channel
+    /// that the session has asked for before: where that one was given up, the name is another channel now and this
+    /// is no second subscribe.
     pub(crate) fn subscribe(
         &self,
         name: &str,
         known: Option<u64>,
         mut request: SubscribeRequest,
         now: Now,
-    ) -> (Arc<Channel>, bool) {
+    ) -> Arc<Channel> {
         self.in_channel(name, |channel, state| {
             request.again = known == Some(channel.id);
-            let waits = self.waits_for_head(channel, state);
-            if waits {
-                if request.credits == 0 {
-                    request.credits = OWN_CREDIT;
-                }
+            if self.waits_for_head(channel, state) {
                 state.waiting.push(Waiting::Subscribe(request));
             } else {
                 self.subscribe_locked(channel, state, request, now);
             }
-            (Arc::clone(channel), waits)
+            Arc::clone(channel)
         })
     }
 
@@ -590,24 +585,14 @@ impl Hub {
         self.to(conn, ShardMsg::Join(join));
     }
 
-    /// Takes an unsubscribe to the channel's lock, so that it comes behind the subscribe before it. True when it waits
-    /// for the log: it then carries a credit.
-    pub(crate) fn unsubscribe(
-        &self,
-        channel: &Arc<Channel>,
-        conn: ConnId,
-        reply: Option<Arc<Prepared>>,
-        credits: u16,
-    ) -> bool {
+    /// Takes an unsubscribe to the channel's lock, so that it comes behind the subscribe before it.
+    pub(crate) fn unsubscribe(&self, channel: &Arc<Channel>, conn: ConnId, reply: Option<Arc<Prepared>>, credits: u16) {
         let mut state = channel.lock();
-        let waits = !state.waiting.is_empty();
-        if waits {
-            let credits = if credits == 0 { OWN_CREDIT } else { credits };
-            state.waiting.push(Waiting::Unsubscribe { conn, reply, credits });
-        } else {
+        if state.waiting.is_empty() {
             self.to(conn, ShardMsg::Leave { conn, channel: Arc::clone(channel), reply, credits });
+        } else {
+            state.waiting.push(Waiting::Unsubscribe { conn, reply, credits });
         }
-        waits
     }
 
     /// A member is gone: its shard has done it.

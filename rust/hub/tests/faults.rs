@@ -171,6 +171,27 @@ fn who_lags_behind_a_ring_while_it_is_replayed_is_told_and_the_log_is_not_asked(
     assert_eq!((&last["type"], &last["data"]["code"]), (&json!("unsubscribed"), &json!("not_recoverable")));
 }
 
+#[test]
+fn a_subscribe_that_python_takes_away_before_it_is_done_is_answered_first() {
+    let mut world = World::new(1);
+    let ann = world.connect(0, "ann");
+    world.send(ann, &subscribe("news:1", 1));
+    let conn = world.clients[ann].conn;
+    let (channel, code) = ("news:1".into(), "forbidden".into());
+    world.submit(Command::Unsubscribe { conn, channel, code, retryable: false });
+    world.send(ann, &unsubscribe("news:1", 2));
+    world.send(ann, &subscribe("news:1", 3));
+    world.run();
+    let wanted = [
+        "subscription_confirmed 1 null",
+        "unsubscription_confirmed 2 null",
+        "subscription_confirmed 3 null",
+        "unsubscribed null forbidden",
+    ];
+    assert_eq!(told(&world.take_json(ann)), wanted);
+    assert_eq!((world.hub.members("news:1"), world.hub.channels()), (0, 0));
+}
+
 // ---- what waits for slow readers
 
 #[test]

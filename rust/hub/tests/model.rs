@@ -2,30 +2,74 @@
 //!
 //! What must hold, whatever happens in whatever order: a subscriber's offsets follow one another without a gap, a
 //! double or a step back, from where its confirmation says; what it was told is what is stored; what was acknowledged
-//! is there after a crash; and when everything has come to rest, everybody has everything.
+//! is there after a crash; every command is answered once, the ones before a Close too; nothing follows our Close;
+//! volatile events keep their order, and each that is missing is counted by `lag`; and when everything has come to
+//! rest, everybody has everything.
 
 mod world;
 
 use proptest::prelude::*;
 use realtime_hub::{Command, Event, Publish, Reply};
+use realtime_protocol::frame::{Opcode, encode_masked_frame};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use world::{Got, Store, World};
 
-const CHANNELS: [&str; 3] = ["conversation:a", "conversation:b", "ring:a"];
+const CHANNELS: [&str; 4] = ["conversation:a", "conversation:b", "ring:a", "news:a"];
 const CLIENTS: usize = 4;
 
 #[derive(Debug, Clone)]
 enum Op {
-    Subscribe { client: usize, channel: usize, with: With },
-    Unsubscribe { client: usize, channel: usize },
-    Publish { channel: usize, dedupe: Option<u8>, from: Option<usize> },
-    Typing { client: usize },
-    Turn { shard: usize },
+    Subscribe {
+        client: usize,
+        channel: usize,
+        with: With,
+    },
+    Unsubscribe {
+        client: usize,
+        channel: usize,
+    },
+    /// Both without a turn between them.
+    Renew {
+        client: usize,
+        channel: usize,
+        with: With,
+    },
+    History {
+        client: usize,
+        channel: usize,
+        after: Option<u64>,
+    },
+    Evict {
+        client: usize,
+        channel: usize,
+    },
+    /// The client says Close.
+    Leave {
+        client: usize,
+    },
+    Publish {
+        channel: usize,
+        dedupe: Option<u8>,
+        from: Option<usize>,
+    },
+    Typing {
+        client: usize,
+    },
+    Turn {
+        shard: usize,
+    },
     Log,
-    Read { client: usize },
-    Narrow { client: usize, room: Option<usize> },
-    Cut { client: usize },
+    Read {
+        client: usize,
+    },
+    Narrow {
+        client: usize,
+        room: Option<usize>,
+    },
+    Cut {
+        client: usize,
+    },
     Advance,
     LogFails(bool),
     Crash,
@@ -43,7 +87,12 @@ fn op() -> impl Strategy<Value = Op> {
     let channel = 0..CHANNELS.len();
     let with = prop_oneof![Just(With::Nothing), (0_u64..40).prop_map(With::Last), Just(With::Position)];
     prop_oneof![
-        4 => (client.clone(), channel.clone(), with).prop_map(|(client, channel, with)| Op::Subscribe { client, channel, with }),
+        4 => (client.clone(), channel.clone(), with.clone()).prop_map(|(client, channel, with)| Op::Subscribe { client, channel, with }),
+        2 => (client.clone(), channel.clone(), with).prop_map(|(client, channel, with)| Op::Renew { client, channel, with }),
+        2 => (client.clone(), channel.clone(), prop::option::of(0_u64..40))
+            .prop_map(|(client, channel, after)| Op::History { client, channel, after }),
+        1 => (client.clone(), channel.clone()).prop_map(|(client, channel)| Op::Evict { client, channel }),
+        1 => client.clone().prop_map(|client| Op::Leave { client }),
         2 => (client.clone(), channel.clone()).prop_map(|(client, channel)| Op::Unsubscribe { client, channel }),
         8 => (channel, prop::option::weighted(0.3, 0_u8..4), prop::option::of(client.clone()))
             .prop_map(|(channel, dedupe, from)| Op::Publish { channel, dedupe, from }),
@@ -65,10 +114,19 @@ struct Seen {
     /// Some while subscribed: the offset that has to come next.
     next: Option<u64>,
     position: Option<(u64, String)>,
+    /// Of volatile events, the number that has to come next.
+    number: Option<u64>,
 }
 
 struct Model {
     world: World,
+    options: Value,
+    /// Ids of commands that are not answered.
+    asked: Vec<BTreeSet<String>>,
+    /// When the client said Close.
+    left_ms: Vec<Option<u64>>,
+    /// Events of each volatile channel.
+    numbers: u64,
     shards: usize,
     seen: Vec<BTreeMap<&'static str, Seen>>,
     told: BTreeMap<(String, u64), Value>,
@@ -78,9 +136,18 @@ struct Model {
 }
 
 impl Model {
-    fn new(shards: usize) -> Self {
+    fn new(shards: usize, small: bool) -> Self {
+        let mut options = world::options();
+        if small {
+            options["limits"] = json!({"enabled": false, "outbox_soft_bytes": 400, "outbox_hard_bytes": 1_500,
+                "commands_waiting_max": 3});
+        }
         let mut model = Self {
-            world: World::with(&world::options(), shards, Store::default()),
+            world: World::with(&options, shards, Store::default()),
+            options,
+            asked: vec![BTreeSet::new(); CLIENTS],
+            left_ms: vec![None; CLIENTS],
+            numbers: 0,
             shards,
             seen: Vec::new(),
             told: BTreeMap::new(),
@@ -99,9 +166,22 @@ impl Model {
     fn apply(&mut self, op: &Op) {
         match op {
             Op::Subscribe { client, channel, with } => self.subscribe(*client, CHANNELS[*channel], with),
-            Op::Unsubscribe { client, channel } => {
-                self.world.send(*client, &json!({"type": "unsubscribe", "data": {"channel": CHANNELS[*channel]}}));
+            Op::Unsubscribe { client, channel } => self.unsubscribe(*client, CHANNELS[*channel]),
+            Op::Renew { client, channel, with } => {
+                self.unsubscribe(*client, CHANNELS[*channel]);
+                self.subscribe(*client, CHANNELS[*channel], with);
             }
+            Op::History { client, channel, after } => {
+                let channel = CHANNELS[*channel];
+                let epoch = if channel.starts_with("conversation") { "log-epoch" } else { "0707070707070707" };
+                let position = after.map(|offset| json!({"offset": offset, "epoch": epoch}));
+                self.ask(*client, "history", "", json!({"channel": channel, "position": position, "limit": 20}));
+            }
+            Op::Evict { client, channel } => {
+                let (conn, channel) = (self.world.clients[*client].conn, CHANNELS[*channel].into());
+                self.world.submit(Command::Unsubscribe { conn, channel, code: "forbidden".into(), retryable: false });
+            }
+            Op::Leave { client } => self.leave(*client),
             Op::Publish { channel, dedupe, from } => self.publish(CHANNELS[*channel], *dedupe, *from),
             Op::Typing { client } => {
                 self.world.send(*client, &json!({"type": "typing_start", "data": {"conversationId": "a"}}));
@@ -128,18 +208,46 @@ impl Model {
         }
         // The confirmation repeats the id, so it tells which position it answers.
         let id = data["position"]["offset"].to_string();
-        self.world.send(client, &json!({"type": "subscribe", "data": data, "id": id}));
+        self.ask(client, "subscribe", &id, data);
+    }
+
+    fn unsubscribe(&mut self, client: usize, channel: &str) {
+        self.ask(client, "unsubscribe", "", json!({"channel": channel}));
+    }
+
+    fn ask(&mut self, client: usize, kind: &str, mark: &str, data: Value) {
+        if self.left_ms[client].is_some() {
+            return;
+        }
+        self.sent += 1;
+        let id = format!("{mark}#{}", self.sent);
+        self.world.send(client, &json!({"type": kind, "data": data, "id": id}));
+        self.asked[client].insert(id);
+    }
+
+    fn leave(&mut self, client: usize) {
+        if self.left_ms[client].is_none() {
+            self.left_ms[client] = Some(self.world.now.mono_ms);
+            let mut close = Vec::new();
+            encode_masked_frame(Opcode::Close, true, b"\x03\xe8", [1, 2, 3, 4], &mut close);
+            self.world.raw_bytes(client, &close);
+        }
     }
 
     fn publish(&mut self, channel: &str, dedupe: Option<u8>, from: Option<usize>) {
         self.sent += 1;
+        let mut data = json!({"sent": self.sent});
+        if channel == "news:a" {
+            self.numbers += 1;
+            data = json!({"n": self.numbers});
+        }
         let publish = Publish {
             ticket: self.sent,
             channel: channel.into(),
             event: "e".into(),
-            data: json!({"sent": self.sent}).to_string().into_bytes().into(),
+            data: data.to_string().into_bytes().into(),
             user: Some("writer".into()),
-            key: None,
+            key: (channel == "news:a" && dedupe == Some(0)).then(|| "key".into()),
             dedupe: dedupe.map(|key| format!("{channel}-{key}").into()),
             number: true,
             notify: from.is_none(),
@@ -171,8 +279,10 @@ impl Model {
 
     fn forget(&mut self, client: usize) {
         for seen in self.seen[client].values_mut() {
-            seen.next = None;
+            (seen.next, seen.number) = (None, None);
         }
+        self.asked[client].clear();
+        self.left_ms[client] = None;
     }
 
     /// The process dies: what was committed is all that is left.
@@ -181,7 +291,7 @@ impl Model {
         let store = self.world.store.clone();
         let now = self.world.now;
         self.epochs += 1;
-        self.world = World::with(&world::options(), self.shards, store);
+        self.world = World::with(&self.options, self.shards, store);
         self.world.now = now;
         self.world.log_stands = true;
         for client in 0..CLIENTS {
@@ -199,10 +309,28 @@ impl Model {
     fn check(&mut self) {
         self.collect();
         for client in 0..CLIENTS {
+            let mut closed = false;
             for got in self.world.take(client) {
-                if let Got::Json(frame) = got {
-                    self.check_frame(client, &frame);
+                match got {
+                    Got::End => {}
+                    _ if closed => panic!("{got:?} behind our Close"),
+                    Got::Json(frame) => self.check_frame(client, &frame),
+                    Got::Close(code, _) => {
+                        closed = true;
+                        let in_time = |left_ms| self.world.now.mono_ms < left_ms + 5_000;
+                        if code == Some(1000) && self.left_ms[client].is_some_and(in_time) {
+                            assert!(
+                                self.asked[client].is_empty(),
+                                "{client} {:?} before its Close",
+                                self.asked[client]
+                            );
+                        }
+                    }
+                    Got::Ping | Got::Pong(_) | Got::Text(_) | Got::Binary(_) | Got::Http(_) => {}
                 }
+            }
+            if closed {
+                self.reconnect(client);
             }
         }
     }
@@ -219,10 +347,27 @@ impl Model {
     }
 
     fn check_frame(&mut self, client: usize, frame: &Value) {
+        if let Some(id) = frame["id"].as_str().filter(|id| id.contains('#')) {
+            assert!(self.asked[client].remove(id), "{client} {frame} answers nothing");
+        }
         let channel = frame["channel"].as_str().and_then(|name| CHANNELS.into_iter().find(|known| *known == name));
         let Some(channel) = channel else { return };
         let seen = self.seen[client].entry(channel).or_default();
         match frame["type"].as_str().unwrap() {
+            "history" => self.check_page(channel, &frame["data"]),
+            "lag" => {
+                assert_eq!(channel, "news:a", "what has an offset is not dropped");
+                if let Some(number) = &mut seen.number {
+                    *number += frame["data"]["skipped"].as_u64().unwrap();
+                }
+            }
+            "subscription_confirmed" if channel == "news:a" => seen.next = Some(0),
+            "e" if channel == "news:a" => {
+                assert!(seen.next.is_some());
+                let number = frame["data"]["n"].as_u64().unwrap();
+                assert_eq!(*seen.number.get_or_insert(number), number, "{client}: in order, and none missing untold");
+                seen.number = Some(number + 1);
+            }
             "subscription_confirmed" => {
                 let data = &frame["data"];
                 let head = data["position"]["offset"].as_u64().unwrap();
@@ -232,7 +377,8 @@ impl Model {
                     return;
                 }
                 if data["recovered"] == json!(true) {
-                    let offset: u64 = frame["id"].as_str().unwrap().parse().expect("it gave a position");
+                    let mark = frame["id"].as_str().unwrap().split('#').next().unwrap();
+                    let offset: u64 = mark.parse().expect("it gave a position");
                     assert_eq!(offset + replayed, head, "recovered is every missed event");
                 }
                 seen.next = Some(head + 1 - replayed);
@@ -243,7 +389,7 @@ impl Model {
                     seen.position = Some((head - replayed, epoch));
                 }
             }
-            "unsubscription_confirmed" | "unsubscribed" => seen.next = None,
+            "unsubscription_confirmed" | "unsubscribed" => (seen.next, seen.number) = (None, None),
             "e" => {
                 let offset = frame["offset"].as_u64().unwrap();
                 assert_eq!(Some(offset), seen.next, "{client} {channel}: the next offset and no other");
@@ -256,10 +402,24 @@ impl Model {
                 let first = self.told.entry(key).or_insert_with(|| data.clone());
                 assert_eq!(first, data, "one offset is one event");
             }
-            "error" => assert_eq!(frame["data"]["code"], "unavailable"),
+            "error" => assert!(["unavailable", "not_recoverable"].contains(&frame["data"]["code"].as_str().unwrap())),
             "typing_indicator" => assert!(seen.next.is_some()),
             other => panic!("unexpected {other}"),
         }
+    }
+
+    /// A page of history: without a hole, and what was told.
+    fn check_page(&mut self, channel: &str, page: &Value) {
+        let events = page["events"].as_array().unwrap();
+        let mut next = events.first().map_or(0, |event| event["offset"].as_u64().unwrap());
+        for event in events {
+            assert_eq!(event["offset"], next, "{channel}: a page has no hole");
+            let first = self.told.entry((channel.to_owned(), next)).or_insert_with(|| event["data"].clone());
+            assert_eq!(*first, event["data"]);
+            next += 1;
+        }
+        let head = page["position"]["offset"].as_u64().unwrap_or(0);
+        assert_eq!(page["next"].is_null(), events.is_empty() || next == head + 1);
     }
 
     /// Lets everything come to rest; then everybody subscribed has everything.
@@ -273,6 +433,12 @@ impl Model {
         }
         self.world.run();
         self.check();
+        // Who was closed meanwhile is back.
+        self.world.run();
+        self.check();
+        for (client, asked) in self.asked.iter().enumerate() {
+            assert!(asked.is_empty(), "{client} has no answer to {asked:?}");
+        }
         for (client, channels) in self.seen.iter().enumerate() {
             for (channel, seen) in channels {
                 if let (Some(next), true) = (seen.next, channel.starts_with("conversation")) {
@@ -299,8 +465,12 @@ proptest! {
     #![proptest_config(ProptestConfig { max_shrink_iters: 4_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_happens_order_and_completeness_hold(shards in 1_usize..4, ops in prop::collection::vec(op(), 1..160)) {
-        let mut model = Model::new(shards);
+    fn whatever_happens_order_and_completeness_hold(
+        shards in 1_usize..4,
+        small in any::<bool>(),
+        ops in prop::collection::vec(op(), 1..160),
+    ) {
+        let mut model = Model::new(shards, small);
         for op in &ops {
             model.apply(op);
         }

@@ -4,7 +4,7 @@ use super::ShardCore;
 use crate::channel::{HistoryFor, HistoryRequest, SubscribeRequest};
 use crate::command::{Publish, Reply};
 use crate::compose::{self, Fault};
-use crate::conn::{LastingRelay, OWN_CREDIT};
+use crate::conn::LastingRelay;
 use crate::counters::add;
 use crate::event::Event;
 use crate::hub::{HISTORY_EVENTS_MAX, Relayed, TOO_LARGE, channel_member};
@@ -331,21 +331,25 @@ impl ShardCore {
             self.fault(slot, fault, id.as_deref());
             return self.give_back(slot, credits);
         }
+        // Its answer comes by the inbox: a Close right behind it waits for that.
+        let credits = if credits == 0 { state.take_own_credit() } else { credits };
         let request = SubscribeRequest { conn, id, position, last, again: false, credits };
-        let (channel, waits) = self.hub.subscribe(name, wanted, request, self.now);
-        if waits && credits == 0 {
-            let credit = state.take_own_credit();
-            debug_assert_eq!(credit, OWN_CREDIT, "what the request carries");
-        }
+        let channel = self.hub.subscribe(name, wanted, request, self.now);
         match known {
             Some(place) => {
-                state.subscriptions[place].is_wanted = true;
-                // Another one than before where the log had failed; what is on its way about that one is only answered.
-                state.subscriptions[place].channel = channel;
+                let subscription = &mut state.subscriptions[place];
+                subscription.is_wanted = true;
+                if subscription.channel.id != channel.id {
+                    // The log had failed for the one before: what is on its way about that one is only answered.
+                    (subscription.channel, subscription.joining) = (channel, 1);
+                } else if wanted.is_none() {
+                    subscription.joining += 1;
+                }
             }
             None => state.subscriptions.push(crate::conn::Subscription {
                 channel,
                 is_wanted: true,
+                joining: 1,
                 member: None,
                 awaited: 0,
             }),
@@ -382,9 +386,8 @@ impl ShardCore {
         subscription.is_wanted = false;
         let channel = Arc::clone(&subscription.channel);
         self.end_lasting(slot, Some(channel.id));
-        if self.hub.unsubscribe(&channel, conn, Some(reply), credits) && credits == 0 {
-            self.conns[slot].take_own_credit();
-        }
+        let credits = if credits == 0 { self.conns[slot].take_own_credit() } else { credits };
+        self.hub.unsubscribe(&channel, conn, Some(reply), credits);
     }
 
     // ---- publish, history

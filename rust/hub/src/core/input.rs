@@ -35,6 +35,11 @@ impl ShardCore {
             }
             // Nothing comes behind a Close, or behind a fault.
             Phase::Finishing => {}
+            Phase::Open if conn.cold.as_ref().is_some_and(|cold| !cold.unread.is_empty()) => {
+                // A driver that does not ask `reads` first still keeps the order.
+                self.keep_unread(slot, input);
+                self.check_unfinished(slot);
+            }
             Phase::Open => self.frames_in(slot, input),
             Phase::Closing => self.last_frames_in(slot, input),
         }

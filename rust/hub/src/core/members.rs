@@ -207,7 +207,8 @@ impl ShardCore {
         let Join { conn, channel, confirm, next, replays, credits } = join;
         let Some(slot) = self.answerable(conn).filter(|_| self.is_asked_for(conn, channel.id)) else {
             // The connection went meanwhile: a join with a stale generation is a leave.
-            return self.hub.left(&channel, self.shard);
+            self.hub.left(&channel, self.shard);
+            return self.give_back_to(conn, credits);
         };
         let local = self
             .members
@@ -217,6 +218,7 @@ impl ShardCore {
         local.members.push(Member { slot: slot as u32, replays, next });
         if let Some(subscription) = self.conns[slot].subscription(channel.id) {
             subscription.member = Some(place);
+            subscription.joining = subscription.joining.saturating_sub(1);
         }
         self.queue(slot, Queued::reply(confirm));
         self.give_back(slot, credits);
@@ -236,7 +238,7 @@ impl ShardCore {
             let member = subscription.member.take();
             subscription.awaited = 0;
             // Asked for again meanwhile: that join comes behind this in the inbox.
-            if !subscription.is_wanted {
+            if !subscription.is_wanted && subscription.joining == 0 {
                 self.forget_subscription(slot, channel.id);
             }
             if let Some(place) = member {

@@ -522,7 +522,13 @@ impl ShardCore {
         let close = Queued::reply(Prepared::frame(Opcode::Close, &payload));
         match conn.backlog.as_mut() {
             // Whatever is full: refusing it would mean to close for that, and so on without end.
-            Some(backlog) => backlog.push_last(close, &self.hub.counters),
+            Some(backlog) => {
+                backlog.push_last(close, &self.hub.counters);
+                // The room that the kernel told of in this turn is still to be used.
+                if !conn.has(flag::BLOCKED) {
+                    self.turn.mark(slot as u32, conn);
+                }
+            }
             None => self.queue(slot, close),
         }
         self.last_word(slot);
