@@ -314,7 +314,7 @@ class Realtime:
 
         Raises:
             PublishFailed: `too_large`, before anything is sent.
-            ValueError: not the name of a channel.
+            ValueError: not the name of a channel; bytes that are not JSON.
             NotRunning: the app is not served.
         """
         if self._control is None:

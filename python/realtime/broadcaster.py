@@ -131,6 +131,16 @@ class Publishing:
         return self._publication
 
 
+def _checked_json(data: bytes) -> bytes:
+    """Return JSON that an author brings as it is: what is not would end up in every member's frame, and in the log."""
+    try:
+        data.decode()
+        msgspec.json.decode(data, type=Raw)
+    except (UnicodeDecodeError, msgspec.DecodeError) as error:
+        raise ValueError(f"data is bytes that are not JSON: {error}; pass an object, or JSON in UTF-8") from error
+    return data
+
+
 def _set(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
@@ -210,9 +220,9 @@ class Broadcaster:
 
         Raises:
             PublishFailed: `too_large`, before anything is sent.
-            ValueError: `channel` is not the name of a channel.
+            ValueError: `channel` is not the name of a channel, or `data` is bytes that are not JSON.
         """
-        payload = data if isinstance(data, bytes) else encode(data)
+        payload = _checked_json(data) if isinstance(data, bytes) else encode(data)
         if len(payload) > self._publication_bytes_max:
             detail = f"{len(payload)} bytes exceed limits.publication_bytes_max={self._publication_bytes_max}"
             raise PublishFailed("too_large", channel, detail)

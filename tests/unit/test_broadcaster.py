@@ -40,6 +40,14 @@ async def test_json_that_is_ready_is_passed_on_as_it_is() -> None:
     assert half.engine.named("publish")[0][2] == b"[1]"
 
 
+@pytest.mark.parametrize("data", [b"", b"{not json", b"{} {}", b"[NaN]", b'"\xff"', b'"a\x01"'])
+async def test_bytes_that_are_not_json_are_refused_before_anything_is_sent(data: bytes) -> None:
+    half = make_half()
+    with pytest.raises(ValueError, match="data is bytes that are not JSON"):
+        half.app.publish("ledger:1", "tick", data)
+    assert half.engine.named("publish") == []
+
+
 async def test_a_durable_publish_gives_its_publication_when_it_is_committed() -> None:
     half = make_half()
     publishing = half.app.publish("ledger:1", "line", {"n": 1}, dedupe="d", number=True)
