@@ -81,3 +81,8 @@ _STAY_AWAY: Final = frozenset(
         CloseCode.MANDATORY_EXTENSION,
     }
 )
+
+
+def may_be_sent(code: int) -> bool:
+    """Whether a code may stand in a Close frame: 1000-1003, 1007-1014, 3000-4999 (RFC 6455 §7.4, IANA)."""
+    return 1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999

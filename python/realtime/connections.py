@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from realtime.codes import may_be_sent
 from realtime.messages import encode
 
 if TYPE_CHECKING:
@@ -56,7 +57,13 @@ class Session(Struct, gc=False, eq=False):
         self.peers.send(self, message)
 
     def close(self, code: int = 1000, reason: str = "") -> None:
-        """Close the connection. 1000 and 4500..4999 tell the client not to come back; see `codes.CloseCode`."""
+        """Close the connection. 1000 and 4500..4999 tell the client not to come back; see `codes.CloseCode`.
+
+        Raises:
+            ValueError: `code` may not stand in a Close frame (RFC 6455 §7.4).
+        """
+        if not may_be_sent(code):
+            raise ValueError(f"{code} is no close code that may be sent; use 1000, 1001, 1007..1014 or 3000..4999")
         self.peers.close(self.conn, code, reason)
 
     def __repr__(self) -> str:

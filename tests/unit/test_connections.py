@@ -115,6 +115,15 @@ def test_a_session_is_closed_with_a_code_and_a_reason() -> None:
     assert world.engine.calls == [("close", 1, 1000, ""), ("close", 1, 4503, "removed")]
 
 
+@pytest.mark.parametrize("code", [0, 999, 1004, 1005, 1006, 1015, 2999, 5000])
+def test_a_code_that_may_not_stand_in_a_close_frame_is_refused(code: int) -> None:
+    world = World()
+    session, _ = world.open(1)
+    with pytest.raises(ValueError, match=f"{code} is no close code that may be sent"):
+        session.close(code)
+    assert world.engine.calls == []
+
+
 def test_one_frame_goes_to_many_sessions_in_one_command() -> None:
     world = World()
     sessions = [world.open(conn)[0] for conn in (1, 2, 3)]
