@@ -29,6 +29,7 @@ pub mod pattern;
 mod prepared;
 pub mod relay;
 mod rules;
+mod session_id;
 pub mod token;
 mod wire;
 

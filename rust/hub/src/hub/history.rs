@@ -1,0 +1,115 @@
+//! History: pages of a channel, from its ring or from the log, for a client's command or for Python.
+
+use super::{Hub, PAGE_BYTES_MAX, UNREADABLE, channel_member};
+use crate::Now;
+use crate::channel::{Channel, Head, HistoryFor, HistoryRequest, Publication, State, Waiting};
+use crate::compose::{self, Fault};
+use crate::counters::add;
+use crate::event::{Event, HistoryPage};
+use crate::log_queue::{LogRequest, PagePurpose};
+use crate::prepared::Prepared;
+use std::sync::Arc;
+
+impl Hub {
+    pub(crate) fn history(&self, name: &str, request: HistoryRequest, now: Now, events: &mut Vec<Event>) {
+        self.in_channel(name, |channel, state| {
+            if self.waits_for_head(channel, state) {
+                state.waiting.push(Waiting::History(request));
+            } else {
+                self.history_locked(channel, state, request, now, events);
+            }
+        });
+        // It may have been made for this question alone.
+        if let Some(channel) = self.directory.find(name) {
+            self.directory.remove_idle(&channel);
+        }
+    }
+
+    pub(super) fn history_locked(
+        &self,
+        channel: &Arc<Channel>,
+        state: &mut State,
+        request: HistoryRequest,
+        now: Now,
+        events: &mut Vec<Event>,
+    ) {
+        let HistoryRequest { who, after, limit } = request;
+        let head = if let Head::Known(head) = state.head { head } else { 0 };
+        let after = after.unwrap_or_else(|| head.saturating_sub(limit as u64));
+        let found = match state.in_ring(after.saturating_add(1), limit) {
+            _ if after >= head => Vec::new(),
+            Some(found) => found,
+            None if !channel.policy.durable => state.ring.iter().take(limit).cloned().collect(),
+            None => {
+                let purpose = match who {
+                    HistoryFor::Client { conn, id, credits } => PagePurpose::History { conn, id, credits },
+                    HistoryFor::Python { ticket } => PagePurpose::Python { ticket },
+                };
+                let channel = Arc::clone(channel);
+                return self.log.push(LogRequest::Page { channel, after, limit, bytes_max: PAGE_BYTES_MAX, purpose });
+            }
+        };
+        self.answer_history(channel, head, who, &found, now, events);
+    }
+
+    pub(super) fn answer_history(
+        &self,
+        channel: &Channel,
+        head: u64,
+        who: HistoryFor,
+        found: &[Arc<Publication>],
+        now: Now,
+        events: &mut Vec<Event>,
+    ) {
+        let (conn, id, credits) = match who {
+            HistoryFor::Client { conn, id, credits } => (conn, id, credits),
+            HistoryFor::Python { ticket } => {
+                let all = found.iter().map(|publication| publication.frame.payload().into()).collect();
+                let page = HistoryPage { events: all, offset: head, epoch: Arc::clone(&channel.epoch) };
+                return events.push(Event::History { ticket, outcome: Ok(page) });
+            }
+        };
+        let json = compose::reply("history", id.as_deref(), now.wall_ms, |out| {
+            out.extend_from_slice(b"{\"channel\":");
+            compose::string(out, channel.name());
+            out.extend_from_slice(b",\"events\":[");
+            let start = out.len();
+            let mut last = None;
+            for publication in found {
+                let payload = publication.frame.payload();
+                if last.is_some() && out.len() - start + payload.len() > PAGE_BYTES_MAX {
+                    break;
+                }
+                if last.is_some() {
+                    out.push(b',');
+                }
+                out.extend_from_slice(payload);
+                last = Some(publication.offset);
+            }
+            out.extend_from_slice(b"],\"position\":");
+            if channel.policy.numbers() {
+                compose::position(out, head, &channel.epoch);
+            } else {
+                out.extend_from_slice(b"null");
+            }
+            out.extend_from_slice(b",\"next\":");
+            match last {
+                Some(offset) if offset < head => compose::position(out, offset, &channel.epoch),
+                _ => out.extend_from_slice(b"null"),
+            }
+            out.push(b'}');
+        });
+        self.send(conn, Prepared::text(&channel_member(json, channel.name())), credits);
+    }
+
+    pub(super) fn fail_history(&self, channel: &Channel, who: HistoryFor, now: Now, events: &mut Vec<Event>) {
+        match who {
+            HistoryFor::Client { conn, id, credits } => {
+                let fault = Fault { channel: Some(channel.name()), ..UNREADABLE };
+                add(&self.counters.errors, 1);
+                self.send(conn, Prepared::text(&fault.to_json(id.as_deref(), now.wall_ms)), credits);
+            }
+            HistoryFor::Python { ticket } => events.push(Event::History { ticket, outcome: Err(UNREADABLE.code) }),
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! Subscribe, unsubscribe and replay: what the channel's lock decides about a member.
+//!
+//! The shard keeps who is a member; here the lock gives the position and the order. What needs the head of a durable
+//! channel waits for it in the channel's state and goes on when the log has answered.
+
+use super::publishing::publication_of;
+use super::{Hub, PAGE_BYTES_MAX, UNREADABLE, channel_member};
+use crate::channel::{Channel, Head, HistoryFor, Publication, State, SubscribeRequest, Waiting};
+use crate::compose::{self, Fault};
+use crate::counters::add;
+use crate::event::Event;
+use crate::inbox::{Join, ShardMsg};
+use crate::log_queue::{LogFailure, LogPage, LogRequest, PagePurpose};
+use crate::prepared::Prepared;
+use crate::{ConnId, Now};
+use std::sync::Arc;
+
+impl Hub {
+    /// The head of a channel was read: what waited for it goes on.
+    pub fn head_read(
+        &self,
+        channel: &Arc<Channel>,
+        outcome: Result<u64, LogFailure>,
+        now: Now,
+        events: &mut Vec<Event>,
+    ) {
+        match outcome {
+            Ok(head) => {
+                let mut state = channel.lock();
+                state.head = Head::Known(head);
+                for one in std::mem::take(&mut state.waiting) {
+                    self.run_waiting(channel, &mut state, one, now, events);
+                }
+                drop(state);
+                // It may have been made for a question alone.
+                self.directory.remove_idle(channel);
+            }
+            Err(_) => {
+                for one in self.directory.give_up(channel) {
+                    self.fail_waiting(channel, one, now, events);
+                }
+            }
+        }
+    }
+
+    fn run_waiting(
+        &self,
+        channel: &Arc<Channel>,
+        state: &mut State,
+        waiting: Waiting,
+        now: Now,
+        events: &mut Vec<Event>,
+    ) {
+        match waiting {
+            Waiting::Subscribe(request) => self.subscribe_locked(channel, state, request, now),
+            Waiting::Unsubscribe { conn, reply, credits } => {
+                self.to(conn, ShardMsg::Leave { conn, channel: Arc::clone(channel), reply, credits });
+            }
+            Waiting::History(request) => self.history_locked(channel, state, request, now, events),
+            Waiting::Deliver { frame, key } => self.deliver(channel, state, &frame, 0, key),
+        }
+    }
+
+    fn fail_waiting(&self, channel: &Arc<Channel>, waiting: Waiting, now: Now, events: &mut Vec<Event>) {
+        match waiting {
+            Waiting::Subscribe(SubscribeRequest { conn, id, credits, .. }) => {
+                let fault = Fault { channel: Some(channel.name()), ..UNREADABLE };
+                add(&self.counters.errors, 1);
+                let reply = Prepared::text(&fault.to_json(id.as_deref(), now.wall_ms));
+                self.to(conn, ShardMsg::NotJoined { conn, channel: Arc::clone(channel), reply, credits });
+            }
+            Waiting::Unsubscribe { conn, reply, credits } => {
+                self.to(conn, ShardMsg::Leave { conn, channel: Arc::clone(channel), reply, credits });
+            }
+            Waiting::History(request) => self.fail_history(channel, request.who, now, events),
+            Waiting::Deliver { .. } => {}
+        }
+    }
+
+    /// A page of a channel's log was read.
+    pub fn page_read(
+        &self,
+        channel: &Arc<Channel>,
+        purpose: PagePurpose,
+        outcome: Result<LogPage, LogFailure>,
+        now: Now,
+        events: &mut Vec<Event>,
+    ) {
+        let who = match purpose {
+            PagePurpose::Replay { conn, next } => {
+                let events =
+                    outcome.ok().map(|page| page.events.iter().map(|stored| publication_of(channel, stored)).collect());
+                return self.to(conn, ShardMsg::Page { conn, channel: Arc::clone(channel), next, events });
+            }
+            PagePurpose::History { conn, id, credits } => HistoryFor::Client { conn, id, credits },
+            PagePurpose::Python { ticket } => HistoryFor::Python { ticket },
+        };
+        match outcome {
+            Ok(page) => {
+                let found: Vec<_> = page.events.iter().map(|stored| publication_of(channel, stored)).collect();
+                self.answer_history(channel, page.head, who, &found, now, events);
+            }
+            Err(_) => self.fail_history(channel, who, now, events),
+        }
+    }
+
+    /// Takes a subscribe to the channel's lock; the shard keeps the channel for its own list. `known` is the channel
+    /// that the session has asked for before: where that one was given up, the name is another channel now and this
+    /// is no second subscribe.
+    pub(crate) fn subscribe(
+        &self,
+        name: &str,
+        known: Option<u64>,
+        mut request: SubscribeRequest,
+        now: Now,
+    ) -> Arc<Channel> {
+        self.in_channel(name, |channel, state| {
+            request.again = known == Some(channel.id);
+            if self.waits_for_head(channel, state) {
+                state.waiting.push(Waiting::Subscribe(request));
+            } else {
+                self.subscribe_locked(channel, state, request, now);
+            }
+            Arc::clone(channel)
+        })
+    }
+
+    /// Whether `next` is above the newest offset: asked under the lock by a member that replays.
+    pub(crate) fn is_head(&self, channel: &Channel, next: u64) -> bool {
+        matches!(channel.lock().head, Head::Known(head) if next > head)
+    }
+
+    /// Whether a position of this epoch is one of the channel's.
+    pub(crate) fn is_epoch(&self, channel: &str, epoch: &str) -> bool {
+        let policy = self.rules.policy_of(channel);
+        policy.numbers() && *epoch == **(if policy.durable { &self.durable_epoch } else { &self.memory_epoch })
+    }
+
+    /// Whether the head is still to come; asks for it once.
+    pub(super) fn waits_for_head(&self, channel: &Arc<Channel>, state: &mut State) -> bool {
+        if state.head == Head::Unknown {
+            state.head = Head::Loading;
+            self.log.push(LogRequest::Head { channel: Arc::clone(channel) });
+        }
+        state.head == Head::Loading
+    }
+
+    fn subscribe_locked(&self, channel: &Arc<Channel>, state: &mut State, request: SubscribeRequest, now: Now) {
+        let SubscribeRequest { conn, id, position, last, again, credits } = request;
+        let head = if let Head::Known(head) = state.head { head } else { 0 };
+        let numbers = channel.policy.numbers();
+        let oldest = if channel.policy.durable { 1 } else { state.ring.front().map_or(head + 1, |first| first.offset) };
+        let mut recovered = None;
+        let mut next = head + 1;
+        if let (false, Some((offset, epoch))) = (again, &position) {
+            let is_whole = numbers && **epoch == *channel.epoch && *offset <= head && *offset + 1 >= oldest;
+            recovered = Some(is_whole);
+            if is_whole {
+                next = offset + 1;
+            }
+        } else if let (false, Some(last)) = (again, last) {
+            next = (head + 1).saturating_sub(last).max(oldest).min(head + 1);
+        }
+        let json = compose::reply("subscription_confirmed", id.as_deref(), now.wall_ms, |out| {
+            out.extend_from_slice(b"{\"channel\":");
+            compose::string(out, channel.name());
+            if numbers {
+                out.extend_from_slice(b",\"position\":");
+                compose::position(out, head, &channel.epoch);
+            }
+            if let Some(recovered) = recovered {
+                out.extend_from_slice(if recovered { b",\"recovered\":true" } else { b",\"recovered\":false" });
+            }
+            if numbers {
+                out.extend_from_slice(b",\"replayed\":");
+                compose::number(out, head + 1 - next);
+            }
+            out.push(b'}');
+        });
+        let confirm = Prepared::text(&channel_member(json, channel.name()));
+        if again {
+            return self.send(conn, confirm, credits);
+        }
+        state.members[conn.shard()] += 1;
+        let join = Join { conn, channel: Arc::clone(channel), confirm, next, replays: next <= head, credits };
+        self.to(conn, ShardMsg::Join(join));
+    }
+
+    /// Takes an unsubscribe to the channel's lock, so that it comes behind the subscribe before it.
+    pub(crate) fn unsubscribe(&self, channel: &Arc<Channel>, conn: ConnId, reply: Option<Arc<Prepared>>, credits: u16) {
+        let mut state = channel.lock();
+        if state.waiting.is_empty() {
+            self.to(conn, ShardMsg::Leave { conn, channel: Arc::clone(channel), reply, credits });
+        } else {
+            state.waiting.push(Waiting::Unsubscribe { conn, reply, credits });
+        }
+    }
+
+    /// A member is gone: its shard has done it.
+    pub(crate) fn left(&self, channel: &Arc<Channel>, shard: usize) {
+        let mut state = channel.lock();
+        state.members[shard] -= 1;
+        let is_idle = state.is_idle(channel.policy);
+        drop(state);
+        if is_idle {
+            self.directory.remove_idle(channel);
+        }
+    }
+
+    /// What a member that replays gets next from memory.
+    pub(crate) fn replay(&self, channel: &Arc<Channel>, conn: ConnId, next: u64, most: usize) -> Replay {
+        let state = channel.lock();
+        match state.head {
+            Head::Known(head) if next > head => Replay::Live,
+            _ => match state.in_ring(next, most) {
+                Some(found) if !found.is_empty() => Replay::Events(found),
+                _ if !channel.policy.durable => Replay::Lost,
+                _ => {
+                    let purpose = PagePurpose::Replay { conn, next };
+                    let channel = Arc::clone(channel);
+                    self.log.push(LogRequest::Page {
+                        channel,
+                        after: next - 1,
+                        limit: most,
+                        bytes_max: PAGE_BYTES_MAX / 4,
+                        purpose,
+                    });
+                    Replay::Asked
+                }
+            },
+        }
+    }
+}
+
+/// What a member that replays gets.
+pub(crate) enum Replay {
+    /// It has everything up to the head.
+    Live,
+    /// The next ones.
+    Events(Vec<Arc<Publication>>),
+    /// A page of the log comes to the shard's inbox.
+    Asked,
+    /// The ring went on past it, and there is no log.
+    Lost,
+}

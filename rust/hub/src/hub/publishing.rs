@@ -1,0 +1,151 @@
+//! Publishing: at once where nothing is stored, else by the log, whose answers come back in log order.
+//!
+//! A durable event is committed, then published under its channel's lock, then acknowledged; a position is therefore
+//! what was published and never what was merely stored. Python's `publish`, the shards' commands and relays come here.
+
+use super::{Hub, TOO_LARGE};
+use crate::Now;
+use crate::channel::{Channel, Head, Publication, State, Waiting};
+use crate::command::{Publish, Reply};
+use crate::compose::{self, ChannelEvent, Fault};
+use crate::counters::{add, sub};
+use crate::event::{Event, Published};
+use crate::inbox::ShardMsg;
+use crate::log_queue::{AppendedEvent, LogFailure, LogRequest, StoredEvent};
+use crate::pattern::is_channel_name;
+use crate::prepared::Prepared;
+use std::sync::Arc;
+
+/// What may wait for a channel's head before volatile events are no longer kept for those who subscribe.
+const WAITING_MAX: usize = 1_024;
+
+impl Hub {
+    /// Publishes what is not stored in the log: now.
+    fn emit(&self, event: ChannelEvent<'_>, key: Option<Arc<str>>) {
+        let act = |channel: &Arc<Channel>, state: &mut State| self.emit_locked(channel, state, event, key.clone());
+        if self.rules.policy_of(event.channel).history > 0 {
+            self.in_channel(event.channel, act);
+        } else {
+            self.in_known_channel(event.channel, act);
+        }
+    }
+
+    pub(super) fn emit_locked(
+        &self,
+        channel: &Arc<Channel>,
+        state: &mut State,
+        mut event: ChannelEvent<'_>,
+        key: Option<Arc<str>>,
+    ) {
+        let mut offset = 0;
+        if let (true, false, Head::Known(head)) = (channel.policy.history > 0, channel.policy.durable, state.head) {
+            offset = head + 1;
+            state.head = Head::Known(offset);
+            event.offset = Some(offset);
+        } else if !state.waiting.is_empty() {
+            if state.waiting.len() < WAITING_MAX {
+                let frame = Prepared::text(&event.to_json());
+                state.waiting.push(Waiting::Deliver { frame, key });
+            }
+            return;
+        } else if state.members_total() == 0 {
+            return;
+        }
+        let frame = Prepared::text(&event.to_json());
+        if offset > 0 {
+            state.keep(Arc::new(Publication { offset, frame: Arc::clone(&frame) }), channel.policy.history);
+        }
+        self.deliver(channel, state, &frame, offset, key);
+    }
+
+    pub(crate) fn publish(&self, publish: Publish, now: Now, events: &mut Vec<Event>) {
+        if !is_channel_name(&publish.channel) {
+            return self.fail(publish, "invalid_message", "Invalid channel name", now, events);
+        }
+        if publish.data.len() > self.rules.limits.publication_bytes_max {
+            return self.fail(publish, TOO_LARGE.code, TOO_LARGE.message, now, events);
+        }
+        if self.rules.policy_of(&publish.channel).durable {
+            add(&self.counters.log_waiting, 1);
+            return self.log.push(LogRequest::Append { publish, received_wall_ms: now.wall_ms });
+        }
+        let event = ChannelEvent {
+            event: &publish.event,
+            data: &publish.data,
+            time_ms: now.wall_ms,
+            user: publish.user.as_deref(),
+            channel: &publish.channel,
+            offset: None,
+        };
+        self.emit(event, publish.key.clone());
+        self.succeed(publish.reply, b"null", now);
+    }
+
+    fn succeed(&self, reply: Option<Reply>, data: &[u8], now: Now) {
+        let Some(Reply { conn, id, credits, .. }) = reply else { return };
+        match id {
+            Some(id) => {
+                let json = compose::reply("ack", Some(&id), now.wall_ms, |out| out.extend_from_slice(data));
+                self.send(conn, Prepared::text(&json), credits);
+            }
+            None if credits == 0 => {}
+            None => self.to(conn, ShardMsg::Done { conn, count: credits }),
+        }
+    }
+
+    fn fail(&self, publish: Publish, code: &'static str, message: &str, now: Now, events: &mut Vec<Event>) {
+        if let Some(reply) = publish.reply {
+            let message = reply.failure.as_deref().unwrap_or(message);
+            let fault = Fault { code, message, channel: Some(&publish.channel), ..Fault::default() };
+            add(&self.counters.errors, 1);
+            self.send(reply.conn, Prepared::text(&fault.to_json(reply.id.as_deref(), now.wall_ms)), reply.credits);
+        }
+        if publish.notify {
+            events.push(Event::Published { ticket: publish.ticket, outcome: Err(code) });
+        }
+    }
+
+    /// An append is committed, or failed: publish, then acknowledge, then tell Python.
+    pub fn appended(
+        &self,
+        publish: Publish,
+        outcome: Result<AppendedEvent, LogFailure>,
+        now: Now,
+        events: &mut Vec<Event>,
+    ) {
+        sub(&self.counters.log_waiting, 1);
+        let AppendedEvent { duplicate, stored } = match outcome {
+            Ok(appended) => appended,
+            Err(LogFailure(_)) => return self.fail(publish, "unavailable", "The log could not store it", now, events),
+        };
+        if !duplicate {
+            add(&self.counters.log_events, 1);
+            self.in_known_channel(&publish.channel, |channel, state| {
+                // Unknown or still loading: nobody is a member, and the head comes later in the same queue.
+                if let Head::Known(_) = state.head {
+                    let publication = publication_of(channel, &stored);
+                    state.head = Head::Known(stored.offset);
+                    self.deliver(channel, state, &publication.frame, stored.offset, None);
+                    state.keep(publication, channel.policy.history);
+                }
+            });
+        }
+        self.succeed(publish.reply, &stored.data, now);
+        if publish.notify {
+            let published = Published { offset: stored.offset, duplicate, data: stored.data };
+            events.push(Event::Published { ticket: publish.ticket, outcome: Ok(published) });
+        }
+    }
+}
+
+pub(super) fn publication_of(channel: &Channel, stored: &StoredEvent) -> Arc<Publication> {
+    let event = ChannelEvent {
+        event: &stored.event,
+        data: &stored.data,
+        time_ms: stored.time_ms,
+        user: stored.user.as_deref(),
+        channel: channel.name(),
+        offset: Some(stored.offset),
+    };
+    Arc::new(Publication { offset: stored.offset, frame: Prepared::text(&event.to_json()) })
+}

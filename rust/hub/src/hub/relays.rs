@@ -1,0 +1,91 @@
+//! Relays on their way to a channel, and the state of those that last: by rule and user, until the last session ends.
+
+use super::Hub;
+use crate::channel::Channel;
+use crate::compose::ChannelEvent;
+use crate::{ConnId, Now};
+use std::sync::Arc;
+
+impl Hub {
+    /// Sends a relay; Some when it lasts now, so that the shard watches for its end.
+    pub(crate) fn relay(&self, sent: Relayed<'_>) -> Option<Arc<Channel>> {
+        let relay = &self.rules.relays[sent.rule as usize];
+        self.in_known_channel(sent.channel, |channel, state| {
+            let mut data = sent.data;
+            let mut still;
+            let mut lasts = false;
+            if let Some(start) = relay.ends {
+                let key = (start, Arc::clone(sent.user));
+                if let Some(lasting) = state.lasting.get_mut(&key) {
+                    lasting.sessions.retain(|conn| *conn != sent.conn);
+                    if lasting.sessions.is_empty() {
+                        state.lasting.remove(&key);
+                    } else {
+                        // Another session of the user goes on: what is told is how things are now.
+                        still = lasting.data.clone();
+                        data = &mut *still;
+                    }
+                }
+            } else if let Some(undo) = sent.undo {
+                let lasting = state.lasting.entry((sent.rule, Arc::clone(sent.user))).or_insert_with(|| {
+                    crate::channel::Lasting { sessions: Vec::new(), undo: Box::default(), data: Box::default() }
+                });
+                lasting.undo = undo.into();
+                lasting.data = data.into();
+                if !lasting.sessions.contains(&sent.conn) {
+                    lasting.sessions.push(sent.conn);
+                }
+                lasts = true;
+            }
+            let event = ChannelEvent {
+                event: &relay.event,
+                data,
+                time_ms: sent.now.wall_ms,
+                user: Some(sent.user),
+                channel: channel.name(),
+                offset: None,
+            };
+            self.emit_locked(channel, state, event, sent.key);
+            lasts.then(|| Arc::clone(channel))
+        })
+        .flatten()
+    }
+
+    /// A session's relay is over by time, unsubscribe or close; the last session's end is told.
+    pub(crate) fn end_relay(&self, channel: &Arc<Channel>, rule: u16, user: &Arc<str>, conn: ConnId, now: Now) {
+        let key = (rule, Arc::clone(user));
+        let mut state = channel.lock();
+        let Some(lasting) = state.lasting.get_mut(&key) else { return };
+        lasting.sessions.retain(|session| *session != conn);
+        if !lasting.sessions.is_empty() {
+            return;
+        }
+        let Some(lasting) = state.lasting.remove(&key) else { return };
+        let event = ChannelEvent {
+            event: &self.rules.relays[rule as usize].event,
+            data: &lasting.undo,
+            time_ms: now.wall_ms,
+            user: Some(user),
+            channel: channel.name(),
+            offset: None,
+        };
+        self.emit_locked(channel, &mut state, event, None);
+        let is_idle = state.is_idle(channel.policy);
+        drop(state);
+        if is_idle {
+            self.directory.remove_idle(channel);
+        }
+    }
+}
+
+/// A relay on its way to its channel.
+pub(crate) struct Relayed<'a> {
+    pub rule: u16,
+    pub conn: ConnId,
+    pub user: &'a Arc<str>,
+    pub channel: &'a str,
+    pub data: &'a mut [u8],
+    pub undo: Option<Vec<u8>>,
+    pub key: Option<Arc<str>>,
+    pub now: Now,
+}
