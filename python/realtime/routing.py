@@ -321,7 +321,7 @@ class Router:
             self._refuse(session.conn, event[5], refusal, event[3])
             return None
         except Exception as error:  # noqa: BLE001 -- as in _command
-            self._fail(session, "authorize", event[5], error)
+            self._fail_authorize(session, event, error)
             return None
         if inspect.isawaitable(decision):
             return self._authorize_later(session, event, decision)
@@ -340,7 +340,7 @@ class Router:
             if not deadline.passed:
                 raise
         except Exception as error:  # noqa: BLE001 -- as in _command
-            self._fail(session, "authorize", event[5], error)
+            self._fail_authorize(session, event, error)
         finally:
             deadline.end()
         if carried is not None:
@@ -475,6 +475,10 @@ class Router:
     def _fail(self, session: Session, what: str, id: bytes | None, error: Exception) -> None:
         log.error("handler of %r failed; session %s of user %r", what, session.id, session.user, exc_info=error)
         self._refuse(session.conn, id, Refused("internal", "Internal error"))
+
+    def _fail_authorize(self, session: Session, event: EventTuple, error: Exception) -> None:
+        log.error("authorize failed on %s; session %s of user %r", event[3], session.id, session.user, exc_info=error)
+        self._refuse(session.conn, event[5], Refused("internal", "Internal error"), event[3])
 
     def _fail_raw(self, session: Session, error: Exception) -> None:
         path = self._rules.endpoints[session.endpoint].path

@@ -475,7 +475,7 @@ async def test_a_hook_that_fails_answers_internal_and_one_that_refuses_its_code(
     await half.settle()
     assert decoded(half) == [
         error("not_found", "closed", channel="poll:closed"),
-        error("internal", "Internal error", retryable=True),
+        error("internal", "Internal error", retryable=True, channel="poll:bug"),
     ]
     assert half.credits(1) == 2
 
