@@ -8,6 +8,7 @@
 use crate::channel::Channel;
 use crate::compose;
 use crate::counters::{Counters, add, sub};
+use crate::hub::channel_member;
 use crate::options::Overflow;
 use crate::prepared::Prepared;
 use std::collections::VecDeque;
@@ -247,7 +248,10 @@ fn lag_frame(channel: Option<&Channel>, skipped: u64, wall_ms: u64) -> Arc<Prepa
         compose::number(out, skipped);
         out.push(b'}');
     });
-    Prepared::text(&json)
+    Prepared::text(&match channel {
+        Some(channel) => channel_member(json, channel.name()),
+        None => json,
+    })
 }
 
 #[cfg(test)]

@@ -46,7 +46,7 @@ fn a_slow_reader_loses_the_oldest_volatile_events_and_is_told_before_the_next() 
     for event in &got {
         match event["type"].as_str().unwrap() {
             "lag" => {
-                assert_eq!(event["data"]["channel"], "news:1");
+                assert_eq!((&event["data"]["channel"], &event["channel"]), (&json!("news:1"), &json!("news:1")));
                 next += event["data"]["skipped"].as_u64().unwrap();
             }
             _ => {
