@@ -243,8 +243,10 @@ impl Hub {
     }
 
     pub(crate) fn send(&self, conn: ConnId, frame: Arc<Prepared>, credits: u16) {
+        // Counted only where a shard takes it off again: any number may come as a connection.
+        let Some(inbox) = self.inboxes.get(conn.shard()) else { return };
         add(&self.counters.commands_bytes, frame.wire_len() as u64);
-        self.to(conn, ShardMsg::Send { conn, frame, credits });
+        inbox.push(ShardMsg::Send { conn, frame, credits });
     }
 
     fn send_many(&self, conns: Vec<ConnId>, payload: &[u8]) {

@@ -282,6 +282,15 @@ fn a_replay_of_events_larger_than_the_hard_limit_closes_nobody() {
 // ---- floods
 
 #[test]
+fn bytes_for_connections_of_no_shard_are_not_counted_as_waiting() {
+    let mut world = World::new(1);
+    let conn = realtime_hub::ConnId::from_u64(u64::MAX);
+    world.submit(Command::Send { conn, text: true, payload: b"{}"[..].into(), done: 0 });
+    world.run();
+    assert_eq!(world.hub.counters().commands_bytes.load(Ordering::Relaxed), 0);
+}
+
+#[test]
 fn half_messages_behind_our_close_do_not_upset_the_count_of_unfinished_bytes() {
     let mut world = World::new(1);
     let ann = world.connect(0, "ann");
