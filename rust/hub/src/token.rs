@@ -104,7 +104,9 @@ impl TokenCheck {
         let grants = claims
             .get("channels")
             .map_or_else(|| Ok(Box::default()), |channels| grants_of(channels).map_err(|_| Unauthorized))?;
-        let expires_at_ms = expires_at_ms.filter(|_| self.expiry == Expiry::Close);
+        // Whoever was let in within the leeway may stay for it.
+        let expires_at_ms =
+            expires_at_ms.filter(|_| self.expiry == Expiry::Close).map(|at| at.saturating_add(self.leeway_ms));
         Ok(Identity { user, grants, expires_at_ms })
     }
 }
@@ -159,6 +161,14 @@ mod tests {
         assert_eq!((&*identity.user, identity.expires_at_ms, identity.grants.len()), ("ann", Some(100_000), 1));
         let numeric = check.check(&token(Algorithm::HS256, SECRET, &json!({"sub": 42, "exp": 100})), 0).unwrap();
         assert_eq!(&*numeric.user, "42");
+    }
+
+    #[test]
+    fn the_leeway_counts_at_connect_and_for_the_end() {
+        let check = TokenCheck::new(&TokenRule { leeway_s: 5, ..rule() }).unwrap();
+        let token = token(Algorithm::HS256, SECRET, &json!({"sub": "ann", "exp": 100}));
+        assert_eq!(check.check(&token, 104_000).unwrap().expires_at_ms, Some(105_000));
+        assert_eq!(check.check(&token, 105_000).err(), Some(Unauthorized));
     }
 
     #[test]
