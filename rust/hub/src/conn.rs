@@ -66,6 +66,8 @@ pub(crate) struct Conn {
     /// Those of the hub's own, on their way to a channel or the log: their queues keep the order, so nothing is sent
     /// behind them.
     pub own_way: u16,
+    /// Bytes that went up to Python since all commands were answered the last time.
+    pub way_bytes: u32,
     /// Tick of the last sign of life.
     pub heard_tick: u32,
     /// This turn's frames: a list in the shard's arena.
@@ -155,6 +157,7 @@ impl Conn {
             endpoint: 0,
             under_way: 0,
             own_way: 0,
+            way_bytes: 0,
             heard_tick: 0,
             pending_head: NOTHING,
             pending_tail: NOTHING,
@@ -210,6 +213,22 @@ impl Conn {
         if credits != count {
             self.own_way = self.own_way.saturating_sub(count);
         }
+        if self.under_way == 0 {
+            self.way_bytes = 0;
+        }
+    }
+
+    /// Something of so many bytes goes up to Python; a command that was handed back has its credit already.
+    pub(crate) const fn goes_up(&mut self, bytes: usize, is_handed_back: bool) {
+        if !is_handed_back {
+            self.under_way += 1;
+            self.way_bytes = self.way_bytes.saturating_add(bytes as u32);
+        }
+    }
+
+    /// Whether as much is under way as one connection may have, in commands or, of large ones, in bytes.
+    pub(crate) const fn is_full(&self, commands_max: u16, bytes_max: usize) -> bool {
+        self.under_way >= commands_max || (self.under_way > 0 && self.way_bytes as usize >= bytes_max)
     }
 
     pub(crate) fn backlog_bytes(&self) -> usize {

@@ -99,7 +99,7 @@ impl ShardCore {
         let Some(slot) = self.find(id) else { return false };
         let may_read = self.hub.may_read();
         let soft = self.hub.rules.limits.outbox_soft_bytes;
-        let most = self.hub.rules.limits.commands_waiting_max;
+        let (most, bytes_max) = (self.hub.rules.limits.commands_waiting_max, self.hub.rules.limits.message_bytes_max);
         let conn = &mut self.conns[slot];
         let reads = match conn.phase {
             Phase::Free => false,
@@ -110,7 +110,7 @@ impl ShardCore {
             Phase::Deciding => false,
             Phase::Open => {
                 let has_unread = conn.cold.as_ref().is_some_and(|cold| !cold.unread.is_empty());
-                may_read && conn.under_way < most && conn.backlog_bytes() <= soft && !has_unread
+                may_read && !conn.is_full(most, bytes_max) && conn.backlog_bytes() <= soft && !has_unread
             }
         };
         if !reads {

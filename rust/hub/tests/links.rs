@@ -401,3 +401,30 @@ fn bytes_are_charged_as_well_as_commands() {
     world.advance(1_000);
     assert_eq!(world.ask(ann, &ping)[0]["type"], "pong");
 }
+
+#[test]
+fn reading_stops_when_as_many_bytes_are_under_way_as_one_message_may_have() {
+    let mut options = world::options();
+    options["limits"] = json!({"enabled": false, "message_bytes_max": 10_000});
+    let mut world = World::with(&options, 1, Store::default());
+    let client = world.socket(0);
+    let conn = world.clients[client].conn;
+    world.shards[0].admit_as(conn, 1, "", None, true, world.now).unwrap();
+    world.run();
+    world.take_events();
+    for _ in 0..5 {
+        world.raw_bytes(client, &frame(Opcode::Binary, &[0; 6_000]));
+    }
+    world.run();
+    assert_eq!(world.take_events().len(), 2);
+    assert!(!world.shards[0].reads(conn));
+    world.submit(Command::Done { conn, count: 1 });
+    world.run();
+    assert_eq!(world.take_events().len(), 0);
+    for left in [2, 1, 0] {
+        world.submit(Command::Done { conn, count: 2 });
+        world.run();
+        assert_eq!(world.take_events().len(), left);
+    }
+    assert!(world.shards[0].reads(conn));
+}

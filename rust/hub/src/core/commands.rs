@@ -167,7 +167,7 @@ impl ShardCore {
         if command.is_handed_back() || state.under_way == state.own_way {
             return false;
         }
-        state.under_way += 1;
+        state.goes_up(command.bytes.len(), false);
         self.events.push(Event::Deferred { conn, raw: command.bytes.into() });
         true
     }
@@ -237,7 +237,7 @@ impl ShardCore {
         match rule {
             Some(rule) if command.source != Source::Granted => {
                 let conn = self.id(command.slot);
-                self.conns[command.slot].under_way += u16::from(!command.is_handed_back());
+                self.conns[command.slot].goes_up(command.bytes.len(), command.is_handed_back());
                 let (rule, id, raw) = (rule as u16, command.boxed_id(), command.bytes.into());
                 self.events.push(Event::Authorize { conn, rule, channel: channel.into(), right: name, id, raw });
             }
@@ -554,7 +554,7 @@ impl ShardCore {
             }
         }
         let conn = self.id(command.slot);
-        self.conns[command.slot].under_way += u16::from(!command.is_handed_back());
+        self.conns[command.slot].goes_up(command.bytes.len(), command.is_handed_back());
         let data = command.envelope.data.map(|data| data.span.of(command.bytes).into());
         self.events.push(Event::Message { conn, route, id: command.boxed_id(), data, received_ms: self.now.wall_ms });
     }

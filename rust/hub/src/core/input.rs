@@ -114,7 +114,7 @@ impl ShardCore {
         let held_before = inbound.bytes_held() as u64;
         let mut at = 0;
         while at < input.len() {
-            if self.conns[slot].under_way >= most {
+            if self.conns[slot].is_full(most, message_bytes_max) {
                 self.keep_unread(slot, &input[at..]);
                 self.conns[slot].set(flag::PAUSED);
                 break;
@@ -189,7 +189,7 @@ impl ShardCore {
         match self.hub.rules.endpoints[endpoint].mode {
             Mode::Raw => {
                 let conn = self.id(slot);
-                self.conns[slot].under_way += 1;
+                self.conns[slot].goes_up(payload.len(), false);
                 self.events.push(Event::Raw { conn, text, payload: (&*payload).into() });
             }
             Mode::Json => {

@@ -459,11 +459,13 @@ impl ShardCore {
         if credits == 0 {
             return;
         }
-        let half = self.hub.rules.limits.commands_waiting_max / 2;
+        let limits = &self.hub.rules.limits;
+        let (half, bytes_max) = (limits.commands_waiting_max / 2, limits.message_bytes_max);
         let goes_on = !self.hub.has_stopped_reading();
         let conn = &mut self.conns[slot];
         conn.return_credits(credits);
-        if goes_on && conn.under_way <= half && conn.has(flag::PAUSED) && conn.phase == Phase::Open {
+        let has_room = !conn.is_full(half + 1, bytes_max);
+        if goes_on && has_room && conn.has(flag::PAUSED) && conn.phase == Phase::Open {
             self.unread_in(slot);
             if self.conns[slot].phase == Phase::Open {
                 self.unpause(slot);
