@@ -27,7 +27,7 @@ _MEDIA = {
     "js": "text/javascript",
     "svg": "image/svg+xml",
 }
-_CODES = {400: "invalid_message", 401: "unauthorized", 403: "forbidden", 404: "not_found", 413: "too_large"}
+_CODES = {401: "unauthorized", 403: "forbidden", 404: "not_found", 413: "too_large"}
 
 _logger = logging.getLogger("realtime.api")
 
@@ -97,7 +97,9 @@ def _pages(url: str) -> list[HTTPRouteHandler]:
 
 
 def _told(_: Request[Any, Any, Any], error: HTTPException) -> Response[dict[str, str]]:
-    body = {"message": error.detail, "code": _CODES.get(error.status_code, "internal")}
+    # Whatever else is the caller's fault is a request that we do not take: another method, another media type.
+    other = "invalid_message" if error.status_code < 500 else "internal"
+    body = {"message": error.detail, "code": _CODES.get(error.status_code, other)}
     return Response(body, status_code=error.status_code, headers=error.headers)
 
 

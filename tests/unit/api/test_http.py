@@ -123,6 +123,12 @@ async def test_any_other_path_is_not_found(app: Litestar, path: str) -> None:
     assert (answer.status, answer.json) == (HTTPStatus.NOT_FOUND, {"message": "Not Found", "code": "not_found"})
 
 
+async def test_another_method_is_the_callers_fault(app: Litestar) -> None:
+    answer = await ask(app, "/api/dev/token")
+    assert answer.status == HTTPStatus.METHOD_NOT_ALLOWED
+    assert answer.json["code"] == "invalid_message"
+
+
 async def test_a_token_is_one_that_the_edge_accepts(app: Litestar) -> None:
     answer = await token(app)
     assert answer.status == HTTPStatus.OK
