@@ -12,7 +12,7 @@ mod output;
 mod timers;
 mod upgrade;
 
-use crate::conn::{Cold, Conn, NOTHING, Phase, flag};
+use crate::conn::{Cold, Conn, Phase, flag};
 use crate::counters::{add, sub};
 use crate::inbox::{Deliver, ShardMsg};
 use crate::json::Scanner;
@@ -237,5 +237,3 @@ impl std::fmt::Debug for ShardCore {
 const fn tick_of(now: Now) -> u32 {
     (now.mono_ms / TICK_MS) as u32
 }
-
-const _: () = assert!(NOTHING == u32::MAX);

@@ -15,7 +15,7 @@ use crate::sockets::{BLOCKED, ENDING, LISTED, READABLE, SHUT, Sockets};
 use mio::event::Event as Readiness;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
-use realtime_hub::{ConnId, Event, Hub, Now, Release, ShardCore};
+use realtime_hub::{ConnId, Event, Hub, Now, Release, ShardCore, TICK_MS};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
@@ -24,8 +24,6 @@ use std::time::Duration;
 
 /// The waker's token; slots are below it.
 pub(crate) const WAKE: Token = Token(ConnId::SLOTS_MAX);
-/// Timers run on this grid.
-const TICK_MS: u64 = 250;
 /// One read, and what one connection may bring in one turn.
 const READ_BYTES: usize = 256 << 10;
 /// What all connections together may bring in one turn before what they caused is sent.

@@ -15,13 +15,11 @@ use crate::link::Link;
 use crate::link_client::{LinkClient, Received};
 use crate::log_thread::{LogPort, request_bytes};
 use crate::log_worker::LogWorker;
-use realtime_hub::{ConnId, Event, Hub, Now, Outcome, Release, SendOp, ShardCore, Wire};
+use realtime_hub::{ConnId, Event, Hub, Now, Outcome, Release, SendOp, ShardCore, TICK_MS, Wire};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-/// Timers run on this grid, as in a shard's thread.
-const TICK_MS: u64 = 250;
 /// What a link may bring in one step.
 const READ_BYTES: usize = 256 << 10;
 const PEER: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
