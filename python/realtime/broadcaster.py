@@ -23,7 +23,7 @@ from msgspec import Raw, Struct
 
 from realtime.auth import Pattern, is_channel
 from realtime.clock import Clock
-from realtime.errors import PublishFailed
+from realtime.errors import PublishFailed, Refused
 from realtime.messages import Event, PresenceData, encode
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ log = logging.getLogger("realtime")
 
 _KNOWN_CHANNELS_MAX: Final = 8192
 _ROOM_POLL_S: Final = 0.002
+_HISTORY_MAX: Final = 1000
 
 
 class Publication(Struct, frozen=True):
@@ -131,6 +132,20 @@ class Publishing:
         return self._publication
 
 
+class History(Struct, frozen=True):
+    """A page of a channel's past.
+
+    Args:
+        events: whole frames as subscribers got them, oldest first; `event["offset"]` rises by one.
+        offset: the newest offset of the channel; with `epoch` its position.
+        epoch: names the channel's history; another one means that offsets say nothing about this one.
+    """
+
+    events: list[Raw]
+    offset: int
+    epoch: str
+
+
 def _checked_json(data: bytes) -> bytes:
     """Return JSON that an author brings as it is: what is not would end up in every member's frame, and in the log."""
     try:
@@ -183,6 +198,7 @@ class Broadcaster:
         self._thread = threading.get_ident()
         self._lock = threading.Lock()
         self._waiting: dict[int, Publishing] = {}
+        self._reading: dict[int, asyncio.Future[History]] = {}
         self._durable: dict[str, bool] = {}
 
     def is_loop_thread(self) -> bool:
@@ -191,8 +207,8 @@ class Broadcaster:
 
     @property
     def waiting(self) -> int:
-        """How many durable publishes have no outcome yet."""
-        return len(self._waiting)
+        """How many durable publishes and readings of a past have no outcome yet."""
+        return len(self._waiting) + len(self._reading)
 
     # Channels.
 
@@ -292,8 +308,47 @@ class Broadcaster:
         else:
             publishing.settle(Publication(publishing.channel, offset, Raw(data or b"null"), duplicate), None)
 
+    async def history(self, channel: str, *, after: int | None = None, limit: int = 100) -> History:
+        """Return events of a channel that keeps them, in memory or in the log. On the loop's thread only.
+
+        Args:
+            channel: one without a history has no events and the offset 0.
+            after: events with a higher offset, oldest first; None takes the last ones.
+            limit: at most this many, 1 to 1000; a page has at most 1 MiB, but always one event.
+
+        Raises:
+            Refused: `unavailable`, where the log cannot be read.
+            ValueError: `channel` is not the name of a channel, or the limit is out of its bounds.
+        """
+        if not is_channel(channel):
+            raise ValueError(f"{channel[:140]!r} is not a channel; use 1 to 128 of A-Z a-z 0-9 _ . : @ -")
+        if not 1 <= limit <= _HISTORY_MAX:
+            raise ValueError(f"limit={limit}; use 1 to {_HISTORY_MAX}")
+        ticket = self._commands.history(channel, after, limit)
+        future: asyncio.Future[History] = asyncio.get_running_loop().create_future()
+        self._reading[ticket] = future
+        self._wake()
+        try:
+            return await future
+        finally:
+            self._reading.pop(ticket, None)
+
+    def read(self, event: tuple[Any, ...]) -> None:
+        """Take a HISTORY event: what `history` waits for."""
+        _, ticket, events, offset, epoch, failure = event
+        future = self._reading.get(ticket)
+        if future is None or future.done():
+            return
+        if failure is not None:
+            future.set_exception(Refused(failure, "The history could not be read"))
+        else:
+            future.set_result(History([Raw(frame) for frame in events], offset, epoch))
+
     def abandon(self) -> None:
         """Fail whatever has no outcome at the end: nobody can tell any more whether it was stored."""
+        for future in self._reading.values():
+            if not future.done():
+                future.set_exception(Refused("unavailable", "The server has ended"))
         for publishing in list(self._waiting.values()):
             publishing.settle(None, "unavailable")
         self._waiting.clear()

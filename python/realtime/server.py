@@ -93,6 +93,7 @@ class Control:
             _engine.DEFERRED: self.router.deferred,
             _engine.CARRIED: self.router.carried,
             _engine.PUBLISHED: self.broadcaster.published,
+            _engine.HISTORY: self.broadcaster.read,
             _engine.FATAL: self._fail,
         }
 

@@ -9,8 +9,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from realtime import Publication, PublishFailed, Publishing, Realtime, _engine
+from realtime import Publication, PublishFailed, Publishing, Realtime, Refused, _engine
+from realtime.broadcaster import History
 from realtime.config import LimitSettings, Settings
+from realtime.testing import TestApp
 from tests.unit.engine import Half
 
 
@@ -246,3 +248,37 @@ async def test_presence_is_told_to_everybody_or_to_channels_and_the_user() -> No
     }
     assert frames(half, "send_all") == [(frame,)]
     assert [call[0] for call in half.engine.calls] == ["send_all", "publish_union", "send_many"]
+
+
+async def test_the_past_of_a_channel_is_read_as_its_subscribers_got_it() -> None:
+    app = Realtime()
+    app.policy("ledger:*", durable=True)
+    app.policy("feed:*", history=10)
+
+    async with TestApp(app) as world:
+
+        async def page(channel: str, after: int | None, limit: int) -> History:
+            reading = asyncio.ensure_future(app.broadcaster.history(channel, after=after, limit=limit))
+            await world.settle()
+            return await reading
+
+        for channel in ("ledger:1", "feed:1"):
+            for number in range(3):
+                app.publish(channel, "line", {"n": number})
+            found = await page(channel, 1, 1)
+            event = msgspec.json.decode(found.events[0])
+            assert (event["channel"], event["offset"], event["data"]) == (channel, 2, {"n": 1})
+            assert (len(found.events), found.offset) == (1, 3)
+        assert (await page("nothing:1", None, 10)).events == []
+        for channel, limit in (("feed:1", 0), ("feed:1", 1001), ("", 1)):
+            with pytest.raises(ValueError, match="use 1 to"):
+                await page(channel, None, limit)
+
+
+async def test_a_past_that_cannot_be_read_is_refused_with_its_code() -> None:
+    half = make_half()
+    reading = asyncio.ensure_future(half.control.broadcaster.history("ledger:1"))
+    await half.settle()
+    half.take((_engine.HISTORY, None, [], 0, "", "unavailable"))
+    with pytest.raises(Refused, match="unavailable"):
+        await reading
