@@ -6,12 +6,17 @@ It has no logic of its own, so that a test sees exactly which commands Python's 
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
+
+import msgspec
 
 from realtime import Realtime, _engine
 from realtime.clock import ManualClock
 from realtime.config import Settings
 from realtime.server import Control
+
+STAMP: Final = "1970-01-01T00:16:40.000Z"
+"""What the clock of a `Half` shows."""
 
 
 class RecordingEngine:
@@ -104,3 +109,20 @@ class Half:
         """Let tasks run until they wait for something that a test must do."""
         for _ in range(10):
             await asyncio.sleep(0)
+
+
+def decoded(half: Half, conn: int = 1) -> list[Any]:
+    """What one connection was sent, as Python values."""
+    return [msgspec.json.decode(text) for text in half.texts(conn)]
+
+
+def error(code: str, message: str, *, retryable: bool = False, id: object = 1, **more: object) -> dict[str, object]:
+    """An `error` event as a client gets it."""
+    data = {"message": message, "code": code, "retryable": retryable, **more}
+    frame: dict[str, object] = {"type": "error", "data": data, "timestamp": STAMP}
+    return frame if id is None else {**frame, "id": id}
+
+
+def ack(data: object, id: object = 1) -> dict[str, object]:
+    """An `ack` event as a client gets it."""
+    return {"type": "ack", "data": data, "timestamp": STAMP, "id": id}

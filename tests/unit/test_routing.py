@@ -1,4 +1,4 @@
-"""From an event to a handler and back: answers, order, limits, failures. One credit comes back for each command."""
+"""From a command to a handler and back: answers, order, limits, failures. One credit comes back for each command."""
 
 # ruff: noqa: ARG001, ARG002, ARG005 -- what a handler takes is its contract
 
@@ -6,35 +6,19 @@ import asyncio
 import time
 from typing import Any
 
-import msgspec
 import pytest
 from msgspec import Struct
 
-from realtime import Grant, Identity, Publication, Publishing, Realtime, Refused, Session, UpgradeRequest, _engine
+from realtime import Publication, Publishing, Realtime, Refused, Session, _engine
 from realtime.config import HandlerSettings, Settings
-from tests.unit.engine import Half
+from tests.unit.engine import Half, ack, decoded, error
 
-STAMP = "1970-01-01T00:16:40.000Z"
 QUICK = Settings(handlers=HandlerSettings(timeout_s=2, slow_ms=5, threads=2))
 
 
 class Vote(Struct):
     poll: str
     choice: int = 0
-
-
-def decoded(half: Half, conn: int = 1) -> list[Any]:
-    return [msgspec.json.decode(text) for text in half.texts(conn)]
-
-
-def error(code: str, message: str, *, retryable: bool = False, id: object = 1, **more: object) -> dict[str, object]:
-    data = {"message": message, "code": code, "retryable": retryable, **more}
-    frame: dict[str, object] = {"type": "error", "data": data, "timestamp": STAMP}
-    return frame if id is None else {**frame, "id": id}
-
-
-def ack(data: object, id: object = 1) -> dict[str, object]:
-    return {"type": "ack", "data": data, "timestamp": STAMP, "id": id}
 
 
 async def test_a_plain_handler_answers_in_the_same_turn() -> None:
@@ -412,207 +396,6 @@ async def test_a_payload_that_fails_in_its_own_code_is_our_own_failure(caplog: p
     assert "handler of 'odd' failed" in caplog.text
 
 
-# Rights.
-
-
-RAW = b'{"type":"subscribe","data":{}}'
-
-
-def carried(conn: int = 1, *, goes_on: bool = False) -> tuple[Any, ...]:
-    return (_engine.CARRIED, conn, goes_on)
-
-
-def asks(channel: str, right: str = "subscribe", conn: int = 1, rule: int = 0) -> tuple[Any, ...]:
-    return (_engine.AUTHORIZE, conn, rule, channel, right, b"1", RAW)
-
-
-@pytest.mark.parametrize("is_async", [False, True])
-async def test_a_hook_grants_rights_on_one_channel_and_the_command_goes_on(is_async: bool) -> None:
-    app, asked = Realtime(), list[tuple[str, str]]()
-
-    def decide(session: Session, poll: str) -> Grant | None:
-        asked.append((session.user, poll))
-        return Grant("subscribe", "history") if poll == "1" else None
-
-    async def decide_later(session: Session, poll: str) -> Grant | None:
-        await asyncio.sleep(0)
-        return decide(session, poll)
-
-    app.authorize("poll:{poll}")(decide_later if is_async else decide)
-    half = Half(app)
-    half.open(1)
-    half.take(asks("poll:1"), asks("poll:2"), asks("poll:1", "publish"))
-    await half.settle()
-    half.take(carried())
-    for _ in range(3):
-        await half.settle()
-    assert asked == [("alice", "1"), ("alice", "2"), ("alice", "1")]
-    assert half.engine.named("grant") == [(1, "poll:1", ["subscribe", "history"], RAW)]
-    assert decoded(half) == [
-        error("forbidden", "Not allowed to subscribe on this channel", channel="poll:2"),
-        error("forbidden", "Not allowed to publish on this channel", channel="poll:1"),
-    ]
-    assert half.credits(1) == 3
-
-
-@pytest.mark.parametrize("is_async", [False, True])
-async def test_a_hook_that_fails_answers_internal_and_one_that_refuses_its_code(is_async: bool) -> None:
-    app = Realtime()
-
-    def decide(session: Session, poll: str) -> Grant | None:
-        if poll == "closed":
-            raise Refused("not_found", "closed")
-        raise RuntimeError
-
-    async def decide_later(session: Session, poll: str) -> Grant | None:
-        await asyncio.sleep(0)
-        return decide(session, poll)
-
-    app.authorize("poll:{poll}")(decide_later if is_async else decide)
-    half = Half(app)
-    half.open(1)
-    half.take(asks("poll:closed"), asks("poll:bug"))
-    await half.settle()
-    assert decoded(half) == [
-        error("not_found", "closed", channel="poll:closed"),
-        error("internal", "Internal error", retryable=True, channel="poll:bug"),
-    ]
-    assert half.credits(1) == 2
-
-
-async def test_commands_wait_for_a_hook_and_deferred_ones_take_their_turn() -> None:
-    app = Realtime()
-    gate = asyncio.Event()
-
-    @app.authorize("poll:{poll}")
-    async def decide(session: Session, poll: str) -> Grant | None:
-        await gate.wait()
-        return Grant()
-
-    @app.on("vote")
-    def vote(session: Session) -> None:
-        return None
-
-    half = Half(app)
-    half.open(1)
-    half.take(asks("poll:1"), (_engine.DEFERRED, 1, b"{later}"), (_engine.MESSAGE, 1, 0, b"2", None, 0))
-    await half.settle()
-    half.engine.calls.clear()
-    gate.set()
-    for commands in (["grant"], ["grant", "resume"], ["grant", "resume", "send_text"]):
-        await half.settle()
-        assert [call[0] for call in half.engine.calls] == commands
-        half.take(carried())
-    assert half.control.router.busy == 0
-
-
-async def test_a_command_that_comes_up_again_keeps_its_place() -> None:
-    app, seen = Realtime(), list[str]()
-
-    @app.authorize("conversation:{conversation}")
-    def decide(session: Session, conversation: str) -> Grant | None:
-        return Grant("publish")
-
-    app.on("guarded", right="publish", channel="conversation:{data.conversation}")(
-        lambda session: seen.append("guarded")
-    )
-    app.on("plain")(lambda session: seen.append("plain"))
-    half = Half(app)
-    half.open(1)
-    half.take(asks("conversation:1", "publish"), (_engine.MESSAGE, 1, 1, b"2", None, 0))
-    assert seen == []
-    half.take((_engine.MESSAGE, 1, 0, b"1", None, 0), carried(goes_on=True))
-    await half.settle()
-    assert seen == ["guarded", "plain"]
-
-
-async def test_a_connection_that_is_gone_carries_nothing_out_and_holds_nothing_up() -> None:
-    app, closed = Realtime(), list[int]()
-    app.on_close(lambda session, code: closed.append(code))
-    half = Half(app)
-    half.open(1)
-    half.take((_engine.DEFERRED, 1, b"{later}"), (_engine.DEFERRED, 1, b"{later}"))
-    half.close(1, 1006)
-    await half.settle()
-    assert closed == [1006]
-    assert half.control.router.busy == 0
-
-
-async def test_a_deferred_command_that_need_not_wait_is_handed_back_at_once() -> None:
-    half = Half(Realtime())
-    half.open(1)
-    half.take((_engine.DEFERRED, 1, b"{later}"))
-    assert half.engine.named("resume") == [(1, b"{later}")]
-
-
-# Who comes in.
-
-
-def knocks(conn: int = 9, headers: list[tuple[str, str]] | None = None, query: str = "") -> tuple[Any, ...]:
-    return (_engine.UPGRADE, conn, 0, "/ws", query, headers or [], "127.0.0.1:1")
-
-
-async def test_a_hook_says_who_a_caller_is() -> None:
-    app, asked = Realtime(), list[UpgradeRequest]()
-
-    @app.authenticate
-    async def authenticate(request: UpgradeRequest) -> Identity | None:
-        asked.append(request)
-        return Identity("ann", grants={"poll:{x}": ["subscribe"]}, expires_at=2.5)
-
-    half = Half(app)
-    half.take(knocks(headers=[("cookie", "a"), ("x", "1"), ("x", "2")], query="a=%20b&a=c&d="))
-    await half.settle()
-    assert asked == [UpgradeRequest("/ws", {"a": " b", "d": ""}, {"cookie": "a", "x": "1, 2"}, "127.0.0.1:1")]
-    assert half.engine.named("accept") == [(9, "ann", b'{"poll:*":["subscribe"]}', 2500)]
-    assert half.engine.submitted > 1
-
-
-@pytest.mark.parametrize(
-    ("answer", "status", "body"),
-    [
-        (None, 401, "Unauthorized"),
-        (Identity(""), 401, "Unauthorized"),
-        (Refused("unauthorized", "x"), 401, "Unauthorized"),
-        (Refused("forbidden", "x"), 403, "Forbidden"),
-        (Refused("rate_limited", "x"), 429, "Too Many Requests"),
-        (Refused("unavailable", "x"), 503, "Service Unavailable"),
-        (RuntimeError("x"), 503, "Service Unavailable"),
-        (Identity("ann", grants={"a": ["fly"]}), 503, "Service Unavailable"),
-    ],
-)
-async def test_who_is_not_let_in_is_told_by_a_status(answer: Any, status: int, body: str) -> None:
-    app = Realtime()
-
-    @app.authenticate
-    def authenticate(request: UpgradeRequest) -> Identity | None:
-        if isinstance(answer, Exception):
-            raise answer
-        return answer  # type: ignore[no-any-return]
-
-    half = Half(app)
-    half.take(knocks())
-    await half.settle()
-    assert half.engine.named("reject") == [(9, status, body)]
-    assert half.engine.named("accept") == []
-
-
-async def test_a_hook_that_takes_too_long_is_given_up() -> None:
-    app = Realtime()
-
-    @app.authenticate
-    async def authenticate(request: UpgradeRequest) -> Identity | None:
-        await asyncio.Event().wait()
-        return None
-
-    half = Half(app)
-    half.take(knocks())
-    await half.settle()
-    half.clock.advance_to(half.clock.now_ms() + 10_000)
-    await half.settle()
-    assert half.engine.named("reject") == [(9, 503, "Service Unavailable")]
-
-
 # Raw endpoints.
 
 
@@ -640,73 +423,7 @@ async def test_a_raw_endpoint_takes_messages_as_they_come(is_async: bool) -> Non
     assert half.credits(1) == 3
 
 
-# Hooks.
-
-
-async def test_commands_wait_until_on_open_is_through_and_on_close_comes_after_them() -> None:
-    app, seen = Realtime(), list[str]()
-    gate = asyncio.Event()
-
-    @app.on_open
-    async def opened(session: Session) -> None:
-        await gate.wait()
-        seen.append("opened")
-
-    @app.on("vote")
-    def vote(session: Session) -> None:
-        seen.append("voted")
-
-    @app.on_close
-    def closed(session: Session, code: int) -> None:
-        seen.append(f"closed {code}")
-
-    half = Half(app)
-    half.open(1)
-    half.command(1)
-    half.close(1, 1006)
-    await half.settle()
-    assert seen == []
-    assert half.app.connections.by_conn(1) is None
-    gate.set()
-    await half.settle()
-    assert seen == ["opened", "voted", "closed 1006"]
-
-
-async def test_every_hook_runs_though_one_fails(caplog: pytest.LogCaptureFixture) -> None:
-    app, seen = Realtime(), list[str]()
-
-    @app.on_open
-    def first(session: Session) -> None:
-        raise RuntimeError
-
-    @app.on_open
-    async def second(session: Session) -> None:
-        await asyncio.sleep(0)
-        seen.append("second")
-        raise RuntimeError
-
-    @app.on_open
-    def third(session: Session) -> None:
-        seen.append("third")
-
-    half = Half(app)
-    half.open(1)
-    await half.settle()
-    assert seen == ["second", "third"]
-    assert caplog.text.count("failed; session s1 of user 'alice'") == 2
-
-
-async def test_drain_hooks_are_awaited() -> None:
-    app, seen = Realtime(), list[str]()
-
-    @app.on_drain
-    async def draining() -> None:
-        await asyncio.sleep(0)
-        seen.append("draining")
-
-    half = Half(app)
-    await half.control.router.draining()
-    assert seen == ["draining"]
+# The end.
 
 
 async def test_at_the_end_handlers_are_awaited_and_then_cut_off() -> None:
@@ -737,5 +454,10 @@ async def test_events_of_a_connection_that_is_gone_are_passed_over() -> None:
     app.on("vote")(lambda session: pytest.fail("called"))
     half = Half(app)
     half.command(5)
-    half.take(asks("poll:1", conn=5), (_engine.RAW, 5, "x"), (_engine.DEFERRED, 5, b"x"), (_engine.CLOSE, 5, 1000, []))
+    half.take(
+        (_engine.AUTHORIZE, 5, 0, "poll:1", "subscribe", b"1", b"{}"),
+        (_engine.RAW, 5, "x"),
+        (_engine.DEFERRED, 5, b"x"),
+        (_engine.CLOSE, 5, 1000, []),
+    )
     assert half.texts(5) == []
