@@ -171,8 +171,14 @@ class Engine(Commands):
     def __new__(cls, options: bytes) -> Engine:
         """Check `options` (JSON, docs in rust/hub/src/options.rs). Raises EngineError with code ``options``."""
 
-    def start(self) -> None:
-        """Open the log, bind, start the threads. Raises EngineError."""
+    def start(self, accepting: bool = True) -> None:
+        """Open the log, bind, start the threads. Raises EngineError.
+
+        Without `accepting` peers wait in the kernel's backlog until ``start_accepting``; all else runs.
+        """
+
+    def start_accepting(self) -> None:
+        """Take connections from now on; nothing happens where that is so already. Raises EngineError."""
 
     @property
     def port(self) -> int:
@@ -191,8 +197,18 @@ class Engine(Commands):
     def flush_log(self, timeout_ms: int) -> bool:
         """Wait (GIL released) until everything handed to the log is committed, published and acknowledged."""
 
-    def close_all(self, code: int, reason: str) -> None:
-        """Close every connection."""
+    def announce_drain(self, spread_ms: int) -> None:
+        """Tell every open `json` connection, and those that open later, ``draining`` with a delay of its own.
+
+        The delays are spread evenly over 0 to `spread_ms`; a connection's is the same each time.
+        """
+
+    def close_all(self, code: int, reason: str, over_ms: int = 0) -> None:
+        """Close every connection, behind what is queued for it.
+
+        With `over_ms` each at its own moment within that time: the one that ``announce_drain`` told its client where
+        the spread was the same.
+        """
 
     def stop(self, timeout_ms: int) -> None:
         """Wait up to `timeout_ms` for connections to end, then end the threads and close the log. Idempotent."""
@@ -229,6 +245,12 @@ class VirtualEngine(Commands):
 
     def client_reads(self, link: int, bytes_per_s: int | None) -> None:
         """Limit how fast the client takes bytes (None: at once, 0: not at all)."""
+
+    def announce_drain(self, spread_ms: int) -> None:
+        """As `Engine.announce_drain`."""
+
+    def close_all(self, code: int, reason: str, over_ms: int = 0) -> None:
+        """As `Engine.close_all`."""
 
     def advance(self, ms: int) -> None:
         """Move the clock and run the timers that are due."""

@@ -23,8 +23,14 @@ impl Engine {
         Ok(PyClassInitializer::from(commands).add_subclass(Self { reactor }))
     }
 
-    fn start(&self, py: Python<'_>) -> PyResult<()> {
-        error::detached(py, || self.reactor.start())?.map_err(|failed| error::start_error(py, &failed))
+    #[pyo3(signature = (accepting=true))]
+    fn start(&self, py: Python<'_>, accepting: bool) -> PyResult<()> {
+        let start = || if accepting { self.reactor.start() } else { self.reactor.start_without_accepting() };
+        error::detached(py, start)?.map_err(|failed| error::start_error(py, &failed))
+    }
+
+    fn start_accepting(&self, py: Python<'_>) -> PyResult<()> {
+        error::detached(py, || self.reactor.start_accepting())?.map_err(|failed| error::start_error(py, &failed))
     }
 
     #[getter]
@@ -49,8 +55,13 @@ impl Engine {
         error::detached(py, || self.reactor.flush_log(Duration::from_millis(timeout_ms)))
     }
 
-    fn close_all(&self, py: Python<'_>, code: u16, reason: &str) -> PyResult<()> {
-        error::detached(py, || self.reactor.close_all(code, reason))
+    fn announce_drain(&self, py: Python<'_>, spread_ms: u64) -> PyResult<()> {
+        error::detached(py, || self.reactor.announce_drain(spread_ms))
+    }
+
+    #[pyo3(signature = (code, reason, over_ms=0))]
+    fn close_all(&self, py: Python<'_>, code: u16, reason: &str, over_ms: u64) -> PyResult<()> {
+        error::detached(py, || self.reactor.close_all(code, reason, over_ms))
     }
 
     fn stop(&self, py: Python<'_>, timeout_ms: u64) -> PyResult<()> {

@@ -81,6 +81,15 @@ impl VirtualEngine {
         error::caught(py, || self.lock().client_reads(link, bytes_per_s))
     }
 
+    fn announce_drain(&self, py: Python<'_>, spread_ms: u64) -> PyResult<()> {
+        error::caught(py, || self.lock().announce_drain(spread_ms))
+    }
+
+    #[pyo3(signature = (code, reason, over_ms=0))]
+    fn close_all(&self, py: Python<'_>, code: u16, reason: &str, over_ms: u64) -> PyResult<()> {
+        error::caught(py, || self.lock().close_all(code, reason, over_ms))
+    }
+
     fn advance(&self, py: Python<'_>, ms: u64) -> PyResult<()> {
         error::caught(py, || self.lock().advance(ms))
     }

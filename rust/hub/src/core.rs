@@ -6,6 +6,7 @@
 //! a connection that ends takes its own places back at once, since nothing can be meant for it any more.
 
 mod commands;
+mod drain;
 mod input;
 mod members;
 mod output;
@@ -17,6 +18,7 @@ use crate::counters::{add, sub};
 use crate::inbox::{Deliver, ShardMsg};
 use crate::json::Scanner;
 use crate::{ConnId, Event, Hub, Now, Release};
+use drain::Drain;
 use members::LocalChannel;
 use output::Turn;
 use rustc_hash::FxHashMap;
@@ -43,6 +45,7 @@ pub struct ShardCore {
     unpaused: Vec<ConnId>,
     inbox: Vec<ShardMsg>,
     burst: Vec<Deliver>,
+    drain: Drain,
     now: Now,
     last_tick: u32,
 }
@@ -66,6 +69,7 @@ impl ShardCore {
             unpaused: Vec::new(),
             inbox: Vec::new(),
             burst: Vec::new(),
+            drain: Drain::default(),
             now: Now::default(),
             last_tick: 0,
         }

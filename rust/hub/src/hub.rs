@@ -152,9 +152,22 @@ impl Hub {
         self.stopped_reading.load(Ordering::Relaxed)
     }
 
-    /// Ends every connection.
-    pub fn close_all(&self, code: u16, reason: &str) {
-        self.everywhere(|| ShardMsg::CloseAll { code, reason: reason.into() });
+    /// Tells clients that the process ends: each open connection, and each that opens later, gets its own delay for
+    /// coming back, within `spread_ms`.
+    pub fn announce_drain(&self, spread_ms: u64) {
+        self.everywhere(|| ShardMsg::AnnounceDrain { spread_ms });
+    }
+
+    /// Ends every connection: now, or with `over_ms` each at its own moment within that time, which is the one that
+    /// its client was told where the same time was announced.
+    pub fn close_all(&self, code: u16, reason: &str, over_ms: u64) {
+        self.everywhere(|| ShardMsg::CloseAll { code, reason: reason.into(), over_ms });
+    }
+
+    /// A connection's own delay, spread evenly over 0 to `spread_ms` and the same each time.
+    pub(crate) fn reconnect_delay_ms(&self, conn: ConnId, spread_ms: u64) -> u64 {
+        let mixed = scramble(conn.as_u64() ^ self.session_nonce.rotate_left(32));
+        ((u128::from(mixed) * (u128::from(spread_ms) + 1)) >> 64) as u64
     }
 
     fn everywhere(&self, message: impl Fn() -> ShardMsg) {

@@ -44,8 +44,10 @@ pub(crate) enum ShardMsg {
     Reject { conn: ConnId, status: u16, body: Box<str> },
     /// A connection has to end; None as code for all of them.
     Close { conn: ConnId, code: u16, reason: Box<str> },
-    /// Every connection has to end.
-    CloseAll { code: u16, reason: Box<str> },
+    /// The process ends soon: clients are told when to come back.
+    AnnounceDrain { spread_ms: u64 },
+    /// Every connection has to end, within `over_ms`.
+    CloseAll { code: u16, reason: Box<str>, over_ms: u64 },
     /// Rights on a channel, then the command that had asked.
     Grant { conn: ConnId, channel: Arc<str>, rights: crate::pattern::Rights, raw: Box<[u8]> },
     /// A command that comes back in its order.
@@ -78,7 +80,7 @@ impl ShardMsg {
             | Self::Unsubscribe { conn, .. }
             | Self::Done { conn, .. } => Some(*conn),
             Self::Deliver(_) | Self::SendMany { .. } | Self::SendAll { .. } | Self::SendUnion { .. } => None,
-            Self::CloseAll { .. } | Self::Look => None,
+            Self::AnnounceDrain { .. } | Self::CloseAll { .. } | Self::Look => None,
         }
     }
 }

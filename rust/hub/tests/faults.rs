@@ -249,7 +249,7 @@ fn a_close_in_order_cuts_a_full_outbox_without_a_hole() {
     }
     world.log_stands = true;
     while world.step_log() {}
-    world.hub.close_all(1012, "restart");
+    world.hub.close_all(1012, "restart", 0);
     world.run();
     open_up(&mut world, ann);
     let got = world.take(ann);

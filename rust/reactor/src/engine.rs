@@ -49,10 +49,19 @@ struct Running {
     shared: Arc<Shared>,
     requests: Arc<LogRequests>,
     door: Arc<Door>,
+    /// The listener, bound, before anything is accepted.
+    waiting: Option<Waiting>,
     acceptor: Option<JoinHandle<()>>,
     arrivals: Vec<Arc<Arrivals>>,
     shards: Vec<JoinHandle<()>>,
     log: Option<JoinHandle<()>>,
+}
+
+/// What the acceptor's thread will be made of.
+struct Waiting {
+    poll: Poll,
+    listener: TcpListener,
+    admission: Admission,
 }
 
 impl Engine {
@@ -73,11 +82,20 @@ impl Engine {
         &self.handle
     }
 
-    /// Opens the log, binds and starts the threads.
+    /// Opens the log, binds, starts the threads and takes connections.
     ///
     /// # Errors
     /// Every [`StartCode`]; nothing runs then and nothing is held. Started a second time: `options`.
     pub fn start(&self) -> Result<(), StartError> {
+        self.start_without_accepting()?;
+        self.start_accepting().inspect_err(|_| self.stop(Duration::ZERO))
+    }
+
+    /// As [`Self::start`], but peers wait in the kernel's backlog until [`Self::start_accepting`].
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_without_accepting(&self) -> Result<(), StartError> {
         let mut running = self.lock();
         if self.handle.is_started() || self.handle.stopped.load(Ordering::Acquire) {
             return Err(StartError::new(StartCode::Options, "this engine was started before; make a new one"));
@@ -119,7 +137,8 @@ impl Engine {
         let mut running = Running {
             shared: Arc::clone(&shared),
             requests: Arc::clone(&handle.requests),
-            door: Arc::clone(&door),
+            door,
+            waiting: Some(Waiting { poll: accept_poll, listener, admission }),
             acceptor: None,
             arrivals: arrivals.clone(),
             shards: Vec::new(),
@@ -136,7 +155,6 @@ impl Engine {
             running.shards.push(thread.spawn(move || shard::run(shard)).map_err(no_thread)?);
         }
         watch_pressure(&running, handle);
-        running.acceptor = Some(acceptor::spawn(accept_poll, door, listener, admission).map_err(no_thread)?);
         // Last: commands are taken from now on. Both are set once: `start` has looked.
         let _ = self.facts.set(Facts { port, epoch });
         let _ = handle.hub.set(hub);
@@ -153,6 +171,20 @@ impl Engine {
     #[must_use]
     pub fn epoch(&self) -> &str {
         self.facts.get().map_or("", |facts| &facts.epoch)
+    }
+
+    /// Takes connections from now on; without effect where that was said before or the engine does not run.
+    ///
+    /// # Errors
+    /// `io` when the system gives no thread.
+    pub fn start_accepting(&self) -> Result<(), StartError> {
+        let mut running = self.lock();
+        let Some(running) = running.as_mut() else { return Ok(()) };
+        let Some(Waiting { poll, listener, admission }) = running.waiting.take() else { return Ok(()) };
+        let door = Arc::clone(&running.door);
+        let thread = acceptor::spawn(poll, door, listener, admission);
+        running.acceptor = Some(thread.map_err(|error| StartError::io("cannot start a thread", &error))?);
+        Ok(())
     }
 
     /// Closes the listening socket; the port is free when this returns.
@@ -175,10 +207,17 @@ impl Engine {
         self.handle.requests.flush(timeout)
     }
 
-    /// Closes every connection.
-    pub fn close_all(&self, code: u16, reason: &str) {
+    /// Tells clients that the process ends and when to come back; see [`Hub::announce_drain`].
+    pub fn announce_drain(&self, spread_ms: u64) {
         if let Some(hub) = self.handle.hub.get() {
-            hub.close_all(code, reason);
+            hub.announce_drain(spread_ms);
+        }
+    }
+
+    /// Closes every connection; see [`Hub::close_all`].
+    pub fn close_all(&self, code: u16, reason: &str, over_ms: u64) {
+        if let Some(hub) = self.handle.hub.get() {
+            hub.close_all(code, reason, over_ms);
         }
     }
 
@@ -206,6 +245,7 @@ impl Drop for Engine {
 
 impl Running {
     fn stop_accepting(&mut self) {
+        self.waiting = None;
         self.door.close();
         if let Some(thread) = self.acceptor.take() {
             join(thread);

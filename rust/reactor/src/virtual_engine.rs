@@ -115,6 +115,16 @@ impl VirtualEngine {
         admitted.map(|()| link)
     }
 
+    /// Tells clients that the process ends and when to come back; see [`Hub::announce_drain`].
+    pub fn announce_drain(&self, spread_ms: u64) {
+        self.hub.announce_drain(spread_ms);
+    }
+
+    /// Closes every connection; see [`Hub::close_all`].
+    pub fn close_all(&self, code: u16, reason: &str, over_ms: u64) {
+        self.hub.close_all(code, reason, over_ms);
+    }
+
     /// The connection behind a link while it is open.
     #[must_use]
     pub fn conn_of_link(&self, link: usize) -> Option<ConnId> {

@@ -105,11 +105,8 @@ impl ShardCore {
                     self.close(slot, code, &reason);
                 }
             }
-            ShardMsg::CloseAll { code, reason } => {
-                for slot in 0..self.conns.len() {
-                    self.close_behind(slot, code, &reason);
-                }
-            }
+            ShardMsg::AnnounceDrain { spread_ms } => self.announce_drain(spread_ms),
+            ShardMsg::CloseAll { code, reason, over_ms } => self.close_all(code, &reason, over_ms),
             ShardMsg::Grant { conn, channel, rights, raw } => self.granted(conn, channel, rights, raw),
             ShardMsg::Resume { conn, mut raw } => {
                 if let Some(slot) = self.answerable(conn) {

@@ -65,7 +65,7 @@ impl ShardCore {
 
     fn due_open(&mut self, slot: usize) {
         self.end_relays_due(slot);
-        if self.check_expiry(slot) {
+        if self.end_if_due(slot) || self.check_expiry(slot) {
             return;
         }
         let limits = &self.hub.rules.limits;
@@ -140,6 +140,9 @@ impl ShardCore {
                 let told = cold.is_some_and(|cold| cold.told_of_expiry);
                 let at_ms = if told { ends_ms } else { ends_ms.saturating_sub(EXPIRY_NOTICE_MS) };
                 due = due.min(tick_after(self.now.mono_ms + at_ms.saturating_sub(self.now.wall_ms)));
+            }
+            if let Some(ends_ms) = self.ends_at_ms(self.id(slot)) {
+                due = due.min(tick_after(ends_ms));
             }
             due
         } else {

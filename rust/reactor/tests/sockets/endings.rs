@@ -40,7 +40,7 @@ fn everybody_is_told_why_the_server_goes() {
     let mut clients: Vec<Client> = (0..20).map(|_| Client::connect(server.port(), "/raw")).collect();
     server.engine.stop_accepting();
     assert!(TcpStream::connect(("127.0.0.1", server.port())).is_err());
-    server.engine.close_all(1012, "restart");
+    server.engine.close_all(1012, "restart", 0);
     for client in &mut clients {
         assert_eq!(client.next(), Arrived::Close(1012));
         client.close(CloseCode(1012));

@@ -94,7 +94,7 @@ fn questions_before_the_start_are_answered_as_for_nobody() {
     assert!(engine.flush_log(Duration::MAX));
     assert!(handle.stats_json().starts_with('{'));
     engine.stop_accepting();
-    engine.close_all(1001, "");
+    engine.close_all(1001, "", 0);
     engine.stop(Duration::MAX);
 }
 
@@ -132,4 +132,22 @@ fn small_frames_are_not_held_back() {
         client.expect("pong");
     }
     assert!(start.elapsed() < Duration::from_secs(1));
+}
+
+#[test]
+fn peers_wait_in_the_kernel_until_the_engine_accepts() {
+    let engine = Engine::new(&options(1, &json!({}))).unwrap();
+    engine.start_without_accepting().unwrap();
+    let mut stream = TcpStream::connect(("127.0.0.1", engine.port())).unwrap();
+    stream.write_all(b"GET /nowhere HTTP/1.1\r\nHost: edge\r\n\r\n").unwrap();
+    stream.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    assert!(stream.read(&mut [0; 1]).is_err(), "nobody answers yet");
+    engine.start_accepting().unwrap();
+    engine.start_accepting().unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
+    engine.stop(Duration::from_secs(5));
+    engine.start_accepting().unwrap();
 }
