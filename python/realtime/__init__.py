@@ -40,14 +40,19 @@ from realtime.codes import CloseCode  # noqa: E402
 from realtime.connections import Session  # noqa: E402
 from realtime.errors import NotRunning, PublishFailed, Refused  # noqa: E402
 from realtime.handlers import Conversations  # noqa: E402
+from realtime.listening import Heard  # noqa: E402
+from realtime.middleware import Call, Proceed  # noqa: E402
 
 __all__ = [
+    "Call",
     "CloseCode",
     "Conversations",
     "Grant",
+    "Heard",
     "Identity",
     "Module",
     "NotRunning",
+    "Proceed",
     "Publication",
     "PublishFailed",
     "Publishing",

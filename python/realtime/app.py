@@ -27,6 +27,7 @@ from typing import Any, Final, Literal, Protocol, TypeVar
 
 from msgspec import Struct, field
 
+from realtime import listening, middleware, periodic
 from realtime._engine import EngineError
 from realtime.auth import RIGHTS, Pattern, checked_rights
 from realtime.broadcaster import Broadcaster, Policy, Publishing
@@ -34,9 +35,13 @@ from realtime.clock import Clock
 from realtime.config import ConfigError, Settings, load
 from realtime.connections import Connections
 from realtime.errors import NotRunning
+from realtime.listening import Listener
+from realtime.middleware import Middleware
+from realtime.periodic import Job, checked_period_s
 from realtime.presence import Presence
-from realtime.rules import Authorization, Endpoint, Handler, Hook, Route, Rules, bind, positional
+from realtime.rules import Authorization, Endpoint, Handler, Hook, Route, Rules, bind
 from realtime.server import Control, Server, serve
+from realtime.signatures import positional
 
 HandlerT = TypeVar("HandlerT", bound=Callable[..., Any])
 Lifespan = Callable[["Realtime"], AbstractAsyncContextManager[Mapping[str, object] | None]]
@@ -66,6 +71,9 @@ class _Declared(Struct):
     on_open: list[Hook] = field(default_factory=list)
     on_close: list[Hook] = field(default_factory=list)
     on_drain: list[Hook] = field(default_factory=list)
+    middleware: list[Middleware] = field(default_factory=list)
+    listeners: list[Listener] = field(default_factory=list)
+    jobs: list[Job] = field(default_factory=list)
 
     def copy(self) -> "_Declared":
         return _Declared(*(getattr(self, name).copy() for name in self.__struct_fields__))
@@ -248,6 +256,68 @@ class Realtime:
         """Call `hook()` when the server begins to go away: connections are still there, new ones are not let in."""
         self._declared.on_drain.append(_hook(hook, 0))
         return hook
+
+    def middleware(self, around: HandlerT) -> HandlerT:
+        """Register what runs around every handler of a command: `(call, proceed)`, from a `Call` to the result.
+
+        It hands the call on with `proceed(call)`, returns what the client is to get, or raises `Refused`. The first
+        that is registered is the outermost. An `async def` writes `await proceed(call)` and makes every command a task.
+        A `def` keeps plain handlers on the loop as they are; around an `async` part `proceed` gives it an awaitable, to
+        be returned as it is. What a handler gives back without awaiting, a `Publishing`, is a result. Commands that the
+        engine carries out (`subscribe`, relays, …), raw endpoints and payloads that do not fit never come here.
+
+        Raises:
+            TypeError: it does not take two arguments.
+        """
+        self._declared.middleware.append(middleware.bind(around))
+        return around
+
+    def listen(self, pattern: str, *types: str) -> Callable[[HandlerT], HandlerT]:
+        """Register a listener for events of the channels of a pattern: `(event)`, a `Heard`.
+
+        Each event that this process publishes or relays there is heard once, in its channel's order, `send_message` of
+        the built-in conversations included. A `def` is called on the loop; an `async def` one event after the other
+        for each channel, channels beside each other. A failure is logged and nobody else is concerned. A listener that
+        is slower than its events loses no stored one: it reads them from the channel's history later. What happens
+        while the process is down is not heard.
+
+        Args:
+            pattern: such as `conversation:*`.
+            types: of the events; none means all.
+
+        Raises:
+            ValueError: not a pattern.
+            TypeError: the listener does not take one argument, or data of a type that cannot be decoded.
+        """
+
+        def register(listener: HandlerT) -> HandlerT:
+            self._declared.listeners.append(listening.bind(listener, pattern, types))
+            return listener
+
+        return register
+
+    def every(self, seconds: float, *, at_start: bool = False, thread: bool = False) -> Callable[[HandlerT], HandlerT]:
+        """Call a function without arguments every `seconds` while the app is served, until the drain begins.
+
+        It never overlaps itself: where a call takes longer than the period, the next one begins at the next whole
+        period after it. A failure is logged and it goes on. The drain waits for a call under way.
+
+        Args:
+            seconds: the period, by the app's clock; tests move it.
+            at_start: call it once at the beginning, too.
+            thread: run a `def` in a thread, where it may block; otherwise it runs on the loop.
+
+        Raises:
+            ValueError: a period under a millisecond.
+            TypeError: the function takes arguments, or is async and `thread=True`.
+        """
+        period_s = checked_period_s(seconds)
+
+        def register(job: HandlerT) -> HandlerT:
+            self._declared.jobs.append(periodic.bind(job, period_s, at_start=at_start, thread=thread))
+            return job
+
+        return register
 
     def policy(
         self,
@@ -455,6 +525,9 @@ class Realtime:
             on_open=tuple(declared.on_open),
             on_close=tuple(declared.on_close),
             on_drain=tuple(declared.on_drain),
+            middleware=tuple(declared.middleware),
+            listeners=tuple(declared.listeners),
+            jobs=tuple(declared.jobs),
         )
 
     def _check_free(self, type: str) -> None:

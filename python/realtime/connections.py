@@ -10,16 +10,20 @@ session (an own path without the envelope) is found by its id. Called by `server
 handlers, on any thread; entries are added and removed on the loop's thread alone.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING
+import asyncio
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec import Struct
 
 from realtime.codes import may_be_sent
 from realtime.messages import encode
+from realtime.spawned import SpawnedTasks
 
 if TYPE_CHECKING:
     from realtime._engine import Commands
+
+T = TypeVar("T")
 
 
 class Session(Struct, gc=False, eq=False):
@@ -66,6 +70,17 @@ class Session(Struct, gc=False, eq=False):
             raise ValueError(f"{code} is no close code that may be sent; use 1000, 1001, 1007..1014 or 3000..4999")
         self.peers.close(self.conn, code, reason)
 
+    def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Run a coroutine beside the session's commands for as long as the connection is open.
+
+        It is cancelled when the connection closes, and at the drain once handlers are through; where the connection is
+        closed already it never begins. What it raises is logged. It has no time limit. On the loop's thread only.
+
+        Raises:
+            RuntimeError: on another thread.
+        """
+        return self.peers.tasks.spawn(self.conn, work, repr(self), is_open=self.is_open)
+
     def __repr__(self) -> str:
         return f"Session({self.conn}, user={self.user!r})"
 
@@ -79,6 +94,8 @@ class Connections(Collection[Session]):
         # One session stands for itself: most users have one, and a table for each would cost more than the session.
         self._by_user: dict[str, Session | dict[Session, None]] = {}
         self._json_count = 0
+        self.tasks = SpawnedTasks()
+        """What sessions have spawned."""
         # The engine's own methods, bound once, so that a reply to a command costs one call. They do not wake.
         self.send_text = commands.send_text
         self.done = commands.done
@@ -157,7 +174,8 @@ class Connections(Collection[Session]):
         return False
 
     def remove(self, session: Session) -> bool:
-        """Let go of a connection that closed. Returns whether it was its user's last."""
+        """Let go of a connection that closed, and end its tasks. Returns whether it was its user's last."""
+        self.tasks.closed(session.conn)
         if self._by_conn.pop(session.conn, None) is None or session.endpoint in self._raw_endpoints:
             return False
         self._json_count -= 1

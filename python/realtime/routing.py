@@ -33,7 +33,9 @@ from realtime.config import HandlerSettings
 from realtime.connections import Connections, Session
 from realtime.errors import PublishFailed, Refused
 from realtime.messages import INVALID, ErrorData, ack_frame, error_frame, error_path
+from realtime.middleware import around
 from realtime.rules import Handler, Hook, Route, Rules
+from realtime.slow import name_slow
 
 log = logging.getLogger("realtime")
 
@@ -87,7 +89,7 @@ class Router:
         handshake_timeout_s: float = 10,
     ) -> None:
         self._rules = rules
-        self._routes = rules.routes
+        self._routes = tuple(map(self._with_middleware, rules.routes)) if rules.middleware else rules.routes
         self._connections = connections
         self._broadcaster = broadcaster
         self._clock = clock
@@ -148,7 +150,7 @@ class Router:
 
     def upgrade(self, event: EventTuple) -> None:
         """Somebody asks to be let in by the `authenticate` hook."""
-        self._spawn(self._authenticate(event))
+        self.spawn(self._authenticate(event))
 
     def opened(self, session: Session) -> None:
         """A session opened; its commands wait until the hooks are through."""
@@ -188,6 +190,12 @@ class Router:
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
 
+    def _with_middleware(self, route: Route) -> Route:
+        takes_payload = route.payload is not None
+        layers = self._rules.middleware
+        call, runs = around(route.handler, route.type, route.runs, layers, self.in_thread, takes_payload=takes_payload)
+        return msgspec.structs.replace(route, handler=call, runs=runs)
+
     # Lanes.
 
     def _take(self, session: Session, step: Step, subject: Any) -> None:
@@ -198,7 +206,7 @@ class Router:
         work = step(session, subject)
         if work is not None:
             self._lanes[session.conn] = lane = deque()
-            self._spawn(self._work_off(session, lane, work))
+            self.spawn(self._work_off(session, lane, work))
 
     async def _work_off(self, session: Session, lane: deque[tuple[Step, Any]], work: Work) -> None:
         waiting: Work | None = work
@@ -217,7 +225,8 @@ class Router:
                 if step == self._command:
                     self._refuse(session.conn, subject[3], _draining())
 
-    def _spawn(self, work: Work) -> None:
+    def spawn(self, work: Work) -> None:
+        """Run `work` as a task that `finish` waits for."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -248,14 +257,14 @@ class Router:
         except Exception as error:  # noqa: BLE001 -- an app's handler may raise anything; the connection lives on
             self._fail(session, route.type, id, error)
         if (took_s := time.perf_counter() - started_s) > self._slow_s:
-            self._name_slow(f"handler of {route.type!r}", took_s)
+            name_slow(f"handler of {route.type!r}", took_s)
         return None
 
     async def _command_later(
         self, session: Session, route: Route, id: bytes | None, arguments: tuple[Any, ...]
     ) -> None:
         if route.runs == "thread":
-            await self._answer_later(session, route, id, self._in_thread(route.handler, arguments))
+            await self._answer_later(session, route, id, self.in_thread(route.handler, arguments))
         else:
             await self._answer_later(session, route, id, route.handler(*arguments))
 
@@ -296,7 +305,7 @@ class Router:
             return self._raw_later(session, result)
         self._connections.done(conn)
         if (took_s := time.perf_counter() - started_s) > self._slow_s:
-            self._name_slow(f"handler of {self._rules.endpoints[session.endpoint].path!r}", took_s)
+            name_slow(f"handler of {self._rules.endpoints[session.endpoint].path!r}", took_s)
         return None
 
     async def _raw_later(self, session: Session, result: Awaitable[object]) -> None:
@@ -444,7 +453,8 @@ class Router:
         expires_at_ms = None if identity.expires_at is None else round(identity.expires_at * 1000)
         self._connections.accept(conn, identity.user, grants, expires_at_ms)
 
-    async def _in_thread(self, handler: Handler, arguments: tuple[Any, ...]) -> Any:
+    async def in_thread(self, handler: Handler, arguments: tuple[Any, ...]) -> Any:
+        """Call a function in a thread of the handlers' pool."""
         if self._threads is None:
             self._threads = ThreadPoolExecutor(self._threads_max, "realtime-handler")
         self._threads_busy += 1
@@ -487,9 +497,6 @@ class Router:
     def _fail_hook(self, hook: Hook, session: Session | None, error: Exception) -> None:
         whose = "" if session is None else f"; session {session.id} of user {session.user!r}"
         log.error("%s failed%s", getattr(hook.call, "__qualname__", hook.call), whose, exc_info=error)
-
-    def _name_slow(self, what: str, took_s: float) -> None:
-        log.warning("%s held the event loop for %d ms; make it async, or thread=True", what, took_s * 1000)
 
 
 async def _finished(future: asyncio.Future[None]) -> None:

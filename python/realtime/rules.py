@@ -6,15 +6,18 @@ nothing is looked at twice for a message. The indices of `endpoints`, `routes` a
 engine's events carry.
 """
 
-import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, TypeAlias, get_type_hints
+from typing import Any, Literal, TypeAlias
 
 from msgspec import Struct
 
 from realtime.auth import Pattern
 from realtime.broadcaster import Policy, Publication, Publishing
+from realtime.listening import Listener
 from realtime.messages import Payload, check_names
+from realtime.middleware import Middleware
+from realtime.periodic import Job
+from realtime.signatures import hints_of, is_async, positional
 
 Handler: TypeAlias = Callable[..., Any]
 
@@ -75,6 +78,9 @@ class Rules(Struct, frozen=True, kw_only=True):
     on_open: tuple["Hook", ...]
     on_close: tuple["Hook", ...]
     on_drain: tuple["Hook", ...]
+    middleware: tuple[Middleware, ...] = ()
+    listeners: tuple[Listener, ...] = ()
+    jobs: tuple[Job, ...] = ()
 
 
 def bind(
@@ -94,25 +100,19 @@ def bind(
     parameters = positional(handler)
     if len(parameters) not in (1, 2):
         raise TypeError(f"handler of {type!r} takes {len(parameters)} arguments; use (session) or (session, payload)")
-    is_async = inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(handler.__class__.__call__)
-    if thread and is_async:
+    runs_async = is_async(handler)
+    if thread and runs_async:
         raise TypeError(f"handler of {type!r} is async and thread=True; use one of the two")
-    hints = get_type_hints(handler if inspect.isroutine(handler) else handler.__class__.__call__, include_extras=True)
+    hints = hints_of(handler)
     payload = Payload(hints.get(parameters[1], Any)) if len(parameters) == 2 else None
     if "return" in hints and not thread and hints["return"] not in (Publishing, Publication):
         _check_return(hints["return"])
     runs: Literal["inline", "task", "thread"] = "inline"
     if thread:
         runs = "thread"
-    elif is_async:
+    elif runs_async:
         runs = "task"
     return Route(type=type, handler=handler, payload=payload, runs=runs, guard=guard, failure=failure)
-
-
-def positional(handler: Handler) -> list[str]:
-    """Return the names of the arguments that a handler is called with by place."""
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return [name for name, parameter in inspect.signature(handler).parameters.items() if parameter.kind in kinds]
 
 
 def _check_return(annotation: Any) -> None:

@@ -28,7 +28,9 @@ from realtime.clock import Clock, SystemClock, Timer
 from realtime.codes import CloseCode
 from realtime.config import Keys, Settings, keys_of
 from realtime.connections import Connections, Session
+from realtime.listening import Listeners
 from realtime.messages import RESERVED_EVENTS, encode
+from realtime.periodic import PeriodicJobs
 from realtime.presence import Change, Notice, Presence
 from realtime.routing import EventTuple, Router
 from realtime.rules import Route, Rules
@@ -41,6 +43,7 @@ _BEHIND_S: Final = 0.002
 _STOP_RESERVE: Final = 0.2
 _DELIVERY_POLL_S: Final = 0.01
 _STALLED_S: Final = 0.5
+_CLEAN_UP_S: Final = 0.2
 
 
 class Application(Protocol):
@@ -82,6 +85,11 @@ class Control:
             settings.handlers,
             handshake_timeout_s=limits.handshake_timeout_s,
         )
+        slow_s, spawn = settings.handlers.slow_ms / 1000, self.router.spawn
+        self.jobs = PeriodicJobs(rules.jobs, clock, slow_s, spawn, self.router.in_thread)
+        self.listeners = Listeners(
+            rules.listeners, settings.handlers.listener_events_max, self.broadcaster.history, slow_s, spawn
+        )
         self._fatal: Callable[[str], None] = lambda _: None
         self._takers: dict[int, Callable[[EventTuple], None]] = {
             _engine.OPEN: self._open,
@@ -100,6 +108,21 @@ class Control:
     def on_fatal(self, callback: Callable[[str], None]) -> None:
         """Call `callback` with one line when the engine cannot go on."""
         self._fatal = callback
+
+    async def draining(self) -> None:
+        """Begin the end: run no more jobs, call the `on_drain` hooks."""
+        self.jobs.stop()
+        await self.router.draining()
+
+    async def finish(self, timeout_s: float) -> int:
+        """Wait until no handler, listener or job is under way, then end the tasks of sessions.
+
+        Returns:
+            How many were cut off after `timeout_s`; the tasks of sessions always are, and count where they do not end.
+        """
+        deadline_s = time.monotonic() + timeout_s
+        cut_off = await self.router.finish(timeout_s)
+        return cut_off + await self.connections.tasks.finish(max(_CLEAN_UP_S, deadline_s - time.monotonic()))
 
     def turn(self) -> int:
         """Take one batch of events and submit what it led to. Returns how many there were."""
@@ -311,6 +334,7 @@ class Server:
             control.on_fatal(lambda _: self.end())
             self._control = control
             self._app.running(control)
+            control.jobs.start()
             loop.add_reader(self._engine.fileno(), self._readable)
             stack.push_async_callback(self._drain)
             for mount in self._mounts:
@@ -344,12 +368,12 @@ class Server:
         grace_s = self.settings.drain.grace_s
         deadline_s = time.monotonic() + grace_s
         engine.stop_accepting()
-        await control.router.draining()
+        await control.draining()
         engine.stop_reading()
         await _take_all(control)
-        cancelled = await control.router.finish(max(0.0, deadline_s - time.monotonic() - grace_s * _STOP_RESERVE))
+        cancelled = await control.finish(max(0.0, deadline_s - time.monotonic() - grace_s * _STOP_RESERVE))
         if cancelled:
-            log.warning("%d handlers were cut off after drain.grace_s=%g", cancelled, grace_s)
+            log.warning("%d handlers or tasks were cut off after drain.grace_s=%g", cancelled, grace_s)
         control.submit()
         left_ms = max(100, round((deadline_s - time.monotonic()) * 500))
         if not await asyncio.to_thread(engine.flush_log, left_ms):
@@ -361,7 +385,7 @@ class Server:
         left_ms = max(100, round((deadline_s - time.monotonic()) * 1000))
         await asyncio.to_thread(engine.stop, left_ms)
         await _take_all(control)
-        await control.router.finish(max(0.0, deadline_s - time.monotonic()))
+        await control.finish(max(0.0, deadline_s - time.monotonic()))
         loop = asyncio.get_running_loop()
         if self._retry is not None:
             self._retry.cancel()

@@ -31,6 +31,7 @@ from realtime.codes import CloseCode
 from realtime.config import Keys, Settings
 from realtime.connections import Session
 from realtime.messages import camel, encode
+from realtime.rules import Rules
 from realtime.server import Application, Control, engine_options
 
 _SECRET: Final = "a secret that only tests use, 32 bytes and more"  # noqa: S105 -- it opens nothing
@@ -249,6 +250,19 @@ class Peer:
                     self.closed = self.closed or (CloseCode.ABNORMAL, "")
 
 
+class _PumpedControl(Control):
+    """A `Control` whose engine moves by itself once something was submitted from outside of a pump."""
+
+    def __init__(self, test: "TestApp", rules: Rules, clock: ManualClock) -> None:
+        self._test = test
+        super().__init__(rules, test.settings, test.engine, clock)
+
+    def wake(self) -> None:
+        """See `Control.wake`."""
+        super().wake()
+        self._test.pump_soon()
+
+
 class TestApp:
     """An app that is served to clients of a test: `async with TestApp(app) as t`.
 
@@ -271,6 +285,8 @@ class TestApp:
         self._control: Control | None = None
         self._peers: list[Peer] = []
         self._stack = AsyncExitStack()
+        self._pump_due = False
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def control(self) -> Control:
@@ -286,8 +302,10 @@ class TestApp:
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._app.resources())
-            self._control = Control(self._rules, self.settings, self.engine, self._clock)
+            self._control = _PumpedControl(self, self._rules, self._clock)
             self._app.running(self._control)
+            self._loop = asyncio.get_running_loop()
+            self._control.jobs.start()
             stack.push_async_callback(self._end)
             self._stack = stack.pop_all()
         return self
@@ -358,8 +376,19 @@ class TestApp:
             now_s=self._clock.now_ms() / 1000,
         )
 
+    def pump_soon(self) -> None:
+        """Pump once the loop gets round to it, so that whoever awaits a publish gets its outcome. From any thread."""
+        if self._loop is not None and not self._pump_due:
+            self._pump_due = True
+            self._loop.call_soon_threadsafe(self._pump_if_open)
+
+    def _pump_if_open(self) -> None:
+        if self._loop is not None:
+            self.pump()
+
     def pump(self) -> None:
         """Run the engine and the plain handlers until nothing moves. Tasks run in `settle`."""
+        self._pump_due = False
         for _ in range(_ROUNDS_MAX):
             self.control.submit()
             stepped = self.engine.step()
@@ -397,20 +426,22 @@ class TestApp:
     def _progress(self) -> tuple[int, ...]:
         router = self.control.router
         received = sum(len(peer.frames) + len(peer.messages) for peer in self._peers)
-        return (router.busy, router.threads_busy, self.control.broadcaster.waiting, received)
+        spawned = len(self.control.connections.tasks)
+        return (router.busy, router.threads_busy, spawned, self.control.broadcaster.waiting, received)
 
     async def _end(self) -> None:
         control = self.control
-        await control.router.draining()
+        await control.draining()
         await self.settle()
-        await control.router.finish(self.settings.drain.grace_s)
+        await control.finish(self.settings.drain.grace_s)
         for session in control.connections:
             session.close(CloseCode.SERVICE_RESTART, "server restarting")
         await self.settle()
         for peer in self._peers:
             peer.drop()
-        await control.router.finish(self.settings.drain.grace_s)
+        await control.finish(self.settings.drain.grace_s)
         self._app.running(None)
+        self._loop = None
         control.end()
 
 

@@ -259,3 +259,42 @@ async def test_names_are_snake_case_here_and_camel_case_on_the_wire() -> None:
     async with TestApp(app) as t:
         alice = await t.connect(user="alice")
         assert await alice.ack("deep", two_words=1) == {"twoWords": 1}
+
+
+# Outside of handlers.
+
+
+async def test_a_test_may_await_a_durable_publish_and_a_history_itself() -> None:
+    app = Realtime()
+    app.policy("ledger:*", durable=True)
+    async with TestApp(app) as t:
+        for offset in (1, 2):
+            publication = await app.publish("ledger:1", "line", {"text": str(offset)})
+            assert publication is not None
+            assert publication.offset == offset
+        page = await app.broadcaster.history("ledger:1")
+        assert [msgspec.json.decode(frame)["data"]["text"] for frame in page.events] == ["1", "2"]
+        first, second = await asyncio.gather(app.publish("ledger:1", "line", {}), app.publish("ledger:2", "line", {}))
+        assert (first and first.offset, second and second.offset) == (3, 1)
+        assert t.control.broadcaster.waiting == 0
+
+
+async def test_a_test_may_publish_in_a_thread_and_wait_for_its_result_there() -> None:
+    app = Realtime()
+    app.policy("ledger:*", durable=True)
+    async with TestApp(app):
+        publication = await asyncio.to_thread(lambda: app.publish("ledger:1", "line", {}).result(5))
+        assert publication is not None
+        assert publication.offset == 1
+
+
+async def test_what_a_task_of_the_test_sends_arrives_without_a_settle() -> None:
+    app = Realtime()
+    app.allow("feed:*")
+    async with TestApp(app) as t:
+        alice = await t.connect(user="alice")
+        await alice.command("subscribe", channel="feed:1")
+        app.publish("feed:1", "tick", {"n": 1})
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert [frame.type for frame in alice.frames][-1] == "tick"

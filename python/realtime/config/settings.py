@@ -206,6 +206,13 @@ class HandlerSettings(Section, frozen=True):
     threads: Annotated[
         int, Meta(ge=1, le=256, description="Threads for handlers that are declared with `thread=True`.")
     ] = 8
+    listener_events_max: Annotated[
+        Positive,
+        Meta(
+            description="Events that wait for one `async` listener; further stored ones are read from the channel's "
+            "history later, others are dropped."
+        ),
+    ] = 10_000
 
 
 class LogSettings(Section, frozen=True):

@@ -1,0 +1,81 @@
+"""Tasks that belong to a session: `session.spawn`.
+
+A `Session` holds no task, so that an idle one stays small; the table is here and has an entry only for connections that
+have a task. Tasks are cancelled when their connection closes, and awaited at the drain. Called by `connections`, on the
+loop's thread.
+"""
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+log = logging.getLogger("realtime")
+
+T = TypeVar("T")
+
+
+class SpawnedTasks:
+    """Every task that a session has, by connection."""
+
+    def __init__(self) -> None:
+        self._by_conn: dict[int, set[asyncio.Task[Any]]] = {}
+        # Those that were cancelled and clean up; their connection is gone.
+        self._ending: set[asyncio.Task[Any]] = set()
+
+    def __len__(self) -> int:
+        """How many are not done, those that clean up included."""
+        return sum(map(len, self._by_conn.values())) + len(self._ending)
+
+    def spawn(self, conn: int, work: Coroutine[Any, Any, T], about: str, *, is_open: bool) -> asyncio.Task[T]:
+        """Run `work` until it ends or the connection closes; where that is closed already, it never begins.
+
+        Args:
+            conn: the connection.
+            work: what runs.
+            about: whose it is, for the log.
+            is_open: whether the connection is.
+
+        Raises:
+            RuntimeError: on another thread than the loop's.
+        """
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            work.close()
+            raise RuntimeError("spawn was called on a thread; call it on the event loop's") from None
+        task = loop.create_task(work)
+        if is_open:
+            self._by_conn.setdefault(conn, set()).add(task)
+        else:
+            self._end(task)
+        task.add_done_callback(lambda done: self._done(conn, done, about))
+        return task
+
+    def closed(self, conn: int) -> None:
+        """Cancel what the connection had under way."""
+        for task in self._by_conn.pop(conn, ()):
+            self._end(task)
+
+    async def finish(self, timeout_s: float) -> int:
+        """Cancel every task and wait until it has ended. Returns how many had not after `timeout_s`."""
+        for conn in list(self._by_conn):
+            self.closed(conn)
+        if not self._ending:
+            return 0
+        _, left = await asyncio.wait(self._ending, timeout=timeout_s)
+        return len(left)
+
+    def _end(self, task: asyncio.Task[Any]) -> None:
+        self._ending.add(task)
+        task.cancel()
+
+    def _done(self, conn: int, task: asyncio.Task[Any], about: str) -> None:
+        self._ending.discard(task)
+        tasks = self._by_conn.get(conn)
+        if tasks is not None:
+            tasks.discard(task)
+            if not tasks:
+                del self._by_conn[conn]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a task of %s failed", about, exc_info=error)
