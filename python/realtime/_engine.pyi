@@ -162,7 +162,20 @@ class Commands:
         """Whether the command queue is above its high-water mark (in bytes): an awaited publish then waits."""
 
     def stats(self) -> bytes:
-        """JSON of the engine's counters: connections, messages, bytes, deliveries, drops by reason, log commits."""
+        """JSON of the engine's counters, each since the start unless it says now; no walk over connections.
+
+        Plain numbers: ``accepted connections`` (now) ``opened closed refused messages_in bytes_in bytes_out sends
+        deliveries publications errors rate_limited log_commits log_events panics`` and more. Then:
+
+        - ``closed_by_code`` ``{"1000": n}``, ``errors_by_code`` ``{"rate_limited": n}`` (the engine's own ones),
+          ``refused_by_status`` ``{"401": n}``: what never happened is left out, what has no name is ``"other"``.
+        - ``dropped_by_reason`` ``{"slow": n, "budget": n}``: over a reader's own limit, or over that of all together.
+        - ``histograms``: ``connection_s``, ``delivery_s`` (from the read of a message to the last send of its fan-out,
+          once on each shard with members), ``log_commit_s``, ``log_batch``, each
+          ``{"bounds": [float], "counts": [int], "sum": float}`` with one count more than bounds, not cumulated.
+        - ``shards`` ``[{"busy_ns", "elapsed_ns", "connections"}]``; ``queues`` (now) ``{"events", "commands_bytes",
+          "log", "outbox_bytes"}``; ``log_failures``, ``log_error`` (what it said last, or null).
+        """
 
 @final
 class Engine(Commands):

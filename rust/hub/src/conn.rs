@@ -92,6 +92,8 @@ pub(crate) struct Session {
     pub user: Arc<str>,
     pub grants: Box<[Grant]>,
     pub expires_at_ms: u64,
+    /// Monotonic.
+    pub opened_ms: u64,
 }
 
 /// A channel that the connection asked for.

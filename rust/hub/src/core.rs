@@ -7,6 +7,7 @@
 
 mod commands;
 mod drain;
+mod fan_outs;
 mod input;
 mod members;
 mod output;
@@ -14,16 +15,18 @@ mod timers;
 mod upgrade;
 
 use crate::conn::{Cold, Conn, Phase, flag};
-use crate::counters::{add, sub};
+use crate::counters::{Tally, add, sub};
 use crate::inbox::{Deliver, ShardMsg};
 use crate::json::Scanner;
 use crate::{ConnId, Event, Hub, Now, Release};
 use drain::Drain;
+use fan_outs::FanOuts;
 use members::LocalChannel;
 use output::Turn;
 use rustc_hash::FxHashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// Milliseconds of one tick of the timers.
 pub const TICK_MS: u64 = 250;
@@ -46,6 +49,7 @@ pub struct ShardCore {
     inbox: Vec<ShardMsg>,
     burst: Vec<Deliver>,
     drain: Drain,
+    fan_outs: FanOuts,
     now: Now,
     last_tick: u32,
 }
@@ -70,6 +74,7 @@ impl ShardCore {
             inbox: Vec::new(),
             burst: Vec::new(),
             drain: Drain::default(),
+            fan_outs: FanOuts::default(),
             now: Now::default(),
             last_tick: 0,
         }
@@ -167,6 +172,11 @@ impl ShardCore {
         (id.shard() == self.shard && conn.generation == id.generation() && conn.phase != Phase::Free).then(|| id.slot())
     }
 
+    /// What this shard counts by itself.
+    fn tally(&self) -> &Tally {
+        &self.hub.tallies()[self.shard]
+    }
+
     fn id(&self, slot: usize) -> ConnId {
         ConnId::new(self.shard as u8, self.conns[slot].generation, slot as u32)
     }
@@ -189,7 +199,7 @@ impl ShardCore {
                 self.hub.left(&subscription.channel, self.shard);
             }
         }
-        self.turn.forget(slot as u32, &mut self.conns[slot]);
+        Turn::forget(&mut self.conns[slot]);
         let conn = &mut self.conns[slot];
         if let Some(backlog) = conn.backlog.take() {
             backlog.discard(&self.hub.counters);
@@ -197,13 +207,16 @@ impl ShardCore {
         }
         sub(&self.hub.counters.unfinished_bytes, conn.inbound.bytes_held() as u64);
         let code = conn.close_code;
+        let opened_ms = conn.session.as_ref().map_or(0, |session| session.opened_ms);
         *conn = Conn::free(conn.generation.wrapping_add(1));
         self.deadlines[slot] = u32::MAX;
         self.free.push(slot as u32);
         self.releases.push(Release::Close(id));
         if announced {
             sub(&self.hub.counters.connections, 1);
-            add(&self.hub.counters.closed, 1);
+            let tally = self.tally();
+            tally.connections.store(tally.connections().saturating_sub(1), Ordering::Relaxed);
+            self.hub.counters.connection_closed(code, self.now.mono_ms.saturating_sub(opened_ms));
             self.events.push(Event::Close { conn: id, code, channels });
         }
     }

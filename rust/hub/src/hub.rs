@@ -13,7 +13,7 @@ pub(crate) use relays::Relayed;
 use crate::channel::{Channel, Directory, HistoryFor, HistoryRequest, State};
 use crate::command::Command;
 use crate::compose::{self, Fault};
-use crate::counters::{Counters, add};
+use crate::counters::{Counters, Tally, add};
 use crate::event::Event;
 use crate::inbox::{Deliver, Inbox, ShardMsg, lock};
 use crate::log_queue::LogQueue;
@@ -37,6 +37,7 @@ pub(crate) const HISTORY_EVENTS_MAX: u64 = 1_000;
 pub struct Hub {
     pub(crate) rules: Rules,
     pub(crate) counters: Counters,
+    tallies: Box<[Tally]>,
     inboxes: Box<[Inbox]>,
     directory: Directory,
     log: Box<dyn LogQueue>,
@@ -66,6 +67,7 @@ impl Hub {
         Ok(Arc::new(Self {
             rules: Rules::compile(options)?,
             counters: Counters::default(),
+            tallies: (0..shards).map(|_| Tally::default()).collect(),
             inboxes: (0..shards).map(|_| Inbox::default()).collect(),
             directory: Directory::default(),
             log,
@@ -89,6 +91,12 @@ impl Hub {
     #[must_use]
     pub const fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// What each shard counts by itself.
+    #[must_use]
+    pub const fn tallies(&self) -> &[Tally] {
+        &self.tallies
     }
 
     /// Connections that are open.
@@ -304,13 +312,21 @@ impl Hub {
         (!state.dead).then(|| act(&channel, &mut state))
     }
 
-    /// Hands an event to every shard that has members; the lock is held.
-    fn deliver(&self, channel: &Channel, state: &State, frame: &Arc<Prepared>, offset: u64, key: Option<Arc<str>>) {
+    /// Hands an event to every shard that has members; the lock is held. `read_us` is when it came to the hub.
+    fn deliver(
+        &self,
+        channel: &Channel,
+        state: &State,
+        frame: &Arc<Prepared>,
+        offset: u64,
+        key: Option<Arc<str>>,
+        read_us: u64,
+    ) {
         add(&self.counters.publications, 1);
         let class = channel.class(offset, key);
         for (inbox, _) in self.inboxes.iter().zip(&state.members).filter(|(_, count)| **count > 0) {
             let (frame, class) = (Arc::clone(frame), class.clone());
-            inbox.push(ShardMsg::Deliver(Deliver { channel: channel.id, frame, offset, class }));
+            inbox.push(ShardMsg::Deliver(Deliver { channel: channel.id, frame, offset, class, read_us }));
         }
     }
 }

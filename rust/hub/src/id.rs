@@ -5,6 +5,8 @@
 pub struct Now {
     /// Monotonic milliseconds since some fixed start; every timer runs on it.
     pub mono_ms: u64,
+    /// The same in microseconds: what is measured, never what is waited for.
+    pub mono_us: u64,
     /// Unix time in milliseconds; only for timestamps and token expiry.
     pub wall_ms: u64,
 }

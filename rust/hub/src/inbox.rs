@@ -107,6 +107,8 @@ pub(crate) struct Deliver {
     /// 0 where the channel does not number.
     pub offset: u64,
     pub class: Class,
+    /// When the event came to the hub, monotonic µs: what its delivery is measured from.
+    pub read_us: u64,
 }
 
 /// One shard's inbox.

@@ -129,25 +129,30 @@ impl Backlog {
     pub(crate) fn push(&mut self, queued: Queued, bounds: Bounds, counters: &Counters) -> Result<(), TooSlow> {
         let len = queued.frame.wire_len();
         let is_over = |backlog: &Self| {
-            !backlog.is_empty()
-                && (backlog.behind() + len > bounds.hard_bytes
-                    || counters.outbox_bytes.load(std::sync::atomic::Ordering::Relaxed) as usize > bounds.all_bytes)
+            if backlog.is_empty() {
+                None
+            } else if backlog.behind() + len > bounds.hard_bytes {
+                Some(&counters.dropped_slow)
+            } else {
+                let all_bytes = counters.outbox_bytes.load(std::sync::atomic::Ordering::Relaxed);
+                (all_bytes as usize > bounds.all_bytes).then_some(&counters.dropped_budget)
+            }
         };
         let mut from = usize::from(self.front_sent > 0);
-        while is_over(self) {
+        while let Some(dropped) = is_over(self) {
             let droppable = |entry: &Entry| matches!(entry, Entry::Frame(q) if q.is_droppable(bounds.resumable));
             let Some(place) = self.entries.iter().skip(from).position(droppable).map(|place| place + from) else {
                 if !queued.is_droppable(bounds.resumable) {
                     return Err(TooSlow);
                 }
-                add(&counters.dropped_slow, 1);
+                add(dropped, 1);
                 self.note_lag(self.entries.len(), queued.channel);
                 return Ok(());
             };
-            if let Some(Entry::Frame(dropped)) = self.entries.remove(place) {
-                self.forget(&dropped.frame, counters);
-                add(&counters.dropped_slow, 1);
-                self.note_lag(place, dropped.channel);
+            if let Some(Entry::Frame(oldest)) = self.entries.remove(place) {
+                self.forget(&oldest.frame, counters);
+                add(dropped, 1);
+                self.note_lag(place, oldest.channel);
             }
             from = place;
         }

@@ -428,3 +428,25 @@ fn reading_stops_when_as_many_bytes_are_under_way_as_one_message_may_have() {
     }
     assert!(world.shards[0].reads(conn));
 }
+
+#[test]
+fn ten_thousand_ends_in_one_turn_leave_nothing_and_their_slots_serve_on() {
+    let mut world = World::new(1);
+    let clients: Vec<_> = (0..10_000)
+        .map(|n| {
+            let conn = world.shards[0].open([127, 0, 0, 1].into(), world.now);
+            world.shards[0].admit_as(conn, 0, &format!("u{n}"), None, false, world.now).unwrap();
+            conn
+        })
+        .collect();
+    // Each has its first frame to send when it ends; the slots are taken again before that is looked at.
+    for conn in clients {
+        world.shards[0].closed(conn, world.now);
+    }
+    let again: Vec<usize> = (0..100).map(|n| world.connect(0, &format!("again{n}"))).collect();
+    for client in again {
+        assert_eq!(world.ask(client, r#"{"type":"ping","id":1}"#).len(), 1, "its own frames and each once");
+    }
+    assert!(!world.shards[0].more_to_flush());
+    assert_eq!((world.hub.connections(), world.shards[0].len()), (100, 100));
+}

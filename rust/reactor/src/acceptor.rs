@@ -167,8 +167,7 @@ impl Acceptor {
 
     /// Answers 503 without having read the request: there is no room to keep it.
     fn turn_away(&mut self, mut stream: TcpStream) {
-        let refused = &self.admission.hub.counters().refused;
-        refused.fetch_add(1, Ordering::Relaxed);
+        self.admission.hub.counters().peer_refused(503);
         let answer = error_response(503, "Service Unavailable", &[("Retry-After", "1")]);
         // A fresh socket has room for it; a peer that is gone needs no answer.
         let _ = io::Write::write_all(&mut stream, &answer);

@@ -99,6 +99,11 @@ impl Bridge {
         taken
     }
 
+    /// How many events wait.
+    pub(crate) fn len(&self) -> usize {
+        self.lock().events.len()
+    }
+
     /// Tells Python that the engine cannot go on.
     pub(crate) fn fatal(&self, message: String) {
         self.push(&mut vec![Event::Fatal { message: message.into() }]);

@@ -36,13 +36,18 @@ impl Clock {
 
     pub(crate) fn now(&self) -> Now {
         match self {
-            Self::System { start } => Now {
-                mono_ms: millis(start.elapsed()),
-                // A clock set before 1970 is as good as none.
-                wall_ms: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, millis),
-            },
+            Self::System { start } => {
+                let elapsed = start.elapsed();
+                Now {
+                    mono_ms: millis(elapsed),
+                    mono_us: u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX),
+                    // A clock set before 1970 is as good as none.
+                    wall_ms: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, millis),
+                }
+            }
             Self::Manual { mono_ms, wall_ms } => {
-                Now { mono_ms: mono_ms.load(Ordering::Relaxed), wall_ms: wall_ms.load(Ordering::Relaxed) }
+                let mono_ms = mono_ms.load(Ordering::Relaxed);
+                Now { mono_ms, mono_us: mono_ms * 1_000, wall_ms: wall_ms.load(Ordering::Relaxed) }
             }
         }
     }

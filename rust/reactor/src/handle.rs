@@ -102,9 +102,30 @@ impl Handle {
     /// The engine's counters and the log's health, one JSON object.
     #[must_use]
     pub fn stats_json(&self) -> String {
-        match self.hub.get() {
-            Some(hub) => self.log_health.append_to(hub.counters()),
-            None => self.log_health.append_to(&Counters::default()),
-        }
+        let Some(hub) = self.hub.get() else {
+            return self.log_health.append_to(&Counters::default().to_json(&[]));
+        };
+        let counters = hub.counters();
+        let gauge = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        let elapsed_ns = self.clock.now().mono_us * 1_000;
+        let shards: Vec<String> = hub
+            .tallies()
+            .iter()
+            .map(|tally| {
+                let (busy_ns, connections) = (gauge(&tally.busy_ns), tally.connections());
+                format!("{{\"busy_ns\":{busy_ns},\"elapsed_ns\":{elapsed_ns},\"connections\":{connections}}}")
+            })
+            .collect();
+        let members = counters.to_json(hub.tallies());
+        let json = format!(
+            "{},\"shards\":[{}],\"queues\":{{\"events\":{},\"commands_bytes\":{},\"log\":{},\"outbox_bytes\":{}}}}}",
+            members.strip_suffix('}').unwrap_or("{"),
+            shards.join(","),
+            self.bridge.len(),
+            gauge(&counters.commands_bytes),
+            gauge(&counters.log_waiting),
+            gauge(&counters.outbox_bytes),
+        );
+        self.log_health.append_to(&json)
     }
 }

@@ -1,6 +1,5 @@
-//! The hub's counters, and beside them what only the log's thread knows: that the log fails, and why.
+//! What only the log's thread knows: that the log fails, and why.
 
-use realtime_hub::Counters;
 use std::fmt::Write as _;
 use std::sync::{Mutex, PoisonError};
 
@@ -24,12 +23,11 @@ impl LogHealth {
         failed.last = Some(error);
     }
 
-    /// The counters as one JSON object, with `log_failures` and `log_error` (what it said last, or null).
-    pub(crate) fn append_to(&self, counters: &Counters) -> String {
-        let hub_json = String::from_utf8_lossy(&counters.to_json()).into_owned();
+    /// `json`, an object, with `log_failures` and `log_error` (what it said last, or null) behind its members.
+    pub(crate) fn append_to(&self, json: &str) -> String {
         let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
         let error = failed.last.as_deref().map_or_else(|| "null".into(), |error| format!("\"{}\"", json_text(error)));
-        let members = hub_json.strip_suffix('}').unwrap_or("{");
+        let members = json.strip_suffix('}').unwrap_or("{");
         format!("{members},\"log_failures\":{},\"log_error\":{error}}}", failed.count)
     }
 }
@@ -56,7 +54,7 @@ mod tests {
 
     #[test]
     fn a_healthy_log_is_told_beside_the_counters() {
-        let json = LogHealth::default().append_to(&Counters::default());
+        let json = LogHealth::default().append_to("{\"accepted\":0}");
         assert!(json.starts_with("{\"accepted\":0,"), "{json}");
         assert!(json.ends_with(",\"log_failures\":0,\"log_error\":null}"), "{json}");
     }
@@ -66,7 +64,7 @@ mod tests {
         let health = LogHealth::default();
         health.failed("first".into());
         health.failed("no \"room\"\non \\".into());
-        let json = health.append_to(&Counters::default());
+        let json = health.append_to("{\"accepted\":0}");
         assert!(json.ends_with(r#","log_failures":2,"log_error":"no \"room\"\u000aon \\"}"#), "{json}");
     }
 }

@@ -10,6 +10,7 @@ use realtime_log::{Append, Appended, Log, Page, Stored};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 /// Events of one commit: enough to share the disk's answer, few enough that the first does not wait for the last.
 const APPENDS_MAX: usize = 512;
@@ -63,11 +64,14 @@ impl LogWorker {
 
     fn append(&mut self, group: Vec<(Publish, u64)>, now: impl FnOnce() -> Now, events: &mut Vec<Event>) {
         let batch: Vec<Append<'_>> = group.iter().map(|(publish, time_ms)| log_append(publish, *time_ms)).collect();
+        let started = Instant::now();
         match self.log.append(&batch) {
             Ok(appended) => {
                 drop(batch);
-                let commits = &self.hub.counters().log_commits;
-                commits.fetch_add(1, Ordering::Relaxed);
+                let counters = self.hub.counters();
+                counters.log_commits.fetch_add(1, Ordering::Relaxed);
+                counters.log_commit_s.observe(started.elapsed().as_micros() as u64, 1);
+                counters.log_batch.observe(group.len() as u64, 1);
                 let now = now();
                 for ((publish, time_ms), appended) in group.into_iter().zip(appended) {
                     let outcome = hub_appended(&publish, time_ms, appended);

@@ -15,7 +15,7 @@ use crate::sockets::{BLOCKED, ENDING, LISTED, READABLE, SHUT, Sockets};
 use mio::event::Event as Readiness;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
-use realtime_hub::{ConnId, Event, Hub, Now, Release, ShardCore, TICK_MS};
+use realtime_hub::{ConnId, Event, Hub, Now, Release, ShardCore, TICK_MS, add_own};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
@@ -52,6 +52,8 @@ pub(crate) struct Shard {
     ready: Vec<ConnId>,
     buffer: Box<[u8]>,
     tick_due_ms: u64,
+    /// When the last turn ended.
+    ended: Now,
     /// Something was closed after the flush: the next turn must not wait.
     unsettled: bool,
     scratch: Scratch,
@@ -91,6 +93,7 @@ impl Shard {
             ready: Vec::new(),
             buffer: vec![0; READ_BYTES].into_boxed_slice(),
             tick_due_ms: 0,
+            ended: Now::default(),
             unsettled: false,
             scratch: Scratch::default(),
         }
@@ -128,6 +131,10 @@ impl Shard {
         self.shared.bridge.push(&mut self.scratch.events);
         self.release();
         self.take_unpaused();
+        self.ended = self.shared.clock.now();
+        // Whatever is not the poller's sleep is work.
+        let busy_ns = self.ended.mono_us.saturating_sub(now.mono_us) * 1_000;
+        add_own(&self.shared.hub.tallies()[self.index].busy_ns, busy_ns);
         Ok(())
     }
 
@@ -152,7 +159,7 @@ impl Shard {
         if is_busy || !self.shared.hub.inbox(self.index).may_sleep() {
             return Duration::ZERO;
         }
-        Duration::from_millis(self.tick_due_ms.saturating_sub(self.shared.clock.now().mono_ms))
+        Duration::from_millis(self.tick_due_ms.saturating_sub(self.ended.mono_ms))
     }
 
     fn take_readiness(&mut self, now: Now) {
@@ -322,6 +329,9 @@ impl Shard {
     fn flush(&mut self, now: Now) {
         let mut wire = SendLoop { sockets: &mut self.sockets, gone: &mut self.scratch.gone };
         self.core.flush(&mut wire, now);
+        if self.core.has_fanned_out() {
+            self.core.fanned_out(self.shared.clock.now());
+        }
         self.unsettled = !self.scratch.gone.is_empty();
         for conn in self.scratch.gone.drain(..) {
             self.core.closed(conn, now);

@@ -190,6 +190,9 @@ impl VirtualEngine {
         let mut happened = self.bytes_up(now);
         happened |= self.run_inbox(now);
         self.core.flush(&mut self.links, now);
+        if self.core.has_fanned_out() {
+            self.core.fanned_out(now);
+        }
         happened |= self.core.more_to_flush();
         self.core.take_events(&mut self.events);
         happened |= self.release();

@@ -185,7 +185,7 @@ impl ShardCore {
     // ---- errors
 
     pub(super) fn fault(&mut self, slot: usize, fault: Fault<'_>, id: Option<&[u8]>) {
-        add(&self.hub.counters.errors, 1);
+        self.hub.counters.error_sent(fault.code);
         let json = fault.to_json(id, self.now.wall_ms);
         self.queue_json(slot, &json);
     }

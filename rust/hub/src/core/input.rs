@@ -6,7 +6,7 @@
 use super::commands::Source;
 use super::{ShardCore, tick_of};
 use crate::conn::{Phase, flag};
-use crate::counters::{add, sub};
+use crate::counters::{add, add_own, sub};
 use crate::options::Mode;
 use crate::outbox::Queued;
 use crate::prepared::Prepared;
@@ -22,7 +22,7 @@ impl ShardCore {
     pub fn bytes_in(&mut self, id: ConnId, input: &mut [u8], now: Now) {
         self.now = now;
         let Some(slot) = self.find(id) else { return };
-        add(&self.hub.counters.bytes_in, input.len() as u64);
+        add_own(&self.tally().bytes_in, input.len() as u64);
         let conn = &mut self.conns[slot];
         conn.heard(tick_of(now));
         match conn.phase {
@@ -184,7 +184,7 @@ impl ShardCore {
 
     /// A whole message, text already known to be UTF-8.
     fn message_in(&mut self, slot: usize, text: bool, payload: &mut [u8]) {
-        add(&self.hub.counters.messages_in, 1);
+        add_own(&self.tally().messages_in, 1);
         let endpoint = self.conns[slot].endpoint as usize;
         match self.hub.rules.endpoints[endpoint].mode {
             Mode::Raw => {

@@ -6,7 +6,7 @@ use super::output::Run;
 use crate::channel::{Channel, Publication};
 use crate::compose;
 use crate::conn::{NOTHING, Phase, flag};
-use crate::counters::add;
+use crate::counters::{add, add_own};
 use crate::hub::{Replay, channel_member};
 use crate::inbox::{Deliver, Join, ShardMsg};
 use crate::outbox::{Class, Queued};
@@ -141,7 +141,8 @@ impl ShardCore {
         let of = Arc::clone(&local.channel);
         let offsets: Vec<u64> = burst.iter().map(|deliver| deliver.offset).collect();
         let mut run = Run { first: 0, count: offsets.len() as u32 };
-        for (place, Deliver { frame, class, .. }) in burst.drain(..).enumerate() {
+        for (place, Deliver { frame, class, read_us, .. }) in burst.drain(..).enumerate() {
+            self.fan_outs.begin(read_us);
             let index = self.turn.add(Queued { frame, class, channel: Some(Arc::clone(&of)) });
             if place == 0 {
                 run.first = index;
@@ -168,7 +169,7 @@ impl ShardCore {
             }
             member.next = member.next.max(highest + 1);
         }
-        add(&self.hub.counters.deliveries, deliveries);
+        add_own(&self.tally().deliveries, deliveries);
         if let Some(local) = self.members.get_mut(&channel) {
             local.members = members;
         }
@@ -180,7 +181,7 @@ impl ShardCore {
             let conn = &self.conns[slot];
             let is_json = || self.hub.rules.endpoints[conn.endpoint as usize].mode == crate::options::Mode::Json;
             if conn.phase == Phase::Open && is_json() {
-                add(&self.hub.counters.deliveries, 1);
+                add_own(&self.tally().deliveries, 1);
                 self.queue_frame(slot, frame);
             }
         }
@@ -193,7 +194,7 @@ impl ShardCore {
         slots.dedup();
         let frame = self.turn.add(volatile(frame));
         for slot in slots {
-            add(&self.hub.counters.deliveries, 1);
+            add_own(&self.tally().deliveries, 1);
             self.queue_frame(slot as usize, frame);
         }
     }
@@ -407,7 +408,7 @@ impl ShardCore {
             let Some(member) = self.member_mut(slot, channel) else { return };
             member.next = publication.offset + 1;
             queued_bytes += len;
-            add(&self.hub.counters.deliveries, 1);
+            add_own(&self.tally().deliveries, 1);
             let queued = Queued {
                 frame: Arc::clone(&publication.frame),
                 class: Class::Durable,

@@ -7,7 +7,7 @@
 
 use super::{ShardCore, tick_of};
 use crate::conn::{Conn, NOTHING, Phase, flag};
-use crate::counters::{add, sub};
+use crate::counters::{add, add_own, sub};
 use crate::outbox::{Backlog, Bounds, Queued, TooSlow};
 use crate::prepared::Prepared;
 use crate::{ConnId, Event, Now, Outcome, SendOp, Wire};
@@ -53,6 +53,8 @@ pub(super) struct Turn {
     /// Bytes of `frames`.
     frame_bytes: usize,
     links: Vec<Link>,
+    /// Slots with something to send. One whose connection has ended or was closed stands here until its place comes:
+    /// it is not marked then, or for its new owner. Taking it out at once would cost the list for each of many ends.
     dirty: Vec<u32>,
     /// Assembled bytes of one batch.
     scratch: Vec<u8>,
@@ -123,10 +125,7 @@ impl Turn {
     }
 
     /// A connection ends: nothing is pending for its slot any more.
-    pub(super) fn forget(&mut self, slot: u32, conn: &mut Conn) {
-        if conn.has(flag::DIRTY) {
-            self.dirty.retain(|dirty| *dirty != slot);
-        }
+    pub(super) fn forget(conn: &mut Conn) {
         conn.clear(flag::DIRTY);
         (conn.pending_head, conn.pending_tail) = (NOTHING, NOTHING);
     }
@@ -316,6 +315,9 @@ impl ShardCore {
                 return place;
             }
             let conn = &mut self.conns[slot as usize];
+            if !conn.has(flag::DIRTY) {
+                continue;
+            }
             conn.clear(flag::DIRTY);
             if conn.has(flag::BLOCKED) {
                 self.fall_behind(slot as usize, 0, 0);
@@ -354,7 +356,7 @@ impl ShardCore {
         wire.send_batch(&mut ops);
         let results: Vec<(usize, Outcome)> = ops.iter().map(|op| (op.bytes.len(), op.outcome)).collect();
         drop(ops);
-        add(&self.hub.counters.sends, results.len() as u64);
+        add_own(&self.tally().sends, results.len() as u64);
         let mut bytes_out = 0;
         for (planned, (len, outcome)) in sends.iter().zip(&results) {
             let slot = planned.slot as usize;
@@ -371,7 +373,7 @@ impl ShardCore {
                 }
             }
         }
-        add(&self.hub.counters.bytes_out, bytes_out);
+        add_own(&self.tally().bytes_out, bytes_out);
         self.turn.sends = sends;
         self.turn.sends.clear();
     }
@@ -487,7 +489,7 @@ impl ShardCore {
             Phase::Open | Phase::Finishing => {}
         }
         let id = self.id(slot);
-        self.turn.forget(slot as u32, &mut self.conns[slot]);
+        Turn::forget(&mut self.conns[slot]);
         let conn = &mut self.conns[slot];
         if let Some(backlog) = conn.backlog.as_mut() {
             backlog.drop_whole_frames(&self.hub.counters);
@@ -560,7 +562,7 @@ impl ShardCore {
         if let Some(slot) = self.find(id)
             && matches!(self.conns[slot].phase, Phase::Open | Phase::Finishing)
         {
-            add(&self.hub.counters.deliveries, 1);
+            add_own(&self.tally().deliveries, 1);
             self.queue_frame(slot, frame);
         }
     }

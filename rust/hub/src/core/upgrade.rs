@@ -6,7 +6,7 @@
 use super::ShardCore;
 use crate::compose;
 use crate::conn::{Answer, Phase, Session, flag};
-use crate::counters::add;
+use crate::counters::{add, add_own};
 use crate::event::Event;
 use crate::options::{Auth, Mode};
 use crate::outbox::Queued;
@@ -166,6 +166,7 @@ impl ShardCore {
             user: identity.user,
             grants: identity.grants,
             expires_at_ms: identity.expires_at_ms.unwrap_or(0),
+            opened_ms: self.now.mono_ms,
         }));
         conn.set(flag::ANNOUNCED);
         if answer.version_1 {
@@ -179,6 +180,7 @@ impl ShardCore {
             self.tell_of_drain(slot);
         }
         add(&self.hub.counters.connections, 1);
+        add_own(&self.tally().connections, 1);
         add(&self.hub.counters.opened, 1);
         self.events.push(Event::Open { conn: id, user, endpoint, first_version: !answer.version_1, peer });
         self.look_at(slot);
@@ -235,7 +237,7 @@ impl ShardCore {
     }
 
     fn refuse_by_close(&mut self, slot: usize, answer: &Answer, status: u16, body: &str) {
-        self.count_refusal(slot);
+        self.count_refusal(slot, status);
         self.queue_switching(slot, answer);
         self.conns[slot].set(flag::VERSION_1);
         let wait_ms = format!("{RETRY_AFTER_S}000");
@@ -256,7 +258,7 @@ impl ShardCore {
             }
             Some(error) if error.body == body => self.refuse(slot, error, &[]),
             _ => {
-                self.count_refusal(slot);
+                self.count_refusal(slot, status);
                 let bytes = realtime_protocol::handshake::error_response(status, body, &[]);
                 self.queue(slot, Queued::reply(Prepared::plain(bytes)));
                 self.last_word(slot);
@@ -266,13 +268,13 @@ impl ShardCore {
 
     /// Answers with an HTTP status and ends the connection.
     pub(super) fn refuse(&mut self, slot: usize, error: HttpError, extra: &[(&str, &str)]) {
-        self.count_refusal(slot);
+        self.count_refusal(slot, error.status);
         self.queue(slot, Queued::reply(Prepared::plain(error.response(extra))));
         self.last_word(slot);
     }
 
-    fn count_refusal(&self, slot: usize) {
+    fn count_refusal(&self, slot: usize, status: u16) {
         debug_assert!(matches!(self.conns[slot].phase, Phase::Handshake | Phase::Deciding));
-        add(&self.hub.counters.refused, 1);
+        self.hub.counters.peer_refused(status);
     }
 }

@@ -4,7 +4,6 @@ use super::{Hub, PAGE_BYTES_MAX, UNREADABLE, channel_member};
 use crate::Now;
 use crate::channel::{Channel, Head, HistoryFor, HistoryRequest, Publication, State, Waiting};
 use crate::compose::{self, Fault};
-use crate::counters::add;
 use crate::event::{Event, HistoryPage};
 use crate::log_queue::{LogRequest, PagePurpose};
 use crate::prepared::Prepared;
@@ -106,7 +105,7 @@ impl Hub {
         match who {
             HistoryFor::Client { conn, id, credits } => {
                 let fault = Fault { channel: Some(channel.name()), ..UNREADABLE };
-                add(&self.counters.errors, 1);
+                self.counters.error_sent(fault.code);
                 self.send(conn, Prepared::text(&fault.to_json(id.as_deref(), now.wall_ms)), credits);
             }
             HistoryFor::Python { ticket } => events.push(Event::History { ticket, outcome: Err(UNREADABLE.code) }),

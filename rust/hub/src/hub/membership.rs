@@ -7,7 +7,6 @@ use super::publishing::publication_of;
 use super::{Hub, PAGE_BYTES_MAX, UNREADABLE, channel_member};
 use crate::channel::{Channel, Head, HistoryFor, Publication, State, SubscribeRequest, Waiting};
 use crate::compose::{self, Fault};
-use crate::counters::add;
 use crate::event::Event;
 use crate::inbox::{Join, ShardMsg};
 use crate::log_queue::{LogFailure, LogPage, LogRequest, PagePurpose};
@@ -57,7 +56,7 @@ impl Hub {
                 self.to(conn, ShardMsg::Leave { conn, channel: Arc::clone(channel), reply, credits });
             }
             Waiting::History(request) => self.history_locked(channel, state, request, now, events),
-            Waiting::Deliver { frame, key } => self.deliver(channel, state, &frame, 0, key),
+            Waiting::Deliver { frame, key } => self.deliver(channel, state, &frame, 0, key, now.mono_us),
         }
     }
 
@@ -65,7 +64,7 @@ impl Hub {
         match waiting {
             Waiting::Subscribe(SubscribeRequest { conn, id, credits, .. }) => {
                 let fault = Fault { channel: Some(channel.name()), ..UNREADABLE };
-                add(&self.counters.errors, 1);
+                self.counters.error_sent(fault.code);
                 let reply = Prepared::text(&fault.to_json(id.as_deref(), now.wall_ms));
                 self.to(conn, ShardMsg::NotJoined { conn, channel: Arc::clone(channel), reply, credits });
             }

@@ -21,8 +21,8 @@ const WAITING_MAX: usize = 1_024;
 
 impl Hub {
     /// Publishes what is not stored in the log: now.
-    fn emit(&self, event: ChannelEvent<'_>, key: Option<Arc<str>>) {
-        let act = |channel: &Arc<Channel>, state: &mut State| self.emit_locked(channel, state, event, key.clone());
+    fn emit(&self, event: ChannelEvent<'_>, key: Option<Arc<str>>, now: Now) {
+        let act = |channel: &Arc<Channel>, state: &mut State| self.emit_locked(channel, state, event, key.clone(), now);
         if self.rules.policy_of(event.channel).history > 0 {
             self.in_channel(event.channel, act);
         } else {
@@ -36,6 +36,7 @@ impl Hub {
         state: &mut State,
         mut event: ChannelEvent<'_>,
         key: Option<Arc<str>>,
+        now: Now,
     ) {
         let mut offset = 0;
         if let (true, false, Head::Known(head)) = (channel.policy.history > 0, channel.policy.durable, state.head) {
@@ -55,7 +56,7 @@ impl Hub {
         if offset > 0 {
             state.keep(Arc::new(Publication { offset, frame: Arc::clone(&frame) }), channel.policy.history);
         }
-        self.deliver(channel, state, &frame, offset, key);
+        self.deliver(channel, state, &frame, offset, key, now.mono_us);
     }
 
     pub(crate) fn publish(&self, publish: Publish, now: Now, events: &mut Vec<Event>) {
@@ -77,7 +78,7 @@ impl Hub {
             channel: &publish.channel,
             offset: None,
         };
-        self.emit(event, publish.key.clone());
+        self.emit(event, publish.key.clone(), now);
         self.succeed(publish.reply, b"null", now);
     }
 
@@ -97,7 +98,7 @@ impl Hub {
         if let Some(reply) = publish.reply {
             let message = reply.failure.as_deref().unwrap_or(message);
             let fault = Fault { code, message, channel: Some(&publish.channel), ..Fault::default() };
-            add(&self.counters.errors, 1);
+            self.counters.error_sent(code);
             self.send(reply.conn, Prepared::text(&fault.to_json(reply.id.as_deref(), now.wall_ms)), reply.credits);
         }
         if publish.notify {
@@ -125,7 +126,10 @@ impl Hub {
                 if let Head::Known(_) = state.head {
                     let publication = publication_of(channel, &stored);
                     state.head = Head::Known(stored.offset);
-                    self.deliver(channel, state, &publication.frame, stored.offset, None);
+                    // The wall clock alone went to the log and back; a millisecond is fine beside a commit.
+                    let waited_ms = now.wall_ms.saturating_sub(stored.time_ms);
+                    let read_us = now.mono_us.saturating_sub(waited_ms * 1_000);
+                    self.deliver(channel, state, &publication.frame, stored.offset, None, read_us);
                     state.keep(publication, channel.policy.history);
                 }
             });

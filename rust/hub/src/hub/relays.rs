@@ -45,7 +45,7 @@ impl Hub {
                 channel: channel.name(),
                 offset: None,
             };
-            self.emit_locked(channel, state, event, sent.key);
+            self.emit_locked(channel, state, event, sent.key, sent.now);
             lasts.then(|| Arc::clone(channel))
         })
         .flatten()
@@ -69,7 +69,7 @@ impl Hub {
             channel: channel.name(),
             offset: None,
         };
-        self.emit_locked(channel, &mut state, event, None);
+        self.emit_locked(channel, &mut state, event, None, now);
         let is_idle = state.is_idle(channel.policy);
         drop(state);
         if is_idle {

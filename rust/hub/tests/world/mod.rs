@@ -186,7 +186,7 @@ impl World {
             links: Links::default(),
             clients: Vec::new(),
             events: Vec::new(),
-            now: Now { mono_ms: 1_000, wall_ms: 1_795_415_400_000 },
+            now: Now { mono_ms: 1_000, mono_us: 1_000_000, wall_ms: 1_795_415_400_000 },
             log_fails: false,
             log_stands: false,
             tickets: 0,
@@ -278,6 +278,7 @@ impl World {
     pub(crate) fn advance(&mut self, ms: u64) {
         for _ in 0..ms.div_ceil(250) {
             self.now.mono_ms += 250;
+            self.now.mono_us += 250_000;
             self.now.wall_ms += 250;
             for shard in &mut self.shards {
                 shard.tick(self.now);
@@ -316,6 +317,9 @@ impl World {
         let core = &mut self.shards[shard];
         core.run_inbox(self.now);
         core.flush(&mut self.links, self.now);
+        if core.has_fanned_out() {
+            core.fanned_out(self.now);
+        }
         let before = self.events.len();
         core.take_events(&mut self.events);
         let mut releases = Vec::new();

@@ -19,7 +19,7 @@ impl Wire for Takes {
     }
 }
 
-const NOW: Now = Now { mono_ms: 1_000, wall_ms: 1_000 };
+const NOW: Now = Now { mono_ms: 1_000, mono_us: 1_000_000, wall_ms: 1_000 };
 
 fn shard_with(connections: usize) -> (Arc<Hub>, ShardCore, Vec<ConnId>) {
     let json = br#"{"endpoints": [{"path": "/ws", "mode": "json", "auth": "none"}], "limits": {"outbox_hard_bytes": 33554432}}"#;
