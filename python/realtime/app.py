@@ -35,6 +35,7 @@ from realtime.clock import Clock
 from realtime.config import ConfigError, Settings, load
 from realtime.connections import Connections
 from realtime.errors import NotRunning
+from realtime.forwarding import Forwarding
 from realtime.listening import Listener
 from realtime.middleware import Middleware
 from realtime.periodic import Job, checked_period_s
@@ -417,6 +418,17 @@ class Realtime:
             NotRunning: the app is not served.
         """
         return self._running.presence
+
+    @property
+    def forwarding(self) -> Forwarding:
+        """The way of messages to the HTTP API of `api.url`.
+
+        Raises:
+            NotRunning: the app is not served, or `api.url` is not set.
+        """
+        if self._running.forwarding is None:
+            raise NotRunning("api.url is not set, so messages are numbered here")
+        return self._running.forwarding
 
     @property
     def clock(self) -> Clock:

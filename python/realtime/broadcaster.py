@@ -115,6 +115,11 @@ class Publishing:
         """Whether its outcome is known; always so on volatile channels."""
         return self._settled
 
+    @property
+    def is_failed(self) -> bool:
+        """Whether it is known that it was not stored."""
+        return self._failure is not None
+
     def settle(self, publication: Publication | None, failure: str | None) -> None:
         """Take the outcome and wake who waits; `broadcaster` alone calls this."""
         self._publication = publication

@@ -16,24 +16,27 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
 
 from realtime import _engine
 from realtime._engine import Commands, Engine
-from realtime.auth import TokenRule
+from realtime.auth import TokenRule, mint_token
 from realtime.broadcaster import Broadcaster
 from realtime.clock import Clock, SystemClock, Timer
 from realtime.codes import CloseCode
-from realtime.config import Keys, Settings, keys_of
+from realtime.config import AuthSettings, Keys, Settings, keys_of
 from realtime.connections import Connections, Session
+from realtime.forwarding import Forwarding
 from realtime.listening import Listeners
 from realtime.messages import RESERVED_EVENTS, encode
 from realtime.periodic import PeriodicJobs
 from realtime.presence import Change, Notice, Presence
 from realtime.routing import EventTuple, Router
 from realtime.rules import Route, Rules
+from realtime.upstream import Upstream
 
 log = logging.getLogger("realtime")
 
@@ -44,6 +47,7 @@ _STOP_RESERVE: Final = 0.2
 _DELIVERY_POLL_S: Final = 0.01
 _STALLED_S: Final = 0.5
 _CLEAN_UP_S: Final = 0.2
+_FORWARDED_TTL_S: Final = 60
 
 
 class Application(Protocol):
@@ -62,7 +66,7 @@ class Application(Protocol):
 class Control:
     """Python's half of a server, over an engine that somebody else drives. For one event loop and thread."""
 
-    def __init__(self, rules: Rules, settings: Settings, commands: Commands, clock: Clock) -> None:
+    def __init__(self, rules: Rules, settings: Settings, keys: Keys, commands: Commands, clock: Clock) -> None:
         self.rules = rules
         self.settings = settings
         self.failure: str | None = None
@@ -76,6 +80,10 @@ class Control:
         self.connections = Connections(commands, raw, self.wake)
         limits = settings.limits
         self.broadcaster = Broadcaster(commands, self.connections, rules.policies, clock, limits.publication_bytes_max)
+        self.forwarding: Forwarding | None = None
+        if settings.api.url is not None:
+            upstream = Upstream(settings.api, limits.publication_bytes_max, partial(_signed, settings.auth, keys))
+            self.forwarding = Forwarding(upstream, self.broadcaster, clock)
         self.presence = Presence(round(settings.presence.grace_s * 1000), settings.presence.everyone_max)
         self.router = Router(
             rules,
@@ -209,13 +217,31 @@ class Control:
         log.critical("%s", self.failure)
         self._fatal(self.failure)
 
-    def end(self) -> None:
+    async def close(self) -> None:
         """Let go of everything; the engine has stopped."""
+        if self.forwarding is not None:
+            await self.forwarding.close()
+        self.end()
+
+    def end(self) -> None:
+        """Do what of `close` needs no loop."""
         if self._presence_timer is not None:
             self._presence_timer.cancel()
         self.router.stop()
         self.broadcaster.abandon()
         self.connections.clear()
+
+
+def _signed(auth: AuthSettings, keys: Keys, user: str) -> str:
+    """Return a token for `user` that is good for one request to `api.url`."""
+    return mint_token(
+        keys.secrets[0],
+        user,
+        ttl_s=_FORWARDED_TTL_S,
+        audience=auth.audience,
+        user_claim=auth.user_claim,
+        algorithm=auth.algorithm,
+    )
 
 
 def engine_options(rules: Rules, settings: Settings, keys: Keys, *, in_memory: bool = False) -> bytes:
@@ -330,7 +356,7 @@ class Server:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._app.resources())
             self._engine.start()
-            control = Control(self._rules, self.settings, self._engine, SystemClock(loop))
+            control = Control(self._rules, self.settings, self.keys, self._engine, SystemClock(loop))
             control.on_fatal(lambda _: self.end())
             self._control = control
             self._app.running(control)
@@ -391,7 +417,7 @@ class Server:
             self._retry.cancel()
         loop.remove_reader(engine.fileno())
         self._app.running(None)
-        control.end()
+        await control.close()
 
     async def _delivered(self, deadline_s: float) -> None:
         """Give outboxes time to empty, for as long as they do: a close drops what waits in them, the last acks too."""

@@ -255,7 +255,7 @@ class _PumpedControl(Control):
 
     def __init__(self, test: "TestApp", rules: Rules, clock: ManualClock) -> None:
         self._test = test
-        super().__init__(rules, test.settings, test.engine, clock)
+        super().__init__(rules, test.settings, test.keys, test.engine, clock)
 
     def wake(self) -> None:
         """See `Control.wake`."""
@@ -442,7 +442,7 @@ class TestApp:
         await control.finish(self.settings.drain.grace_s)
         self._app.running(None)
         self._loop = None
-        control.end()
+        await control.close()
 
 
 def _command(type: str, data: Mapping[str, object]) -> dict[str, object]:

@@ -12,7 +12,7 @@ import msgspec
 
 from realtime import Realtime, _engine
 from realtime.clock import ManualClock
-from realtime.config import Settings
+from realtime.config import Keys, Settings
 from realtime.server import Control
 
 STAMP: Final = "1970-01-01T00:16:40.000Z"
@@ -77,7 +77,7 @@ class Half:
         self.settings = settings or Settings()
         rules = app.compile(self.settings)
         engine: Any = self.engine
-        self.control = Control(rules, self.settings, engine, self.clock)
+        self.control = Control(rules, self.settings, Keys(("s" * 32,), generated=True), engine, self.clock)
         app.running(self.control)
 
     def take(self, *events: tuple[Any, ...]) -> None:

@@ -42,13 +42,52 @@ class ServerSettings(Section, frozen=True):
 
 
 class ApiSettings(Section, frozen=True):
-    """The HTTP listener: health and, where the secret is the generated one, the playground."""
+    """The HTTP listener, and an existing HTTP API that messages are sent to."""
 
     enabled: Annotated[bool, Meta(description="Whether the HTTP listener is started.")] = True
     host: Annotated[
         Text, Meta(description="Address to listen on. One that is not a loopback address needs `auth.secrets`.")
     ] = "127.0.0.1"
-    port: Annotated[Port, Meta(description="Port of the HTTP listener; 0 takes a free one.")] = 3001
+    port: Annotated[
+        Port, Meta(description="Port of the HTTP listener; 0 takes a free one. With `api.url` the default is 3003.")
+    ] = 3001
+    url: Annotated[
+        Text | None,
+        Meta(
+            description="Address of an existing API: messages are sent to `{url}/api/conversations/{id}/messages` in "
+            "place of being numbered here."
+        ),
+    ] = None
+    token: Annotated[
+        Literal["caller", "minted"],
+        Meta(
+            description="Whose token goes to `api.url`: the caller's own (one is made for whoever came without), or "
+            "always one that is made for the user and lives a minute."
+        ),
+    ] = "caller"  # noqa: S105 -- the name of a choice
+    broadcast: Annotated[
+        Literal["response", "hook"],
+        Meta(description="`response`: what `api.url` answers is published; `hook`: it calls `POST /api/events`."),
+    ] = "response"
+    timeout_s: Annotated[
+        float,
+        Meta(ge=0.01, le=3600, description="Seconds for one message to `api.url`, waiting and its answer included."),
+    ] = 10.0
+    connect_timeout_s: Annotated[
+        float, Meta(ge=0.01, le=3600, description="Seconds for a connection to `api.url`.")
+    ] = 2.0
+    requests_max: Annotated[
+        int, Meta(ge=1, le=1024, description="Requests to `api.url` at once, each on a pooled connection.")
+    ] = 64
+    requests_waiting_max: Annotated[
+        Count, Meta(description="Messages that wait for one of them; more are refused at once.")
+    ] = 1000
+    failures_max: Annotated[
+        Positive, Meta(description="Failures of `api.url` in a row after which messages are refused at once.")
+    ] = 5
+    breaker_pause_s: Annotated[
+        float, Meta(ge=0.01, le=3600, description="Seconds until one message tries `api.url` again.")
+    ] = 5.0
 
 
 class AuthSettings(Section, frozen=True):

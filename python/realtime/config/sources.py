@@ -10,6 +10,7 @@ import os
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from realtime.config.keys import ALL, SECTIONS, Key
 from realtime.config.settings import ConfigError, Section, Settings
@@ -28,6 +29,7 @@ SHORT_NAMES: Mapping[str, str] = {
 
 _PREFIX = "REALTIME_"
 _SECRET_BYTES_MIN = 32
+_PORT_BESIDE_API = 3003
 
 
 def load(
@@ -52,6 +54,9 @@ def load(
         values.update(_from_file(path))
     values.update(_from_environment(environ))
     values.update(_from_command_line(sets))
+    if values.get("api.url") is not None:
+        # The existing API has the port that ours would have.
+        values.setdefault("api.port", _PORT_BESIDE_API)
     settings = _assembled(values)
     _check_together(settings)
     return settings
@@ -165,6 +170,26 @@ def _check_together(settings: Settings) -> None:
             raise ConfigError(f"limits.{smaller} = {low} is above limits.{larger} = {high}; raise the second")
     if settings.api.enabled and settings.server.port == settings.api.port != 0:
         raise ConfigError(f"server.port and api.port are both {settings.api.port}; set WS_PORT or API_PORT to another")
+    if settings.api.url is not None:
+        _check_api(settings, settings.api.url)
+
+
+def _check_api(settings: Settings, url: str) -> None:
+    """Check where messages are sent: a wrong address would fail each of them, and not the start."""
+    try:
+        parts = urlsplit(url)
+        fine = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError as error:
+        raise ConfigError(f"api.url = {url!r} is not an address: {error}; use http://host:port") from error
+    if not fine or not url.isascii() or not url.isprintable() or " " in url:
+        raise ConfigError(f"api.url = {url!r} is not an address; use http://host:port or https://host")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise ConfigError("api.url has a user, a query or a fragment; leave them out: callers bring tokens")
+    if settings.api.timeout_s >= settings.handlers.timeout_s:
+        raise ConfigError(
+            f"api.timeout_s = {settings.api.timeout_s:g} is not below handlers.timeout_s = "
+            f"{settings.handlers.timeout_s:g}, which would cut it off; lower the first"
+        )
 
 
 _DEFAULTS = Settings()

@@ -26,5 +26,6 @@ class Conversations:
         app.policy("conversation:*", durable=True, history=conversations.history, overflow=conversations.overflow)
         if conversations.access == "open":
             app.allow("conversation:*")
-        Messages(app, guarded=conversations.access == "grants").register()
+        guarded, forwards = conversations.access == "grants", settings.api.url is not None
+        Messages(app, guarded=guarded, forwards=forwards).register()
         relay_typing(app, timeout_s=settings.typing.timeout_s)

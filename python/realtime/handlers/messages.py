@@ -2,7 +2,8 @@
 
 The handler checks, builds the message and returns the publish without awaiting it: the engine stores it, splices its
 `number` in, publishes it and then acknowledges the command with the stored message. The same `clientMessageId` of the
-same user is stored once and acknowledged again with the first result. Called by `Conversations`.
+same user is stored once and acknowledged again with the first result. Where `api.url` is set another handler, which
+waits for that API, takes its place; this one stays plain, so that it costs no task. Called by `Conversations`.
 """
 
 from decimal import Decimal
@@ -12,9 +13,9 @@ from msgspec import Meta, Raw, Struct
 
 from realtime import Publishing, Realtime, Refused, Session
 from realtime.messages import INVALID, new_id
+from realtime.upstream import FAILED, Outgoing
 
 REQUIRED: Final = "ConversationId and content are required"
-FAILED: Final = "Failed to send message"
 _PLAIN_MIN: Final = 1e-6
 _PLAIN_END: Final = 1e21
 
@@ -47,16 +48,19 @@ class Messages:
     Args:
         app: what it registers on and publishes through.
         guarded: whether the engine demands the right `publish` on the conversation.
+        forwards: whether messages go to the API of `api.url` instead of being numbered here.
     """
 
-    def __init__(self, app: Realtime, *, guarded: bool) -> None:
+    def __init__(self, app: Realtime, *, guarded: bool, forwards: bool) -> None:
         self._app = app
         self._guarded = guarded
+        self._forwards = forwards
 
     def register(self) -> None:
         """Declare the command."""
         right, channel = ("publish", "conversation:{data.conversationId}") if self._guarded else (None, None)
-        self._app.on("send_message", right=right, channel=channel, failure=FAILED)(self.send)
+        handler = self.forward if self._forwards else self.send
+        self._app.on("send_message", right=right, channel=channel, failure=FAILED)(handler)
 
     def send(self, session: Session, message: SendMessage) -> Publishing:
         """Store a message; the engine answers when it is committed.
@@ -65,17 +69,15 @@ class Messages:
             Refused: a field is missing or wrong.
             PublishFailed: the message is too large; the command is answered with `FAILED`.
         """
-        conversation_id = _id(message.conversation_id)
-        if not conversation_id or not message.content:
-            raise Refused("invalid_message", REQUIRED)
+        conversation_id, content = _required(message)
         clock = self._app.clock
         stored = Message(
             id=new_id(clock.now_ms()),
             conversation_id=conversation_id,
             user_id=session.user,
             role="user",
-            content=message.content,
-            metadata={**(message.metadata or {}), "source": "websocket"},
+            content=content,
+            metadata=_metadata(message),
             client_message_id=message.client_message_id or None,
             created_at=clock.timestamp(),
         )
@@ -90,6 +92,37 @@ class Messages:
             )
         except ValueError as error:
             raise Refused("invalid_message", INVALID, path="data.conversationId") from error
+
+    async def forward(self, session: Session, message: SendMessage) -> Raw:
+        """Send a message to the API of `api.url` and return what was stored of its answer.
+
+        Raises:
+            Refused: a field is missing or wrong, or the API did not take it.
+            PublishFailed: it took it, and our log did not; the command is answered with `FAILED`.
+        """
+        conversation_id, content = _required(message)
+        return await self._app.forwarding.send(
+            conversation_id,
+            Outgoing(content, "user", _metadata(message)),
+            user=session.user,
+            client_message_id=message.client_message_id or None,
+        )
+
+
+def _required(message: SendMessage) -> tuple[str, str]:
+    """Return the conversation and the content.
+
+    Raises:
+        Refused: one of them is missing.
+    """
+    conversation_id = _id(message.conversation_id)
+    if not conversation_id or not message.content:
+        raise Refused("invalid_message", REQUIRED)
+    return conversation_id, message.content
+
+
+def _metadata(message: SendMessage) -> dict[str, Any]:
+    return {**(message.metadata or {}), "source": "websocket"}
 
 
 def _id(conversation_id: str | float | None) -> str | None:

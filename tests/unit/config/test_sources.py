@@ -188,10 +188,22 @@ def test_a_secret_is_measured_in_bytes() -> None:
         (["limits.outbox_soft_bytes=2000000"], "limits.outbox_soft_bytes = 2000000 is above limits.outbox_hard_bytes"),
         (["limits.message_bytes_max=999999999"], "is above limits.unfinished_bytes_max = 268435456; raise the second"),
         (["server.port=3001"], "server.port and api.port are both 3001; set WS_PORT or API_PORT to another"),
+        (["api.url=127.0.0.1:3001"], "api.url = '127.0.0.1:3001' is not an address; use http://host:port"),
+        (["api.url=http://host:99999"], "is not an address: Port out of range 0-65535; use http://host:port"),
+        (["api.url=ftp://host"], "api.url = 'ftp://host' is not an address; use http://host:port or https://host"),
+        (["api.url=http://me:secret@host"], "api.url has a user, a query or a fragment; leave them out"),
+        (["api.url=http://host?a=b"], "api.url has a user, a query or a fragment; leave them out"),
+        (["api.url=http://host", "api.timeout_s=30"], "api.timeout_s = 30 is not below handlers.timeout_s = 30"),
     ],
 )
 def test_keys_that_contradict_each_other_are_refused(sets: list[str], told: str) -> None:
     assert told in refusal(sets)
+
+
+def test_beside_an_existing_api_the_own_port_is_another() -> None:
+    assert settings([]).api.port == 3001
+    assert settings(["api.url=http://127.0.0.1:3001"]).api.port == 3003
+    assert settings(["api.url=http://127.0.0.1:3001", "api.port=3001"]).api.port == 3001
 
 
 def test_both_ports_may_be_left_to_the_system() -> None:

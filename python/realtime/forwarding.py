@@ -1,0 +1,146 @@
+"""Messages of a conversation where `api.url` names who numbers them: out to that API, and its answer back to everybody.
+
+The answer is published as it came, as `new_message` on the conversation, whose log gives it an offset as to any other
+event. Two members are added where the answer has none: `number`, the offset (an API's own `number` stays what it is,
+payload), and `clientMessageId`, by which the sender knows its message again. The command is acknowledged once that is
+stored. With `api.broadcast = hook` the API tells what it stored by `POST /api/events`, so nothing is published here.
+
+The same message may be told twice: by the answer and by a hook, by a hook that is repeated, or because a client sends
+again what it was not answered. By `id` it is published once within 10 minutes, whoever tells it; by `clientMessageId`
+it is sent once within that time, unless it failed.
+
+Made by `server`; called by the handler of `send_message` and by the HTTP routes, on the loop's thread.
+"""
+
+import asyncio
+from typing import Final
+
+import msgspec
+from msgspec import Raw
+
+from realtime.auth import is_channel
+from realtime.broadcaster import Broadcaster, Publication, Publishing
+from realtime.clock import Clock
+from realtime.errors import Refused
+from realtime.messages import INVALID, encode, new_id
+from realtime.recent import Recent
+from realtime.upstream import Outgoing, Upstream, UpstreamFailed, idempotency_key
+
+ONCE_WITHIN_S: Final = 600
+_KNOWN_MAX: Final = 100_000
+
+
+class Forwarding:
+    """Sends messages to an API and publishes what it says of them."""
+
+    def __init__(self, upstream: Upstream, broadcaster: Broadcaster, clock: Clock) -> None:
+        self._upstream = upstream
+        self._broadcaster = broadcaster
+        self._clock = clock
+        self._published: Recent[Publishing] = Recent(clock, ONCE_WITHIN_S, _KNOWN_MAX)
+        self._sent: Recent[asyncio.Future[Raw]] = Recent(clock, ONCE_WITHIN_S, _KNOWN_MAX)
+
+    async def close(self) -> None:
+        """Let the connections to the API go."""
+        await self._upstream.close()
+
+    async def send(
+        self,
+        conversation_id: str,
+        message: Outgoing,
+        *,
+        user: str,
+        token: str | None = None,
+        client_message_id: str | None = None,
+        request_id: str | None = None,
+    ) -> Raw:
+        """Send a message and return its JSON as it is stored; without `api.broadcast = response`, as it was answered.
+
+        Args:
+            conversation_id: as it stands in the channel's name.
+            message: what was said.
+            user: who said it.
+            token: the caller's own, where it has one.
+            client_message_id: the same for each try of one message of this user.
+            request_id: for the logs of both sides; None makes one.
+
+        Raises:
+            Refused: `upstream_failed`; or `invalid_message`, for an id that the API cannot be asked by.
+            PublishFailed: the API has taken the message, our log has not.
+        """
+        if not is_channel(f"conversation:{conversation_id}"):
+            raise Refused("invalid_message", INVALID, path="data.conversationId")
+        request_id = request_id or new_id(self._clock.now_ms())
+        if client_message_id is None:
+            answer = await self._upstream.post(conversation_id, message, user=user, token=token, request_id=request_id)
+            return await self._stored(conversation_id, answer, user, None)
+        key = (user, conversation_id, client_message_id)
+        before = self._sent.get(key)
+        if before is not None:
+            return await asyncio.shield(before)
+        outcome: asyncio.Future[Raw] = asyncio.get_running_loop().create_future()
+        self._sent.put(key, outcome)
+        try:
+            answer = await self._upstream.post(
+                conversation_id,
+                message,
+                user=user,
+                token=token,
+                request_id=request_id,
+                idempotency_key=idempotency_key(*key),
+            )
+            stored = await self._stored(conversation_id, answer, user, client_message_id)
+        except BaseException as error:
+            self._sent.discard(key, outcome)
+            outcome.set_exception(error if isinstance(error, Exception) else UpstreamFailed("cut off"))
+            # Looked at, so that nobody complains where only this caller waited.
+            outcome.exception()
+            raise
+        outcome.set_result(stored)
+        return stored
+
+    def publish_once(
+        self, conversation_id: str, message: dict[str, Raw], *, user: str | None, dedupe: str | None = None
+    ) -> tuple[Publishing, bool]:
+        """Publish a `new_message` unless one with its `id` was published within 10 minutes.
+
+        Args:
+            conversation_id: as it stands in the channel's name.
+            message: its members as JSON; without an `id` it is always a new one.
+            user: becomes the event's `userId`.
+            dedupe: as of `Broadcaster.publish`.
+
+        Returns:
+            The publish, which may be the earlier one, and whether it is that.
+
+        Raises:
+            PublishFailed, ValueError: as `Broadcaster.publish`.
+        """
+        identifier = message.get("id")
+        key = None if identifier is None else (conversation_id, str(msgspec.json.decode(identifier)))
+        if key is not None:
+            before = self._published.get(key)
+            if before is not None and not before.is_failed:
+                return before, True
+        publishing = self._broadcaster.publish(
+            f"conversation:{conversation_id}",
+            "new_message",
+            encode(message),
+            user=user,
+            dedupe=dedupe,
+            number="number" not in message,
+        )
+        if key is not None:
+            self._published.put(key, publishing)
+        return publishing, False
+
+    async def _stored(
+        self, conversation_id: str, answer: dict[str, Raw] | None, user: str, client_message_id: str | None
+    ) -> Raw:
+        if answer is not None and client_message_id is not None:
+            answer.setdefault("clientMessageId", Raw(encode(client_message_id)))
+        if answer is None or not self._upstream.broadcasts:
+            return Raw(encode(answer))
+        publishing, _ = self.publish_once(conversation_id, answer, user=user, dedupe=client_message_id)
+        publication = await publishing
+        return publication.data if isinstance(publication, Publication) else Raw(encode(answer))
