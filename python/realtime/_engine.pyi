@@ -21,20 +21,27 @@ PUBLISHED: Final[int]
 HISTORY: Final[int]
 FATAL: Final[int]
 CARRIED: Final[int]
+REFRESH: Final[int]
+RENEWED: Final[int]
 
 Event: TypeAlias = tuple[object, ...]
 """One of, by its first item:
 
-- ``(OPEN, conn: int, user: str, endpoint: int, first_version: bool, peer: str)``: accepted; its first frame is queued.
-  `endpoint` indexes ``options["endpoints"]``; `first_version` is true where no subprotocol was offered.
+- ``(OPEN, conn: int, user: str, endpoint: int, first_version: bool, peer: str, token: str | None,
+  expires_at_ms: int | None, token_id: str | None, issued_at_s: int | None)``: let in; its first frame is queued.
+  `endpoint` indexes ``options["endpoints"]``; `first_version` is true where no subprotocol was offered; `token` is the
+  one that the engine has checked, where ``options["tell_tokens"]`` is set; `expires_at_ms` is when the session ends
+  (Unix ms); `token_id` (`jti`) and `issued_at_s` (`iat`) are the token's, or what ``accept`` was given.
 - ``(CLOSE, conn: int, code: int, channels: list[str])``: gone for good, once per OPEN; `code` is what the peer sent
   (1006 when the socket just ended) or what the server closed with; `channels` are those it was subscribed to.
 - ``(MESSAGE, conn: int, route: int, id: bytes | None, data: bytes | None, received_ms: int)``: a command for a handler;
   `route` indexes ``options["routes"]``; `id` is the raw JSON of the command's id, `data` the raw JSON of its data
   (None where absent), `received_ms` the wall clock in ms. One credit: answer with ``done`` or a reply that carries it.
 - ``(RAW, conn: int, payload: str | bytes)``: a message on a raw endpoint. One credit.
-- ``(UPGRADE, conn: int, endpoint: int, path: str, query: str, headers: list[tuple[str, str]], peer: str)``: an endpoint
-  with ``auth = "hook"`` asks who this is; answer with ``accept`` or ``reject``. Header names are lower case.
+- ``(UPGRADE, conn: int, endpoint: int, path: str, query: str, headers: list[tuple[str, str]], peer: str)``: who is
+  this? Of an endpoint with ``auth = "hook"``, and of one with ``"token"`` where the query has a `ticket` or where
+  ``token["ask"]`` is set and a token's public key is none of ``token["keys"]``; in both cases there is nothing else
+  that says who it is. Answer with ``accept`` or ``reject``. Header names are lower case.
 - ``(AUTHORIZE, conn: int, rule: int, channel: str, right: str, id: bytes | None, raw: bytes)``: a command needs a right
   that no grant gives; `rule` indexes ``options["authorize"]``; answer with ``grant`` (the command `raw` then runs) or
   an error of your own with ``send_text(..., done=1)``. One credit.
@@ -42,6 +49,11 @@ Event: TypeAlias = tuple[object, ...]
   way in Python; hand it back with ``resume`` when its turn in the session's order comes. One credit.
 - ``(CARRIED, conn: int, goes_on: bool)``: a command that ``grant`` or ``resume`` handed back has run, so what Python
   does now takes effect after it. With `goes_on` it came up again: it is the event of this connection just before.
+- ``(REFRESH, conn: int, id: bytes | None, token: str)``: a client wants its session to go on with this token, of a key
+  that the engine does not have, or on an endpoint with ``auth = "hook"``; answer with ``renew`` or an error of your own
+  with ``send_text(..., done=1)``. One credit.
+- ``(RENEWED, conn: int, expires_at_ms: int | None, token: str | None, token_id: str | None, issued_at_s: int | None)``:
+  a session goes on with another token, by the engine or by ``renew``; the facts as in OPEN.
 - ``(DRAINED, conn: int)``: everything queued for a connection that had fallen behind is with the kernel.
 - ``(PUBLISHED, ticket: int, offset: int, duplicate: bool, data: bytes | None, error: str | None)``: the outcome of a
   durable publish that asked for it (``notify``). `data` is the event's data as stored; `error` a code, else None.
@@ -63,8 +75,72 @@ class EngineError(Exception):
 class Commands:
     """What Python tells the engine. Safe from any thread; ``submit`` detaches from the GIL."""
 
-    def accept(self, conn: int, user: str, grants: bytes | None = None, expires_at_ms: int | None = None) -> None:
-        """Answer an UPGRADE: `grants` is the JSON of ``{"pattern": ["subscribe", …]}``; None leaves the open rules."""
+    def accept(
+        self,
+        conn: int,
+        user: str,
+        grants: bytes | None = None,
+        expires_at_ms: int | None = None,
+        issued_at_s: int | None = None,
+        token_id: str | None = None,
+    ) -> None:
+        """Answer an UPGRADE: let it in, unless what it came by was revoked; that is answered by 401.
+
+        Args:
+            grants: JSON of ``{"pattern": ["subscribe", …]}``; None leaves the open rules.
+            expires_at_ms: when the session ends, Unix ms; None for never.
+            issued_at_s: when what it came by was issued, Unix s: what ``revoke`` of the user goes by; None counts as 0.
+            token_id: what ``revoke`` of a token goes by.
+        """
+
+    def renew(
+        self,
+        conn: int,
+        id: bytes | None,
+        user: str,
+        grants: bytes | None = None,
+        expires_at_ms: int | None = None,
+        issued_at_s: int | None = None,
+        token_id: str | None = None,
+    ) -> None:
+        """Answer a REFRESH: the session goes on as this; the rest as for ``accept``. Gives the credit back.
+
+        Another user than the session's is answered by ``forbidden``, what was revoked by ``unauthorized``, and the
+        session stays as it was. Else `id` is acknowledged with ``{"expiresAt"}``, and subscriptions that only the
+        grants before had covered are left; those by an ``authorize`` hook or by ``subscribe`` stay.
+        """
+
+    def revoke(
+        self,
+        user: str | None = None,
+        token_id: str | None = None,
+        before_s: int | None = None,
+        close: bool = True,
+    ) -> None:
+        """Let nobody in, renew nobody any more by tokens of `user`, or by the token `token_id`, from ``submit`` on.
+
+        Kept in memory: up to a million entries, of which the oldest goes for a newer one (``stats`` counts those).
+
+        Args:
+            user: whose tokens; of sessions that ``accept`` let in, too.
+            token_id: a `jti`.
+            before_s: only what was issued before so many Unix seconds; what does not say when counts as 0. None is
+                whenever. Means nothing for `token_id`.
+            close: whether sessions that are open end with 4500, too.
+
+        Raises:
+            ValueError: there is neither a user nor a token.
+        """
+
+    def set_identity(self, json: bytes) -> None:
+        """Replace ``token`` and ``origins`` of the options for whoever comes from now on; takes effect at once.
+
+        `json` is ``{"token": …, "origins": …}``, each null or as in the options. Sessions that are open stay.
+
+        Raises:
+            EngineError: code ``options``: the document is wrong, and the rules in force stay, or the engine has not
+                started.
+        """
 
     def reject(self, conn: int, status: int, body: str) -> None:
         """Answer an UPGRADE with an HTTP status (401, 403, 429, 503); a `realtime.v1` client gets the close code."""

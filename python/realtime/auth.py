@@ -1,6 +1,6 @@
 """Who somebody is and what they may do, as plain data that the engine enforces.
 
-`TokenRule` is handed to the engine, which checks every token in its shard; Python checks the same rule only for HTTP.
+The engine checks the tokens of sockets in its shards; `TokenRule` checks those of HTTP by the same configuration.
 `Pattern` is the one form of a set of channels: segments split at `:`, `*` for one of them, `**` at the end for the
 rest, and `{name}` where an `authorize` hook wants to know what stood there. `Identity` and `Grant` are what hooks
 return. Nothing here talks to a socket or reads configuration files.
@@ -119,7 +119,7 @@ class InvalidToken(Exception):  # noqa: N818 -- it is the token that is wrong
 
 
 class TokenRule(Struct, frozen=True, kw_only=True):
-    """How tokens are checked: the engine's `token` option, member by member."""
+    """How Python checks tokens."""
 
     secrets: tuple[str, ...]
     algorithm: str = "HS256"

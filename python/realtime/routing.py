@@ -140,6 +140,12 @@ class Router:
         if session is not None:
             self._take(session, self._resume, event)
 
+    def refresh(self, event: EventTuple) -> None:
+        """A session wants to go on with a token that the engine does not know; nobody here does."""
+        session = self._connections.by_conn(event[1])
+        if session is not None:
+            self._take(session, self._refresh, event)
+
     def carried(self, event: EventTuple) -> None:
         """A command that was handed back has run, or has come up again: it is then what came last and goes first."""
         _, conn, goes_on = event
@@ -369,6 +375,10 @@ class Router:
         type = msgspec.json.decode(raw, type=_Typed).type
         route = next((route for route in self._routes if route.type == type), None)
         return (route and route.failure) or f"Not allowed to {right} on this channel"
+
+    def _refresh(self, session: Session, event: EventTuple) -> Work | None:
+        self._refuse(session.conn, event[2], Refused("unauthorized", "Unauthorized"))
+        return None
 
     def _resume(self, session: Session, event: EventTuple) -> Work | None:
         self._connections.resume(session.conn, event[2])

@@ -108,6 +108,7 @@ class Control:
             _engine.AUTHORIZE: self.router.authorize,
             _engine.DEFERRED: self.router.deferred,
             _engine.CARRIED: self.router.carried,
+            _engine.REFRESH: self.router.refresh,
             _engine.PUBLISHED: self.broadcaster.published,
             _engine.HISTORY: self.broadcaster.read,
             _engine.FATAL: self._fail,
@@ -168,7 +169,7 @@ class Control:
         self._commands.submit()
 
     def _open(self, event: EventTuple) -> None:
-        _, conn, user, endpoint, _, _ = event
+        _, conn, user, endpoint, *_ = event
         session = Session(conn, user, endpoint, self.connections)
         first = self.connections.add(session)
         if self.connections.is_json(session):
@@ -247,15 +248,14 @@ def _signed(auth: AuthSettings, keys: Keys, user: str) -> str:
 def engine_options(rules: Rules, settings: Settings, keys: Keys, *, in_memory: bool = False) -> bytes:
     """Return the engine's options as JSON: the app's rules and the configuration as plain data."""
     auth = settings.auth
-    token = TokenRule(
-        secrets=keys.secrets,
-        algorithm=auth.algorithm,
-        audience=auth.audience,
-        user_claim=auth.user_claim,
-        require_exp=auth.require_exp,
-        leeway_s=auth.leeway_s,
-        expiry=auth.expiry,
-    )
+    token = {
+        "keys": [{"algorithm": auth.algorithm, "key": secret} for secret in keys.secrets],
+        "audience": auth.audience,
+        "user_claim": auth.user_claim,
+        "require_exp": auth.require_exp,
+        "leeway_s": auth.leeway_s,
+        "expiry": auth.expiry,
+    }
     return encode(
         {
             "host": settings.server.host,

@@ -6,10 +6,10 @@
 
 use crate::error;
 use crate::events;
-use pyo3::exceptions::{PyTypeError, PyUnicodeDecodeError};
+use pyo3::exceptions::{PyTypeError, PyUnicodeDecodeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyString};
-use realtime_hub::{Command, ConnId, Publish, Reply};
+use realtime_hub::{Admitted, Command, ConnId, Publish, Reply};
 use realtime_reactor::Handle;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -69,10 +69,48 @@ impl Commands {
 
 #[pymethods]
 impl Commands {
-    #[pyo3(signature = (conn, user, grants=None, expires_at_ms=None))]
-    fn accept(&self, conn: u64, user: &str, grants: Option<&[u8]>, expires_at_ms: Option<u64>) {
-        let (conn, grants) = (ConnId::from_u64(conn), grants.map(Into::into));
-        self.push(Command::Accept { conn, user: user.into(), grants, expires_at_ms });
+    #[pyo3(signature = (conn, user, grants=None, expires_at_ms=None, issued_at_s=None, token_id=None))]
+    fn accept(
+        &self,
+        conn: u64,
+        user: &str,
+        grants: Option<&[u8]>,
+        expires_at_ms: Option<u64>,
+        issued_at_s: Option<u64>,
+        token_id: Option<&str>,
+    ) {
+        let who = admitted(user, grants, expires_at_ms, issued_at_s, token_id);
+        self.push(Command::Accept { conn: ConnId::from_u64(conn), who });
+    }
+
+    #[pyo3(signature = (conn, id, user, grants=None, expires_at_ms=None, issued_at_s=None, token_id=None))]
+    #[allow(clippy::too_many_arguments, reason = "they are Python's keywords")]
+    fn renew(
+        &self,
+        conn: u64,
+        id: Option<&[u8]>,
+        user: &str,
+        grants: Option<&[u8]>,
+        expires_at_ms: Option<u64>,
+        issued_at_s: Option<u64>,
+        token_id: Option<&str>,
+    ) {
+        let who = admitted(user, grants, expires_at_ms, issued_at_s, token_id);
+        self.push(Command::Renew { conn: ConnId::from_u64(conn), id: id.map(Into::into), who });
+    }
+
+    #[pyo3(signature = (user=None, token_id=None, before_s=None, close=true))]
+    fn revoke(&self, user: Option<&str>, token_id: Option<&str>, before_s: Option<u64>, close: bool) -> PyResult<()> {
+        if user.is_none() && token_id.is_none() || user == Some("") || token_id == Some("") {
+            return Err(PyValueError::new_err("revoke takes a user, the id of a token, or both"));
+        }
+        let (user, token_id) = (user.map(Into::into), token_id.map(Into::into));
+        self.push(Command::Revoke { user, token_id, before_s, close });
+        Ok(())
+    }
+
+    fn set_identity(&self, py: Python<'_>, json: &[u8]) -> PyResult<()> {
+        error::detached(py, || self.handle.set_identity(json))?.map_err(|failed| error::start_error(py, &failed))
     }
 
     fn reject(&self, conn: u64, status: u16, body: &str) {
@@ -242,6 +280,17 @@ impl Commands {
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
         error::caught(py, || PyBytes::new(py, self.handle.stats_json().as_bytes()))
     }
+}
+
+fn admitted(
+    user: &str,
+    grants: Option<&[u8]>,
+    expires_at_ms: Option<u64>,
+    issued_at_s: Option<u64>,
+    token_id: Option<&str>,
+) -> Admitted {
+    let (grants, token_id) = (grants.map(Into::into), token_id.map(Into::into));
+    Admitted { user: user.into(), grants, expires_at_ms, issued_at_s, token_id }
 }
 
 /// The bytes of a text message: a `str`, or `bytes` that are UTF-8. What is not would end every receiver with 1007.

@@ -17,9 +17,11 @@ const PUBLISHED: u8 = 8;
 const HISTORY: u8 = 9;
 const FATAL: u8 = 10;
 const CARRIED: u8 = 11;
+const REFRESH: u8 = 12;
+const RENEWED: u8 = 13;
 
 /// The kinds by their names; Python keeps one object for each such small number.
-pub(crate) const KINDS: [(&str, u8); 12] = [
+pub(crate) const KINDS: [(&str, u8); 14] = [
     ("OPEN", OPEN),
     ("CLOSE", CLOSE),
     ("MESSAGE", MESSAGE),
@@ -32,6 +34,8 @@ pub(crate) const KINDS: [(&str, u8); 12] = [
     ("HISTORY", HISTORY),
     ("FATAL", FATAL),
     ("CARRIED", CARRIED),
+    ("REFRESH", REFRESH),
+    ("RENEWED", RENEWED),
 ];
 
 /// A list of tuples, in order.
@@ -42,8 +46,10 @@ pub(crate) fn to_list(py: Python<'_>, events: Vec<Event>) -> PyResult<Bound<'_, 
 
 fn to_tuple(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyTuple>> {
     match event {
-        Event::Open { conn, user, endpoint, first_version, peer } => {
-            (OPEN, conn.as_u64(), &*user, endpoint, first_version, &*peer).into_pyobject(py)
+        Event::Open { conn, user, endpoint, first_version, peer, token, expires_at_ms, token_id, issued_at_s } => {
+            let (conn, token) = (conn.as_u64(), token.as_deref());
+            (OPEN, conn, &*user, endpoint, first_version, &*peer, token, expires_at_ms, token_id, issued_at_s)
+                .into_pyobject(py)
         }
         Event::Close { conn, code, channels } => {
             let channels = PyList::new(py, channels.iter().map(|channel| &**channel))?;
@@ -66,6 +72,10 @@ fn to_tuple(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyTuple>> {
         }
         Event::Deferred { conn, raw } => (DEFERRED, conn.as_u64(), PyBytes::new(py, &raw)).into_pyobject(py),
         Event::Carried { conn, goes_on } => (CARRIED, conn.as_u64(), goes_on).into_pyobject(py),
+        Event::Refresh { conn, id, token } => (REFRESH, conn.as_u64(), json(py, id), &*token).into_pyobject(py),
+        Event::Renewed { conn, expires_at_ms, token, token_id, issued_at_s } => {
+            (RENEWED, conn.as_u64(), expires_at_ms, token.as_deref(), token_id, issued_at_s).into_pyobject(py)
+        }
         Event::Drained { conn } => (DRAINED, conn.as_u64()).into_pyobject(py),
         Event::Published { ticket, outcome: Ok(published) } => {
             let stored = PyBytes::new(py, &published.data);

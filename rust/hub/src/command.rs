@@ -8,9 +8,14 @@ use std::sync::Arc;
 #[derive(Debug, Clone)]
 pub enum Command {
     /// Let an upgrade in as this user.
-    Accept { conn: ConnId, user: Arc<str>, grants: Option<Box<[u8]>>, expires_at_ms: Option<u64> },
+    Accept { conn: ConnId, who: Admitted },
     /// Refuse an upgrade with an HTTP status.
     Reject { conn: ConnId, status: u16, body: Box<str> },
+    /// Answer a [`crate::Event::Refresh`]: the session goes on as this.
+    Renew { conn: ConnId, id: Option<Box<[u8]>>, who: Admitted },
+    /// Do not let in any more, and with `close` end, who came by a token: those of a user that were issued before a
+    /// time (None: all), and the one with this id.
+    Revoke { user: Option<Arc<str>>, token_id: Option<Arc<str>>, before_s: Option<u64>, close: bool },
     /// One message to one connection; `done` credits come back with it.
     Send { conn: ConnId, text: bool, payload: Box<[u8]>, done: u16 },
     /// One text message to many connections.
@@ -35,6 +40,21 @@ pub enum Command {
     History { ticket: u64, channel: Arc<str>, after: Option<u64>, limit: usize },
     /// Credits come back.
     Done { conn: ConnId, count: u16 },
+}
+
+/// Whom Python has found somebody to be.
+#[derive(Debug, Clone)]
+pub struct Admitted {
+    /// The user's id.
+    pub user: Arc<str>,
+    /// JSON of rights by pattern; None leaves what is open.
+    pub grants: Option<Box<[u8]>>,
+    /// When the session ends, Unix ms.
+    pub expires_at_ms: Option<u64>,
+    /// When the token was issued, Unix s.
+    pub issued_at_s: Option<u64>,
+    /// The token's `jti`.
+    pub token_id: Option<Box<str>>,
 }
 
 /// An event of a channel on its way to the log or to the members.

@@ -91,9 +91,13 @@ const _: () = assert!(std::mem::size_of::<Conn>() <= 128, "the hot part of a con
 pub(crate) struct Session {
     pub user: Arc<str>,
     pub grants: Box<[Grant]>,
+    /// 0 for never.
     pub expires_at_ms: u64,
     /// Monotonic.
     pub opened_ms: u64,
+    /// 0 where nobody said.
+    pub issued_at_s: u64,
+    pub token_id: Option<Box<str>>,
 }
 
 /// A channel that the connection asked for.

@@ -11,6 +11,7 @@ mod fan_outs;
 mod input;
 mod members;
 mod output;
+mod renewal;
 mod timers;
 mod upgrade;
 

@@ -115,6 +115,8 @@ counters! {
     log_events,
     /// Sockets that could not be taken.
     accept_errors,
+    /// Revocations that went for newer ones, since there are too many.
+    revocations_dropped,
     /// Connections that ended by a panic in their shard.
     panics,
 }

@@ -1,6 +1,6 @@
 //! What goes up to Python: batches of [`Event`], in the order they happened on a shard.
 
-use crate::ConnId;
+use crate::{Confidential, ConnId};
 use std::sync::Arc;
 
 /// One thing that Python has to know or decide. The stub `_engine.pyi` tells each in full.
@@ -8,7 +8,17 @@ use std::sync::Arc;
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// A connection was accepted and its first frame is queued.
-    Open { conn: ConnId, user: Arc<str>, endpoint: u16, first_version: bool, peer: Box<str> },
+    Open {
+        conn: ConnId,
+        user: Arc<str>,
+        endpoint: u16,
+        first_version: bool,
+        peer: Box<str>,
+        token: Option<Confidential>,
+        expires_at_ms: Option<u64>,
+        token_id: Option<Box<str>>,
+        issued_at_s: Option<u64>,
+    },
     /// A connection that was open is gone.
     Close { conn: ConnId, code: u16, channels: Vec<Arc<str>> },
     /// A command for a handler; costs a credit.
@@ -31,6 +41,17 @@ pub enum Event {
     /// A command that Python handed back has run; `goes_on` where it has come up again instead, as the event of this
     /// connection just before. Python's later commands of the session wait for it.
     Carried { conn: ConnId, goes_on: bool },
+    /// A token that Python has to check, for a session that is to go on with it; costs a credit. Answered by
+    /// [`crate::Command::Renew`].
+    Refresh { conn: ConnId, id: Option<Box<[u8]>>, token: Confidential },
+    /// A session goes on with another token.
+    Renewed {
+        conn: ConnId,
+        expires_at_ms: Option<u64>,
+        token: Option<Confidential>,
+        token_id: Option<Box<str>>,
+        issued_at_s: Option<u64>,
+    },
     /// The outbox of a connection that had fallen behind is empty again.
     Drained { conn: ConnId },
     /// The outcome of a durable publish that asked for it.
@@ -45,7 +66,14 @@ impl Event {
     /// Whether it waits for Python's credit: only these are held back above the high-water mark.
     #[must_use]
     pub const fn costs_credit(&self) -> bool {
-        matches!(self, Self::Message { .. } | Self::Raw { .. } | Self::Authorize { .. } | Self::Deferred { .. })
+        matches!(
+            self,
+            Self::Message { .. }
+                | Self::Raw { .. }
+                | Self::Authorize { .. }
+                | Self::Deferred { .. }
+                | Self::Refresh { .. }
+        )
     }
 }
 

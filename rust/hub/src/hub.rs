@@ -3,10 +3,12 @@
 //! Nothing here blocks on I/O. Whoever calls brings the time and a place for events that Python has to hear.
 
 mod history;
+mod identity;
 mod membership;
 mod publishing;
 mod relays;
 
+use identity::admitted;
 pub(crate) use membership::Replay;
 pub(crate) use relays::Relayed;
 
@@ -15,18 +17,20 @@ use crate::command::Command;
 use crate::compose::{self, Fault};
 use crate::counters::{Counters, Tally, add};
 use crate::event::Event;
+use crate::identity::IdentityRules;
 use crate::inbox::{Deliver, Inbox, ShardMsg, lock};
 use crate::log_queue::LogQueue;
 use crate::options::Options;
 use crate::pattern::Rights;
 use crate::prepared::Prepared;
+use crate::revocations::{Revocation, Revocations};
 use crate::rules::Rules;
 use crate::session_id::{scramble, unscramble};
 use crate::{ConnId, Now};
 use realtime_protocol::frame::Opcode;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock};
 
 /// Bytes that one `history` answer or one page of a replay may have.
 pub(crate) const PAGE_BYTES_MAX: usize = 1 << 20;
@@ -47,6 +51,9 @@ pub struct Hub {
     session_nonce: u64,
     pressure: AtomicBool,
     stopped_reading: AtomicBool,
+    /// Read once a handshake.
+    identity: RwLock<Arc<IdentityRules>>,
+    revocations: Mutex<Revocations>,
     /// Bytes that wait for connections that are behind; only those stand here.
     behind: Mutex<HashMap<ConnId, usize>>,
 }
@@ -63,6 +70,7 @@ impl Hub {
         epoch: &str,
         nonce: [u8; 16],
     ) -> Result<Arc<Self>, String> {
+        let identity = IdentityRules::compile(options.token.as_ref(), options.origins.as_ref())?;
         let [memory, session] = [0, 8].map(|at| u64::from_le_bytes(std::array::from_fn(|i| nonce[at + i])));
         Ok(Arc::new(Self {
             rules: Rules::compile(options)?,
@@ -77,6 +85,8 @@ impl Hub {
             session_nonce: session,
             pressure: AtomicBool::new(false),
             stopped_reading: AtomicBool::new(false),
+            identity: RwLock::new(Arc::new(identity)),
+            revocations: Mutex::default(),
             behind: Mutex::default(),
         }))
     }
@@ -235,13 +245,16 @@ impl Hub {
                     events,
                 );
             }
-            Command::Accept { conn, user, grants, expires_at_ms } => match parse_grants(grants.as_deref()) {
-                Ok(grants) => {
-                    let identity = Box::new(crate::token::Identity { user, grants, expires_at_ms });
-                    self.to(conn, ShardMsg::Accept { conn, identity });
-                }
+            Command::Accept { conn, who } => match admitted(who) {
+                Ok(identity) => self.to(conn, ShardMsg::Accept { conn, identity }),
                 Err(_) => self.to(conn, ShardMsg::Reject { conn, status: 401, body: "Unauthorized".into() }),
             },
+            Command::Renew { conn, id, who } => {
+                self.to(conn, ShardMsg::Renew { conn, id, identity: admitted(who).ok() });
+            }
+            Command::Revoke { user, token_id, before_s, close } => {
+                self.revoke(Revocation { user: user.map(|user| (user, before_s)), token_id }, close);
+            }
             Command::Reject { conn, status, body } => self.to(conn, ShardMsg::Reject { conn, status, body }),
             Command::Close { conn, code, reason } => self.to(conn, ShardMsg::Close { conn, code, reason }),
             Command::Grant { conn, channel, rights, raw } => {
@@ -360,10 +373,4 @@ pub(crate) fn channel_member(mut json: Vec<u8>, channel: &str) -> Vec<u8> {
     compose::string(&mut json, channel);
     json.push(b'}');
     json
-}
-
-fn parse_grants(json: Option<&[u8]>) -> Result<Box<[crate::pattern::Grant]>, String> {
-    let Some(json) = json else { return Ok(Box::default()) };
-    let value = serde_json::from_slice(json).map_err(|error| error.to_string())?;
-    crate::token::grants_of(&value)
 }

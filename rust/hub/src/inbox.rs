@@ -6,8 +6,10 @@
 
 use crate::ConnId;
 use crate::channel::{Channel, Publication};
+use crate::identity::Identity;
 use crate::outbox::Class;
 use crate::prepared::Prepared;
+use crate::revocations::Revocation;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -39,9 +41,13 @@ pub(crate) enum ShardMsg {
     /// The log from `next` on for a member that replays; None when it could not be read.
     Page { conn: ConnId, channel: Arc<Channel>, next: u64, events: Option<Vec<Arc<Publication>>> },
     /// An upgrade is let in.
-    Accept { conn: ConnId, identity: Box<crate::token::Identity> },
+    Accept { conn: ConnId, identity: Box<Identity> },
     /// An upgrade is refused.
     Reject { conn: ConnId, status: u16, body: Box<str> },
+    /// A session goes on as this, or not at all where it could not be read.
+    Renew { conn: ConnId, id: Option<Box<[u8]>>, identity: Option<Box<Identity>> },
+    /// Sessions whose token was revoked have to end.
+    Revoke(Arc<Revocation>),
     /// A connection has to end; None as code for all of them.
     Close { conn: ConnId, code: u16, reason: Box<str> },
     /// The process ends soon: clients are told when to come back.
@@ -73,6 +79,7 @@ impl ShardMsg {
             | Self::Page { conn, .. }
             | Self::Accept { conn, .. }
             | Self::Reject { conn, .. }
+            | Self::Renew { conn, .. }
             | Self::Close { conn, .. }
             | Self::Grant { conn, .. }
             | Self::Resume { conn, .. }
@@ -80,7 +87,7 @@ impl ShardMsg {
             | Self::Unsubscribe { conn, .. }
             | Self::Done { conn, .. } => Some(*conn),
             Self::Deliver(_) | Self::SendMany { .. } | Self::SendAll { .. } | Self::SendUnion { .. } => None,
-            Self::AnnounceDrain { .. } | Self::CloseAll { .. } | Self::Look => None,
+            Self::AnnounceDrain { .. } | Self::CloseAll { .. } | Self::Revoke(_) | Self::Look => None,
         }
     }
 }

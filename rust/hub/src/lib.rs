@@ -14,6 +14,7 @@ pub mod bucket;
 mod channel;
 mod command;
 pub mod compose;
+mod confidential;
 mod conn;
 mod core;
 mod counters;
@@ -21,30 +22,36 @@ mod event;
 mod histogram;
 mod hub;
 mod id;
+mod identity;
 mod inbox;
 pub mod json;
+mod key;
 mod log_queue;
 mod options;
 mod outbox;
 pub mod pattern;
 mod prepared;
 pub mod relay;
+mod revocations;
 mod rules;
 mod session_id;
 pub mod token;
 mod wire;
 
 pub use channel::{Channel, Policy, Publication};
-pub use command::{Command, Publish, Reply};
+pub use command::{Admitted, Command, Publish, Reply};
+pub use confidential::Confidential;
 pub use core::{ShardCore, TICK_MS};
 pub use counters::{Counters, Tally, add_own};
 pub use event::{Event, HistoryPage, Published};
 pub use hub::Hub;
 pub use id::{ConnId, Now};
+pub use identity::Identity;
 pub use inbox::Inbox;
 pub use log_queue::{AppendedEvent, LogFailure, LogPage, LogQueue, LogRequest, PagePurpose, StoredEvent};
 pub use options::{
-    Auth, Endpoint, Expiry, Limits, Mode, OpenGrant, Options, Overflow, PolicyOptions, RelayOptions, Route, TokenRule,
+    Auth, Endpoint, Expiry, KeyRule, Limits, Mode, OpenGrant, Options, Overflow, PolicyOptions, RelayOptions, Route,
+    TokenRule,
 };
 pub use outbox::Class;
 pub use prepared::Prepared;

@@ -3,6 +3,8 @@
 //! Unknown keys are refused, so that a misspelt one never passes for a default. Python's configuration writes this
 //! document; docs/reference/configuration.md tells the keys that a person sets.
 
+use crate::confidential::Confidential;
+use jsonwebtoken::Algorithm;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
@@ -23,6 +25,8 @@ pub struct Options {
     pub limits: Limits,
     /// How tokens are checked; None refuses endpoints that need one.
     pub token: Option<TokenRule>,
+    /// Whether Python hears of each session which token it came with.
+    pub tell_tokens: bool,
     /// Origins that are let in; None does not look.
     pub origins: Option<Vec<String>>,
     /// Paths that upgrade.
@@ -50,6 +54,7 @@ impl Default for Options {
             data_dir: None,
             limits: Limits::default(),
             token: None,
+            tell_tokens: false,
             origins: None,
             endpoints: Vec::new(),
             routes: Vec::new(),
@@ -136,13 +141,14 @@ impl Default for Limits {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TokenRule {
-    /// `HS256`.
-    pub algorithm: String,
-    /// Keys, the newest first; any of them may have signed.
-    pub secrets: Vec<String>,
+    /// Keys; any that a token names by algorithm, `kid` and issuer may have signed it.
+    pub keys: Vec<KeyRule>,
     /// The `aud` that a token must name; None does not look.
     #[serde(default)]
     pub audience: Option<String>,
+    /// The `iss` that a token must have; None does not look.
+    #[serde(default)]
+    pub issuer: Option<String>,
     /// The claim that holds the user's id.
     #[serde(default = "default_user_claim")]
     pub user_claim: String,
@@ -155,6 +161,25 @@ pub struct TokenRule {
     /// `close`: a connection ends with its token; `connect`: the token counts only at the start.
     #[serde(default = "default_expiry")]
     pub expiry: Expiry,
+    /// Whether Python is asked about a token of a public key that is none of `keys`.
+    #[serde(default)]
+    pub ask: bool,
+}
+
+/// A key that tokens are checked with.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeyRule {
+    /// The one algorithm that it is used with.
+    pub algorithm: Algorithm,
+    /// A shared secret for HS…; else a public key as PEM or JWK.
+    pub key: Confidential,
+    /// Tokens that name another `kid` are not tried with it; None is tried with all.
+    #[serde(default)]
+    pub kid: Option<String>,
+    /// Only tokens with this `iss` are tried with it.
+    #[serde(default)]
+    pub issuer: Option<String>,
 }
 
 /// When an expired token matters.

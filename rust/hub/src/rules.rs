@@ -5,7 +5,6 @@ use crate::channel::Policy;
 use crate::options::{Endpoint, Limits, Options, Route};
 use crate::pattern::{Grant, Pattern, Rights, rights_on};
 use crate::relay::{Relay, Template};
-use crate::token::TokenCheck;
 use std::collections::{HashMap, HashSet};
 
 /// Bytes of one token of the bucket of bytes.
@@ -19,6 +18,7 @@ pub(crate) enum Verb {
     Ping,
     Publish,
     History,
+    Refresh,
     Relay(u16),
     Route(u16),
 }
@@ -35,8 +35,7 @@ pub(crate) struct Guard {
 pub(crate) struct Rules {
     pub limits: Limits,
     pub endpoints: Vec<Endpoint>,
-    pub origins: Option<HashSet<String>>,
-    pub token: Option<TokenCheck>,
+    pub tell_tokens: bool,
     /// Types come from clients: std's keyed hash.
     pub verbs: HashMap<Box<str>, Verb>,
     pub guards: Vec<Option<Guard>>,
@@ -55,6 +54,7 @@ impl Rules {
             ("ping".into(), Verb::Ping),
             ("publish".into(), Verb::Publish),
             ("history".into(), Verb::History),
+            ("refresh".into(), Verb::Refresh),
         ]);
         let mut name = |kind: &str, verb: Verb| match verbs.insert(kind.into(), verb) {
             None => Ok(()),
@@ -92,8 +92,7 @@ impl Rules {
         Ok(Self {
             limits: options.limits.clone(),
             endpoints: options.endpoints.clone(),
-            origins: options.origins.as_ref().map(|all| all.iter().cloned().collect()),
-            token: options.token.as_ref().map(TokenCheck::new).transpose()?,
+            tell_tokens: options.tell_tokens,
             verbs,
             guards,
             relays: Relay::compile_all(&options.relays)?,

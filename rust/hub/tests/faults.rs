@@ -6,7 +6,7 @@ use realtime_hub::Command;
 use realtime_protocol::frame::{Opcode, encode_masked_frame};
 use serde_json::{Value, json};
 use std::sync::atomic::Ordering;
-use world::{Got, Store, World};
+use world::{Got, Store, World, admitted};
 
 fn with_limits(limits: &Value) -> World {
     let mut options = world::options();
@@ -380,7 +380,7 @@ fn reading_goes_on_when_python_has_let_a_connection_in() {
     world.run();
     let conn = world.clients[client].conn;
     assert!(!world.shards[0].reads(conn));
-    world.submit(Command::Accept { conn, user: "ann".into(), grants: None, expires_at_ms: None });
+    world.submit(Command::Accept { conn, who: admitted("ann") });
     world.shards[0].run_inbox(world.now);
     let mut unpaused = Vec::new();
     world.shards[0].take_unpaused(&mut unpaused);

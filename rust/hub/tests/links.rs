@@ -2,10 +2,10 @@
 
 mod world;
 
-use realtime_hub::{Command, Event};
+use realtime_hub::{Admitted, Command, Event};
 use realtime_protocol::frame::{Opcode, encode_masked_frame};
 use serde_json::{Value, json};
-use world::{Got, Store, World};
+use world::{Got, Store, World, admitted};
 
 fn subscribe(world: &mut World, client: usize, channel: &str) {
     let answers = world.ask(client, &json!({"type": "subscribe", "data": {"channel": channel}}).to_string());
@@ -276,7 +276,7 @@ fn a_token_that_ends_is_told_of_and_closes() {
     world.run();
     let conn = world.clients[client].conn;
     let ends = world.now.wall_ms + 60_000;
-    world.submit(Command::Accept { conn, user: "ann".into(), grants: None, expires_at_ms: Some(ends) });
+    world.submit(Command::Accept { conn, who: Admitted { expires_at_ms: Some(ends), ..admitted("ann") } });
     world.run();
     assert!(world.take_json(client)[0]["data"]["expiresAt"].is_string());
     world.advance(30_250);

@@ -3,9 +3,9 @@
 mod world;
 
 use jsonwebtoken::{EncodingKey, Header, encode};
-use realtime_hub::{Command, Event};
+use realtime_hub::{Admitted, Command, Event};
 use serde_json::json;
-use world::{Got, SECRET, World};
+use world::{Got, SECRET, World, admitted};
 
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 
@@ -156,7 +156,7 @@ fn python_decides_where_the_endpoint_says_so() {
     assert!(headers.iter().any(|(name, value)| (&**name, &**value) == ("cookie", "a=b")));
     assert_eq!(world.take(client), []);
     let grants = Some(br#"{"secret:*":["subscribe"]}"#.to_vec().into());
-    world.submit(Command::Accept { conn: *conn, user: "kim".into(), grants, expires_at_ms: None });
+    world.submit(Command::Accept { conn: *conn, who: Admitted { grants, ..admitted("kim") } });
     world.run();
     assert_eq!(world.take_json(client)[0]["data"]["userId"], "kim");
     let answers = world.ask(client, r#"{"type":"subscribe","data":{"channel":"secret:1"}}"#);

@@ -5,6 +5,8 @@
 
 use crate::bridge::Bridge;
 use crate::clock::Clock;
+use crate::engine::options_error;
+use crate::error::StartError;
 use crate::log_health::LogHealth;
 use crate::log_thread::LogRequests;
 use realtime_hub::{Command, ConnId, Counters, Event, Hub};
@@ -52,6 +54,15 @@ impl Handle {
         let mut events = Vec::new();
         hub.submit(commands, self.clock.now(), &mut events);
         self.bridge.push(&mut events);
+    }
+
+    /// Replaces the rule of tokens and the origins; see [`Hub::set_identity`].
+    ///
+    /// # Errors
+    /// Code `options`: what is wrong in the document, or that the engine has not started.
+    pub fn set_identity(&self, json: &[u8]) -> Result<(), StartError> {
+        let early = || options_error("this engine has not started; give the rule in its options".into());
+        self.hub.get().ok_or_else(early)?.set_identity(json).map_err(options_error)
     }
 
     /// Takes up to `most` waiting events, oldest first.

@@ -1,6 +1,7 @@
 //! Commands of the `json` endpoints: what the hub answers itself, what turns round, what goes up to Python.
 
 use super::ShardCore;
+use crate::Confidential;
 use crate::channel::{HistoryFor, HistoryRequest, SubscribeRequest};
 use crate::command::{Publish, Reply};
 use crate::compose::{self, Fault};
@@ -9,16 +10,21 @@ use crate::counters::add;
 use crate::event::Event;
 use crate::hub::{HISTORY_EVENTS_MAX, Relayed, TOO_LARGE, channel_member};
 use crate::json::{Envelope, Kind, Scanner, Value};
+use crate::options::Auth;
 use crate::pattern::{Rights, is_channel_name, rights_on};
 use crate::prepared::Prepared;
 use crate::relay::{Scope, WrongMember};
 use crate::rules::{BYTES_UNIT, Verb};
+use crate::token::{Refusal, TOKEN_BYTES_MAX};
 use std::sync::Arc;
 
 const INVALID: &str = "Invalid message format";
 const ID_CHARS_MAX: usize = 64;
 /// Characters of an unknown type that an error repeats.
 const TYPE_CHARS_MAX: usize = 64;
+
+/// Commands that one `refresh` counts as: a signature of a public key takes a shard far longer than any other command.
+const REFRESH_COST: u32 = 10;
 
 /// Where a command comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,6 +116,7 @@ impl ShardCore {
             Verb::Unsubscribe => self.unsubscribe(command),
             Verb::Publish => self.publish(command),
             Verb::History => self.history(command),
+            Verb::Refresh => self.refresh(command),
         }
     }
 
@@ -120,7 +127,8 @@ impl ShardCore {
             Verb::Relay(_) => (&mut conn.relays, self.hub.rules.relay_rate()),
             _ => (&mut conn.commands, self.hub.rules.command_rate()),
         };
-        match bucket.take(rate, self.now.mono_ms) {
+        let cost = if verb == Verb::Refresh { REFRESH_COST } else { 1 };
+        match bucket.take_many(cost, rate, self.now.mono_ms) {
             Ok(()) => true,
             Err(wait_ms) => self.over_rate(command, wait_ms, "Too many commands"),
         }
@@ -475,6 +483,26 @@ impl ShardCore {
         let who = HistoryFor::Client { conn, id: command.boxed_id(), credits };
         let hub = Arc::clone(&self.hub);
         hub.history(&name, HistoryRequest { who, after, limit }, self.now, &mut self.events);
+    }
+
+    // ---- refresh
+
+    fn refresh(&mut self, command: &Command<'_>) {
+        let token = command.member("token").and_then(|value| value.text(command.bytes));
+        let Some(token) = token.filter(|token| !token.is_empty()) else { return self.wrong(command, "data.token") };
+        let slot = command.slot;
+        let endpoint = self.conns[slot].endpoint as usize;
+        let checked = match self.hub.rules.endpoints[endpoint].auth {
+            _ if token.len() > TOKEN_BYTES_MAX => Err(Refusal::Unauthorized),
+            Auth::Hook => Err(Refusal::UnknownKey),
+            Auth::Token | Auth::None => self.hub.check_token(&token, self.now.wall_ms),
+        };
+        if checked.as_ref().err() != Some(&Refusal::UnknownKey) {
+            return self.renew(slot, command.id(), checked.ok(), command.credits());
+        }
+        let conn = self.id(slot);
+        self.conns[slot].goes_up(command.bytes.len(), command.is_handed_back());
+        self.events.push(Event::Refresh { conn, id: command.boxed_id(), token: Confidential::new(&token) });
     }
 
     // ---- relays and handlers

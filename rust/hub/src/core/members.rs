@@ -99,6 +99,12 @@ impl ShardCore {
             ShardMsg::SendUnion { channels, frame } => self.send_union(&channels, frame),
             ShardMsg::Page { conn, channel, next, events } => self.page_in(conn, &channel, next, events),
             ShardMsg::Accept { conn, identity } => self.decided(conn, Ok(*identity)),
+            ShardMsg::Renew { conn, id, identity } => {
+                if let Some(slot) = self.answerable(conn) {
+                    self.renew(slot, id.as_deref(), identity.map(|identity| *identity), 1);
+                }
+            }
+            ShardMsg::Revoke(revocation) => self.revoke(&revocation),
             ShardMsg::Reject { conn, status, body } => self.decided(conn, Err((status, body))),
             ShardMsg::Close { conn, code, reason } => {
                 if let Some(slot) = self.find(conn) {
@@ -299,7 +305,7 @@ impl ShardCore {
         self.leave(slot, name, reply, 0);
     }
 
-    fn unsubscribed(&self, name: &str, code: &str, retryable: bool) -> Arc<Prepared> {
+    pub(super) fn unsubscribed(&self, name: &str, code: &str, retryable: bool) -> Arc<Prepared> {
         let json = compose::reply("unsubscribed", None, self.now.wall_ms, |out| {
             out.extend_from_slice(b"{\"channel\":");
             compose::string(out, name);

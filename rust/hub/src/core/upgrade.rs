@@ -8,10 +8,11 @@ use crate::compose;
 use crate::conn::{Answer, Phase, Session, flag};
 use crate::counters::{add, add_own};
 use crate::event::Event;
+use crate::identity::Identity;
 use crate::options::{Auth, Mode};
 use crate::outbox::Queued;
 use crate::prepared::Prepared;
-use crate::token::{Identity, Unauthorized};
+use crate::token::Refusal;
 use crate::{ConnId, Now};
 use realtime_protocol::close::CloseCode;
 use realtime_protocol::handshake::{HttpError, Request, query_values, switching_protocols};
@@ -21,6 +22,22 @@ use std::sync::Arc;
 const VERSION_1: &str = "realtime.v1";
 /// What a refused client waits before it comes back.
 const RETRY_AFTER_S: &str = "5";
+
+/// The request does not say who it is from, or more than one thing.
+struct Unauthorized;
+
+/// The one value among these; None where there is none. What is not readable, or differs, says nothing.
+fn only<'a>(values: impl Iterator<Item = Option<Cow<'a, str>>>) -> Result<Option<Cow<'a, str>>, Unauthorized> {
+    let mut found = None;
+    for value in values {
+        let value = value.ok_or(Unauthorized)?;
+        match &found {
+            Some(other) if *other != value => return Err(Unauthorized),
+            _ => found = Some(value),
+        }
+    }
+    Ok(found)
+}
 
 impl ShardCore {
     pub(super) fn request(&mut self, slot: usize, request: &Request<'_>) {
@@ -37,13 +54,13 @@ impl ShardCore {
         }
         let identity = match rule.auth {
             Auth::Token => match self.identify(request) {
-                Ok(identity) => Some(identity),
+                Ok(identity) => identity,
                 Err(Unauthorized) => return self.refuse_seen(slot, request, version_1, HttpError::UNAUTHORIZED),
             },
-            Auth::None => Some(Identity { user: "".into(), grants: Box::default(), expires_at_ms: None }),
+            Auth::None => Some(Identity::of("")),
             Auth::Hook => None,
         };
-        if !self.is_origin_allowed(request) {
+        if !self.is_origin_allowed(request, rule.auth) {
             return self.refuse_seen(slot, request, version_1, HttpError::FORBIDDEN);
         }
         let upgrade = match upgrade {
@@ -57,28 +74,29 @@ impl ShardCore {
         }
     }
 
-    /// The one token that the request carries, in whatever place.
-    fn identify(&self, request: &Request<'_>) -> Result<Identity, Unauthorized> {
-        let check = self.hub.rules.token.as_ref().ok_or(Unauthorized)?;
-        let mut found: Option<Cow<'_, str>> = None;
-        let in_query = query_values(request.query, "token").map(|value| value.ok_or(Unauthorized));
-        let in_header = request.bearer().map(Cow::Borrowed);
-        let in_protocol = request.protocols().filter_map(|offered| offered.strip_prefix("bearer.")).map(Cow::Borrowed);
-        for token in in_query.chain(in_header.map(Ok)).chain(in_protocol.map(Ok)) {
-            let token = token?;
-            match &found {
-                Some(other) if *other != token => return Err(Unauthorized),
-                _ => found = Some(token),
-            }
+    /// Who the one token that the request carries, in whatever place, is of; None where Python has to say: by a ticket,
+    /// or by a key that the shard does not have.
+    fn identify(&self, request: &Request<'_>) -> Result<Option<Identity>, Unauthorized> {
+        let in_query = query_values(request.query, "token");
+        let in_header = request.bearer().map(Cow::Borrowed).map(Some);
+        let in_protocol = request.protocols().filter_map(|offered| offered.strip_prefix("bearer."));
+        let in_protocol = in_protocol.map(Cow::Borrowed).map(Some);
+        let token = only(in_query.chain(in_header).chain(in_protocol))?;
+        match (token, only(query_values(request.query, "ticket"))?) {
+            (Some(token), None) => match self.hub.check_token(&token, self.now.wall_ms) {
+                Ok(identity) if self.hub.is_revoked(&identity) => Err(Unauthorized),
+                Ok(identity) => Ok(Some(identity)),
+                Err(Refusal::UnknownKey) => Ok(None),
+                Err(Refusal::Unauthorized) => Err(Unauthorized),
+            },
+            (None, Some(_)) => Ok(None),
+            _ => Err(Unauthorized),
         }
-        check.check(&found.ok_or(Unauthorized)?, self.now.wall_ms)
     }
 
-    fn is_origin_allowed(&self, request: &Request<'_>) -> bool {
-        match (&self.hub.rules.origins, request.origin()) {
-            (Some(allowed), Some(origin)) => allowed.contains(origin),
-            _ => true,
-        }
+    fn is_origin_allowed(&self, request: &Request<'_>, auth: Auth) -> bool {
+        let by_cookie = auth == Auth::Hook && request.header_values("cookie").next().is_some();
+        request.origin().is_none_or(|origin| self.hub.identity_rules().allows(origin, request.host(), by_cookie))
     }
 
     fn ask_python(&mut self, slot: usize, request: &Request<'_>, answer: Answer) {
@@ -109,7 +127,8 @@ impl ShardCore {
             return;
         }
         let Some(answer) = self.conns[slot].cold().answer.take() else { return };
-        match decision {
+        let unauthorized = || (HttpError::UNAUTHORIZED.status, HttpError::UNAUTHORIZED.body.into());
+        match decision.and_then(|who| if self.hub.is_revoked(&who) { Err(unauthorized()) } else { Ok(who) }) {
             Ok(identity) => {
                 self.establish(slot, &answer, identity);
                 self.unread_in(slot);
@@ -147,7 +166,7 @@ impl ShardCore {
         };
         self.conns[slot].endpoint = endpoint;
         let answer = Answer { accept: Some(String::new()), version_1: !first_version };
-        self.establish(slot, &answer, Identity { user: user.into(), grants, expires_at_ms: None });
+        self.establish(slot, &answer, Identity { grants, ..Identity::of(user) });
         Ok(())
     }
 
@@ -161,11 +180,13 @@ impl ShardCore {
         conn.cold().phase_ends_ms = 0;
         conn.cold().head = Vec::new();
         conn.warm();
-        let user = Arc::clone(&identity.user);
+        let Identity { user, grants, expires_at_ms, issued_at_s, token_id, token } = identity;
         conn.session = Some(Box::new(Session {
-            user: identity.user,
-            grants: identity.grants,
-            expires_at_ms: identity.expires_at_ms.unwrap_or(0),
+            user: Arc::clone(&user),
+            grants,
+            expires_at_ms: expires_at_ms.unwrap_or(0),
+            issued_at_s: issued_at_s.unwrap_or(0),
+            token_id: token_id.clone(),
             opened_ms: self.now.mono_ms,
         }));
         conn.set(flag::ANNOUNCED);
@@ -175,14 +196,24 @@ impl ShardCore {
         let endpoint = conn.endpoint;
         self.queue_switching(slot, answer);
         if self.hub.rules.endpoints[endpoint as usize].mode == Mode::Json {
-            let hello = self.hello(id, &user, identity.expires_at_ms);
+            let hello = self.hello(id, &user, expires_at_ms);
             self.queue_json(slot, &hello);
             self.tell_of_drain(slot);
         }
         add(&self.hub.counters.connections, 1);
         add_own(&self.tally().connections, 1);
         add(&self.hub.counters.opened, 1);
-        self.events.push(Event::Open { conn: id, user, endpoint, first_version: !answer.version_1, peer });
+        self.events.push(Event::Open {
+            conn: id,
+            user,
+            endpoint,
+            first_version: !answer.version_1,
+            peer,
+            token,
+            expires_at_ms,
+            token_id,
+            issued_at_s,
+        });
         self.look_at(slot);
     }
 

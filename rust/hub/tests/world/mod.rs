@@ -5,8 +5,8 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use realtime_hub::{
-    AppendedEvent, Command, ConnId, Event, Hub, LogFailure, LogPage, LogQueue, LogRequest, Now, Options, Outcome,
-    Publish, Release, SendOp, ShardCore, StoredEvent, Wire,
+    Admitted, AppendedEvent, Command, ConnId, Event, Hub, LogFailure, LogPage, LogQueue, LogRequest, Now, Options,
+    Outcome, Publish, Release, SendOp, ShardCore, StoredEvent, Wire,
 };
 use realtime_protocol::connection::{Inbound, Item, Role};
 use realtime_protocol::frame::{Opcode, encode_masked_frame};
@@ -20,7 +20,7 @@ pub(crate) const SECRET: &str = "0123456789abcdef0123456789abcdef";
 pub(crate) fn options() -> Value {
     serde_json::json!({
         "limits": {"enabled": false},
-        "token": {"algorithm": "HS256", "secrets": [SECRET]},
+        "token": {"keys": [{"algorithm": "HS256", "key": SECRET}]},
         "endpoints": [
             {"path": "/ws", "mode": "json", "auth": "token"},
             {"path": "/echo", "mode": "raw", "auth": "none"},
@@ -49,6 +49,11 @@ pub(crate) fn options() -> Value {
         "authorize": ["poll:*"],
         "reserved_events": ["new_message"],
     })
+}
+
+/// A user of whom nothing else is known.
+pub(crate) fn admitted(user: &str) -> Admitted {
+    Admitted { user: user.into(), grants: None, expires_at_ms: None, issued_at_s: None, token_id: None }
 }
 
 /// An event and, where it has one, its (user, dedupe key).

@@ -1,0 +1,89 @@
+//! A session goes on with another token, or ends because its token was revoked.
+
+use super::ShardCore;
+use crate::compose::{self, Fault};
+use crate::conn::Phase;
+use crate::event::Event;
+use crate::identity::Identity;
+use crate::pattern::Rights;
+use crate::revocations::Revocation;
+use realtime_protocol::close::CloseCode;
+use std::sync::Arc;
+
+impl ShardCore {
+    /// Answers a `refresh`: the session goes on as `identity`, or stays as it was where that is None (no good token)
+    /// or somebody else.
+    ///
+    /// The new grants replace the old ones. What an `authorize` hook granted, and subscriptions that Python made, were
+    /// never the token's: they stay.
+    pub(super) fn renew(&mut self, slot: usize, id: Option<&[u8]>, identity: Option<Identity>, credits: u16) {
+        let refused = match identity.filter(|identity| !self.hub.is_revoked(identity)) {
+            None => Err(Fault { code: "unauthorized", message: "Unauthorized", ..Fault::default() }),
+            Some(identity) if *identity.user != *self.conns[slot].user() => {
+                Err(Fault { code: "forbidden", message: "The token is of another user", ..Fault::default() })
+            }
+            Some(identity) => Ok(identity),
+        };
+        match refused {
+            Err(fault) => self.fault(slot, fault, id),
+            Ok(identity) => self.renew_as(slot, id, identity),
+        }
+        self.give_back(slot, credits);
+    }
+
+    fn renew_as(&mut self, slot: usize, id: Option<&[u8]>, identity: Identity) {
+        let conn = self.id(slot);
+        let covered: Vec<Arc<str>> = self.covered_subscriptions(slot).collect();
+        let Some(session) = self.conns[slot].session.as_deref_mut() else { return };
+        let Identity { user: _, grants, expires_at_ms, issued_at_s, token_id, token } = identity;
+        session.grants = grants;
+        session.expires_at_ms = expires_at_ms.unwrap_or(0);
+        session.issued_at_s = issued_at_s.unwrap_or(0);
+        session.token_id.clone_from(&token_id);
+        if let Some(cold) = self.conns[slot].cold.as_deref_mut() {
+            cold.told_of_expiry = false;
+            self.conns[slot].warm();
+        }
+        self.look_at(slot);
+        if id.is_some() {
+            let json = compose::reply("ack", id, self.now.wall_ms, |out| {
+                out.extend_from_slice(b"{\"expiresAt\":");
+                match expires_at_ms {
+                    Some(at_ms) => compose::timestamp(out, at_ms),
+                    None => out.extend_from_slice(b"null"),
+                }
+                out.push(b'}');
+            });
+            self.queue_json(slot, &json);
+        }
+        self.events.push(Event::Renewed { conn, expires_at_ms, token, token_id, issued_at_s });
+        for name in covered {
+            if !self.rights(slot, &name).has(Rights::SUBSCRIBE) {
+                let told = self.unsubscribed(&name, "forbidden", false);
+                self.leave(slot, &name, told, 0);
+            }
+        }
+    }
+
+    /// Channels that the session is subscribed to by a right that it has now.
+    fn covered_subscriptions(&self, slot: usize) -> impl Iterator<Item = Arc<str>> + '_ {
+        let wanted = self.conns[slot].subscriptions.iter().filter(|subscription| subscription.is_wanted);
+        wanted
+            .map(|subscription| subscription.channel.name())
+            .filter(move |name| self.rights(slot, name).has(Rights::SUBSCRIBE))
+            .cloned()
+    }
+
+    /// Ends the sessions that a revocation covers.
+    pub(super) fn revoke(&mut self, revocation: &Revocation) {
+        for slot in 0..self.conns.len() {
+            let conn = &self.conns[slot];
+            let Some(session) = conn.session.as_deref() else { continue };
+            if matches!(conn.phase, Phase::Open | Phase::Finishing)
+                && revocation.covers(&session.user, session.issued_at_s, session.token_id.as_deref())
+            {
+                self.close(slot, CloseCode::TOKEN_REVOKED.0, "the token was revoked");
+            }
+        }
+    }
+}
