@@ -23,7 +23,7 @@ from typing import Any, Final, Protocol, Self
 
 from realtime import _engine
 from realtime._engine import Commands, Engine
-from realtime.auth import TokenRule, mint_token
+from realtime.auth import mint_token
 from realtime.broadcaster import Broadcaster
 from realtime.clock import Clock, SystemClock, Timer
 from realtime.codes import CloseCode

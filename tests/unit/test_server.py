@@ -29,6 +29,7 @@ from realtime.server import BATCH_MAX, Server, engine_options, serve
 from tests.unit.engine import Half, RecordingEngine
 
 SECRET = "s" * 32
+OPENED = (_engine.OPEN, 1, "ann", 0, False, "", None, None, None, None)
 
 
 def test_the_options_are_the_rules_and_the_configuration_as_plain_data() -> None:
@@ -217,7 +218,7 @@ async def test_the_drain_loses_nothing_by_its_order(engines: list[Socketless]) -
     async with Server(app, QUICK) as server:
         assert server.port == 4711
         engine = engines[0]
-        engine.events = [(_engine.OPEN, 1, "ann", 0, False, "", None, None, None, None), (_engine.MESSAGE, 1, 0, b"1", None, 0)]
+        engine.events = [OPENED, (_engine.MESSAGE, 1, 0, b"1", None, 0)]
         server.control.turn()
         engine.calls.clear()
         engine.events = [(_engine.MESSAGE, 1, 0, b"2", None, 0)]
@@ -230,7 +231,7 @@ async def test_the_drain_loses_nothing_by_its_order(engines: list[Socketless]) -
 
 async def test_the_last_answers_are_delivered_before_the_close(engines: list[Socketless]) -> None:
     async with Server(Realtime(), QUICK) as server:
-        engines[0].events = [(_engine.OPEN, 1, "ann", 0, False, "", None, None, None, None)]
+        engines[0].events = [OPENED]
         server.control.turn()
         engines[0].backlogs = [900, 500, 100]
     assert engines[0].backlogs == []
@@ -240,7 +241,7 @@ async def test_the_last_answers_are_delivered_before_the_close(engines: list[Soc
 async def test_a_reader_that_stands_still_does_not_hold_the_end_up_beyond_the_grace(engines: list[Socketless]) -> None:
     loop = asyncio.get_running_loop()
     async with Server(Realtime(), QUICK) as server:
-        engines[0].events = [(_engine.OPEN, 1, "ann", 0, False, "", None, None, None, None)]
+        engines[0].events = [OPENED]
         server.control.turn()
         engines[0].backlogs = [900] * 1000
         began_s = loop.time()
@@ -256,7 +257,7 @@ async def test_handlers_that_do_not_end_are_cut_off_within_the_grace(engines: li
 
     loop = asyncio.get_running_loop()
     async with Server(app, QUICK) as server:
-        engines[0].events = [(_engine.OPEN, 1, "ann", 0, False, "", None, None, None, None), (_engine.MESSAGE, 1, 0, b"1", None, 0)]
+        engines[0].events = [OPENED, (_engine.MESSAGE, 1, 0, b"1", None, 0)]
         server.control.turn()
         began_s = loop.time()
     assert loop.time() - began_s < 1
@@ -334,7 +335,7 @@ async def test_events_wait_while_the_engine_is_behind_with_what_it_was_told(engi
     app.on("count")(lambda session: seen.append(1))
     async with Server(app, QUICK) as server:
         engine = engines[0]
-        engine.events = [(_engine.OPEN, 1, "ann", 0, False, "", None, None, None, None)]
+        engine.events = [OPENED]
         server.control.turn()
         engine.behind = True
         engine.events = [(_engine.MESSAGE, 1, 0, None, None, 0)]

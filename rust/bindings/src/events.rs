@@ -47,7 +47,7 @@ pub(crate) fn to_list(py: Python<'_>, events: Vec<Event>) -> PyResult<Bound<'_, 
 fn to_tuple(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyTuple>> {
     match event {
         Event::Open { conn, user, endpoint, first_version, peer, token, expires_at_ms, token_id, issued_at_s } => {
-            let (conn, token) = (conn.as_u64(), token.as_deref());
+            let (conn, token, token_id) = (conn.as_u64(), token.as_deref(), token_id.as_deref());
             (OPEN, conn, &*user, endpoint, first_version, &*peer, token, expires_at_ms, token_id, issued_at_s)
                 .into_pyobject(py)
         }
@@ -74,7 +74,8 @@ fn to_tuple(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyTuple>> {
         Event::Carried { conn, goes_on } => (CARRIED, conn.as_u64(), goes_on).into_pyobject(py),
         Event::Refresh { conn, id, token } => (REFRESH, conn.as_u64(), json(py, id), &*token).into_pyobject(py),
         Event::Renewed { conn, expires_at_ms, token, token_id, issued_at_s } => {
-            (RENEWED, conn.as_u64(), expires_at_ms, token.as_deref(), token_id, issued_at_s).into_pyobject(py)
+            let (token, token_id) = (token.as_deref(), token_id.as_deref());
+            (RENEWED, conn.as_u64(), expires_at_ms, token, token_id, issued_at_s).into_pyobject(py)
         }
         Event::Drained { conn } => (DRAINED, conn.as_u64()).into_pyobject(py),
         Event::Published { ticket, outcome: Ok(published) } => {
