@@ -1,7 +1,6 @@
 """An app of a user's own over real sockets: handlers, rights, raw endpoints, hooks, errors, order."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -98,33 +97,11 @@ async def test_command_behind_a_subscribe_that_a_hook_decides_takes_effect_after
             assert (await alice.expect("tally", votes=1))["channel"] == f"poll:public{number}"
 
 
-async def test_one_session_s_commands_are_in_order_and_others_do_not_wait(votes: Server) -> None:
-    async with clients(votes, "alice", "bob") as (alice, bob):
-        started = time.monotonic()
-        await alice.send("nap", {"seconds": 1}, id=1)
-        await alice.send("whoami", id=2)
-        assert (await bob.ask("whoami"))["data"]["user"] == "bob"
-        assert time.monotonic() - started < 0.9
-        assert (await alice.answer(2))["data"]["user"] == "alice"
-        assert time.monotonic() - started >= 0.95
-        assert (await alice.answer(1))["data"] == "awake"
-
-
 async def test_handler_over_its_time_is_answered_timeout(votes: Server) -> None:
     async with await votes.connect() as alice:
         frame = await alice.ask("nap", {"seconds": 30})
         assert (frame["type"], frame["data"]["code"]) == ("error", "timeout")
         assert (await alice.ask("nap", {"seconds": 0.01}))["data"] == "awake"
-
-
-async def test_thread_handler_does_not_hold_the_loop_up(votes: Server) -> None:
-    async with clients(votes, "alice", "bob") as (alice, bob):
-        started = time.monotonic()
-        await alice.send("grind", {"seconds": 1}, id=1)
-        for _ in range(5):
-            await bob.ask("whoami")
-        assert time.monotonic() - started < 0.9
-        assert (await alice.answer(1))["data"] == "ground"
 
 
 async def test_returned_publish_is_acknowledged_once_it_is_stored(votes: Server) -> None:

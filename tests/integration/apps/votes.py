@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import TypedDict
@@ -83,13 +82,6 @@ async def nap(session: Session, nap: Nap) -> str:  # noqa: ARG001
     """Take a while without holding anybody else up."""
     await asyncio.sleep(nap.seconds)
     return "awake"
-
-
-@app.on("grind", thread=True)
-def grind(session: Session, nap: Nap) -> str:  # noqa: ARG001
-    """Block a thread of the pool, never the loop."""
-    time.sleep(nap.seconds)
-    return "ground"
 
 
 @app.on("write")

@@ -1,0 +1,82 @@
+"""An app with things beside its handlers: jobs, tasks of sessions, middleware, and handlers that block."""
+
+import asyncio
+import time
+from typing import Any
+
+from msgspec import Struct
+
+from realtime import Call, Proceed, Realtime, Refused, Session
+
+app = Realtime()
+app.allow("beats")
+app.allow("ledger:*")
+app.policy("ledger:*", durable=True)
+
+
+class Block(Struct):
+    """How long to take."""
+
+    seconds: float
+
+
+@app.on("block")
+def block(session: Session, block: Block) -> str:  # noqa: ARG001 -- a handler's parameters are its contract
+    """Hold the event loop, as nobody should."""
+    time.sleep(block.seconds)
+    return "blocked"
+
+
+@app.on("block_thread", thread=True)
+def block_thread(session: Session, block: Block) -> str:  # noqa: ARG001
+    """Block a thread."""
+    time.sleep(block.seconds)
+    return "blocked a thread"
+
+
+@app.on("wait")
+async def wait(session: Session, block: Block) -> str:  # noqa: ARG001
+    """Wait without holding anybody up."""
+    await asyncio.sleep(block.seconds)
+    return "waited"
+
+
+@app.on("whoami")
+def whoami(session: Session) -> str:
+    """Say whose session it is."""
+    return session.user
+
+
+@app.on("watch")
+def watch(session: Session) -> None:
+    """Send a tick every now and then for as long as the session is there; note the end of it."""
+
+    async def ticks() -> None:
+        try:
+            while True:
+                session.send({"type": "tick", "data": None, "timestamp": app.clock.timestamp()})
+                await asyncio.sleep(0.05)
+        finally:
+            await app.publish("ledger:watchers", "unwatched", {"user": session.user})
+
+    session.spawn(ticks())
+
+
+@app.middleware
+def only_named(call: Call, proceed: Proceed) -> Any:
+    """Let nobody in whose name is unknown."""
+    if call.session.user.startswith("nobody"):
+        raise Refused("forbidden", f"{call.type} is not for you")
+    return proceed(call)
+
+
+@app.every(0.1)
+async def beat() -> None:
+    """Tell everybody that time goes on."""
+    await app.publish("beats", "beat", {})
+
+
+@app.every(0.1, thread=True)
+def fail() -> None:
+    """Fail, every time."""
+    raise RuntimeError("this job always fails")
