@@ -59,7 +59,7 @@ def watch(session: Session) -> None:
         finally:
             await app.publish("ledger:watchers", "unwatched", {"user": session.user})
 
-    session.spawn(ticks())
+    _ = session.spawn(ticks())
 
 
 @app.middleware
