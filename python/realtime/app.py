@@ -22,6 +22,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import cached_property
 from types import SimpleNamespace
 from typing import Any, Final, Literal, Protocol, TypeVar
 
@@ -40,9 +41,11 @@ from realtime.listening import Listener
 from realtime.middleware import Middleware
 from realtime.periodic import Job, checked_period_s
 from realtime.presence import Presence
-from realtime.rules import Authorization, Endpoint, Handler, Hook, Route, Rules, bind
-from realtime.server import Control, Server, serve
+from realtime.rules import Authorization, Endpoint, Handler, Hook, Mount, Route, Rules, bind
+from realtime.server import Control, Server
 from realtime.signatures import positional
+
+log = logging.getLogger("realtime")
 
 HandlerT = TypeVar("HandlerT", bound=Callable[..., Any])
 Lifespan = Callable[["Realtime"], AbstractAsyncContextManager[Mapping[str, object] | None]]
@@ -75,6 +78,7 @@ class _Declared(Struct):
     middleware: list[Middleware] = field(default_factory=list)
     listeners: list[Listener] = field(default_factory=list)
     jobs: list[Job] = field(default_factory=list)
+    mounts: dict[str, Mount] = field(default_factory=dict)
 
     def copy(self) -> "_Declared":
         return _Declared(*(getattr(self, name).copy() for name in self.__struct_fields__))
@@ -101,6 +105,7 @@ class Realtime:
         self._modules: list[Module] = []
         self._declared = _Declared()
         self._control: Control | None = None
+        self._server: Server | None = None
 
     # Registering.
 
@@ -206,6 +211,28 @@ class Realtime:
             return handler
 
         return register
+
+    def mount(self, path: str, asgi_app: Callable[..., Any]) -> None:
+        """Serve another ASGI app on the HTTP port, at `path` and below; its lifespan is run with ours.
+
+        Our own routes win, each by its exact path. The app is given `root_path` and the whole `path`, as ASGI says; it
+        gets HTTP only, since WebSockets have the edge's own port.
+
+        Args:
+            path: such as `/shop`, or `/` for everything that is not ours; the playground then is at `/playground/`.
+            asgi_app: of FastAPI, Starlette, Litestar, Django or any other.
+
+        Raises:
+            ValueError: the path is taken, or is not one that begins with `/` and does not end with it.
+            TypeError: the app cannot be called.
+        """
+        if not path.startswith("/") or (path != "/" and path.endswith("/")) or "//" in path:
+            raise ValueError(f"{path!r} is no path to mount at; use / or one such as /shop")
+        if path in self._declared.mounts:
+            raise ValueError(f"{path!r} has an app already; use another path")
+        if not callable(asgi_app):
+            raise TypeError(f"{asgi_app!r} is no ASGI app; pass the app itself, not its name")
+        self._declared.mounts[path] = Mount(path, asgi_app)
 
     def authorize(self, pattern: str) -> Callable[[HandlerT], HandlerT]:
         """Register who decides on channels that no grant covers: `(session, **named parts)` returns a `Grant` or None.
@@ -449,15 +476,26 @@ class Realtime:
 
     def run(self, settings: Settings | None = None) -> None:
         """Serve until SIGTERM or SIGINT, then exit the process: 0, 1 if the engine failed, 2 if it could not start."""
+        # The command line's part, loaded when it is asked for: who serves an app in some other way does without it.
+        from realtime.cli.serving import run  # noqa: PLC0415
+
         try:
-            chosen = settings or self._settings or load()
-            logging.basicConfig(level=chosen.log.level.upper(), format="%(asctime)s %(levelname)s %(message)s")
-            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-                code = runner.run(serve(self, chosen, ready=_say_where))
+            code = run(self, settings or self._settings or load())
         except (ConfigError, EngineError) as error:
             sys.stderr.write(f"realtime: {error}\n")
             code = 2
         sys.exit(code)
+
+    @cached_property
+    def asgi(self) -> Callable[..., Any]:
+        """The HTTP API as an ASGI app, for a host with the edge in its lifespan: `host.mount("/realtime", app.asgi)`.
+
+        It answers 503 while the edge does not run. Where `run` or `realtime serve` serves, it has its own port instead.
+        """
+        # As in `run`: an app that does not ask for it needs no web framework.
+        from realtime.api.embedded import Embedded  # noqa: PLC0415
+
+        return Embedded(lambda: self._server)
 
     @asynccontextmanager
     async def lifespan(self, host: object = None) -> AsyncIterator[None]:
@@ -474,10 +512,15 @@ class Realtime:
         """
         del host
         async with Server(self, self._settings or load()) as server:
+            if mounts := server.control.rules.mounts:
+                paths = ", ".join(mount.path for mount in mounts)
+                log.warning("mounted at %s, and not served: the host has the HTTP port; mount it there", paths)
             watch = asyncio.get_running_loop().create_task(_end_with(server))
+            self._server = server
             try:
                 yield
             finally:
+                self._server = None
                 watch.cancel()
 
     # For the server.
@@ -540,6 +583,7 @@ class Realtime:
             middleware=tuple(declared.middleware),
             listeners=tuple(declared.listeners),
             jobs=tuple(declared.jobs),
+            mounts=tuple(declared.mounts.values()),
         )
 
     def _check_free(self, type: str) -> None:
@@ -554,18 +598,6 @@ def _hook(call: Handler, most: int) -> Hook:
     if takes > most:
         raise TypeError(f"{call!r} takes {takes} arguments; it is given {most}")
     return Hook(call, takes)
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop  # noqa: PLC0415 -- not there on every platform
-    except ImportError:
-        return None
-    return uvloop.new_event_loop
-
-
-def _say_where(server: Server) -> None:
-    logging.getLogger("realtime").info("listening on %s port %d", server.settings.server.host, server.port)
 
 
 async def _end_with(server: Server) -> None:

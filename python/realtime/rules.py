@@ -65,6 +65,13 @@ class Hook(Struct, frozen=True):
     takes: int
 
 
+class Mount(Struct, frozen=True):
+    """Another ASGI app on the HTTP port: everything at and below `path`, `/` for all that is not ours."""
+
+    path: str
+    app: Callable[..., Any]
+
+
 class Rules(Struct, frozen=True, kw_only=True):
     """An app, compiled. Indices of `endpoints`, `routes` and `authorize` are those that the engine's events carry."""
 
@@ -81,6 +88,7 @@ class Rules(Struct, frozen=True, kw_only=True):
     middleware: tuple[Middleware, ...] = ()
     listeners: tuple[Listener, ...] = ()
     jobs: tuple[Job, ...] = ()
+    mounts: tuple[Mount, ...] = ()
 
 
 def bind(

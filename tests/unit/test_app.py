@@ -223,3 +223,33 @@ async def test_what_the_lifespan_yields_is_found_in_the_state() -> None:
         assert app.state.direct == 1
         assert seen == []
     assert seen == ["closed"]
+
+
+@pytest.mark.parametrize("path", ["", "shop", "/shop/", "//", "/a//b"])
+def test_a_mount_needs_a_path(path: str) -> None:
+    with pytest.raises(ValueError, match="no path to mount at"):
+        Realtime().mount(path, print)
+
+
+def test_a_path_has_one_mounted_app_and_it_can_be_called() -> None:
+    app = Realtime()
+    app.mount("/shop", print)
+    with pytest.raises(ValueError, match="has an app already"):
+        app.mount("/shop", print)
+    not_an_app: Any = "module:app"
+    with pytest.raises(TypeError, match="is no ASGI app"):
+        app.mount("/", not_an_app)
+    assert [mount.path for mount in app.compile(Settings()).mounts] == ["/shop"]
+
+
+async def test_the_http_api_of_an_app_that_does_not_run_says_so() -> None:
+    sent: list[dict[str, Any]] = []
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    await Realtime().asgi({"type": "http", "path": "/health"}, None, send)
+    assert sent[0]["status"] == 503
+    assert b"give the host lifespan=app.lifespan" in sent[1]["body"]
+    await Realtime().asgi({"type": "websocket", "path": "/ws"}, None, send)
+    assert sent[2] == {"type": "websocket.close", "code": 1008}

@@ -9,6 +9,8 @@ from realtime import Realtime
 from realtime.testing import TestApp
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+WITH_A_HOST = {"inside_fastapi", "inside_litestar", "mount_fastapi"}
+"""Those that need a web server are tested over real sockets."""
 
 
 def load(name: str) -> Realtime:
@@ -23,7 +25,7 @@ def load(name: str) -> Realtime:
 
 
 def test_every_example_is_tested_here() -> None:
-    assert {path.stem for path in EXAMPLES.glob("*.py")} == {"echo", "vote"}
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == {"echo", "vote", *WITH_A_HOST}
 
 
 async def test_echo_sends_everything_back_as_it_came() -> None:

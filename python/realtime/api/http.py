@@ -17,6 +17,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.types import ControllerRouterHandler
 
 from realtime.api import dev
+from realtime.api.mounts import GIVES_WAY
 from realtime.config import Keys, Settings
 
 BODY_BYTES_MAX = 64 * 1024
@@ -87,7 +88,9 @@ def _pages(url: str) -> list[HTTPRouteHandler]:
     }
 
     def page(name: str) -> HTTPRouteHandler:
-        @get(["/", f"/{name}"] if name == "index.html" else f"/{name}", guards=[dev.local_only], sync_to_thread=False)
+        paths = ["/", f"/{name}"] if name == "index.html" else [f"/{name}"]
+
+        @get(paths, guards=[dev.local_only], opt={GIVES_WAY: True}, sync_to_thread=False)
         def file() -> Response[bytes]:
             return Response(files[name], media_type=_MEDIA[name.rpartition(".")[2]], headers=headers)
 

@@ -12,11 +12,12 @@ import asyncio
 import contextlib
 import logging
 import socket
+from collections.abc import Callable
+from typing import Any
 
 from granian.constants import HTTPModes, Interfaces
 from granian.log import LogLevels
 from granian.server.embed import Server
-from litestar import Litestar
 
 from realtime.config import ConfigError
 
@@ -49,7 +50,7 @@ class HttpListener:
         self._server: Server | None = None
         self._task: asyncio.Task[None] | None = None
 
-    async def start(self, application: Litestar) -> None:
+    async def start(self, application: Callable[..., Any]) -> None:
         """Listen; return when connections are taken. Once for each listener.
 
         Raises:

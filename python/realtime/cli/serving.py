@@ -15,6 +15,7 @@ from pathlib import Path
 
 from realtime.api.http import Edge, application
 from realtime.api.listener import HttpListener
+from realtime.api.mounts import ASIDE, Mounts
 from realtime.api.tokens import token_for
 from realtime.app import Realtime
 from realtime.config import Settings, is_loopback
@@ -77,15 +78,17 @@ class _HttpSide:
             healthy=lambda: self._serving and server.failure is None,
         )
         listener = self._listener
-        await listener.start(application(self._settings, server.keys, edge))
-        self._serving = True
-        watch = asyncio.create_task(self._watch(listener, server), name="http watch")
-        try:
-            yield
-        finally:
-            self._serving = False
-            watch.cancel()
-            await listener.stop()
+        mounts = Mounts(application(self._settings, server.keys, edge), server.control.rules.mounts)
+        async with mounts.running():
+            await listener.start(mounts)
+            self._serving = True
+            watch = asyncio.create_task(self._watch(listener, server), name="http watch")
+            try:
+                yield
+            finally:
+                self._serving = False
+                watch.cancel()
+                await listener.stop()
 
     async def _watch(self, listener: HttpListener, server: Server) -> None:
         await listener.ended()
@@ -102,6 +105,9 @@ def _announce(server: Server, http_port: int | None) -> None:
             "set it to grants to go by the tokens",
             settings.server.host,
         )
+    mounts = [mount.path for mount in server.control.rules.mounts]
+    if mounts and http_port is None:
+        _log.warning("api.enabled = false: nothing is served of what is mounted at %s", ", ".join(mounts))
     lines = [
         f"realtime {metadata.version('realtime-edge')}, data in {Path(settings.data_dir).resolve()}",
         f"  WebSocket   {_ws_url(server)}",
@@ -110,7 +116,7 @@ def _announce(server: Server, http_port: int | None) -> None:
         address = f"http://{_bracketed(settings.api.host)}:{http_port}"
         lines.append(f"  HTTP        {address}/health")
         if server.keys.generated:
-            lines.append(f"  Playground  {address}/")
+            lines.append(f"  Playground  {address}{ASIDE if '/' in mounts else ''}/")
     if server.keys.generated:
         token = token_for(DEVELOPMENT_USER, settings.auth, server.keys, ttl_s=DEVELOPMENT_TTL_S)
         lines.append(f"  Token       {token}")

@@ -10,6 +10,7 @@ import pytest
 
 from realtime.cli import serving
 from realtime.config import ApiSettings, AuthSettings, ConfigError, ServerSettings, Settings, keys_of
+from realtime.rules import Mount
 
 SECRET = "s" * 40
 
@@ -22,7 +23,9 @@ class Standing:
         self.keys = keys_of(settings)
         self.port = 3002
         self.failure: str | None = None
-        self.control = SimpleNamespace(connections=[SimpleNamespace(user=user) for user in users])
+        self.control = SimpleNamespace(
+            connections=[SimpleNamespace(user=user) for user in users], rules=SimpleNamespace(mounts=())
+        )
         self.ended = asyncio.Event()
 
     def end(self) -> None:
@@ -58,6 +61,17 @@ async def test_with_its_own_secret_it_tells_a_token_and_the_playground(
     tokens = [word for word in out.split() if word.startswith("ey")]
     assert [jwt.decode(token, server.keys.secrets[0], ["HS256"])["sub"] for token in tokens] == ["dev"]
     assert server.keys.secrets[0] not in out
+
+
+async def test_what_is_mounted_moves_the_playground_or_is_not_served_at_all(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    server = Standing(settings(tmp_path))
+    server.control.rules = SimpleNamespace(mounts=(Mount("/", print), Mount("/shop", print)))
+    assert "Playground  http://127.0.0.1:3001/playground/\n" in said(server, capsys)
+    assert not caplog.records
+    said(server, capsys, None)
+    assert "api.enabled = false: nothing is served of what is mounted at /, /shop" in caplog.text
 
 
 async def test_with_a_configured_secret_it_tells_neither(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
