@@ -23,6 +23,7 @@ FATAL: Final[int]
 CARRIED: Final[int]
 REFRESH: Final[int]
 RENEWED: Final[int]
+HEARD: Final[int]
 
 Event: TypeAlias = tuple[object, ...]
 """One of, by its first item:
@@ -59,6 +60,9 @@ Event: TypeAlias = tuple[object, ...]
   durable publish that asked for it (``notify``). `data` is the event's data as stored; `error` a code, else None.
 - ``(HISTORY, ticket: int, events: list[bytes], offset: int, epoch: str, error: str | None)``: what ``history`` asked
   for: whole event frames as JSON, oldest first, and the channel's position.
+- ``(HEARD, channel: str, frame: bytes)``: an event of a channel that a pattern in ``options["listen"]`` covers, as
+  subscribers get it (JSON), once a process and in the channel's order, with subscribers or without. It counts at the
+  high-water mark as a command does, but costs no credit.
 - ``(FATAL, message: str)``: the engine cannot go on; end the process with this line.
 """
 
@@ -182,6 +186,10 @@ class Commands:
         dedupe: str | None = None,
         number: bool = False,
         notify: bool = False,
+        request: str | None = None,
+        amends: int | None = None,
+        replacement: bytes | None = None,
+        erases: bool = False,
     ) -> int:
         """Queue an event of a channel and return its ticket; the channel's policy decides volatile or durable.
 
@@ -192,6 +200,11 @@ class Commands:
             dedupe: a durable event of the same channel, user and key is stored once and answered with the first.
             number: the offset becomes the member `number` of `data`.
             notify: a PUBLISHED event with this ticket follows (durable channels only).
+            request: becomes the event's `requestId`, also when it is replayed.
+            amends: the offset of an earlier event of the channel that this one is about (durable channels only). The
+                outcome is the error ``not_found`` where it was never there or is kept no longer.
+            replacement: JSON that the data of the amended event becomes, in log and memory, together with this event.
+            erases: the data of all earlier events that amended the same one becomes this event's data.
         """
 
     def reply_with(self, ticket: int, conn: int, id: bytes | None, failure: str | None = None) -> bool:

@@ -395,6 +395,10 @@ class Realtime:
         key: str | None = None,
         dedupe: str | None = None,
         number: bool = False,
+        request: str | None = None,
+        amends: int | None = None,
+        replacement: object = None,
+        erases: bool = False,
     ) -> Publishing:
         """Publish an event to whoever is subscribed to `channel`. Safe from any thread.
 
@@ -409,15 +413,35 @@ class Realtime:
             key: a newer event with this key may take the place of this one for slow readers (volatile only).
             dedupe: a second event of this user with the same text is stored once (durable only).
             number: the event's offset becomes the member `number` of its data, an object (durable only).
+            request: becomes the event's `requestId`, also when it is replayed; at most 128 characters.
+            amends: the offset of an earlier event of the channel that this one is about (durable only). Awaiting raises
+                `PublishFailed` with the code `not_found` where it was never there or is kept no longer.
+            replacement: what the data of the amended event becomes, together with this event, for whoever reads it from
+                now on. Its offset stays.
+            erases: with a replacement, all earlier events that amended the same one lose their data too: it becomes
+                this event's. What was erased is also overwritten in the log's file.
 
         Raises:
             PublishFailed: `too_large`, before anything is sent.
-            ValueError: not the name of a channel; bytes that are not JSON.
+            ValueError: not the name of a channel, or of one without a log where there is something to amend; bytes
+                that are not JSON; `request` too long; `replacement` without `amends`, `erases` without `replacement`.
             NotRunning: the app is not served.
         """
         if self._control is None:
             raise NotRunning("the app is not served; publish from a handler, or inside of its lifespan")
-        return self._control.broadcaster.publish(channel, event, data, user=user, key=key, dedupe=dedupe, number=number)
+        return self._control.broadcaster.publish(
+            channel,
+            event,
+            data,
+            user=user,
+            key=key,
+            dedupe=dedupe,
+            number=number,
+            request=request,
+            amends=amends,
+            replacement=replacement,
+            erases=erases,
+        )
 
     @property
     def connections(self) -> Connections:

@@ -35,6 +35,7 @@ log = logging.getLogger("realtime")
 _KNOWN_CHANNELS_MAX: Final = 8192
 _ROOM_POLL_S: Final = 0.002
 _HISTORY_MAX: Final = 1000
+_REQUEST_CHARS_MAX: Final = 128
 
 
 class Publication(Struct, frozen=True):
@@ -76,7 +77,7 @@ class Publishing:
         """Wait until the event is committed. On a volatile channel there is nothing to wait for but room in the engine.
 
         Raises:
-            PublishFailed: with the code, `unavailable` or `too_large`.
+            PublishFailed: with the code, `unavailable`, `not_found` (nothing to amend) or `too_large`.
         """
         if not self.durable:
             yield from self._broadcaster.room().__await__()
@@ -227,6 +228,10 @@ class Broadcaster:
         key: str | None = None,
         dedupe: str | None = None,
         number: bool = False,
+        request: str | None = None,
+        amends: int | None = None,
+        replacement: object = None,
+        erases: bool = False,
     ) -> Publishing:
         """Publish an event to whoever is subscribed to `channel`. Safe from any thread.
 
@@ -238,29 +243,58 @@ class Broadcaster:
             key: a newer event with the same key may take the place of this one for slow readers (volatile only).
             dedupe: a second event of this user with the same text is stored once (durable only).
             number: the event's offset becomes the member `number` of its data, an object (durable only).
+            request: becomes the event's `requestId`, also when it is replayed; at most 128 characters.
+            amends: the offset of an earlier event of the channel that this one is about (durable only). Awaiting raises
+                `PublishFailed` with the code `not_found` where it was never there or is kept no longer.
+            replacement: what the data of the amended event becomes, together with this event, for whoever reads it from
+                now on; encoded as `data` is. Its offset stays.
+            erases: with a replacement, all earlier events that amended the same one lose their data too: it becomes
+                this event's. What was erased is also overwritten in the log's file.
 
         Raises:
             PublishFailed: `too_large`, before anything is sent.
-            ValueError: `channel` is not the name of a channel, or `data` is bytes that are not JSON.
+            ValueError: `channel` is not the name of a channel or keeps nothing that could be amended, bytes are not
+                JSON, `request` is too long, or one of `amends`, `replacement`, `erases` lacks the one before it.
         """
-        payload = _checked_json(data) if isinstance(data, bytes) else encode(data)
-        if len(payload) > self._publication_bytes_max:
-            detail = f"{len(payload)} bytes exceed limits.publication_bytes_max={self._publication_bytes_max}"
-            raise PublishFailed("too_large", channel, detail)
+        payload = self._payload(channel, data)
         durable = self.is_durable(channel)
+        if request is not None and len(request) > _REQUEST_CHARS_MAX:
+            raise ValueError(f"request of {len(request)} characters exceeds {_REQUEST_CHARS_MAX}; use a shorter one")
+        put = None
+        if amends is not None:
+            if not durable:
+                raise ValueError(f"amends={amends}: events of {channel} are not stored; use a channel that is durable")
+            if amends < 1:
+                raise ValueError(f"amends={amends}; use an offset, from 1")
+            put = None if replacement is None else self._payload(channel, replacement)
+        elif replacement is not None:
+            raise ValueError("a replacement without amends; say which event it is for")
+        if erases and put is None:
+            raise ValueError("erases without a replacement; say what the amended event's data becomes")
         if threading.get_ident() == self._thread:
-            ticket = self._commands.publish(channel, event, payload, user, key, dedupe, number, durable)
+            ticket = self._commands.publish(
+                channel, event, payload, user, key, dedupe, number, durable, request, amends, put, erases
+            )
             publishing = Publishing(self, channel, ticket, durable)
             if durable:
                 self._waiting[ticket] = publishing
         else:
             with self._lock:
-                ticket = self._commands.publish(channel, event, payload, user, key, dedupe, number, durable)
+                ticket = self._commands.publish(
+                    channel, event, payload, user, key, dedupe, number, durable, request, amends, put, erases
+                )
                 publishing = Publishing(self, channel, ticket, durable)
                 if durable:
                     self._waiting[ticket] = publishing
         self._wake()
         return publishing
+
+    def _payload(self, channel: str, data: object) -> bytes:
+        payload = _checked_json(data) if isinstance(data, bytes) else encode(data)
+        if len(payload) > self._publication_bytes_max:
+            detail = f"{len(payload)} bytes exceed limits.publication_bytes_max={self._publication_bytes_max}"
+            raise PublishFailed("too_large", channel, detail)
+        return payload
 
     def is_durable(self, channel: str) -> bool:
         """Whether events of `channel` are stored.

@@ -38,7 +38,11 @@ class Refused(Exception):  # noqa: N818 -- it reads as what happened: raise Refu
 
 
 class PublishFailed(Refused):
-    """An event was not published: `code` is `unavailable` (the log cannot store now), `too_large` or `overloaded`."""
+    """An event was not published.
+
+    `code` is `unavailable` (the log cannot store now), `not_found` (it amends an event that is not there), `too_large`
+    or `overloaded`.
+    """
 
     def __init__(self, code: str, channel: str, detail: str = "") -> None:
         super().__init__(code, "Publish failed")

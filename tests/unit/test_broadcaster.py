@@ -15,6 +15,9 @@ from realtime.config import LimitSettings, Settings
 from realtime.testing import TestApp
 from tests.unit.engine import Half
 
+PLAIN = (None, None, None, False)
+"""No request, and nothing amended."""
+
 
 def make_half() -> Half:
     app = Realtime()
@@ -30,7 +33,7 @@ def outcome(ticket: int, offset: int = 1, data: bytes | None = b"{}", error: str
 async def test_a_volatile_publish_is_one_command_and_has_no_outcome() -> None:
     half = make_half()
     publishing = half.app.publish("feed:1", "tick", {"n": 1}, user="ann", key="k")
-    assert half.engine.named("publish") == [("feed:1", "tick", b'{"n":1}', "ann", "k", None, False, False)]
+    assert half.engine.named("publish") == [("feed:1", "tick", b'{"n":1}', "ann", "k", None, False, False, *PLAIN)]
     assert await publishing is None
     assert publishing.result() is None
     assert half.control.broadcaster.waiting == 0
@@ -53,7 +56,7 @@ async def test_bytes_that_are_not_json_are_refused_before_anything_is_sent(data:
 async def test_a_durable_publish_gives_its_publication_when_it_is_committed() -> None:
     half = make_half()
     publishing = half.app.publish("ledger:1", "line", {"n": 1}, dedupe="d", number=True)
-    assert half.engine.named("publish") == [("ledger:1", "line", b'{"n":1}', None, None, "d", True, True)]
+    assert half.engine.named("publish") == [("ledger:1", "line", b'{"n":1}', None, None, "d", True, True, *PLAIN)]
     waiting = asyncio.ensure_future(_awaited(publishing))
     await half.settle()
     assert not waiting.done()
@@ -211,11 +214,11 @@ async def test_the_protocols_own_events_have_their_shapes() -> None:
     broadcaster.file_processing("ann", "f1", 50, "scanning")
     file = b'{"fileId":"f1","progress":50,"status":"scanning"}'
     assert half.engine.named("publish") == [
-        ("conversation:7", "new_message", b'{"content":"hi"}', "ann", None, "c1", True, False),
-        ("conversation:7", "conversation_updated", b'{"title":"x"}', None, None, None, False, False),
-        ("conversation:7", "poll_opened", b"{}", None, None, None, False, False),
-        ("feed:1", "tick", b"{}", "ann", None, None, False, False),
-        ("file:f1", "file_processing_update", file, None, "f1", None, False, False),
+        ("conversation:7", "new_message", b'{"content":"hi"}', "ann", None, "c1", True, False, *PLAIN),
+        ("conversation:7", "conversation_updated", b'{"title":"x"}', None, None, None, False, False, *PLAIN),
+        ("conversation:7", "poll_opened", b"{}", None, None, None, False, False, *PLAIN),
+        ("feed:1", "tick", b"{}", "ann", None, None, False, False, *PLAIN),
+        ("file:f1", "file_processing_update", file, None, "f1", None, False, False, *PLAIN),
     ]
     assert frames(half, "send_many")[0][1]["type"] == "file_processing_update"
     broadcaster.typing("7", "ann", is_typing=True)
@@ -282,3 +285,57 @@ async def test_a_past_that_cannot_be_read_is_refused_with_its_code() -> None:
     half.take((_engine.HISTORY, None, [], 0, "", "unavailable"))
     with pytest.raises(Refused, match="unavailable"):
         await reading
+
+
+async def test_an_event_may_amend_an_earlier_one() -> None:
+    half = make_half()
+    edit = {"request": "r-1", "amends": 7, "replacement": {"n": 2}, "erases": True}
+    half.app.publish("ledger:1", "line_gone", {"number": 7}, **edit)
+    call = ("ledger:1", "line_gone", b'{"number":7}', None, None, None, False, True, "r-1", 7, b'{"n":2}', True)
+    assert half.engine.named("publish") == [call]
+
+
+@pytest.mark.parametrize(
+    ("channel", "options", "says"),
+    [
+        ("feed:1", {"amends": 1}, "events of feed:1 are not stored"),
+        ("ledger:1", {"amends": 0}, "amends=0; use an offset, from 1"),
+        ("ledger:1", {"replacement": {}}, "a replacement without amends"),
+        ("ledger:1", {"amends": 1, "erases": True}, "erases without a replacement"),
+        ("ledger:1", {"amends": 1, "replacement": b"{"}, "not JSON"),
+        ("feed:1", {"request": "r" * 129}, "request of 129 characters exceeds 128"),
+    ],
+)
+async def test_what_cannot_be_amended_is_said_before_anything_is_sent(
+    channel: str, options: dict[str, Any], says: str
+) -> None:
+    half = make_half()
+    with pytest.raises(ValueError, match=says):
+        half.app.publish(channel, "line", {}, **options)
+    with pytest.raises(PublishFailed, match="too_large"):
+        half.app.publish("ledger:1", "line", {}, amends=1, replacement={"text": "x" * 100})
+    assert half.engine.named("publish") == []
+
+
+async def test_amending_and_erasing_over_the_real_engine() -> None:
+    app = Realtime()
+    app.policy("ledger:*", durable=True, history=8)
+    app.allow("ledger:*")
+    async with TestApp(app) as world:
+        ann = await world.connect(user="ann")
+        await ann.command("subscribe", channel="ledger:1")
+        app.publish("ledger:1", "line", {"text": "secret"}, request="r-1")
+        gone = app.publish("ledger:1", "line_gone", {}, amends=1, replacement={}, erases=True)
+        missed = app.publish("ledger:1", "line_gone", {}, amends=9)
+        reading = asyncio.ensure_future(app.broadcaster.history("ledger:1"))
+        await world.settle()
+        publication = await gone
+        assert publication is not None
+        assert publication.offset == 2
+        with pytest.raises(PublishFailed, match="not_found"):
+            await missed
+        events = [msgspec.json.decode(event) for event in (await reading).events]
+        found = [(event["offset"], event["data"], event.get("requestId")) for event in events]
+        assert found == [(1, {}, "r-1"), (2, {}, None)]
+        await ann.expect("line", text="secret")
+        await ann.expect("line_gone")

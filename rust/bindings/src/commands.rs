@@ -9,7 +9,7 @@ use crate::events;
 use pyo3::exceptions::{PyTypeError, PyUnicodeDecodeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyString};
-use realtime_hub::{Admitted, Command, ConnId, Publish, Reply};
+use realtime_hub::{Admitted, Amendment, Command, ConnId, Publish, Reply};
 use realtime_reactor::Handle;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -167,7 +167,8 @@ impl Commands {
         self.push(Command::Unsubscribe { conn, channel: channel.into(), code, retryable });
     }
 
-    #[pyo3(signature = (channel, event, data, user=None, key=None, dedupe=None, number=false, notify=false))]
+    #[pyo3(signature = (channel, event, data, user=None, key=None, dedupe=None, number=false, notify=false, request=None,
+        amends=None, replacement=None, erases=false))]
     #[allow(clippy::too_many_arguments, reason = "they are Python's keywords")]
     fn publish(
         &self,
@@ -179,8 +180,13 @@ impl Commands {
         dedupe: Option<&str>,
         number: bool,
         notify: bool,
+        request: Option<&str>,
+        amends: Option<u64>,
+        replacement: Option<&Bound<'_, PyBytes>>,
+        erases: bool,
     ) -> PyResult<u64> {
         let data = text(data)?.into();
+        let replacement = replacement.map(|data| text(data).map(Into::into)).transpose()?;
         let mut buffer = self.buffer();
         let ticket = buffer.next_ticket();
         buffer.commands.push(Command::Publish(Publish {
@@ -192,6 +198,8 @@ impl Commands {
             key: key.map(Into::into),
             dedupe: dedupe.map(Into::into),
             number,
+            request: request.map(Into::into),
+            amends: amends.map(|offset| Amendment { offset, replacement, erases }),
             notify,
             reply: None,
         }));

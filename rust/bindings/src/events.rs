@@ -19,9 +19,10 @@ const FATAL: u8 = 10;
 const CARRIED: u8 = 11;
 const REFRESH: u8 = 12;
 const RENEWED: u8 = 13;
+const HEARD: u8 = 14;
 
 /// The kinds by their names; Python keeps one object for each such small number.
-pub(crate) const KINDS: [(&str, u8); 14] = [
+pub(crate) const KINDS: [(&str, u8); 15] = [
     ("OPEN", OPEN),
     ("CLOSE", CLOSE),
     ("MESSAGE", MESSAGE),
@@ -36,6 +37,7 @@ pub(crate) const KINDS: [(&str, u8); 14] = [
     ("CARRIED", CARRIED),
     ("REFRESH", REFRESH),
     ("RENEWED", RENEWED),
+    ("HEARD", HEARD),
 ];
 
 /// A list of tuples, in order.
@@ -93,6 +95,7 @@ fn to_tuple(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyTuple>> {
         Event::History { ticket, outcome: Err(code) } => {
             (HISTORY, ticket, PyList::empty(py), 0u64, "", code).into_pyobject(py)
         }
+        Event::Heard { channel, frame } => (HEARD, &*channel, PyBytes::new(py, &frame)).into_pyobject(py),
         Event::Fatal { message } => (FATAL, &*message).into_pyobject(py),
     }
 }

@@ -50,6 +50,8 @@ pub struct Channel {
     pub(crate) id: u64,
     pub(crate) policy: Policy,
     pub(crate) epoch: Arc<str>,
+    /// Whether Python hears its events.
+    pub(crate) is_heard: bool,
     state: Mutex<State>,
 }
 
@@ -63,6 +65,8 @@ pub(crate) struct State {
     pub head: Head,
     /// What waits for the head, in order.
     pub waiting: Vec<Waiting>,
+    /// Bytes of the events in it.
+    pub waiting_bytes: usize,
     /// The newest publications, oldest first, offsets rising by one.
     pub ring: VecDeque<Arc<Publication>>,
     /// Relays that last, by rule and user.
@@ -135,17 +139,18 @@ pub(crate) enum HistoryFor {
 }
 
 impl Channel {
-    pub(crate) fn new(name: Arc<str>, id: u64, policy: Policy, epoch: Arc<str>, shards: usize) -> Self {
+    pub(crate) fn new(name: Arc<str>, id: u64, policy: Policy, epoch: Arc<str>, is_heard: bool, shards: usize) -> Self {
         let head = if policy.durable { Head::Unknown } else { Head::Known(0) };
         let state = State {
             dead: false,
             members: vec![0; shards].into(),
             head,
             waiting: Vec::new(),
+            waiting_bytes: 0,
             ring: VecDeque::new(),
             lasting: HashMap::new(),
         };
-        Self { name, id, policy, epoch, state: Mutex::new(state) }
+        Self { name, id, policy, epoch, is_heard, state: Mutex::new(state) }
     }
 
     /// Its name.
@@ -203,6 +208,20 @@ impl State {
         }
         self.ring.push_back(publication);
     }
+
+    /// Puts an event whose data has changed in the place of what it was.
+    pub(crate) fn amend(&mut self, publication: Arc<Publication>) {
+        let place = self.ring.front().and_then(|first| publication.offset.checked_sub(first.offset));
+        if let Some(kept) = place.and_then(|place| self.ring.get_mut(place as usize)) {
+            *kept = publication;
+        }
+    }
+
+    /// Takes what waits for the head.
+    pub(crate) fn take_waiting(&mut self) -> Vec<Waiting> {
+        self.waiting_bytes = 0;
+        std::mem::take(&mut self.waiting)
+    }
 }
 
 /// A channel with this key, made when it is not there.
@@ -252,7 +271,7 @@ impl Directory {
             state.dead = true;
             part.remove(&channel.name);
         }
-        std::mem::take(&mut state.waiting)
+        state.take_waiting()
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -76,10 +76,34 @@ pub struct Publish {
     pub dedupe: Option<Box<str>>,
     /// Durable: the offset becomes the member `number` of the data.
     pub number: bool,
+    /// Its `requestId`.
+    pub request: Option<Box<str>>,
+    /// Durable: it is about an earlier event.
+    pub amends: Option<Amendment>,
     /// Durable: [`crate::Event::Published`] follows.
     pub notify: bool,
     /// Answer this command with `ack` or `error` from the outcome.
     pub reply: Option<Reply>,
+}
+
+/// What a durable event does to an earlier one of its channel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Amendment {
+    /// The earlier one's place.
+    pub offset: u64,
+    /// JSON that the data of the earlier one becomes; None leaves it.
+    pub replacement: Option<Box<[u8]>>,
+    /// Whether the data of all that amended it before becomes this event's.
+    pub erases: bool,
+}
+
+impl Publish {
+    /// Bytes of JSON that it brings.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let replacement = self.amends.as_ref().and_then(|amends| amends.replacement.as_deref());
+        self.data.len() + replacement.map_or(0, <[u8]>::len)
+    }
 }
 
 /// Where the answer to a command goes; it carries one credit back.

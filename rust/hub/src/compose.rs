@@ -1,4 +1,5 @@
-//! The server's frames as JSON: `{"type", "data", "timestamp", "conversationId"?, "userId"?, "channel"?, "offset"?, "id"?}`.
+//! The server's frames as JSON: `{"type", "data", "timestamp", "conversationId"?, "userId"?, "channel"?, "offset"?,
+//! "requestId"?, "id"?}`.
 
 use std::io::Write as _;
 
@@ -57,6 +58,8 @@ pub struct ChannelEvent<'a> {
     pub channel: &'a str,
     /// Its place, where the channel numbers.
     pub offset: Option<u64>,
+    /// Its `requestId`.
+    pub request: Option<&'a str>,
 }
 
 impl ChannelEvent<'_> {
@@ -83,6 +86,10 @@ impl ChannelEvent<'_> {
         if let Some(offset) = self.offset {
             out.extend_from_slice(b",\"offset\":");
             number(&mut out, offset);
+        }
+        if let Some(request) = self.request {
+            out.extend_from_slice(b",\"requestId\":");
+            string(&mut out, request);
         }
         out.push(b'}');
         out
@@ -210,10 +217,11 @@ mod tests {
             user: Some("ann\""),
             channel: "conversation:42",
             offset: Some(7),
+            request: Some("r-1"),
         };
         assert_eq!(
             String::from_utf8(event.to_json()).unwrap(),
-            r#"{"type":"new_message","data":{"a":1},"timestamp":"1970-01-01T00:00:00.000Z","conversationId":"42","userId":"ann\"","channel":"conversation:42","offset":7}"#
+            r#"{"type":"new_message","data":{"a":1},"timestamp":"1970-01-01T00:00:00.000Z","conversationId":"42","userId":"ann\"","channel":"conversation:42","offset":7,"requestId":"r-1"}"#
         );
     }
 }

@@ -58,12 +58,14 @@ pub enum Event {
     Published { ticket: u64, outcome: Result<Published, &'static str> },
     /// The answer to [`crate::Command::History`].
     History { ticket: u64, outcome: Result<HistoryPage, &'static str> },
+    /// An event of a channel that a pattern of the option `listen` covers, as its subscribers get it.
+    Heard { channel: Arc<str>, frame: Box<[u8]> },
     /// The engine cannot go on.
     Fatal { message: Box<str> },
 }
 
 impl Event {
-    /// Whether it waits for Python's credit: only these are held back above the high-water mark.
+    /// Whether it waits for Python's credit.
     #[must_use]
     pub const fn costs_credit(&self) -> bool {
         matches!(
@@ -74,6 +76,12 @@ impl Event {
                 | Self::Deferred { .. }
                 | Self::Refresh { .. }
         )
+    }
+
+    /// Whether it counts at the high-water mark: what comes of clients' messages, and is less when they are not read.
+    #[must_use]
+    pub const fn counts(&self) -> bool {
+        self.costs_credit() || matches!(self, Self::Heard { .. })
     }
 }
 

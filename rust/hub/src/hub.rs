@@ -30,7 +30,7 @@ use crate::{ConnId, Now};
 use realtime_protocol::frame::Opcode;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
 /// Bytes that one `history` answer or one page of a replay may have.
 pub(crate) const PAGE_BYTES_MAX: usize = 1 << 20;
@@ -56,7 +56,11 @@ pub struct Hub {
     revocations: Mutex<Revocations>,
     /// Bytes that wait for connections that are behind; only those stand here.
     behind: Mutex<HashMap<ConnId, usize>>,
+    ear: OnceLock<Ear>,
 }
+
+/// Takes an event that Python hears.
+type Ear = Box<dyn Fn(Event) + Send + Sync>;
 
 impl Hub {
     /// Compiles the options. `epoch` is the log's; `nonce` makes session ids and the epoch of channels in memory.
@@ -88,7 +92,14 @@ impl Hub {
             identity: RwLock::new(Arc::new(identity)),
             revocations: Mutex::default(),
             behind: Mutex::default(),
+            ear: OnceLock::new(),
         }))
+    }
+
+    /// Says where events of channels that Python listens to go; once, before anything is published. It is called under
+    /// the channel's lock, so that they come in the channel's order: it must only put them down.
+    pub fn set_ear(&self, ear: Ear) {
+        let _ = self.ear.set(ear);
     }
 
     /// The inbox of a shard.
@@ -303,7 +314,9 @@ impl Hub {
     fn make_channel(&self, name: Arc<str>) -> Channel {
         let policy = self.rules.policy_of(&name);
         let epoch = Arc::clone(if policy.durable { &self.durable_epoch } else { &self.memory_epoch });
-        Channel::new(name, self.channel_ids.fetch_add(1, Ordering::Relaxed), policy, epoch, self.inboxes.len())
+        let is_heard = self.rules.is_heard(&name);
+        let id = self.channel_ids.fetch_add(1, Ordering::Relaxed);
+        Channel::new(name, id, policy, epoch, is_heard, self.inboxes.len())
     }
 
     /// Runs `act` under the channel's lock, making the channel where it is not there.
@@ -323,6 +336,13 @@ impl Hub {
         let mut state = channel.lock();
         // A dead channel had no members and no history: as good as none.
         (!state.dead).then(|| act(&channel, &mut state))
+    }
+
+    /// Hands an event to Python where it listens; the lock is held.
+    fn hear(&self, channel: &Channel, frame: &Prepared) {
+        if let (true, Some(ear)) = (channel.is_heard, self.ear.get()) {
+            ear(Event::Heard { channel: Arc::clone(channel.name()), frame: frame.payload().into() });
+        }
     }
 
     /// Hands an event to every shard that has members; the lock is held. `read_us` is when it came to the hub.

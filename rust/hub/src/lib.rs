@@ -39,7 +39,7 @@ pub mod token;
 mod wire;
 
 pub use channel::{Channel, Policy, Publication};
-pub use command::{Admitted, Command, Publish, Reply};
+pub use command::{Admitted, Amendment, Command, Publish, Reply};
 pub use confidential::Confidential;
 pub use core::{ShardCore, TICK_MS};
 pub use counters::{Counters, Tally, add_own};
@@ -48,7 +48,7 @@ pub use hub::Hub;
 pub use id::{ConnId, Now};
 pub use identity::Identity;
 pub use inbox::Inbox;
-pub use log_queue::{AppendedEvent, LogFailure, LogPage, LogQueue, LogRequest, PagePurpose, StoredEvent};
+pub use log_queue::{AppendError, AppendedEvent, LogFailure, LogPage, LogQueue, LogRequest, PagePurpose, StoredEvent};
 pub use options::{
     Auth, Endpoint, Expiry, KeyRule, Limits, Mode, OpenGrant, Options, Overflow, PolicyOptions, RelayOptions, Route,
     TokenRule,

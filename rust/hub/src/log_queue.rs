@@ -49,6 +49,8 @@ pub struct StoredEvent {
     pub data: Arc<[u8]>,
     /// Its `userId`.
     pub user: Option<Box<str>>,
+    /// Its `requestId`.
+    pub request: Option<Box<str>>,
     /// When it was received, Unix ms.
     pub time_ms: u64,
 }
@@ -60,6 +62,17 @@ pub struct AppendedEvent {
     pub duplicate: bool,
     /// The event as stored.
     pub stored: StoredEvent,
+    /// Earlier events of the channel whose data it has changed, as they are stored now.
+    pub amended: Vec<StoredEvent>,
+}
+
+/// Why an append was not stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AppendError {
+    /// It amends an event that was never there, or is kept no longer; the code is `not_found`.
+    NotFound,
+    /// The log could not do it.
+    Log(LogFailure),
 }
 
 /// A part of a channel's log.

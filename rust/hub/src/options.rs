@@ -43,6 +43,8 @@ pub struct Options {
     pub authorize: Vec<String>,
     /// Event names that a client's `publish` may not use.
     pub reserved_events: Vec<String>,
+    /// Patterns of channels whose events go up to Python too, as [`crate::Event::Heard`].
+    pub listen: Vec<String>,
 }
 
 impl Default for Options {
@@ -63,6 +65,7 @@ impl Default for Options {
             open_grants: Vec::new(),
             authorize: Vec::new(),
             reserved_events: Vec::new(),
+            listen: Vec::new(),
         }
     }
 }

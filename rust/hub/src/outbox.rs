@@ -269,7 +269,7 @@ mod tests {
     }
 
     fn channel() -> Arc<Channel> {
-        Arc::new(Channel::new("c".into(), 1, Policy::VOLATILE, "e".into(), 1))
+        Arc::new(Channel::new("c".into(), 1, Policy::VOLATILE, "e".into(), false, 1))
     }
 
     fn all(backlog: &mut Backlog, counters: &Counters) -> String {

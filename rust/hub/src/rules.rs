@@ -42,6 +42,7 @@ pub(crate) struct Rules {
     pub relays: Vec<Relay>,
     pub authorize: Vec<Pattern>,
     pub reserved_events: HashSet<String>,
+    listen: Vec<Pattern>,
     policies: Vec<(Pattern, Policy)>,
     open_grants: Vec<Grant>,
 }
@@ -98,6 +99,7 @@ impl Rules {
             relays: Relay::compile_all(&options.relays)?,
             authorize: options.authorize.iter().map(|pattern| Pattern::new(pattern)).collect::<Result<_, _>>()?,
             reserved_events: options.reserved_events.iter().cloned().collect(),
+            listen: options.listen.iter().map(|pattern| Pattern::new(pattern)).collect::<Result<_, _>>()?,
             policies: policies.collect::<Result<_, String>>()?,
             open_grants: open_grants.collect::<Result<_, String>>()?,
         })
@@ -108,6 +110,11 @@ impl Rules {
             .iter()
             .find(|(pattern, _)| pattern.covers(channel, ""))
             .map_or(Policy::VOLATILE, |(_, policy)| *policy)
+    }
+
+    /// Whether Python hears the events of the channel.
+    pub(crate) fn is_heard(&self, channel: &str) -> bool {
+        self.listen.iter().any(|pattern| pattern.covers(channel, ""))
     }
 
     /// What every session of this user may do on the channel.

@@ -397,6 +397,8 @@ fn the_same_dedupe_key_is_stored_once_and_acknowledged_again_with_the_first() {
             key: None,
             dedupe: Some(dedupe.into()),
             number: true,
+            request: None,
+            amends: None,
             notify: false,
             reply: Some(realtime_hub::Reply { conn, id: Some(id.as_bytes().into()), failure: None, credits: 0 }),
         })

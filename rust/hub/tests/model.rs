@@ -250,6 +250,8 @@ impl Model {
             key: (channel == "news:a" && dedupe == Some(0)).then(|| "key".into()),
             dedupe: dedupe.map(|key| format!("{channel}-{key}").into()),
             number: true,
+            request: None,
+            amends: None,
             notify: from.is_none(),
             reply: from.map(|client| Reply {
                 conn: self.world.clients[client].conn,

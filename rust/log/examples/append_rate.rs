@@ -48,6 +48,8 @@ fn measure(dir: &Path, channels: usize, has_keys: bool, time: Duration) -> Resul
                 number_field: true,
                 user: Some("alice"),
                 dedupe: has_keys.then_some(key),
+                request: None,
+                amends: None,
                 time_ms: 1_700_000_000_000,
             })
             .collect();

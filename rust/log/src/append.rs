@@ -6,20 +6,29 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::sync::Arc;
 
 use rusqlite::{CachedStatement, Connection, OptionalExtension as _, params};
 
-use crate::event::{Append, Appended, Stored, with_number};
+use crate::event::{Amends, Append, Appended, Stored, with_number};
 use crate::heads::{Channel, Heads};
 
-const FIND_CHANNEL: &str = "SELECT id, head FROM channels WHERE name = ?1";
+const FIND_CHANNEL: &str = "SELECT id, head, tail FROM channels WHERE name = ?1";
 const MAKE_CHANNEL: &str = "INSERT INTO channels (name, head) VALUES (?1, 0)";
 const MOVE_HEAD: &str = "UPDATE channels SET head = ?2 WHERE id = ?1";
-const INSERT_EVENT: &str = "INSERT INTO events (channel_id, offset, event, data, user, dedupe, time_ms) \
-                            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+const INSERT_EVENT: &str = "INSERT INTO events (channel_id, offset, event, data, user, dedupe, time_ms, request, refers) \
+                            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+const FIND_EVENT: &str =
+    "SELECT offset, event, x'', user, request, time_ms FROM events WHERE channel_id = ?1 AND offset = ?2";
+const REPLACE_DATA: &str = "UPDATE events SET data = ?3 WHERE channel_id = ?1 AND offset = ?2";
+/// What had amended an event before. The primary key of a table without rowids ends each of its indexes, so they come
+/// in order.
+pub(crate) const FIND_AMENDING: &str = "SELECT offset, event, x'', user, request, time_ms \
+                                        FROM events INDEXED BY events_by_refers \
+                                        WHERE channel_id = ?1 AND refers = ?2 AND offset < ?3 ORDER BY offset";
 /// `IS`, so that the server's own events (no user) have their keys as well. The unique index serves it.
-pub(crate) const FIND_DUPLICATE: &str =
-    "SELECT offset, event, data, user, time_ms FROM events WHERE channel_id = ?1 AND user IS ?2 AND dedupe = ?3";
+pub(crate) const FIND_DUPLICATE: &str = "SELECT offset, event, data, user, request, time_ms FROM events \
+     WHERE channel_id = ?1 AND user IS ?2 AND dedupe = ?3";
 
 /// A batch inside its open transaction. Rows of this batch are seen by its own lookups, so a duplicate within the
 /// batch needs no rule of its own.
@@ -54,7 +63,13 @@ impl<'c, 'b> Batch<'c, 'b> {
             Entry::Vacant(entry) => {
                 let channel = match self.heads.find(append.channel) {
                     Some(channel) => channel,
-                    None => find_or_make_channel(self.conn, append.channel)?,
+                    None => match find_channel(self.conn, append.channel)? {
+                        Some(channel) => channel,
+                        None if append.amends.is_some() => {
+                            return Ok(Appended { missing: true, ..Appended::default() });
+                        }
+                        None => make_channel(self.conn, append.channel)?,
+                    },
                 };
                 entry.insert(Touched { channel, is_moved: false })
             }
@@ -64,9 +79,16 @@ impl<'c, 'b> Batch<'c, 'b> {
             let key = params![channel_id, append.user, dedupe];
             if let Some(first) = self.find_duplicate.query_row(key, Stored::from_row).optional()? {
                 let offset = first.offset;
-                return Ok(Appended { offset, duplicate: true, stored: Some(first), data: Box::default() });
+                return Ok(Appended { offset, duplicate: true, stored: Some(first), ..Appended::default() });
             }
         }
+        let amended = match append.amends {
+            None => None,
+            Some(amends) => match find_event(self.conn, channel_id, amends.offset)? {
+                None => return Ok(Appended { missing: true, ..Appended::default() }),
+                Some(amended) => Some((amends, amended)),
+            },
+        };
         let offset = touched.channel.head + 1;
         let data = if append.number_field { with_number(append.data, offset) } else { append.data.into() };
         self.insert_event.execute(params![
@@ -78,9 +100,16 @@ impl<'c, 'b> Batch<'c, 'b> {
             append.dedupe,
             // A clock set absurdly far ahead must not fail everybody's batch.
             i64::try_from(append.time_ms).unwrap_or(i64::MAX),
+            append.request,
+            append.amends.map(|amends| amends.offset.cast_signed()),
         ])?;
-        *touched = Touched { channel: Channel { id: channel_id, head: offset }, is_moved: true };
-        Ok(Appended { offset, duplicate: false, stored: None, data })
+        touched.channel.head = offset;
+        touched.is_moved = true;
+        let amended = match amended {
+            None => Vec::new(),
+            Some((amends, amended)) => amend(self.conn, channel_id, &amends, amended, offset, &data)?,
+        };
+        Ok(Appended { offset, data, amended, ..Appended::default() })
     }
 
     /// Writes the heads that the batch moved: one row a channel, however many events it got.
@@ -101,14 +130,49 @@ impl<'c, 'b> Batch<'c, 'b> {
 /// The channel as it is committed; `None` when nothing was ever appended to it.
 pub(crate) fn find_channel(conn: &Connection, name: &str) -> rusqlite::Result<Option<Channel>> {
     conn.prepare_cached(FIND_CHANNEL)?
-        .query_row([name], |row| Ok(Channel { id: row.get(0)?, head: row.get::<_, i64>(1)?.cast_unsigned() }))
+        .query_row([name], |row| {
+            let [head, tail] = [row.get::<_, i64>(1)?, row.get(2)?].map(i64::cast_unsigned);
+            Ok(Channel { id: row.get(0)?, head, tail })
+        })
         .optional()
 }
 
-fn find_or_make_channel(conn: &Connection, name: &str) -> rusqlite::Result<Channel> {
-    if let Some(channel) = find_channel(conn, name)? {
-        return Ok(channel);
+/// The event without its payload.
+fn find_event(conn: &Connection, channel_id: i64, offset: u64) -> rusqlite::Result<Option<Stored>> {
+    // Beyond what SQLite counts there is no event.
+    let Ok(offset) = i64::try_from(offset) else { return Ok(None) };
+    conn.prepare_cached(FIND_EVENT)?.query_row(params![channel_id, offset], Stored::from_row).optional()
+}
+
+/// Gives `amended` its new payload, and with `erases` those that had amended it before the payload of the event that
+/// does it now, `data`. Returns all whose payload is another one now.
+fn amend(
+    conn: &Connection,
+    channel_id: i64,
+    amends: &Amends<'_>,
+    amended: Stored,
+    offset: u64,
+    data: &Arc<[u8]>,
+) -> rusqlite::Result<Vec<Stored>> {
+    let mut changed = Vec::new();
+    let mut replace = conn.prepare_cached(REPLACE_DATA)?;
+    if let Some(replacement) = amends.replacement {
+        replace.execute(params![channel_id, amends.offset.cast_signed(), replacement])?;
+        changed.push(Stored { data: replacement.into(), ..amended });
     }
+    if amends.erases {
+        let mut find = conn.prepare_cached(FIND_AMENDING)?;
+        let key = params![channel_id, amends.offset.cast_signed(), offset.cast_signed()];
+        let earlier = find.query_map(key, Stored::from_row)?.collect::<rusqlite::Result<Vec<_>>>()?;
+        for one in earlier {
+            replace.execute(params![channel_id, one.offset.cast_signed(), &**data])?;
+            changed.push(Stored { data: Arc::clone(data), ..one });
+        }
+    }
+    Ok(changed)
+}
+
+fn make_channel(conn: &Connection, name: &str) -> rusqlite::Result<Channel> {
     let id = conn.prepare_cached(MAKE_CHANNEL)?.insert([name])?;
-    Ok(Channel { id, head: 0 })
+    Ok(Channel { id, head: 0, tail: 0 })
 }

@@ -4,6 +4,7 @@
 //! number exists only once the log has given it, and what is stored must be, byte for byte, what is published.
 
 use std::io::Write as _;
+use std::sync::Arc;
 
 use rusqlite::Row;
 
@@ -23,12 +24,27 @@ pub struct Append<'a> {
     pub user: Option<&'a str>,
     /// The key by which a repeated command is known, within its channel and user.
     pub dedupe: Option<&'a str>,
+    /// Names the request that led to it, for whoever follows one through several systems.
+    pub request: Option<&'a str>,
+    /// The earlier event of the channel that this one is about, and what becomes of it.
+    pub amends: Option<Amends<'a>>,
     /// Wall-clock time, unix milliseconds. Told to readers only; no order comes from it.
     pub time_ms: u64,
 }
 
+/// What an event does to an earlier one of its channel.
+#[derive(Debug, Clone, Copy)]
+pub struct Amends<'a> {
+    /// The number of the earlier event.
+    pub offset: u64,
+    /// Its new payload; without one it stays as it is. Everything else about it stays in any case.
+    pub replacement: Option<&'a [u8]>,
+    /// Whether the earlier events that amended the same one lose their payload too: it becomes this event's.
+    pub erases: bool,
+}
+
 /// What became of one [`Append`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Appended {
     /// The number of the event in its channel: the first one for a duplicate.
     pub offset: u64,
@@ -37,7 +53,12 @@ pub struct Appended {
     /// For a duplicate, the first result as it is stored; else `None`.
     pub stored: Option<Stored>,
     /// For a new event, its payload as stored, the number in place; empty for a duplicate (see `stored`).
-    pub data: Box<[u8]>,
+    pub data: Arc<[u8]>,
+    /// Whether it amends an event that was never there or is no longer kept: nothing is stored, `offset` is 0.
+    pub missing: bool,
+    /// The earlier events whose payload this one has changed, with the payload that they have now: the amended one
+    /// first, behind it those that had amended it before, oldest first.
+    pub amended: Vec<Stored>,
 }
 
 /// One event as it stands in the log.
@@ -48,9 +69,11 @@ pub struct Stored {
     /// Its type on the wire.
     pub event: Box<str>,
     /// Its payload, JSON text.
-    pub data: Box<[u8]>,
+    pub data: Arc<[u8]>,
     /// Whose command it was; `None` for the server's own.
     pub user: Option<Box<str>>,
+    /// The request that led to it.
+    pub request: Option<Box<str>>,
     /// When it was handed over, unix milliseconds.
     pub time_ms: u64,
 }
@@ -64,21 +87,40 @@ pub struct Page {
     pub head: u64,
 }
 
+/// What of a channel is to be kept; the rest goes, oldest first. `None` sets no bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Keep {
+    /// Events whose time is below it go, in unix milliseconds.
+    pub since_ms: Option<u64>,
+    /// The newest so many stay.
+    pub events: Option<u64>,
+}
+
+/// How far a look for what is kept no longer has come.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Channels that lost events, and the highest offset of each that is gone.
+    pub tails: Vec<(Box<str>, u64)>,
+    /// Where the next slice goes on; `None` at the end of the channels.
+    pub next: Option<i64>,
+}
+
 impl Stored {
-    /// Reads the columns `offset, event, data, user, time_ms`.
+    /// Reads the columns `offset, event, data, user, request, time_ms`.
     pub(crate) fn from_row(row: &Row<'_>) -> rusqlite::Result<Self> {
         Ok(Self {
             offset: row.get::<_, i64>(0)?.cast_unsigned(),
             event: row.get(1)?,
             data: row.get(2)?,
             user: row.get(3)?,
-            time_ms: row.get::<_, i64>(4)?.cast_unsigned(),
+            request: row.get(4)?,
+            time_ms: row.get::<_, i64>(5)?.cast_unsigned(),
         })
     }
 }
 
 /// `data` with `"number":N` as its first member, or as it is when it is not an object.
-pub(crate) fn with_number(data: &[u8], number: u64) -> Box<[u8]> {
+pub(crate) fn with_number(data: &[u8], number: u64) -> Arc<[u8]> {
     let Some(start) = data.iter().position(|byte| !is_json_space(*byte)) else {
         return data.into();
     };
@@ -96,7 +138,7 @@ pub(crate) fn with_number(data: &[u8], number: u64) -> Box<[u8]> {
         spliced.push(b',');
     }
     spliced.extend_from_slice(rest);
-    spliced.into_boxed_slice()
+    spliced.into()
 }
 
 /// White space of RFC 8259 §2.

@@ -1,4 +1,4 @@
-//! Durable channels: an append-only log on SQLite.
+//! Durable channels: a log on SQLite.
 //!
 //! Duty: number the publications of a channel 1, 2, 3, …, store them so that what was answered survives a power
 //! cut, answer a repeated command with its first result, and read heads and pages back. Storage only: synchronous,
@@ -8,6 +8,8 @@
 //! Invariants:
 //! - an event that [`Log::append`] returned is on the disk (write-ahead log, `synchronous=FULL`);
 //! - offsets of a channel are consecutive and never used twice within an epoch;
+//! - an event changes in one way alone, its payload by an event that amends it, and goes in one way alone, by age or
+//!   count from the oldest on; what it was is then overwritten in the file too;
 //! - a batch is stored whole or not at all, and a failed one leaves the log usable;
 //! - what is remembered in memory is never ahead of what is stored.
 
@@ -18,8 +20,9 @@ mod heads;
 mod log;
 mod open;
 mod schema;
+mod sweep;
 
 pub use error::Error;
-pub use event::{Append, Appended, Page, Stored};
+pub use event::{Amends, Append, Appended, Keep, Page, Stored, Swept};
 pub use log::Log;
 pub use open::Options;

@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::event::{Append, Appended, Page, Stored};
 use crate::heads::{Channel, Heads};
 
-const PAGE: &str = "SELECT offset, event, data, user, time_ms FROM events \
+const PAGE: &str = "SELECT offset, event, data, user, request, time_ms FROM events \
                     WHERE channel_id = ?1 AND offset > ?2 ORDER BY offset LIMIT ?3";
 
 /// The durable channels of one data directory.
@@ -42,7 +42,8 @@ impl Log {
     ///
     /// When it returns, everything new is on the disk. Numbers are consecutive per channel. A duplicate (same
     /// channel, user and `dedupe`, stored before or earlier in this batch) does not fail the batch; it takes no
-    /// number and is answered with the first result.
+    /// number and is answered with the first result. Nor does one that amends an event which is not there: it is
+    /// `missing`, and the others are stored.
     ///
     /// # Errors
     /// [`Error::Full`], [`Error::Busy`], or what SQLite reports. Nothing of the batch is to be acknowledged; the
@@ -76,7 +77,16 @@ impl Log {
         Ok(known.map_or(0, |channel| channel.head))
     }
 
-    /// Events of a channel with an offset above `after`, oldest first.
+    /// The highest offset of a channel that is kept no longer, 0 while all are.
+    ///
+    /// # Errors
+    /// What SQLite reports while reading.
+    pub fn tail(&mut self, channel: &str) -> Result<u64, Error> {
+        let known = self.channel(channel).map_err(|source| self.error(source))?;
+        Ok(known.map_or(0, |channel| channel.tail))
+    }
+
+    /// Events of a channel with an offset above `after`, oldest first, from the oldest that is kept.
     ///
     /// At most `limit` of them, and no more than fit `bytes_max` (names and payloads counted), but the first one
     /// whatever its size, so that a reader always gets on. Costs one descent and a walk over what is returned.
@@ -106,7 +116,7 @@ impl Log {
         Ok(channel)
     }
 
-    fn error(&self, source: rusqlite::Error) -> Error {
+    pub(crate) fn error(&self, source: rusqlite::Error) -> Error {
         Error::from_sqlite(source, &self.path, self.busy_timeout_ms)
     }
 }
@@ -161,6 +171,8 @@ mod tests {
         number_field: false,
         user: None,
         dedupe: None,
+        request: None,
+        amends: None,
         time_ms: 0,
     };
 
@@ -213,6 +225,10 @@ mod tests {
         assert_eq!(
             plan(crate::append::FIND_DUPLICATE),
             "SEARCH events USING INDEX events_by_dedupe (channel_id=? AND user=? AND dedupe=?)"
+        );
+        assert_eq!(
+            plan(crate::append::FIND_AMENDING),
+            "SEARCH events USING INDEX events_by_refers (channel_id=? AND refers=? AND offset<?)"
         );
         assert_eq!(plan(super::PAGE), "SEARCH events USING PRIMARY KEY (channel_id=? AND offset>?)");
     }

@@ -194,6 +194,8 @@ fn configure(conn: &Connection, on_disk: bool) -> rusqlite::Result<()> {
     conn.pragma_update(None, "cache_size", -CACHE_KIB)?;
     // No mapped reads: a failing disk is then an error, not a signal that ends the process.
     conn.pragma_update(None, "mmap_size", 0)?;
+    // What is erased or no longer kept is overwritten with zeros, in pages that are used again and in free ones.
+    conn.pragma_update_and_check(None, "secure_delete", true, |_| Ok(()))?;
     if !on_disk {
         return Ok(());
     }
@@ -250,6 +252,8 @@ mod tests {
         number_field: false,
         user: None,
         dedupe: None,
+        request: None,
+        amends: None,
         time_ms: 0,
     };
 

@@ -6,14 +6,16 @@
 //!
 //! `events` is one B-tree in the order of (channel, offset): a page is one descent and a walk. `data` is a BLOB
 //! because documents will store binary updates. `channels.head` is kept, and not derived from the highest event,
-//! so that a number is not given again after its event was erased.
+//! so that a number is not given again after its event is gone; `channels.tail` is the highest that is gone.
+//! `events.refers` is the offset that an event amends.
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 /// `rtlg`: marks the file as ours, so that another program's database is never migrated.
 pub(crate) const APPLICATION_ID: i64 = 0x7274_6c67;
 
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE meta (
         key   TEXT PRIMARY KEY,
         value TEXT NOT NULL
@@ -35,7 +37,14 @@ const MIGRATIONS: &[&str] = &["
     ) STRICT, WITHOUT ROWID;
     CREATE UNIQUE INDEX events_by_dedupe ON events (channel_id, user, dedupe) WHERE dedupe IS NOT NULL;
     INSERT INTO meta (key, value) VALUES ('epoch', lower(hex(randomblob(8))));
-"];
+",
+    "
+    ALTER TABLE events ADD COLUMN request TEXT;
+    ALTER TABLE events ADD COLUMN refers INTEGER;
+    CREATE INDEX events_by_refers ON events (channel_id, refers) WHERE refers IS NOT NULL;
+    ALTER TABLE channels ADD COLUMN tail INTEGER NOT NULL DEFAULT 0;
+",
+];
 
 /// The highest schema number that this version knows.
 pub(crate) const KNOWN: u32 = MIGRATIONS.len() as u32;

@@ -28,6 +28,8 @@ fn an_event_comes_back_as_it_was_handed_over() {
         number_field: false,
         user: Some("\u{e9}ve\0"),
         dedupe: Some("key"),
+        request: Some("7d8e"),
+        amends: None,
         time_ms: 1_700_000_000_123,
     };
     let server = Append { user: None, data: b"", ..append };
@@ -39,6 +41,7 @@ fn an_event_comes_back_as_it_was_handed_over() {
         event: "conversation_updated".into(),
         data: data.into(),
         user: user.map(Into::into),
+        request: Some("7d8e".into()),
         time_ms: 1_700_000_000_123,
     };
     let expected = vec![stored(1, append.user, append.data), stored(2, None, b"")];
@@ -71,9 +74,10 @@ fn a_duplicate_is_answered_with_the_first_result_and_takes_no_number() {
         event: "new_message".into(),
         data: first[1].data.clone(),
         user: Some("alice".into()),
+        request: None,
         time_ms: 1_700_000_000_000,
     };
-    let answer = Appended { offset: 2, duplicate: true, stored: Some(stored), data: Box::default() };
+    let answer = Appended { offset: 2, duplicate: true, stored: Some(stored), ..Appended::default() };
     assert_eq!(second[1], answer);
     assert_eq!(log.head("a").unwrap(), 4);
 }

@@ -5,6 +5,7 @@
 mod kit;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use kit::Dir;
 use proptest::collection::vec;
@@ -71,7 +72,7 @@ impl Model {
             events.iter().find(|(stored, dedupe)| dedupe.is_some() && *dedupe == event.dedupe && stored.user == user);
         if let Some((stored, _)) = first {
             let stored = stored.clone();
-            return Appended { offset: stored.offset, duplicate: true, stored: Some(stored), data: Box::default() };
+            return Appended { offset: stored.offset, duplicate: true, stored: Some(stored), ..Appended::default() };
         }
         let offset = events.len() as u64 + 1;
         let data = match (event.number_field, event.data.as_str()) {
@@ -79,10 +80,17 @@ impl Model {
             (true, "{}") => format!(r#"{{"number":{offset}}}"#),
             (true, data) => format!(r#"{{"number":{offset},{}"#, &data[1..]),
         };
-        let data: Box<[u8]> = data.into_bytes().into();
-        let stored = Stored { offset, event: "new_message".into(), data: data.clone(), user, time_ms: event.time_ms };
+        let data: Arc<[u8]> = data.into_bytes().into();
+        let stored = Stored {
+            offset,
+            event: "new_message".into(),
+            data: data.clone(),
+            user,
+            request: None,
+            time_ms: event.time_ms,
+        };
         events.push((stored, event.dedupe.clone()));
-        Appended { offset, duplicate: false, stored: None, data }
+        Appended { offset, data, ..Appended::default() }
     }
 
     fn head(&self, channel: &str) -> u64 {
@@ -118,6 +126,8 @@ fn batch(events: &[Event]) -> Vec<Append<'_>> {
                 number_field: *number_field,
                 user: user.as_deref(),
                 dedupe: dedupe.as_deref(),
+                request: None,
+                amends: None,
                 time_ms: *time_ms,
             }
         })

@@ -3,8 +3,8 @@
 //! Shards and the log push whole batches; the descriptor is set once when the queue stops being empty and cleared
 //! when it is empty again, so that a busy server makes few system calls for it. What is set and what is queued change
 //! under one lock: a reader never sleeps on a queue that holds something. Nobody blocks: above `events_waiting_max`
-//! events that cost a credit, the pressure hook is told and the shards leave bytes in the kernel until half of them
-//! are gone. Events without a credit (open, close, outcomes) are never held back.
+//! events that come of clients' messages, the pressure hook is told and the shards leave bytes in the kernel until half
+//! of them are gone. Others (open, close, outcomes) are never held back.
 
 use crate::notify::Notify;
 use realtime_hub::Event;
@@ -28,8 +28,8 @@ pub(crate) struct Bridge {
 #[derive(Default)]
 struct Queue {
     events: VecDeque<Event>,
-    /// How many of them cost a credit.
-    credits: usize,
+    /// How many of them count at the high-water mark.
+    counted: usize,
     /// Whether the descriptor is readable.
     armed: bool,
 }
@@ -66,15 +66,15 @@ impl Bridge {
         if events.is_empty() {
             return;
         }
-        let credits = events.iter().filter(|event| event.costs_credit()).count();
+        let counted = events.iter().filter(|event| event.counts()).count();
         let mut queue = self.lock();
         queue.events.extend(events.drain(..));
-        queue.credits += credits;
+        queue.counted += counted;
         if !queue.armed {
             queue.armed = true;
             self.notify.set();
         }
-        if queue.credits >= self.events_waiting_max && !self.is_pressed() {
+        if queue.counted >= self.events_waiting_max && !self.is_pressed() {
             self.press(true);
         }
     }
@@ -87,13 +87,13 @@ impl Bridge {
         } else {
             queue.events.drain(..most).collect()
         };
-        let credits = taken.iter().filter(|event| event.costs_credit()).count();
-        queue.credits -= credits;
+        let counted = taken.iter().filter(|event| event.counts()).count();
+        queue.counted -= counted;
         if queue.events.is_empty() && queue.armed {
             queue.armed = false;
             self.notify.clear();
         }
-        if self.is_pressed() && queue.credits <= self.events_waiting_max / 2 {
+        if self.is_pressed() && queue.counted <= self.events_waiting_max / 2 {
             self.press(false);
         }
         taken
@@ -104,9 +104,14 @@ impl Bridge {
         self.lock().events.len()
     }
 
+    /// Moves one event to the end of the queue.
+    pub(crate) fn push_one(&self, event: Event) {
+        self.push(&mut vec![event]);
+    }
+
     /// Tells Python that the engine cannot go on.
     pub(crate) fn fatal(&self, message: String) {
-        self.push(&mut vec![Event::Fatal { message: message.into() }]);
+        self.push_one(Event::Fatal { message: message.into() });
     }
 
     fn press(&self, on: bool) {
@@ -182,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn events_without_a_credit_make_no_pressure() {
+    fn events_that_are_not_counted_make_no_pressure() {
         let bridge = Bridge::new(2).unwrap();
         let told = pressures(&bridge);
         bridge.push(&mut (0..1_000).map(|_| drained()).collect());

@@ -121,6 +121,8 @@ impl Engine {
         let (accept_poll, door) = acceptor::open().map_err(no_thread)?;
         let queue = Box::new(LogPort(Arc::clone(&handle.requests)));
         let hub = Hub::new(&self.options, shards, queue, &epoch, nonce()?).map_err(options_error)?;
+        let bridge = Arc::clone(&handle.bridge);
+        hub.set_ear(Box::new(move |event| bridge.push_one(event)));
         let shared = Arc::new(Shared {
             hub: Arc::clone(&hub),
             bridge: Arc::clone(&handle.bridge),

@@ -125,7 +125,7 @@ impl LogQueue for LogPort {
 /// Bytes of a request that count against the command queue's high-water mark.
 pub(crate) fn request_bytes(request: &LogRequest) -> usize {
     match request {
-        LogRequest::Append { publish, .. } => publish.data.len(),
+        LogRequest::Append { publish, .. } => publish.bytes(),
         LogRequest::Head { .. } | LogRequest::Page { .. } => 0,
     }
 }

@@ -5,8 +5,10 @@
 //! [`LogThread`](crate::log_thread) and the virtual engine call it.
 
 use crate::log_health::LogHealth;
-use realtime_hub::{AppendedEvent, Event, Hub, LogFailure, LogPage, LogRequest, Now, Publish, StoredEvent};
-use realtime_log::{Append, Appended, Log, Page, Stored};
+use realtime_hub::{
+    AppendError, AppendedEvent, Event, Hub, LogFailure, LogPage, LogRequest, Now, Publish, StoredEvent,
+};
+use realtime_log::{Amends, Append, Appended, Log, Page, Stored};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -75,7 +77,7 @@ impl LogWorker {
                 let now = now();
                 for ((publish, time_ms), appended) in group.into_iter().zip(appended) {
                     let outcome = hub_appended(&publish, time_ms, appended);
-                    self.hub.appended(publish, Ok(outcome), now, events);
+                    self.hub.appended(publish, outcome, now, events);
                 }
             }
             Err(error) => {
@@ -83,7 +85,7 @@ impl LogWorker {
                 let failure = self.failure(&error);
                 let now = now();
                 for (publish, _) in group {
-                    self.hub.appended(publish, Err(failure.clone()), now, events);
+                    self.hub.appended(publish, Err(AppendError::Log(failure.clone())), now, events);
                 }
             }
         }
@@ -96,13 +98,11 @@ impl LogWorker {
 }
 
 fn take_appends(waiting: &mut VecDeque<LogRequest>, group: &mut Vec<(Publish, u64)>) {
-    let mut bytes = group[0].0.data.len();
+    let mut bytes = group[0].0.bytes();
     while group.len() < APPENDS_MAX {
         match waiting.pop_front() {
-            Some(LogRequest::Append { publish, received_wall_ms })
-                if bytes + publish.data.len() <= APPEND_BYTES_MAX =>
-            {
-                bytes += publish.data.len();
+            Some(LogRequest::Append { publish, received_wall_ms }) if bytes + publish.bytes() <= APPEND_BYTES_MAX => {
+                bytes += publish.bytes();
                 group.push((publish, received_wall_ms));
             }
             Some(other) => {
@@ -122,23 +122,34 @@ fn log_append(publish: &Publish, time_ms: u64) -> Append<'_> {
         number_field: publish.number,
         user: publish.user.as_deref(),
         dedupe: publish.dedupe.as_deref(),
+        request: publish.request.as_deref(),
+        amends: publish.amends.as_ref().map(|amends| Amends {
+            offset: amends.offset,
+            replacement: amends.replacement.as_deref(),
+            erases: amends.erases,
+        }),
         time_ms,
     }
 }
 
-fn hub_appended(publish: &Publish, time_ms: u64, appended: Appended) -> AppendedEvent {
+fn hub_appended(publish: &Publish, time_ms: u64, appended: Appended) -> Result<AppendedEvent, AppendError> {
+    if appended.missing {
+        return Err(AppendError::NotFound);
+    }
     let duplicate = appended.duplicate;
     let stored = match appended.stored {
         Some(first) => hub_stored(first),
         None => StoredEvent {
             offset: appended.offset,
             event: (*publish.event).into(),
-            data: appended.data.into(),
+            data: appended.data,
             user: publish.user.as_deref().map(Into::into),
+            request: publish.request.clone(),
             time_ms,
         },
     };
-    AppendedEvent { duplicate, stored }
+    let amended = appended.amended.into_iter().map(hub_stored).collect();
+    Ok(AppendedEvent { duplicate, stored, amended })
 }
 
 fn hub_page(page: Page) -> LogPage {
@@ -149,8 +160,9 @@ fn hub_stored(stored: Stored) -> StoredEvent {
     StoredEvent {
         offset: stored.offset,
         event: stored.event,
-        data: stored.data.into(),
+        data: stored.data,
         user: stored.user,
+        request: stored.request,
         time_ms: stored.time_ms,
     }
 }

@@ -66,6 +66,8 @@ impl VirtualEngine {
         let queue = Box::new(LogPort(Arc::clone(&handle.requests)));
         let hub = Hub::new(&options, 1, queue, log.epoch(), nonce()?).map_err(options_error)?;
         hub.inbox(0).set_waker(Box::new(|| {}));
+        let bridge = Arc::clone(&handle.bridge);
+        hub.set_ear(Box::new(move |event| bridge.push_one(event)));
         let pressed = Arc::downgrade(&hub);
         handle.bridge.on_pressure(Box::new(move |on| {
             if let Some(hub) = pressed.upgrade() {

@@ -26,6 +26,8 @@ fn publish(engine: &Engine, ticket: u64) -> Result<u64, &'static str> {
         key: None,
         dedupe: None,
         number: true,
+        request: None,
+        amends: None,
         notify: true,
         reply: None,
     })]);

@@ -42,6 +42,8 @@ fn publish(world: &mut VirtualEngine, channel: &str, count: usize) {
         key: None,
         dedupe: None,
         number: false,
+        request: None,
+        amends: None,
         notify: false,
         reply: None,
     };

@@ -435,6 +435,8 @@ impl ShardCore {
             key,
             dedupe: None,
             number: false,
+            request: None,
+            amends: None,
             notify: false,
             reply: Some(Reply { conn, id: command.boxed_id(), failure: None, credits }),
         };

@@ -27,7 +27,7 @@ impl Hub {
             Ok(head) => {
                 let mut state = channel.lock();
                 state.head = Head::Known(head);
-                for one in std::mem::take(&mut state.waiting) {
+                for one in state.take_waiting() {
                     self.run_waiting(channel, &mut state, one, now, events);
                 }
                 drop(state);

@@ -11,22 +11,35 @@ use crate::compose::{self, ChannelEvent, Fault};
 use crate::counters::{add, sub};
 use crate::event::{Event, Published};
 use crate::inbox::ShardMsg;
-use crate::log_queue::{AppendedEvent, LogFailure, LogRequest, StoredEvent};
+use crate::log_queue::{AppendError, AppendedEvent, LogRequest, StoredEvent};
 use crate::pattern::is_channel_name;
 use crate::prepared::Prepared;
 use std::sync::Arc;
 
 /// What may wait for a channel's head before volatile events are no longer kept for those who subscribe.
 const WAITING_MAX: usize = 1_024;
+/// And how many bytes of them.
+const WAITING_BYTES_MAX: usize = 1 << 20;
 
 impl Hub {
     /// Publishes what is not stored in the log: now.
     fn emit(&self, event: ChannelEvent<'_>, key: Option<Arc<str>>, now: Now) {
         let act = |channel: &Arc<Channel>, state: &mut State| self.emit_locked(channel, state, event, key.clone(), now);
-        if self.rules.policy_of(event.channel).history > 0 {
+        let is_heard = self.rules.is_heard(event.channel);
+        if is_heard || self.rules.policy_of(event.channel).history > 0 {
             self.in_channel(event.channel, act);
         } else {
             self.in_known_channel(event.channel, act);
+        }
+        if is_heard {
+            self.forget_idle(event.channel);
+        }
+    }
+
+    /// Takes a channel out that was made for its order alone.
+    fn forget_idle(&self, name: &str) {
+        if let Some(channel) = self.directory.find(name) {
+            self.directory.remove_idle(&channel);
         }
     }
 
@@ -43,16 +56,19 @@ impl Hub {
             offset = head + 1;
             state.head = Head::Known(offset);
             event.offset = Some(offset);
-        } else if !state.waiting.is_empty() {
-            if state.waiting.len() < WAITING_MAX {
-                let frame = Prepared::text(&event.to_json());
-                state.waiting.push(Waiting::Deliver { frame, key });
-            }
-            return;
-        } else if state.members_total() == 0 {
+        } else if state.waiting.is_empty() && state.members_total() == 0 && !channel.is_heard {
             return;
         }
         let frame = Prepared::text(&event.to_json());
+        self.hear(channel, &frame);
+        if offset == 0 && !state.waiting.is_empty() {
+            let bytes = state.waiting_bytes + frame.wire_len();
+            if state.waiting.len() < WAITING_MAX && bytes <= WAITING_BYTES_MAX {
+                state.waiting_bytes = bytes;
+                state.waiting.push(Waiting::Deliver { frame, key });
+            }
+            return;
+        }
         if offset > 0 {
             state.keep(Arc::new(Publication { offset, frame: Arc::clone(&frame) }), channel.policy.history);
         }
@@ -63,12 +79,17 @@ impl Hub {
         if !is_channel_name(&publish.channel) {
             return self.fail(publish, "invalid_message", "Invalid channel name", now, events);
         }
-        if publish.data.len() > self.rules.limits.publication_bytes_max {
+        let most = self.rules.limits.publication_bytes_max;
+        let replacement = publish.amends.as_ref().and_then(|amends| amends.replacement.as_deref());
+        if publish.data.len() > most || replacement.is_some_and(|data| data.len() > most) {
             return self.fail(publish, TOO_LARGE.code, TOO_LARGE.message, now, events);
         }
         if self.rules.policy_of(&publish.channel).durable {
             add(&self.counters.log_waiting, 1);
             return self.log.push(LogRequest::Append { publish, received_wall_ms: now.wall_ms });
+        }
+        if publish.amends.is_some() {
+            return self.fail(publish, NO_SUCH_EVENT.0, NO_SUCH_EVENT.1, now, events);
         }
         let event = ChannelEvent {
             event: &publish.event,
@@ -77,6 +98,7 @@ impl Hub {
             user: publish.user.as_deref(),
             channel: &publish.channel,
             offset: None,
+            request: publish.request.as_deref(),
         };
         self.emit(event, publish.key.clone(), now);
         self.succeed(publish.reply, b"null", now);
@@ -106,33 +128,65 @@ impl Hub {
         }
     }
 
+    /// Publishes what the log has stored. What it has changed is changed in the ring under the same lock: who replays
+    /// gets an event as it was and then this one, or as it is now.
+    fn append_locked(
+        &self,
+        channel: &Arc<Channel>,
+        state: &mut State,
+        stored: &StoredEvent,
+        amended: &[StoredEvent],
+        now: Now,
+    ) {
+        // Unknown or still loading: nobody is a member, and the head comes later in the same queue.
+        let is_live = matches!(state.head, Head::Known(_));
+        if !is_live && !channel.is_heard {
+            return;
+        }
+        let publication = publication_of(channel, stored);
+        self.hear(channel, &publication.frame);
+        if is_live {
+            state.head = Head::Known(stored.offset);
+            // The wall clock alone went to the log and back; a millisecond is fine beside a commit.
+            let waited_ms = now.wall_ms.saturating_sub(stored.time_ms);
+            let read_us = now.mono_us.saturating_sub(waited_ms * 1_000);
+            self.deliver(channel, state, &publication.frame, stored.offset, None, read_us);
+            state.keep(publication, channel.policy.history);
+            for changed in amended {
+                state.amend(publication_of(channel, changed));
+            }
+        }
+    }
+
     /// An append is committed, or failed: publish, then acknowledge, then tell Python.
     pub fn appended(
         &self,
         publish: Publish,
-        outcome: Result<AppendedEvent, LogFailure>,
+        outcome: Result<AppendedEvent, AppendError>,
         now: Now,
         events: &mut Vec<Event>,
     ) {
         sub(&self.counters.log_waiting, 1);
-        let AppendedEvent { duplicate, stored } = match outcome {
+        let AppendedEvent { duplicate, stored, amended } = match outcome {
             Ok(appended) => appended,
-            Err(LogFailure(_)) => return self.fail(publish, "unavailable", "The log could not store it", now, events),
+            Err(AppendError::NotFound) => {
+                return self.fail(publish, NO_SUCH_EVENT.0, NO_SUCH_EVENT.1, now, events);
+            }
+            Err(AppendError::Log(_)) => {
+                return self.fail(publish, "unavailable", "The log could not store it", now, events);
+            }
         };
         if !duplicate {
             add(&self.counters.log_events, 1);
-            self.in_known_channel(&publish.channel, |channel, state| {
-                // Unknown or still loading: nobody is a member, and the head comes later in the same queue.
-                if let Head::Known(_) = state.head {
-                    let publication = publication_of(channel, &stored);
-                    state.head = Head::Known(stored.offset);
-                    // The wall clock alone went to the log and back; a millisecond is fine beside a commit.
-                    let waited_ms = now.wall_ms.saturating_sub(stored.time_ms);
-                    let read_us = now.mono_us.saturating_sub(waited_ms * 1_000);
-                    self.deliver(channel, state, &publication.frame, stored.offset, None, read_us);
-                    state.keep(publication, channel.policy.history);
-                }
-            });
+            let act = |channel: &Arc<Channel>, state: &mut State| {
+                self.append_locked(channel, state, &stored, &amended, now);
+            };
+            if self.rules.is_heard(&publish.channel) {
+                self.in_channel(&publish.channel, act);
+                self.forget_idle(&publish.channel);
+            } else {
+                self.in_known_channel(&publish.channel, act);
+            }
         }
         self.succeed(publish.reply, &stored.data, now);
         if publish.notify {
@@ -142,6 +196,9 @@ impl Hub {
     }
 }
 
+/// Code and message where an event amends one that is not there.
+const NO_SUCH_EVENT: (&str, &str) = ("not_found", "No such event");
+
 pub(super) fn publication_of(channel: &Channel, stored: &StoredEvent) -> Arc<Publication> {
     let event = ChannelEvent {
         event: &stored.event,
@@ -150,6 +207,7 @@ pub(super) fn publication_of(channel: &Channel, stored: &StoredEvent) -> Arc<Pub
         user: stored.user.as_deref(),
         channel: channel.name(),
         offset: Some(stored.offset),
+        request: stored.request.as_deref(),
     };
     Arc::new(Publication { offset: stored.offset, frame: Prepared::text(&event.to_json()) })
 }

@@ -44,6 +44,7 @@ impl Hub {
                 user: Some(sent.user),
                 channel: channel.name(),
                 offset: None,
+                request: None,
             };
             self.emit_locked(channel, state, event, sent.key, sent.now);
             lasts.then(|| Arc::clone(channel))
@@ -68,6 +69,7 @@ impl Hub {
             user: Some(user),
             channel: channel.name(),
             offset: None,
+            request: None,
         };
         self.emit_locked(channel, &mut state, event, None, now);
         let is_idle = state.is_idle(channel.policy);

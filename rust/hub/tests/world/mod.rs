@@ -5,8 +5,8 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use realtime_hub::{
-    Admitted, AppendedEvent, Command, ConnId, Event, Hub, LogFailure, LogPage, LogQueue, LogRequest, Now, Options,
-    Outcome, Publish, Release, SendOp, ShardCore, StoredEvent, Wire,
+    Admitted, Amendment, AppendError, AppendedEvent, Command, ConnId, Event, Hub, LogFailure, LogPage, LogQueue,
+    LogRequest, Now, Options, Outcome, Publish, Release, SendOp, ShardCore, StoredEvent, Wire,
 };
 use realtime_protocol::connection::{Inbound, Item, Role};
 use realtime_protocol::frame::{Opcode, encode_masked_frame};
@@ -56,8 +56,14 @@ pub(crate) fn admitted(user: &str) -> Admitted {
     Admitted { user: user.into(), grants: None, expires_at_ms: None, issued_at_s: None, token_id: None }
 }
 
-/// An event and, where it has one, its (user, dedupe key).
-type Row = (StoredEvent, Option<(String, String)>);
+#[derive(Debug, Clone)]
+struct Row {
+    stored: StoredEvent,
+    /// User and key.
+    dedupe: Option<(String, String)>,
+    /// What it amends.
+    refers: Option<u64>,
+}
 
 /// What a crash leaves.
 #[derive(Debug, Default, Clone)]
@@ -66,12 +72,16 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    fn append(&mut self, publish: &Publish, time_ms: u64) -> AppendedEvent {
+    fn append(&mut self, publish: &Publish, time_ms: u64) -> Result<AppendedEvent, AppendError> {
         let all = self.channels.entry(publish.channel.to_string()).or_default();
         let user = publish.user.as_deref().unwrap_or_default().to_owned();
         let dedupe = publish.dedupe.as_ref().map(|key| (user, key.to_string()));
-        if let Some((stored, _)) = all.iter().find(|(_, known)| dedupe.is_some() && *known == dedupe) {
-            return AppendedEvent { duplicate: true, stored: stored.clone() };
+        if let Some(Row { stored, .. }) = all.iter().find(|row| dedupe.is_some() && row.dedupe == dedupe) {
+            return Ok(AppendedEvent { duplicate: true, stored: stored.clone(), amended: Vec::new() });
+        }
+        let target = publish.amends.as_ref().map_or(0, |amends| amends.offset);
+        if publish.amends.is_some() && !all.iter().any(|row| row.stored.offset == target) {
+            return Err(AppendError::NotFound);
         }
         let offset = all.len() as u64 + 1;
         let mut data = publish.data.to_vec();
@@ -84,10 +94,22 @@ impl Store {
             event: (&*publish.event).into(),
             data: data.into(),
             user: publish.user.as_deref().map(Into::into),
+            request: publish.request.clone(),
             time_ms,
         };
-        all.push((stored.clone(), dedupe));
-        AppendedEvent { duplicate: false, stored }
+        let mut amended = Vec::new();
+        for row in all.iter_mut() {
+            let Some(amends) = &publish.amends else { break };
+            match (&amends.replacement, amends.erases) {
+                (Some(replacement), _) if row.stored.offset == target => row.stored.data = (**replacement).into(),
+                (_, true) if row.refers == Some(target) => row.stored.data = Arc::clone(&stored.data),
+                _ => continue,
+            }
+            amended.push(row.stored.clone());
+        }
+        let refers = publish.amends.as_ref().map(|amends| amends.offset);
+        all.push(Row { stored: stored.clone(), dedupe, refers });
+        Ok(AppendedEvent { duplicate: false, stored, amended })
     }
 
     pub(crate) fn head(&self, channel: &str) -> u64 {
@@ -97,7 +119,7 @@ impl Store {
     fn page(&self, channel: &str, after: u64, limit: usize, bytes_max: usize) -> LogPage {
         let all = self.channels.get(channel).map_or(&[][..], Vec::as_slice);
         let mut bytes = 0;
-        let rest = all.iter().skip(after as usize).take(limit).map(|(stored, _)| stored.clone());
+        let rest = all.iter().skip(after as usize).take(limit).map(|row| row.stored.clone());
         let events = rest.take_while(|stored| {
             let fits = bytes == 0 || bytes + stored.data.len() <= bytes_max;
             bytes += stored.data.len();
@@ -170,6 +192,7 @@ pub(crate) struct World {
     pub(crate) now: Now,
     pub(crate) log_fails: bool,
     pub(crate) log_stands: bool,
+    heard: Arc<Mutex<Vec<Event>>>,
     tickets: u64,
 }
 
@@ -182,6 +205,9 @@ impl World {
         let options = Options::from_json(options.to_string().as_bytes()).unwrap();
         let queue = Queue::default();
         let hub = Hub::new(&options, shards, Box::new(queue.clone()), "log-epoch", [7; 16]).unwrap();
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let ear = Arc::clone(&heard);
+        hub.set_ear(Box::new(move |event| ear.lock().unwrap().push(event)));
         let cores = (0..shards).map(|shard| ShardCore::new(Arc::clone(&hub), shard)).collect();
         Self {
             hub,
@@ -194,6 +220,7 @@ impl World {
             now: Now { mono_ms: 1_000, mono_us: 1_000_000, wall_ms: 1_795_415_400_000 },
             log_fails: false,
             log_stands: false,
+            heard,
             tickets: 0,
         }
     }
@@ -250,8 +277,28 @@ impl World {
     }
 
     pub(crate) fn publish(&mut self, channel: &str, event: &str, data: &Value) {
+        let publish = self.event(channel, event, data);
+        self.submit(Command::Publish(publish));
+    }
+
+    /// An event that amends another one; Python is told its outcome.
+    pub(crate) fn amend(
+        &mut self,
+        channel: &str,
+        data: &Value,
+        offset: u64,
+        replacement: Option<&Value>,
+        erases: bool,
+    ) {
+        let replacement = replacement.map(|data| data.to_string().into_bytes().into());
+        let amends = Some(Amendment { offset, replacement, erases });
+        let publish = Publish { amends, notify: true, ..self.event(channel, "amended", data) };
+        self.submit(Command::Publish(publish));
+    }
+
+    pub(crate) fn event(&mut self, channel: &str, event: &str, data: &Value) -> Publish {
         self.tickets += 1;
-        let publish = Publish {
+        Publish {
             ticket: self.tickets,
             channel: channel.into(),
             event: event.into(),
@@ -260,10 +307,11 @@ impl World {
             key: None,
             dedupe: None,
             number: false,
+            request: None,
+            amends: None,
             notify: false,
             reply: None,
-        };
-        self.submit(Command::Publish(publish));
+        }
     }
 
     /// The client's kernel takes only so much until it is read.
@@ -299,8 +347,11 @@ impl World {
         let mut events = Vec::new();
         match request {
             LogRequest::Append { publish, received_wall_ms } => {
-                let outcome =
-                    if self.log_fails { Err(failure()) } else { Ok(self.store.append(&publish, received_wall_ms)) };
+                let outcome = if self.log_fails {
+                    Err(AppendError::Log(failure()))
+                } else {
+                    self.store.append(&publish, received_wall_ms)
+                };
                 self.hub.appended(publish, outcome, self.now, &mut events);
             }
             LogRequest::Head { channel } => {
@@ -412,6 +463,15 @@ impl World {
         self.send_text(client, text);
         self.run();
         self.take_json(client)
+    }
+
+    /// What Python heard of channels that it listens to: the channel and the frame.
+    pub(crate) fn take_heard(&mut self) -> Vec<(String, Value)> {
+        let heard = |event| match event {
+            Event::Heard { channel, frame } => (channel.to_string(), serde_json::from_slice(&frame).unwrap()),
+            other => panic!("{other:?} is not heard"),
+        };
+        std::mem::take(&mut *self.heard.lock().unwrap()).into_iter().map(heard).collect()
     }
 
     pub(crate) fn take_events(&mut self) -> Vec<Event> {

@@ -56,6 +56,8 @@ pub(crate) const fn event<'a>(channel: &'a str, data: &'a str) -> Append<'a> {
         number_field: false,
         user: Some("alice"),
         dedupe: None,
+        request: None,
+        amends: None,
         time_ms: 1_700_000_000_000,
     }
 }

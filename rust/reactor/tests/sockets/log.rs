@@ -16,6 +16,8 @@ fn publish(ticket: u64, channel: &str, dedupe: Option<&str>) -> Command {
         key: None,
         dedupe: dedupe.map(Into::into),
         number: true,
+        request: None,
+        amends: None,
         notify: true,
         reply: None,
     })
