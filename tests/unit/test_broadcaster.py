@@ -289,7 +289,7 @@ async def test_a_past_that_cannot_be_read_is_refused_with_its_code() -> None:
 
 async def test_an_event_may_amend_an_earlier_one() -> None:
     half = make_half()
-    edit = {"request": "r-1", "amends": 7, "replacement": {"n": 2}, "erases": True}
+    edit: dict[str, Any] = {"request": "r-1", "amends": 7, "replacement": {"n": 2}, "erases": True}
     half.app.publish("ledger:1", "line_gone", {"number": 7}, **edit)
     call = ("ledger:1", "line_gone", b'{"number":7}', None, None, None, False, True, "r-1", 7, b'{"n":2}', True)
     assert half.engine.named("publish") == [call]
