@@ -263,6 +263,7 @@ def engine_options(rules: Rules, settings: Settings, keys: Keys, *, in_memory: b
             "shards": settings.server.shards,
             "data_dir": None if in_memory else str(Path(settings.data_dir)),
             "limits": settings.limits,
+            "proxies": settings.server.proxies,
             "token": token if keys.secrets else None,
             "origins": auth.origins,
             "endpoints": [

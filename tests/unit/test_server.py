@@ -44,8 +44,8 @@ def test_the_options_are_the_rules_and_the_configuration_as_plain_data() -> None
     )
     options = json.loads(engine_options(app.compile(settings), settings, Keys((SECRET,), generated=True)))
     assert set(options) == {
-        *("host", "port", "shards", "data_dir", "limits", "token", "origins", "endpoints", "routes", "relays"),
-        *("policies", "open_grants", "authorize", "reserved_events"),
+        *("host", "port", "shards", "data_dir", "limits", "proxies", "token", "origins", "endpoints", "routes"),
+        *("relays", "policies", "open_grants", "authorize", "reserved_events"),
     }
     assert (options["host"], options["port"], options["shards"], options["data_dir"]) == ("::1", 0, 2, "kept")
     assert options["token"] == {

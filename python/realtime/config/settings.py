@@ -39,6 +39,13 @@ class ServerSettings(Section, frozen=True):
         int,
         Meta(ge=0, le=64, description="Threads that serve sockets; 0 takes one less than the cores, from 1 to 8."),
     ] = 0
+    proxies: Annotated[
+        tuple[Text, ...],
+        Meta(
+            description="Addresses and networks (`10.0.0.0/8`) of reverse proxies: a connection that comes from one "
+            "is taken for the address that its `X-Forwarded-For` names, the right-most that is none of these."
+        ),
+    ] = ()
 
 
 class ApiSettings(Section, frozen=True):
@@ -135,7 +142,13 @@ class AuthSettings(Section, frozen=True):
 class LimitSettings(Section, frozen=True):
     """What one peer, and all of them together, may cost."""
 
-    enabled: Annotated[bool, Meta(description="False lets a load test through: no rate limit applies.")] = True
+    enabled: Annotated[
+        bool,
+        Meta(
+            description="False lets a load test through: no rate applies, and no limit of one user or address; sizes "
+            "stay."
+        ),
+    ] = True
     message_bytes_max: Annotated[Bytes, Meta(description="Bytes of one inbound message; more closes 1009.")] = (
         16 * 1024 * 1024
     )
@@ -181,6 +194,55 @@ class LimitSettings(Section, frozen=True):
     ] = 50
     relays_burst: Annotated[Positive, Meta(description="Relayed commands of one connection at once.")] = 150
     bytes_per_s: Annotated[Count, Meta(description="Inbound bytes a second of one connection; 0 sets no limit.")] = 0
+    user_commands_per_s: Annotated[
+        Count, Meta(description="Commands a second of all connections of a user; 0 sets no limit.")
+    ] = 500
+    user_commands_burst: Annotated[
+        Count, Meta(description="Commands of all connections of a user at once; 0 takes those of a second.")
+    ] = 1500
+    user_relays_per_s: Annotated[
+        Count, Meta(description="Relayed commands a second of all connections of a user; 0 sets no limit.")
+    ] = 250
+    user_relays_burst: Annotated[
+        Count, Meta(description="Relayed commands of all connections of a user at once; 0 takes those of a second.")
+    ] = 750
+    address_commands_per_s: Annotated[
+        Count,
+        Meta(description="Commands a second of all connections of an address (IPv6: of a /64); 0 sets no limit."),
+    ] = 0
+    address_commands_burst: Annotated[
+        Count, Meta(description="Commands of all connections of an address at once; 0 takes those of a second.")
+    ] = 0
+    address_relays_per_s: Annotated[
+        Count, Meta(description="Relayed commands a second of all connections of an address; 0 sets no limit.")
+    ] = 0
+    address_relays_burst: Annotated[
+        Count, Meta(description="Relayed commands of all connections of an address at once; 0 takes those of a second.")
+    ] = 0
+    address_handshakes_per_s: Annotated[
+        Count, Meta(description="Upgrades a second of an address; more are answered 429. 0 sets no limit.")
+    ] = 300
+    address_handshakes_burst: Annotated[
+        Count, Meta(description="Upgrades of an address at once; 0 takes those of a second.")
+    ] = 2000
+    refusals_max: Annotated[
+        Count,
+        Meta(
+            description="Commands of a connection answered `rate_limited` within 10 s before it is closed 4003; 0 "
+            "closes nobody."
+        ),
+    ] = 500
+    sessions_per_user_max: Annotated[Count, Meta(description="Connections of a user at once; 0 sets no limit.")] = 20
+    sessions_per_user_over: Annotated[
+        Literal["refuse", "close_oldest"],
+        Meta(
+            description="`refuse` answers a connection that is too many 429; `close_oldest` lets it in and closes the "
+            "user's oldest 4504."
+        ),
+    ] = "refuse"
+    connections_per_address_max: Annotated[
+        Count, Meta(description="Connections of an address at once; more are answered 429. 0 sets no limit.")
+    ] = 0
     commands_waiting_max: Annotated[
         int, Meta(ge=1, le=65_535, description="Commands of one connection under way before it is not read any more.")
     ] = 64

@@ -3,6 +3,7 @@
 
 use crate::bucket::Bucket;
 use crate::channel::Channel;
+use crate::core::Seat;
 use crate::outbox::Backlog;
 use crate::pattern::{Grant, Rights};
 use realtime_protocol::connection::{Inbound, Role};
@@ -98,6 +99,7 @@ pub(crate) struct Session {
     /// 0 where nobody said.
     pub issued_at_s: u64,
     pub token_id: Option<Box<str>>,
+    pub seat: Seat,
 }
 
 /// A channel that the connection asked for.

@@ -5,6 +5,7 @@
 //! unpaused connections. State belongs to one thread and has no locks. Members change only by messages of the inbox;
 //! a connection that ends takes its own places back at once, since nothing can be meant for it any more.
 
+mod admission;
 mod commands;
 mod drain;
 mod fan_outs;
@@ -14,6 +15,8 @@ mod output;
 mod renewal;
 mod timers;
 mod upgrade;
+
+pub(crate) use admission::Seat;
 
 use crate::conn::{Cold, Conn, Phase, flag};
 use crate::counters::{Tally, add, sub};
@@ -208,11 +211,15 @@ impl ShardCore {
         }
         sub(&self.hub.counters.unfinished_bytes, conn.inbound.bytes_held() as u64);
         let code = conn.close_code;
-        let opened_ms = conn.session.as_ref().map_or(0, |session| session.opened_ms);
+        let session = conn.session.take();
+        let opened_ms = session.as_ref().map_or(0, |session| session.opened_ms);
         *conn = Conn::free(conn.generation.wrapping_add(1));
         self.deadlines[slot] = u32::MAX;
         self.free.push(slot as u32);
         self.releases.push(Release::Close(id));
+        if let Some(session) = session {
+            self.leave_seat(id, &session.user, &session.seat);
+        }
         if announced {
             sub(&self.hub.counters.connections, 1);
             let tally = self.tally();

@@ -12,11 +12,13 @@ use identity::admitted;
 pub(crate) use membership::Replay;
 pub(crate) use relays::Relayed;
 
+use crate::accounts::Accounts;
 use crate::channel::{Channel, Directory, HistoryFor, HistoryRequest, State};
 use crate::command::Command;
 use crate::compose::{self, Fault};
 use crate::counters::{Counters, Tally, add};
 use crate::event::Event;
+use crate::handshakes::Handshakes;
 use crate::identity::IdentityRules;
 use crate::inbox::{Deliver, Inbox, ShardMsg, lock};
 use crate::log_queue::LogQueue;
@@ -29,6 +31,7 @@ use crate::session_id::{scramble, unscramble};
 use crate::{ConnId, Now};
 use realtime_protocol::frame::Opcode;
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
@@ -42,6 +45,9 @@ pub struct Hub {
     pub(crate) rules: Rules,
     pub(crate) counters: Counters,
     tallies: Box<[Tally]>,
+    pub(crate) users: Accounts<Arc<str>>,
+    pub(crate) addresses: Accounts<IpAddr>,
+    pub(crate) handshakes: Handshakes,
     inboxes: Box<[Inbox]>,
     directory: Directory,
     log: Box<dyn LogQueue>,
@@ -76,8 +82,12 @@ impl Hub {
     ) -> Result<Arc<Self>, String> {
         let identity = IdentityRules::compile(options.token.as_ref(), options.origins.as_ref())?;
         let [memory, session] = [0, 8].map(|at| u64::from_le_bytes(std::array::from_fn(|i| nonce[at + i])));
+        let rules = Rules::compile(options)?;
         Ok(Arc::new(Self {
-            rules: Rules::compile(options)?,
+            users: Accounts::new(rules.user_seats()),
+            addresses: Accounts::new(rules.address_seats()),
+            handshakes: Handshakes::new(),
+            rules,
             counters: Counters::default(),
             tallies: (0..shards).map(|_| Tally::default()).collect(),
             inboxes: (0..shards).map(|_| Inbox::default()).collect(),
@@ -281,7 +291,7 @@ impl Hub {
         }
     }
 
-    fn to(&self, conn: ConnId, message: ShardMsg) {
+    pub(crate) fn to(&self, conn: ConnId, message: ShardMsg) {
         if let Some(inbox) = self.inboxes.get(conn.shard()) {
             inbox.push(message);
         }

@@ -10,6 +10,8 @@
 //! a frame leaves whole or its connection ends.
 #![forbid(unsafe_code)]
 
+mod accounts;
+mod address;
 pub mod bucket;
 mod channel;
 mod command;
@@ -19,6 +21,7 @@ mod conn;
 mod core;
 mod counters;
 mod event;
+mod handshakes;
 mod histogram;
 mod hub;
 mod id;
@@ -50,8 +53,8 @@ pub use identity::Identity;
 pub use inbox::Inbox;
 pub use log_queue::{AppendError, AppendedEvent, LogFailure, LogPage, LogQueue, LogRequest, PagePurpose, StoredEvent};
 pub use options::{
-    Auth, Endpoint, Expiry, KeyRule, Limits, Mode, OpenGrant, Options, Overflow, PolicyOptions, RelayOptions, Route,
-    TokenRule,
+    Auth, Crowd, Endpoint, Expiry, KeyRule, Limits, Mode, OpenGrant, Options, Overflow, PolicyOptions, RelayOptions,
+    Route, TokenRule,
 };
 pub use outbox::Class;
 pub use prepared::Prepared;

@@ -23,6 +23,8 @@ pub struct Options {
     pub data_dir: Option<String>,
     /// Limits and deadlines.
     pub limits: Limits,
+    /// Addresses and networks whose `X-Forwarded-For` is believed.
+    pub proxies: Vec<String>,
     /// How tokens are checked; None refuses endpoints that need one.
     pub token: Option<TokenRule>,
     /// Whether Python hears of each session which token it came with.
@@ -55,6 +57,7 @@ impl Default for Options {
             shards: 1,
             data_dir: None,
             limits: Limits::default(),
+            proxies: Vec::new(),
             token: None,
             tell_tokens: false,
             origins: None,
@@ -80,7 +83,8 @@ impl Options {
     }
 }
 
-/// Limits and deadlines. With `enabled = false` the rates (commands, relays, bytes) are not applied; sizes stay.
+/// Limits and deadlines. With `enabled = false` rates, and what one user or address may have open, are not applied;
+/// sizes stay.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[allow(missing_docs, reason = "name and unit say it; docs/reference/configuration.md tells each in full")]
@@ -104,6 +108,20 @@ pub struct Limits {
     pub relays_per_s: u32,
     pub relays_burst: u32,
     pub bytes_per_s: u32,
+    pub user_commands_per_s: u32,
+    pub user_commands_burst: u32,
+    pub user_relays_per_s: u32,
+    pub user_relays_burst: u32,
+    pub address_commands_per_s: u32,
+    pub address_commands_burst: u32,
+    pub address_relays_per_s: u32,
+    pub address_relays_burst: u32,
+    pub address_handshakes_per_s: u32,
+    pub address_handshakes_burst: u32,
+    pub refusals_max: u32,
+    pub sessions_per_user_max: usize,
+    pub sessions_per_user_over: Crowd,
+    pub connections_per_address_max: usize,
     pub commands_waiting_max: u16,
     pub events_waiting_max: usize,
     pub commands_waiting_bytes_max: usize,
@@ -132,12 +150,36 @@ impl Default for Limits {
             relays_per_s: 50,
             relays_burst: 150,
             bytes_per_s: 0,
+            user_commands_per_s: 500,
+            user_commands_burst: 1_500,
+            user_relays_per_s: 250,
+            user_relays_burst: 750,
+            address_commands_per_s: 0,
+            address_commands_burst: 0,
+            address_relays_per_s: 0,
+            address_relays_burst: 0,
+            address_handshakes_per_s: 300,
+            address_handshakes_burst: 2_000,
+            refusals_max: 500,
+            sessions_per_user_max: 20,
+            sessions_per_user_over: Crowd::Refuse,
+            connections_per_address_max: 0,
             commands_waiting_max: 64,
             events_waiting_max: 65_536,
             commands_waiting_bytes_max: 64 << 20,
             close_timeout_s: 5,
         }
     }
+}
+
+/// What happens when a user opens a session too many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Crowd {
+    /// The new one is refused.
+    Refuse,
+    /// The oldest is closed with 4504.
+    CloseOldest,
 }
 
 /// How a shard checks a token without asking Python.

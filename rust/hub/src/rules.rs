@@ -1,14 +1,19 @@
 //! The rule set of Python, compiled once: what each type of command means and who may do what.
 
+use crate::accounts::Seats;
+use crate::address::Proxies;
 use crate::bucket::Rate;
 use crate::channel::Policy;
-use crate::options::{Endpoint, Limits, Options, Route};
+use crate::options::{Crowd, Endpoint, Limits, Options, Route};
 use crate::pattern::{Grant, Pattern, Rights, rights_on};
 use crate::relay::{Relay, Template};
 use std::collections::{HashMap, HashSet};
 
 /// Bytes of one token of the bucket of bytes.
 pub(crate) const BYTES_UNIT: u32 = 64;
+
+/// The most tokens that a bucket holds.
+const BURST_MAX: u32 = 4_000_000;
 
 /// What a type of command is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,9 +36,19 @@ pub(crate) struct Guard {
     pub failure: Option<&'static str>,
 }
 
+/// Commands that are limited together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Traffic {
+    /// Everything that is no relay.
+    Commands,
+    /// What turns round in the hub: typing, cursors.
+    Relays,
+}
+
 /// Everything that was decided before the first connection.
 pub(crate) struct Rules {
     pub limits: Limits,
+    pub proxies: Proxies,
     pub endpoints: Vec<Endpoint>,
     pub tell_tokens: bool,
     /// Types come from clients: std's keyed hash.
@@ -92,6 +107,7 @@ impl Rules {
         });
         Ok(Self {
             limits: options.limits.clone(),
+            proxies: Proxies::parse(&options.proxies)?,
             endpoints: options.endpoints.clone(),
             tell_tokens: options.tell_tokens,
             verbs,
@@ -122,12 +138,57 @@ impl Rules {
         rights_on(&self.open_grants, channel, user)
     }
 
-    pub(crate) const fn command_rate(&self) -> Rate {
-        self.rate(self.limits.commands_per_s, self.limits.commands_burst)
+    /// What one connection may ask for.
+    pub(crate) const fn own_rate(&self, traffic: Traffic) -> Rate {
+        match traffic {
+            Traffic::Commands => self.rate(self.limits.commands_per_s, self.limits.commands_burst),
+            Traffic::Relays => self.rate(self.limits.relays_per_s, self.limits.relays_burst),
+        }
     }
 
-    pub(crate) const fn relay_rate(&self) -> Rate {
-        self.rate(self.limits.relays_per_s, self.limits.relays_burst)
+    /// What all connections of a user may ask for.
+    pub(crate) const fn user_rate(&self, traffic: Traffic) -> Rate {
+        match traffic {
+            Traffic::Commands => self.rate(self.limits.user_commands_per_s, self.limits.user_commands_burst),
+            Traffic::Relays => self.rate(self.limits.user_relays_per_s, self.limits.user_relays_burst),
+        }
+    }
+
+    /// What all connections of an address may ask for.
+    pub(crate) const fn address_rate(&self, traffic: Traffic) -> Rate {
+        match traffic {
+            Traffic::Commands => self.rate(self.limits.address_commands_per_s, self.limits.address_commands_burst),
+            Traffic::Relays => self.rate(self.limits.address_relays_per_s, self.limits.address_relays_burst),
+        }
+    }
+
+    pub(crate) const fn handshake_rate(&self) -> Rate {
+        self.rate(self.limits.address_handshakes_per_s, self.limits.address_handshakes_burst)
+    }
+
+    /// Whether anything is limited by user: else nobody is counted.
+    pub(crate) const fn counts_users(&self) -> bool {
+        let limits = &self.limits;
+        limits.enabled
+            && (limits.sessions_per_user_max > 0 || limits.user_commands_per_s > 0 || limits.user_relays_per_s > 0)
+    }
+
+    /// Whether anything but handshakes is limited by address.
+    pub(crate) const fn counts_addresses(&self) -> bool {
+        let limits = &self.limits;
+        limits.enabled
+            && (limits.connections_per_address_max > 0
+                || limits.address_commands_per_s > 0
+                || limits.address_relays_per_s > 0)
+    }
+
+    pub(crate) fn user_seats(&self) -> Seats {
+        let replaces = self.limits.sessions_per_user_over == Crowd::CloseOldest;
+        Seats { most: self.limits.sessions_per_user_max, replaces }
+    }
+
+    pub(crate) const fn address_seats(&self) -> Seats {
+        Seats { most: self.limits.connections_per_address_max, replaces: false }
     }
 
     /// In units of [`BYTES_UNIT`], so that a burst of many megabytes fits a bucket. A burst is two seconds.
@@ -137,6 +198,9 @@ impl Rules {
     }
 
     const fn rate(&self, per_s: u32, burst: u32) -> Rate {
+        // A bucket counts to four million, far above what anybody can send at once.
+        let burst = if burst == 0 { per_s } else { burst };
+        let burst = if burst > BURST_MAX { BURST_MAX } else { burst };
         Rate { per_s: if self.limits.enabled { per_s } else { 0 }, burst }
     }
 }

@@ -6,7 +6,6 @@ use crate::channel::{HistoryFor, HistoryRequest, SubscribeRequest};
 use crate::command::{Publish, Reply};
 use crate::compose::{self, Fault};
 use crate::conn::LastingRelay;
-use crate::counters::add;
 use crate::event::Event;
 use crate::hub::{HISTORY_EVENTS_MAX, Relayed, TOO_LARGE, channel_member};
 use crate::json::{Envelope, Kind, Scanner, Value};
@@ -14,7 +13,7 @@ use crate::options::Auth;
 use crate::pattern::{Rights, is_channel_name, rights_on};
 use crate::prepared::Prepared;
 use crate::relay::{Scope, WrongMember};
-use crate::rules::{BYTES_UNIT, Verb};
+use crate::rules::{BYTES_UNIT, Traffic, Verb};
 use crate::token::{Refusal, TOKEN_BYTES_MAX};
 use std::sync::Arc;
 
@@ -82,7 +81,13 @@ impl ShardCore {
     pub(super) fn command_in(&mut self, slot: usize, bytes: &mut [u8], source: Source) {
         let mut scanner = std::mem::take(&mut self.scanner);
         match scanner.scan(bytes) {
-            Err(_) => self.invalid(slot, None, None),
+            // What nobody can read costs as much as a command.
+            Err(_) => match self.take_tokens(slot, Traffic::Commands, u32::from(source == Source::Client)) {
+                Ok(()) => self.invalid(slot, None, None),
+                Err(wait_ms) => {
+                    self.over_rate(slot, None, wait_ms, "Too many commands");
+                }
+            },
             Ok(envelope) => {
                 let command = Command { slot, bytes, envelope, scanner: &scanner, source };
                 self.dispatch(&command);
@@ -93,20 +98,23 @@ impl ShardCore {
 
     fn dispatch(&mut self, command: &Command<'_>) {
         let slot = command.slot;
-        if command.envelope.id.is_some_and(|id| !is_id(&id, command.bytes)) {
+        let kind = command.envelope.kind.map(|kind| kind.text(command.bytes));
+        let verb = kind.as_ref().and_then(Option::as_ref).and_then(|kind| self.hub.rules.verbs.get(&**kind)).copied();
+        let is_named = command.envelope.id.is_none_or(|id| is_id(&id, command.bytes));
+        if !self.charge(command, command.id().filter(|_| is_named), verb) {
+            return;
+        }
+        if !is_named {
             return self.invalid(slot, None, Some("id"));
         }
-        let kind = match command.envelope.kind.map(|kind| kind.text(command.bytes)) {
+        let kind = match kind {
             None => return self.unknown_type(command, "undefined"),
             Some(None) => return self.invalid(slot, command.id(), Some("type")),
             Some(Some(kind)) => kind,
         };
-        let Some(&verb) = self.hub.rules.verbs.get(&*kind) else {
+        let Some(verb) = verb else {
             return self.unknown_type(command, &printable(&kind));
         };
-        if !(command.is_handed_back() || self.charge_bytes(command) && self.charge(command, verb)) {
-            return;
-        }
         match verb {
             Verb::Ping => self.ping(command),
             Verb::Route(route) => self.route(command, route),
@@ -120,34 +128,29 @@ impl ShardCore {
         }
     }
 
-    /// Takes a token from the bucket of this kind of command.
-    fn charge(&mut self, command: &Command<'_>, verb: Verb) -> bool {
-        let conn = &mut self.conns[command.slot];
-        let (bucket, rate) = match verb {
-            Verb::Relay(_) => (&mut conn.relays, self.hub.rules.relay_rate()),
-            _ => (&mut conn.commands, self.hub.rules.command_rate()),
-        };
-        let cost = if verb == Verb::Refresh { REFRESH_COST } else { 1 };
-        match bucket.take_many(cost, rate, self.now.mono_ms) {
-            Ok(()) => true,
-            Err(wait_ms) => self.over_rate(command, wait_ms, "Too many commands"),
+    /// Takes what a command of the client costs; false where it was refused.
+    fn charge(&mut self, command: &Command<'_>, id: Option<&[u8]>, verb: Option<Verb>) -> bool {
+        if command.is_handed_back() {
+            return true;
         }
-    }
-
-    fn charge_bytes(&mut self, command: &Command<'_>) -> bool {
-        let rate = self.hub.rules.bytes_rate();
+        let traffic = if matches!(verb, Some(Verb::Relay(_))) { Traffic::Relays } else { Traffic::Commands };
         let units = (command.bytes.len() as u32).div_ceil(BYTES_UNIT);
-        match self.conns[command.slot].bytes.take_many(units, rate, self.now.mono_ms) {
+        let bytes = &mut self.conns[command.slot].bytes;
+        if let Err(wait_ms) = bytes.take_many(units, self.hub.rules.bytes_rate(), self.now.mono_ms) {
+            return self.over_rate(command.slot, id, wait_ms, "Too many bytes");
+        }
+        let cost = if verb == Some(Verb::Refresh) { REFRESH_COST } else { 1 };
+        match self.take_tokens(command.slot, traffic, cost) {
             Ok(()) => true,
-            Err(wait_ms) => self.over_rate(command, wait_ms, "Too many bytes"),
+            Err(wait_ms) => self.over_rate(command.slot, id, wait_ms, "Too many commands"),
         }
     }
 
     /// Answers a command that is over a rate; always false.
-    fn over_rate(&mut self, command: &Command<'_>, wait_ms: u32, message: &str) -> bool {
-        add(&self.hub.counters.rate_limited, 1);
+    fn over_rate(&mut self, slot: usize, id: Option<&[u8]>, wait_ms: u32, message: &str) -> bool {
         let fault = Fault { code: "rate_limited", message, retry_after_ms: Some(wait_ms), ..Fault::default() };
-        self.fault(command.slot, fault, command.id());
+        self.fault(slot, fault, id);
+        self.note_refusal(slot);
         false
     }
 

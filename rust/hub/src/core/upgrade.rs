@@ -1,9 +1,10 @@
 //! From an HTTP request to an open connection.
 //!
-//! Order of the checks: 404 path → 503 → 401 → 403 → 400/426 upgrade. Browsers cannot see an HTTP status, so where
+//! Order of the checks: 404 path → 503, 429 → 401 → 403 → 400/426 upgrade → 429 where the user has sessions enough. Browsers cannot see an HTTP status, so where
 //! `realtime.v1` was offered, 401, 403, 429 and 503 come as a 101 and an immediate Close.
 
 use super::ShardCore;
+use crate::accounts::Full;
 use crate::compose;
 use crate::conn::{Answer, Phase, Session, flag};
 use crate::counters::{add, add_own};
@@ -20,8 +21,6 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 const VERSION_1: &str = "realtime.v1";
-/// What a refused client waits before it comes back.
-const RETRY_AFTER_S: &str = "5";
 
 /// The request does not say who it is from, or more than one thing.
 struct Unauthorized;
@@ -41,6 +40,7 @@ fn only<'a>(values: impl Iterator<Item = Option<Cow<'a, str>>>) -> Result<Option
 
 impl ShardCore {
     pub(super) fn request(&mut self, slot: usize, request: &Request<'_>) {
+        self.find_client(slot, request);
         let rules = &self.hub.rules;
         let Some(endpoint) = rules.endpoints.iter().position(|endpoint| endpoint.path == request.path) else {
             return self.refuse(slot, HttpError::NOT_FOUND, &[]);
@@ -51,6 +51,9 @@ impl ShardCore {
         let upgrade = request.upgrade();
         if self.handshakes > self.hub.rules.limits.handshakes_pending_max || self.hub.is_full() {
             return self.refuse_seen(slot, request, version_1, HttpError::UNAVAILABLE);
+        }
+        if !self.may_shake_hands(slot) {
+            return self.refuse_seen(slot, request, version_1, HttpError::TOO_MANY_REQUESTS);
         }
         let identity = match rule.auth {
             Auth::Token => match self.identify(request) {
@@ -135,8 +138,16 @@ impl ShardCore {
                 // What came while Python decided is in the kernel, and nobody tells of it again.
                 self.unpause(slot);
             }
-            Err((status, body)) if answer.version_1 => self.refuse_by_close(slot, &answer, status, &body),
-            Err((status, body)) => self.refuse_with(slot, status, &body),
+            Err((status, body)) => self.refuse_as(slot, &answer, status, &body),
+        }
+    }
+
+    /// A refusal in the form that was agreed.
+    fn refuse_as(&mut self, slot: usize, answer: &Answer, status: u16, body: &str) {
+        if answer.version_1 {
+            self.refuse_by_close(slot, answer, status, body);
+        } else {
+            self.refuse_with(slot, status, body);
         }
     }
 
@@ -170,9 +181,17 @@ impl ShardCore {
         Ok(())
     }
 
-    /// Queues the 101 and the first frame; from here on broadcasts can see the connection.
+    /// Queues the 101 and the first frame, if there is room for one more session; from here on broadcasts can see the
+    /// connection.
     fn establish(&mut self, slot: usize, answer: &Answer, identity: Identity) {
         let id = self.id(slot);
+        let seat = match self.take_seat(slot, &identity.user) {
+            Ok(seat) => seat,
+            Err(Full) => {
+                let HttpError { status, body } = HttpError::TOO_MANY_REQUESTS;
+                return self.refuse_as(slot, answer, status, body);
+            }
+        };
         self.count_handshake(slot);
         let peer = self.conns[slot].cold().peer.to_string().into();
         let conn = &mut self.conns[slot];
@@ -188,6 +207,7 @@ impl ShardCore {
             issued_at_s: issued_at_s.unwrap_or(0),
             token_id: token_id.clone(),
             opened_ms: self.now.mono_ms,
+            seat,
         }));
         conn.set(flag::ANNOUNCED);
         if answer.version_1 {
@@ -271,7 +291,7 @@ impl ShardCore {
         self.count_refusal(slot, status);
         self.queue_switching(slot, answer);
         self.conns[slot].set(flag::VERSION_1);
-        let wait_ms = format!("{RETRY_AFTER_S}000");
+        let wait_ms = self.retry_after_ms(slot).to_string();
         let (code, reason) = match status {
             401 => (CloseCode::UNAUTHORIZED, body),
             403 => (CloseCode::FORBIDDEN, body),
@@ -285,7 +305,8 @@ impl ShardCore {
             [HttpError::UNAUTHORIZED, HttpError::FORBIDDEN, HttpError::TOO_MANY_REQUESTS, HttpError::UNAVAILABLE];
         match known.into_iter().find(|error| error.status == status) {
             Some(error @ (HttpError::TOO_MANY_REQUESTS | HttpError::UNAVAILABLE)) => {
-                self.refuse(slot, error, &[("Retry-After", RETRY_AFTER_S)]);
+                let wait_s = self.retry_after_ms(slot).div_ceil(1_000).to_string();
+                self.refuse(slot, error, &[("Retry-After", &wait_s)]);
             }
             Some(error) if error.body == body => self.refuse(slot, error, &[]),
             _ => {

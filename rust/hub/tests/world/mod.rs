@@ -227,7 +227,12 @@ impl World {
 
     /// A client whose socket is accepted by `shard`; nothing is sent yet.
     pub(crate) fn socket(&mut self, shard: usize) -> usize {
-        let conn = self.shards[shard].open([127, 0, 0, 1].into(), self.now);
+        self.socket_from(shard, [127, 0, 0, 1].into())
+    }
+
+    /// As [`Self::socket`], from another address.
+    pub(crate) fn socket_from(&mut self, shard: usize, peer: std::net::IpAddr) -> usize {
+        let conn = self.shards[shard].open(peer, self.now);
         self.links.links.insert(conn, (Vec::new(), None));
         let inbound = Inbound::new(Role::Client);
         let got = VecDeque::new();
