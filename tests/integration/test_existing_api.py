@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.kit import PATIENCE_S, Server, clients, free_port
+from tests.kit import PATIENCE_S, Client, Server, clients, free_port
 
 PROGRAM = Path(__file__).parent / "apps" / "existing_api.py"
 FAILED = "Failed to send message"
@@ -244,6 +244,37 @@ async def test_one_session_keeps_its_order_and_another_does_not_wait(edge: Serve
         await bob.say("7", "of bob")
         contents = [(await bob.expect("new_message"))["data"]["content"] for _ in range(5)]
         assert contents == ["of bob", "slow 0.6", "second", "slow 0.1", "fourth"]
+
+
+async def test_of_an_unreliable_api_each_message_is_published_once(
+    serve: Callable[..., Server], existing: ExistingApi
+) -> None:
+    """Each client sends each of its messages until it is acknowledged, so some are stored there more than once."""
+    sets = [f"api.url={existing.url}", "api.timeout_s=0.3", "api.breaker_pause_s=0.1"]
+
+    async def all_said(peer: Client, user: str) -> list[str]:
+        acknowledged = []
+        for number in range(15):
+            message = {"conversationId": "7", "content": "mixed", "clientMessageId": f"{user}-{number}"}
+            while (frame := await peer.ask("send_message", message))["type"] != "ack":
+                assert frame["data"]["retryable"]
+                await asyncio.sleep(frame["data"].get("retryAfterMs", 10) / 1000)
+            acknowledged.append(frame["data"]["clientMessageId"])
+        return acknowledged
+
+    users = [f"user{number}" for number in range(6)]
+    async with serve(*sets) as edge, clients(edge, "watcher", *users) as (watcher, *peers):
+        await watcher.subscribe("conversation:7")
+        said = await asyncio.gather(*(all_said(peer, user) for peer, user in zip(peers, users, strict=True)))
+        wanted = [identifier for each in said for identifier in each]
+        events = [await watcher.expect("new_message", timeout_s=30) for _ in wanted]
+        await watcher.refute("new_message")
+    assert [event["offset"] for event in events] == list(range(1, len(wanted) + 1))
+    told = [event["data"]["clientMessageId"] for event in events]
+    assert sorted(told) == sorted(wanted)
+    for user in users:
+        assert [name for name in told if name.startswith(f"{user}-")] == [f"{user}-{number}" for number in range(15)]
+    assert len(existing.posts()) > len(wanted)
 
 
 async def test_no_more_requests_are_under_way_than_allowed(serve: Callable[..., Server], existing: ExistingApi) -> None:

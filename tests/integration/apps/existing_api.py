@@ -2,7 +2,7 @@
 
 It keeps what was posted, numbers it from FIRST and answers it. What a message says decides what goes wrong with it:
 `status 503`, `slow 0.5`, `garbage`, `truncated`, `reset`, `big`, `empty`, `list`, `deep`, `packed`, `redirect`,
-`hook` (see HOOK_URL). `GET /seen` tells what was posted, `GET /all/WORD` makes every post go wrong in that way, and
+`hook` (see HOOK_URL), `mixed`. `GET /seen` tells what was posted, `GET /all/WORD` makes every post go wrong so, and
 `GET /all/` ends that.
 """
 
@@ -30,6 +30,9 @@ BAD: dict[str, tuple[Any, ...]] = {
     "redirect": (307, b"", {"location": "/elsewhere"}),
 }
 """What is wrong as it stands: status, body, headers."""
+
+MIXED = ("fine", "status 503", "fine", "reset", "fine", "slow 0.5", "truncated", "fine", "garbage", "fine", "fine")
+"""What `mixed` is, one post after the other."""
 
 seen: list[dict[str, Any]] = []
 lock = threading.Lock()
@@ -84,6 +87,8 @@ class Api(BaseHTTPRequestHandler):
             "by": "the existing API", **message,
         }  # fmt: skip
         word, _, rest = (ways["all"] or message["content"]).partition(" ")
+        if word == "mixed":
+            word, _, rest = MIXED[number % len(MIXED)].partition(" ")
         answer = json.dumps(stored).encode()
         if word in BAD:
             self.answer(*BAD[word])
