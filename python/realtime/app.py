@@ -134,7 +134,8 @@ class Realtime:
             thread: run a `def` in a thread, where it may block.
             right: the engine lets the command through only with this right on `channel`.
             channel: a template such as `conversation:{data.conversationId}`; goes with `right`.
-            failure: the message of the `error` where the right is missing or a publish fails; the code says why.
+            failure: the message of the `error` where the right is missing, a publish or the handler fails, or time is
+                over; the code says why. What the handler refuses by `Refused` it says itself.
 
         Raises:
             ValueError: the type is taken, or belongs to the engine; a right without a channel.

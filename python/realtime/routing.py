@@ -229,7 +229,7 @@ class Router:
             for step, subject in lane:
                 # Only at the end of the server is a lane left before it is worked off.
                 if step == self._command:
-                    self._refuse(session.conn, subject[3], _draining())
+                    self._refuse(session.conn, subject[3], _draining(self._routes[subject[2]]))
 
     def spawn(self, work: Work) -> None:
         """Run `work` as a task that `finish` waits for."""
@@ -261,7 +261,7 @@ class Router:
         except msgspec.DecodeError as error:
             self._refuse(conn, id, Refused("invalid_message", INVALID, path=error_path(error)))
         except Exception as error:  # noqa: BLE001 -- an app's handler may raise anything; the connection lives on
-            self._fail(session, route.type, id, error)
+            self._fail(session, route, id, error)
         if (took_s := time.perf_counter() - started_s) > self._slow_s:
             name_slow(f"handler of {route.type!r}", took_s)
         return None
@@ -286,12 +286,12 @@ class Router:
             self._refuse(conn, id, _as_told(refusal, route))
         except asyncio.CancelledError:
             if not deadline.passed:
-                self._refuse(conn, id, _draining())
+                self._refuse(conn, id, _draining(route))
                 raise
             log.warning("handler of %r took longer than %g s; session %s", route.type, self._timeout_s, session.id)
-            self._refuse(conn, id, Refused("timeout", "Timed out"))
+            self._refuse(conn, id, Refused("timeout", route.failure or "Timed out"))
         except Exception as error:  # noqa: BLE001 -- as in _command
-            self._fail(session, route.type, id, error)
+            self._fail(session, route, id, error)
         finally:
             deadline.end()
 
@@ -492,9 +492,9 @@ class Router:
         )
         self._connections.send_text(conn, error_frame(error, self._clock.timestamp(), id), 1)
 
-    def _fail(self, session: Session, what: str, id: bytes | None, error: Exception) -> None:
-        log.error("handler of %r failed; session %s of user %r", what, session.id, session.user, exc_info=error)
-        self._refuse(session.conn, id, Refused("internal", "Internal error"))
+    def _fail(self, session: Session, route: Route, id: bytes | None, error: Exception) -> None:
+        log.error("handler of %r failed; session %s of user %r", route.type, session.id, session.user, exc_info=error)
+        self._refuse(session.conn, id, Refused("internal", route.failure or "Internal error"))
 
     def _fail_authorize(self, session: Session, event: EventTuple, error: Exception) -> None:
         log.error("authorize failed on %s; session %s of user %r", event[3], session.id, session.user, exc_info=error)
@@ -513,8 +513,8 @@ async def _finished(future: asyncio.Future[None]) -> None:
     await future
 
 
-def _draining() -> Refused:
-    return Refused("draining", "Server is going away")
+def _draining(route: Route | None = None) -> Refused:
+    return Refused("draining", (route and route.failure) or "Server is going away")
 
 
 def _as_told(refusal: Refused, route: Route) -> Refused:

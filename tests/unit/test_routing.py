@@ -449,6 +449,37 @@ async def test_at_the_end_handlers_are_awaited_and_then_cut_off() -> None:
     assert half.control.router.busy == 0
 
 
+async def test_a_command_with_words_for_its_failure_says_them_whatever_the_reason() -> None:
+    app = Realtime()
+
+    @app.on("write", failure="Cannot write")
+    async def write(session: Session, vote: Vote) -> None:
+        if vote.choice == 0:
+            raise RuntimeError("a bug")
+        if vote.choice == 1:
+            raise Refused("not_found", "no such poll")
+        await asyncio.sleep(3600)
+
+    half = Half(app, QUICK)
+    half.open(1)
+    for choice in (0, 1, 2):
+        half.command(1, data=b'{"poll":"p","choice":%d}' % choice)
+    await half.settle()
+    half.clock.advance_to(half.clock.now_ms() + 2_000)
+    await half.settle()
+    half.command(1, data=b'{"poll":"p","choice":3}')
+    half.command(1, data=b'{"poll":"p","choice":4}')
+    assert await half.control.router.finish(0.05) == 1
+    told = [(frame["data"]["code"], frame["data"]["message"]) for frame in decoded(half, 1)]
+    assert told == [
+        ("internal", "Cannot write"),
+        ("not_found", "no such poll"),
+        ("timeout", "Cannot write"),
+        ("draining", "Cannot write"),
+        ("draining", "Cannot write"),
+    ]
+
+
 async def test_events_of_a_connection_that_is_gone_are_passed_over() -> None:
     app = Realtime()
     app.on("vote")(lambda session: pytest.fail("called"))
