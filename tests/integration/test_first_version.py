@@ -153,11 +153,11 @@ async def test_close_by_the_server_for_good_is_1000_with_the_reason_and_the_clie
 
 
 async def test_orderly_restart_is_a_close_that_the_client_comes_back_from(serve: Callable[..., Server]) -> None:
-    async with serve() as server, FirstVersionClient(server, "ann", "conversation:1") as ann:
+    async with serve() as server, FirstVersionClient(server, "ann", "conversation:1", pace=0.5) as ann:
         await ann.is_back(1)
         assert await server.stop() == 0
         await server.start()
-        await ann.is_back(2)
+        await ann.is_back(2, timeout_s=sum(DELAYS_S))
         assert [code for code, _ in ann.closes] == [1012]
         await ann.send("send_message", {"conversationId": "1", "content": "again"})
         assert (await ann.sees("new_message", content="again"))["number"] == 1
