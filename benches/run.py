@@ -64,6 +64,7 @@ class Server:
             "API_PORT": str(api_port),
             "REALTIME_DATA_DIR": str(data),
             "REALTIME_JWT_SECRET": secret,
+            "REALTIME_SERVICE_KEY": service_key(secret),
         }
 
 
@@ -76,6 +77,8 @@ class Workload:
     figures: tuple[tuple[str, str], ...]
     rivals: bool = True
     full_only: bool = False
+    script: str | None = None
+    """A client of the HTTP side, in place of the generator; `scrape.py` has idle connections beside it."""
 
 
 LATENCY = (("p50, µs", "latency_us.p50"), ("p99, µs", "latency_us.p99"))
@@ -88,6 +91,19 @@ ACK = (("ack p50, µs", "ack_latency_us.p50"), ("ack p99, µs", "ack_latency_us.
 CONNECT = (
     ("CPU a connect, µs", "connect.server_cpu_us_per_connection"),
     ("memory a connection, B", "connect.pss_bytes_per_connection"),
+)
+HOOKS = (
+    ("events a second", "events_per_s"),
+    ("CPU an event, µs", "server_cpu_us_per_event"),
+    ("batch p50, µs", "latency_us.p50"),
+    ("batch p99, µs", "latency_us.p99"),
+    *BUSY,
+)
+SCRAPE = (
+    ("scrape p50, µs", "scrape_us.p50"),
+    ("scrape max, µs", "scrape_us.max"),
+    ("ack p99 without, µs", "ack_alone_us.p99"),
+    ("ack p99 beside, µs", "ack_beside_us.p99"),
 )
 CHURN = (
     ("RSS closed, cycle 2, MiB", "cycles.1.rss_closed_bytes"),
@@ -106,6 +122,10 @@ WORKLOADS = (
     Workload("W4   idle", ("--workload", "idle"), CONNECT),
     Workload("W7   stored", ("--workload", "send"), (*RATE, *PER_MESSAGE, *ACK, *BUSY), rivals=False),
     Workload("W7   at 10,000/s", ("--workload", "send", "--rate", "10000"), (*PER_MESSAGE, *ACK, *LATE), rivals=False),
+    Workload("hooks volatile", (), HOOKS, rivals=False, script="hooks.py"),
+    Workload("hooks at 50,000/s", ("--rate", "50000"), HOOKS, rivals=False, script="hooks.py"),
+    Workload("hooks stored", ("--target", "conversation"), HOOKS, rivals=False, script="hooks.py"),
+    Workload("scrape 10,000", (), SCRAPE, rivals=False, script="scrape.py"),
     Workload("churn 10 cycles", ("--workload", "churn"), CHURN, full_only=True),
 )
 
@@ -235,8 +255,8 @@ def can_pin() -> bool:
 
 
 @contextlib.contextmanager
-def running(server: Server, directory: Path, secret: str) -> Iterator[tuple[int, int]]:
-    """A fresh server on core 0, ready; yields its port and pid, and stops it.
+def running(server: Server, directory: Path, secret: str) -> Iterator[tuple[int, int, int]]:
+    """A fresh server on core 0, ready; yields its port, that of its HTTP side and its pid, and stops it.
 
     Raises:
         WrongError: it did not start, ended by itself, or did not end well when told to.
@@ -255,7 +275,7 @@ def running(server: Server, directory: Path, secret: str) -> Iterator[tuple[int,
     try:
         wait_until_ready(server, process, port, log)
         try:
-            yield port, process.pid
+            yield port, api_port, process.pid
         except WrongError as fault:
             # What the load saw is the symptom; if the server is gone, its last words are the cause.
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -314,6 +334,11 @@ def token(secret: str, user: str) -> str:
     return (signed + b"." + part(hmac.new(secret.encode(), signed, hashlib.sha256).digest())).decode()
 
 
+def service_key(secret: str) -> str:
+    """The key that other systems show in a run with this secret; two keys must not be one."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
 def run_once(options: argparse.Namespace, generator: Path, server: Server, workload: Workload) -> dict[str, Any]:
     """One workload against one fresh server; returns the generator's figures.
 
@@ -321,25 +346,69 @@ def run_once(options: argparse.Namespace, generator: Path, server: Server, workl
         WrongError: the server crashed, or the generator found a fault.
     """
     secret = secrets.token_hex(32)
-    users = options.connections or (10_000 if workload.name.startswith(("W4", "churn")) else 1_000)
+    users = options.connections or (10_000 if workload.name.startswith(("W4", "scrape", "churn")) else 1_000)
     with tempfile.TemporaryDirectory(prefix="realtime-bench-") as name:
         directory = Path(name)
         tokens = directory / "tokens"
         # A user for each connection, so that every server keeps as many identities as it has sessions.
         tokens.write_text("\n".join(token(secret, f"u{index}") for index in range(users)))
-        with running(server, directory, secret) as (port, pid):
+        with running(server, directory, secret) as (port, api_port, pid):
             pids = [argument for each in family(pid) for argument in ("--pid", str(each))]
-            command = [str(generator), *workload.arguments, "--url", f"ws://127.0.0.1:{port}/ws", *pids]
-            command += ["--tokens-file", str(tokens), "--seconds", str(options.seconds), "--connections", str(users)]
-            with pinned(1):
-                load = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-            stdout, stderr = load.communicate()
-            if load.returncode:
-                lines = stderr.splitlines()
-                faults = [line.removeprefix("WRONG: ") for line in lines if line.startswith("WRONG")] or lines[:3]
-                raise WrongError(f"{workload.name.strip()} against {server.name}: {'; '.join(faults)}")
+            load = [str(generator), "--url", f"ws://127.0.0.1:{port}/ws", "--tokens-file", str(tokens)]
+            if workload.script is None:
+                load += [*workload.arguments, *pids, "--seconds", str(options.seconds), "--connections", str(users)]
+                stdout = loaded(load, workload, server)
+            else:
+                wait_for_http(api_port)
+                script = [sys.executable, str(BENCHES / workload.script), *workload.arguments]
+                script += ["--port", str(api_port), "--ws-port", str(port), "--key", service_key(secret)]
+                script += ["--token", token(secret, "u0"), "--seconds", str(options.seconds)]
+                if workload.script == "scrape.py":
+                    idle = ["--workload", "idle", "--connections", str(users), "--seconds", "3600"]
+                    with beside([*load, *idle]):
+                        stdout = loaded([*script, "--connections", str(users)], workload, server)
+                else:
+                    stdout = loaded([*script, *pids], workload, server)
     figures: dict[str, Any] = json.loads(stdout)
     return figures
+
+
+def loaded(command: Sequence[str], workload: Workload, server: Server) -> str:
+    """Run a load on its core to the end; returns what it printed.
+
+    Raises:
+        WrongError: it found a fault.
+    """
+    with pinned(1):
+        load = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    stdout, stderr = load.communicate()
+    if load.returncode:
+        lines = stderr.splitlines()
+        faults = [line.removeprefix("WRONG: ") for line in lines if line.startswith("WRONG")] or lines[-3:]
+        raise WrongError(f"{workload.name.strip()} against {server.name}: {'; '.join(faults)}")
+    return stdout
+
+
+@contextlib.contextmanager
+def beside(command: Sequence[str]) -> Iterator[None]:
+    """A load that goes on while something else is measured."""
+    with pinned(1):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def wait_for_http(port: int) -> None:
+    """Return when the HTTP side, which comes after the sockets, accepts connections."""
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return
+        time.sleep(0.05)
+    raise WrongError(f"nothing listened on port {port} within {START_TIMEOUT_S:g} s")
 
 
 def measure(
