@@ -111,6 +111,7 @@ class Control:
             _engine.REFRESH: self.router.refresh,
             _engine.PUBLISHED: self.broadcaster.published,
             _engine.HISTORY: self.broadcaster.read,
+            _engine.HEARD: self.listeners.heard,
             _engine.FATAL: self._fail,
         }
 
@@ -282,6 +283,7 @@ def engine_options(rules: Rules, settings: Settings, keys: Keys, *, in_memory: b
             ],
             "open_grants": [{"pattern": pattern, "rights": rights} for pattern, rights in rules.open_grants],
             "authorize": [authorization.pattern.text for authorization in rules.authorize],
+            "listen": list(dict.fromkeys(listener.pattern.text for listener in rules.listeners)),
             "reserved_events": RESERVED_EVENTS,
         }
     )

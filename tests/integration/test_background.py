@@ -1,11 +1,12 @@
 """What runs beside handlers, and handlers that take their time: whom they hold up, and how they end."""
 
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 
-from tests.kit import Server, clients, eventually
+from tests.kit import PATIENCE_S, Server, clients, eventually
 
 APP = f"{Path(__file__).parent / 'apps' / 'background.py'}:app"
 
@@ -91,3 +92,31 @@ async def test_middleware_refuses_for_every_handler(background: Server) -> None:
             frame = await nobody.ask(type_, data)
             assert (frame["data"]["code"], frame["data"]["message"]) == ("forbidden", f"{type_} is not for you")
         assert await nobody.is_alive()
+
+
+async def test_slow_listener_hears_every_stored_event_once_and_in_order(serve: Callable[..., Server]) -> None:
+    server = serve("limits.enabled=false", "handlers.listener_events_max=10", app=APP)
+    async with server, clients(server, "alice", "bob") as writers:
+        for number in range(300):
+            for writer, ledger in zip(writers, ("a", "b"), strict=True):
+                await writer.send("line", {"ledger": ledger, "n": number})
+        for writer, ledger in zip(writers, ("a", "b"), strict=True):
+            await writer.ask("line", {"ledger": ledger, "n": 300})
+            deadline_s = time.monotonic() + PATIENCE_S
+            while (found := (await writer.ask("heard", ledger))["data"]) != [*range(1, 302)]:
+                assert time.monotonic() < deadline_s, found
+        assert await server.stop() == 0
+    assert "listener slow_listener is behind" in server.output
+    assert "were not kept" not in server.output
+    assert server.output.count("listener failing_listener failed on line of ledger:") == 2
+
+
+async def test_what_a_listener_publishes_at_the_drain_is_stored(background: Server) -> None:
+    async with await background.connect() as alice:
+        for number in range(50):
+            await alice.send("line", {"ledger": "c", "n": -1 - number})
+        assert (await alice.ask("line", {"ledger": "c", "n": 0}))["type"] == "ack"
+        assert await background.stop() == 0, background.output
+    await background.start()
+    async with await background.connect() as alice:
+        assert (await alice.subscribe("ledger:replies", last=100))["replayed"] == 50

@@ -10,10 +10,12 @@ import msgspec
 import pytest
 from msgspec import Raw, Struct
 
-from realtime import Heard, Realtime
+from realtime import Conversations, Heard, Realtime
 from realtime.broadcaster import History
+from realtime.config import HandlerSettings, Settings
 from realtime.errors import Refused
 from realtime.listening import Listeners, bind
+from realtime.testing import TestApp
 from tests.unit.engine import STAMP
 
 
@@ -271,6 +273,58 @@ async def test_a_lane_that_is_cut_off_says_what_it_had_to_hear(caplog: pytest.Lo
     await ears.settle()
     assert ears.tasks[0].cancelled()
     assert "was ended with 3 events of poll:1 to hear" in caplog.text
+
+
+async def test_a_served_listener_hears_commands_relays_and_the_app_s_own_events_once_and_in_order() -> None:
+    app, heard = Realtime(), list[tuple[str, object]]()
+    app.include(Conversations())
+
+    @app.listen("conversation:{id}")
+    async def listener(event: Heard[Any]) -> None:
+        await asyncio.sleep(0)
+        heard.append((event.type, event.offset))
+        if event.type == "new_message" and event.data["content"] == "question":
+            await app.publish(event.channel, "new_message", {"content": "answer"}, number=True)
+
+    async with TestApp(app) as t:
+        alice = await t.connect(user="alice")
+        await alice.command("subscribe", channel="conversation:1")
+        await alice.ack("send_message", conversation_id="1", content="question")
+        await alice.send("typing_start", conversation_id="1")
+        await app.publish("conversation:1", "conversation_updated", {"title": "x"})
+        await app.publish("elsewhere", "tick", {})
+        await t.settle()
+        await alice.expect("new_message", content="answer")
+        # Nobody is there, and it is heard all the same.
+        await app.publish("conversation:2", "conversation_updated", {})
+        await t.settle()
+        assert heard.count(("typing_indicator", None)) == 1
+    # The typing ended with the connection, which is heard too.
+    assert heard[-1] == ("typing_indicator", None)
+    assert sorted(type_ for type_, offset in heard if offset) == ["conversation_updated"] * 2 + ["new_message"] * 2
+    assert [offset for type_, offset in heard if offset] == [1, 2, 3, 1]
+
+
+async def test_a_served_listener_that_is_slow_hears_every_stored_event_once() -> None:
+    app, heard = Realtime(), list[int | None]()
+    app.policy("ledger:*", durable=True)
+    gate = asyncio.Semaphore(0)
+
+    @app.listen("ledger:*", "line")
+    async def listener(event: Heard[Raw]) -> None:
+        await gate.acquire()
+        heard.append(event.offset)
+
+    async with TestApp(app, Settings(handlers=HandlerSettings(listener_events_max=3))) as t:
+        await asyncio.gather(*(app.publish("ledger:1", "line", {}) for _ in range(400)))
+        assert t.control.router.busy == 1
+        for _ in range(500):
+            gate.release()
+        await t.until(lambda: len(heard) == 400)
+        assert heard == [*range(1, 401)]
+        await app.publish("ledger:1", "line", {})
+        await t.settle()
+        assert heard[-1] == 401
 
 
 def test_what_cannot_listen_is_refused_when_it_is_registered() -> None:

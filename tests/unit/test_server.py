@@ -36,6 +36,8 @@ def test_the_options_are_the_rules_and_the_configuration_as_plain_data() -> None
     app = Realtime()
     app.include(Conversations())
     app.authorize("poll:{poll}")(lambda session, poll: None)
+    for pattern in ("poll:{poll}", "board:*", "poll:*"):
+        app.listen(pattern)(lambda event: None)
     settings = Settings(
         data_dir="kept",
         server=ServerSettings(host="::1", port=0, shards=2),
@@ -45,7 +47,7 @@ def test_the_options_are_the_rules_and_the_configuration_as_plain_data() -> None
     options = json.loads(engine_options(app.compile(settings), settings, Keys((SECRET,), generated=True)))
     assert set(options) == {
         *("host", "port", "shards", "data_dir", "limits", "proxies", "token", "origins", "endpoints", "routes"),
-        *("relays", "policies", "open_grants", "authorize", "reserved_events"),
+        *("relays", "policies", "open_grants", "authorize", "listen", "reserved_events"),
     }
     assert (options["host"], options["port"], options["shards"], options["data_dir"]) == ("::1", 0, 2, "kept")
     assert options["token"] == {
@@ -62,6 +64,7 @@ def test_the_options_are_the_rules_and_the_configuration_as_plain_data() -> None
         {"pattern": "conversation:*", "durable": True, "history": 256, "overflow": "drop_oldest"}
     ]
     assert options["authorize"] == ["poll:*"]
+    assert options["listen"] == ["poll:*", "board:*"]
     assert options["limits"]["enabled"] is False
     assert "new_message" in options["reserved_events"]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from realtime import Call, Proceed, Realtime, Refused, Session
+from realtime import Call, Heard, Proceed, Publishing, Realtime, Refused, Session
 
 app = Realtime()
 app.allow("beats")
@@ -60,6 +60,44 @@ def watch(session: Session) -> None:
             await app.publish("ledger:watchers", "unwatched", {"user": session.user})
 
     _ = session.spawn(ticks())
+
+
+heard: list[tuple[str, int | None]] = []
+
+
+@app.listen("ledger:*", "line")
+async def slow_listener(event: Heard[dict[str, int]]) -> None:
+    """Be slower than the events."""
+    await asyncio.sleep(0.0005)
+    heard.append((event.channel, event.offset))
+    if event.data["n"] < 0:
+        await app.publish("ledger:replies", "reply", {"to": event.data["n"]})
+
+
+@app.listen("ledger:*", "line")
+def failing_listener(event: Heard[dict[str, int]]) -> None:
+    """Fail, now and then."""
+    if event.data["n"] == 7:
+        raise RuntimeError("seven is too many")
+
+
+class Line(Struct):
+    """A line of a ledger."""
+
+    ledger: str
+    n: int
+
+
+@app.on("line")
+def line(session: Session, line: Line) -> Publishing:
+    """Store a line."""
+    return app.publish(f"ledger:{line.ledger}", "line", {"n": line.n}, user=session.user)
+
+
+@app.on("heard")
+def what_was_heard(session: Session, ledger: str) -> list[int | None]:  # noqa: ARG001
+    """Say what the slow listener has heard of a ledger."""
+    return [offset for channel, offset in heard if channel == f"ledger:{ledger}"]
 
 
 @app.middleware
