@@ -505,7 +505,8 @@ class Realtime:
         from realtime.cli.serving import run  # noqa: PLC0415
 
         try:
-            code = run(self, settings or self._settings or load())
+            chosen = settings or self._settings
+            code = run(self, chosen or load(), None if chosen else load)
         except (ConfigError, EngineError) as error:
             sys.stderr.write(f"realtime: {error}\n")
             code = 2

@@ -34,12 +34,14 @@ class Session(Struct, gc=False, eq=False):
         user: the user's id; empty on an endpoint that asks nobody who they are.
         endpoint: the place of the endpoint in the rules.
         peers: the table that it stands in.
+        opened_ms: when it opened, by the clock that never jumps.
     """
 
     conn: int
     user: str
     endpoint: int
     peers: "Connections"
+    opened_ms: int = 0
 
     @property
     def id(self) -> str:

@@ -27,9 +27,9 @@ from msgspec import Raw, Struct
 from realtime.auth import Pattern
 from realtime.broadcaster import History
 from realtime.errors import Refused
+from realtime.logs import name_slow
 from realtime.messages import Payload
 from realtime.signatures import hints_of, is_async, name_of, positional
-from realtime.slow import name_slow
 
 log = logging.getLogger("realtime")
 

@@ -15,8 +15,8 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from realtime.clock import Clock, Timer
+from realtime.logs import name_slow
 from realtime.signatures import is_async, name_of, positional
-from realtime.slow import name_slow
 
 log = logging.getLogger("realtime")
 

@@ -32,10 +32,10 @@ from realtime.clock import Clock
 from realtime.config import HandlerSettings
 from realtime.connections import Connections, Session
 from realtime.errors import PublishFailed, Refused
+from realtime.logs import facts, name_slow
 from realtime.messages import INVALID, ErrorData, ack_frame, error_frame, error_path
 from realtime.middleware import around
 from realtime.rules import Handler, Hook, Route, Rules
-from realtime.slow import name_slow
 
 log = logging.getLogger("realtime")
 
@@ -175,6 +175,11 @@ class Router:
         if work is not None:
             await work
 
+    async def settled(self, timeout_s: float) -> None:
+        """Wait until what is under way now has ended, at most `timeout_s`. Commands that come meanwhile are begun."""
+        if tasks := set(self._tasks):
+            await asyncio.wait(tasks, timeout=timeout_s)
+
     async def finish(self, timeout_s: float) -> int:
         """Wait until nothing is under way; after `timeout_s` cancel the rest, whose commands answer `draining`.
 
@@ -288,7 +293,8 @@ class Router:
             if not deadline.passed:
                 self._refuse(conn, id, _draining(route))
                 raise
-            log.warning("handler of %r took longer than %g s; session %s", route.type, self._timeout_s, session.id)
+            whose = facts("timeout", session=session.id, user=session.user, type=route.type)
+            log.warning("handler of %r took longer than %g s", route.type, self._timeout_s, extra=whose)
             self._refuse(conn, id, Refused("timeout", route.failure or "Timed out"))
         except Exception as error:  # noqa: BLE001 -- as in _command
             self._fail(session, route, id, error)
@@ -321,7 +327,8 @@ class Router:
         except asyncio.CancelledError:
             if not deadline.passed:
                 raise
-            log.warning("raw handler took longer than %g s; session %s", self._timeout_s, session.id)
+            whose = facts("timeout", session=session.id, user=session.user)
+            log.warning("raw handler took longer than %g s", self._timeout_s, extra=whose)
         except Exception as error:  # noqa: BLE001 -- as in _command
             self._fail_raw(session, error)
         finally:
@@ -449,9 +456,11 @@ class Router:
         except asyncio.CancelledError:
             if not deadline.passed:
                 raise
-            log.warning("authenticate took longer than %g s; peer %s", self._handshake_timeout_s, peer)
+            log.warning(
+                "authenticate took longer than %g s", self._handshake_timeout_s, extra=facts("timeout", peer=peer)
+            )
         except Exception:
-            log.exception("authenticate failed; peer %s is refused", peer)
+            log.exception("authenticate failed", extra=facts("error", peer=peer))
         finally:
             deadline.end()
             self._connections.wake()
@@ -493,20 +502,24 @@ class Router:
         self._connections.send_text(conn, error_frame(error, self._clock.timestamp(), id), 1)
 
     def _fail(self, session: Session, route: Route, id: bytes | None, error: Exception) -> None:
-        log.error("handler of %r failed; session %s of user %r", route.type, session.id, session.user, exc_info=error)
+        _failed(f"handler of {route.type!r}", session, error, type=route.type)
         self._refuse(session.conn, id, Refused("internal", route.failure or "Internal error"))
 
     def _fail_authorize(self, session: Session, event: EventTuple, error: Exception) -> None:
-        log.error("authorize failed on %s; session %s of user %r", event[3], session.id, session.user, exc_info=error)
+        _failed(f"authorize on {event[3]}", session, error, channel=event[3])
         self._refuse(session.conn, event[5], Refused("internal", "Internal error"), event[3])
 
     def _fail_raw(self, session: Session, error: Exception) -> None:
         path = self._rules.endpoints[session.endpoint].path
-        log.error("handler of %r failed; session %s of user %r", path, session.id, session.user, exc_info=error)
+        _failed(f"handler of {path!r}", session, error, endpoint=path)
 
     def _fail_hook(self, hook: Hook, session: Session | None, error: Exception) -> None:
-        whose = "" if session is None else f"; session {session.id} of user {session.user!r}"
-        log.error("%s failed%s", getattr(hook.call, "__qualname__", hook.call), whose, exc_info=error)
+        _failed(getattr(hook.call, "__qualname__", str(hook.call)), session, error)
+
+
+def _failed(what: str, session: Session | None, error: Exception, **values: object) -> None:
+    whose = {} if session is None else {"session": session.id, "user": session.user}
+    log.error("%s failed", what, exc_info=error, extra=facts("error", **whose, **values))
 
 
 async def _finished(future: asyncio.Future[None]) -> None:

@@ -10,25 +10,31 @@ submitted by the end of its batch or, outside of one, in the next turn of the lo
 """
 
 import asyncio
+import contextlib
 import logging
+import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, Final, Protocol, Self
 
-from realtime import _engine
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from realtime import _engine, logs
 from realtime._engine import Commands, Engine
 from realtime.auth import mint_token
 from realtime.broadcaster import Broadcaster
 from realtime.clock import Clock, SystemClock, Timer
-from realtime.codes import CloseCode
-from realtime.config import AuthSettings, Keys, Settings, keys_of
+from realtime.config import AuthSettings, ConfigError, Keys, Settings, differing, keys_of
 from realtime.connections import Connections, Session
+from realtime.drain import Drain
 from realtime.forwarding import Forwarding
 from realtime.listening import Listeners
 from realtime.messages import RESERVED_EVENTS, encode
@@ -43,11 +49,13 @@ log = logging.getLogger("realtime")
 BATCH_MAX: Final = 512
 """Events that one turn of the loop takes; the rest keeps the engine's descriptor readable."""
 _BEHIND_S: Final = 0.002
-_STOP_RESERVE: Final = 0.2
-_DELIVERY_POLL_S: Final = 0.01
-_STALLED_S: Final = 0.5
 _CLEAN_UP_S: Final = 0.2
 _FORWARDED_TTL_S: Final = 60
+_LOG_TRIAL_S: Final = 10.0
+_SIGNALLED: Final = 128
+
+REREAD: Final = frozenset({"log.level", "log.format", "log.connections_per_s"})
+"""Keys that SIGHUP takes over."""
 
 
 class Application(Protocol):
@@ -76,6 +84,7 @@ class Control:
         self._thread = threading.get_ident()
         self._submit_due = False
         self._presence_timer: Timer | None = None
+        self._lines = logs.ConnectionLines(settings.log.connections_per_s)
         raw = frozenset(index for index, endpoint in enumerate(rules.endpoints) if endpoint.mode == "raw")
         self.connections = Connections(commands, raw, self.wake)
         limits = settings.limits
@@ -170,9 +179,12 @@ class Control:
         self._commands.submit()
 
     def _open(self, event: EventTuple) -> None:
-        _, conn, user, endpoint, *_ = event
-        session = Session(conn, user, endpoint, self.connections)
+        _, conn, user, endpoint, first_version, peer, *_ = event
+        session = Session(conn, user, endpoint, self.connections, opened_ms=self.clock.monotonic_ms())
         first = self.connections.add(session)
+        if self._lines.due():
+            told = {"endpoint": self.rules.endpoints[endpoint].path, "peer": peer, "first_version": first_version}
+            log.info("connection opened", extra=logs.facts("opened", session=session.id, user=user, **told))
         if self.connections.is_json(session):
             self._tell(self.presence.opened(user, first=first, sessions=self.connections.json_count))
         self.router.opened(session)
@@ -183,6 +195,9 @@ class Control:
         if session is None:
             return
         last = self.connections.remove(session)
+        if self._lines.due():
+            told = {"code": code, "duration_s": (self.clock.monotonic_ms() - session.opened_ms) / 1000}
+            log.info("connection closed", extra=logs.facts("closed", session=session.id, user=session.user, **told))
         if self.connections.is_json(session):
             notices = self.presence.closed(
                 session.user,
@@ -296,6 +311,36 @@ def _route_option(route: Route) -> object:
     return {"type": route.type, "right": right, "channel": channel, "failure": route.failure}
 
 
+class _LogStats(Struct):
+    log_failures: int = 0
+    log_commits: int = 0
+    log_error: str | None = None
+
+
+class _LogWatch:
+    """Tells a log that fails now from one that has failed: by what changed since it was last looked at.
+
+    A failure counts until a commit succeeds, at most for `_LOG_TRIAL_S`: a server that gets no clients because it is
+    not ready would never find out that there is room again.
+    """
+
+    def __init__(self) -> None:
+        self._seen = _LogStats()
+        self._failed_s: float | None = None
+
+    def error(self, stats: bytes) -> str | None:
+        """Return what the log said, if it fails now."""
+        now, seen = msgspec.json.decode(stats, type=_LogStats), self._seen
+        self._seen = now
+        if now.log_failures > seen.log_failures:
+            self._failed_s = time.monotonic()
+        elif now.log_commits > seen.log_commits:
+            self._failed_s = None
+        if self._failed_s is None or time.monotonic() - self._failed_s > _LOG_TRIAL_S:
+            return None
+        return now.log_error or "it failed"
+
+
 class Server:
     """An app that is served: `async with Server(app, settings) as server`.
 
@@ -327,6 +372,8 @@ class Server:
         self._rules = app.compile(settings)
         self._engine = Engine(engine_options(self._rules, settings, self.keys))
         self._control: Control | None = None
+        self._drainer: Drain | None = None
+        self._log_watch = _LogWatch()
         self._retry: asyncio.TimerHandle | None = None
 
     @property
@@ -346,8 +393,57 @@ class Server:
         """Why the engine could not go on; None while it can."""
         return None if self._control is None else self._control.failure
 
+    def readiness(self) -> list[str]:
+        """Return why no new client should be sent here, a line a reason; empty where all is well."""
+        if self._control is None:
+            return ["starting"]
+        reasons = ["draining"] if self.draining else []
+        if self.failure is not None:
+            reasons.append(f"the engine cannot go on: {self.failure}")
+        if error := self._log_watch.error(self._engine.stats()):
+            reasons.append(f"the log cannot be written: {error}")
+        if self._engine.overloaded():
+            reasons.append("commands wait for the engine above limits.commands_waiting_bytes_max")
+        return reasons
+
+    @property
+    def draining(self) -> bool:
+        """Whether the end was asked for."""
+        return self._ended.is_set()
+
+    def reread(self, load: Callable[[], Settings] | None) -> None:
+        """Take over what a running server can from the configuration as it is now; the log says what it cannot.
+
+        Args:
+            load: reads it; a ConfigError changes nothing. None where the settings were given by a program.
+        """
+        if load is None:
+            log.warning("SIGHUP: the settings were given by the program; there is nothing to read again")
+            return
+        try:
+            settings = load()
+        except ConfigError as error:
+            log.error("SIGHUP: nothing changed: %s", error)
+            return
+        changed = differing(self.settings, settings)
+        taken = [path for path in changed if path in REREAD]
+        left = [path for path in changed if path not in REREAD]
+        logs.adjust(settings.log)
+        if taken:
+            log.info("SIGHUP: took over %s", ", ".join(taken))
+        if left:
+            log.warning("SIGHUP: %s changed; restart the server for that", ", ".join(left))
+        if not changed:
+            log.info("SIGHUP: nothing changed")
+        sections: dict[str, Any] = {}
+        for path in taken:
+            section, _, name = path.partition(".")
+            before = sections.get(section, getattr(self.settings, section))
+            sections[section] = replace(before, **{name: getattr(getattr(settings, section), name)})
+        self.settings = replace(self.settings, **sections)
+
     def end(self) -> None:
-        """Ask for the end; `ended` returns."""
+        """Ask for the end; `ended` returns, and `readiness` says so at once."""
         self._ended.set()
 
     async def ended(self) -> None:
@@ -362,6 +458,7 @@ class Server:
             control = Control(self._rules, self.settings, self.keys, self._engine, SystemClock(loop))
             control.on_fatal(lambda _: self.end())
             self._control = control
+            self._drainer = Drain(control, self._engine, self.settings.drain)
             self._app.running(control)
             control.jobs.start()
             loop.add_reader(self._engine.fileno(), self._readable)
@@ -374,7 +471,12 @@ class Server:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self._stack.__aexit__(kind, error, traceback)
+        self.end()
+        try:
+            if self._drainer is not None:
+                await self._drainer.serve_on()
+        finally:
+            await self._stack.__aexit__(kind, error, traceback)
 
     def _readable(self) -> None:
         control = self.control
@@ -392,52 +494,15 @@ class Server:
         asyncio.get_running_loop().add_reader(self._engine.fileno(), self._readable)
 
     async def _drain(self) -> None:
-        """Stop accepting; stop reading; await handlers; commit, publish and acknowledge; close; end."""
-        control, engine = self.control, self._engine
-        grace_s = self.settings.drain.grace_s
-        deadline_s = time.monotonic() + grace_s
-        engine.stop_accepting()
-        await control.draining()
-        engine.stop_reading()
-        await _take_all(control)
-        cancelled = await control.finish(max(0.0, deadline_s - time.monotonic() - grace_s * _STOP_RESERVE))
-        if cancelled:
-            log.warning("%d handlers or tasks were cut off after drain.grace_s=%g", cancelled, grace_s)
-        control.submit()
-        left_ms = max(100, round((deadline_s - time.monotonic()) * 500))
-        if not await asyncio.to_thread(engine.flush_log, left_ms):
-            log.error("the log was not flushed within %d ms; what it had not acknowledged may be lost", left_ms)
-        await _take_all(control)
-        control.submit()
-        await self._delivered(deadline_s - grace_s * _STOP_RESERVE)
-        engine.close_all(CloseCode.SERVICE_RESTART, "server restarting")
-        left_ms = max(100, round((deadline_s - time.monotonic()) * 1000))
-        await asyncio.to_thread(engine.stop, left_ms)
-        await _take_all(control)
-        await control.finish(max(0.0, deadline_s - time.monotonic()))
+        """Carry out, store and tell what was taken, close every connection, let go of the engine."""
+        if self._drainer is not None:
+            await self._drainer.finish()
         loop = asyncio.get_running_loop()
         if self._retry is not None:
             self._retry.cancel()
-        loop.remove_reader(engine.fileno())
+        loop.remove_reader(self._engine.fileno())
         self._app.running(None)
-        await control.close()
-
-    async def _delivered(self, deadline_s: float) -> None:
-        """Give outboxes time to empty, for as long as they do: a close drops what waits in them, the last acks too."""
-        before, changed_s = -1, time.monotonic()
-        while (now_s := time.monotonic()) < deadline_s:
-            queued = sum(self._engine.backlog(session.conn) for session in self.control.connections)
-            if queued == 0 or now_s - changed_s > _STALLED_S:
-                return
-            if queued != before:
-                before, changed_s = queued, now_s
-            await asyncio.sleep(_DELIVERY_POLL_S)
-
-
-async def _take_all(control: Control) -> None:
-    """Take every event that waits, and let the loop go round between batches."""
-    while control.turn():  # noqa: ASYNC110 -- it gives way to the tasks that a batch began
-        await asyncio.sleep(0)
+        await self.control.close()
 
 
 Mount = Callable[[Server], AbstractAsyncContextManager[object]]
@@ -445,15 +510,20 @@ Mount = Callable[[Server], AbstractAsyncContextManager[object]]
 
 
 async def serve(
-    app: Application, settings: Settings, mounts: Iterable[Mount] = (), ready: Callable[[Server], None] | None = None
+    app: Application,
+    settings: Settings,
+    mounts: Iterable[Mount] = (),
+    ready: Callable[[Server], None] | None = None,
+    reread: Callable[[], Settings] | None = None,
 ) -> int:
-    """Serve until SIGTERM or SIGINT, then drain.
+    """Serve until SIGTERM or SIGINT, then drain. A second one ends the process at once, with 128 and its number.
 
     Args:
         app: what is served.
         settings: a loaded configuration.
         mounts: as of `Server`.
         ready: called once everything listens.
+        reread: loads the configuration again, at SIGHUP.
 
     Returns:
         The exit code: 0 after a signal, 1 where the engine could not go on (the log says why).
@@ -461,18 +531,43 @@ async def serve(
     Raises:
         ConfigError, EngineError: as `Server`, before anything listens.
     """
-    loop = asyncio.get_running_loop()
     server = Server(app, settings, mounts)
     # Before anything listens: whoever sees the port open may already ask for the end.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, server.end)
-    try:
+    with _signals(server, reread):
         async with server:
             if ready is not None:
                 ready(server)
             await server.ended()
             log.info("draining: at most %g s", settings.drain.grace_s)
-    finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
     return 0 if server.failure is None else 1
+
+
+@contextlib.contextmanager
+def _signals(server: Server, reread: Callable[[], Settings] | None) -> Iterator[None]:
+    """Let signals reach the server for the time of the block.
+
+    The interpreter's own handlers and not the loop's: the second signal must end a process whose loop is held by a
+    handler, too.
+    """
+    loop = asyncio.get_running_loop()
+    asked = False
+
+    def ask(number: int, _: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            os.write(2, f"realtime: {signal.Signals(number).name} again: ending at once\n".encode())
+            # The log is safe at any moment, as after a kill.
+            os._exit(_SIGNALLED + number)
+        asked = True
+        loop.call_soon_threadsafe(server.end)
+
+    def again(_: int, __: FrameType | None) -> None:
+        loop.call_soon_threadsafe(server.reread, reread)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    before[signal.SIGHUP] = signal.signal(signal.SIGHUP, again)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

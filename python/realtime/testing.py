@@ -431,11 +431,12 @@ class TestApp:
 
     async def _end(self) -> None:
         control = self.control
+        self.engine.announce_drain(round(self.settings.drain.window_s * 1000))
         await control.draining()
         await self.settle()
         await control.finish(self.settings.drain.grace_s)
-        for session in control.connections:
-            session.close(CloseCode.SERVICE_RESTART, "server restarting")
+        await self.settle()
+        self.engine.close_all(CloseCode.SERVICE_RESTART, "server restarting")
         await self.settle()
         for peer in self._peers:
             peer.drop()

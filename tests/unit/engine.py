@@ -9,14 +9,21 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
+import pytest
 
 from realtime import Realtime, _engine
 from realtime.clock import ManualClock
 from realtime.config import Keys, Settings
+from realtime.logs import TextLines
 from realtime.server import Control
 
 STAMP: Final = "1970-01-01T00:16:40.000Z"
 """What the clock of a `Half` shows."""
+
+
+def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What was logged, as it is written for people, without the time."""
+    return [TextLines().format(record).partition(" ")[2] for record in caplog.records]
 
 
 class RecordingEngine:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from realtime import Grant, Identity, Realtime, Refused, Session, UpgradeRequest, _engine
-from tests.unit.engine import Half, decoded, error
+from tests.unit.engine import Half, decoded, error, lines
 
 # Rights.
 
@@ -263,7 +263,7 @@ async def test_every_hook_runs_though_one_fails(caplog: pytest.LogCaptureFixture
     half.open(1)
     await half.settle()
     assert seen == ["second", "third"]
-    assert caplog.text.count("failed; session s1 of user 'alice'") == 2
+    assert "\n".join(lines(caplog)).count('failed session="s1" user="alice"') == 2
 
 
 async def test_drain_hooks_are_awaited() -> None:

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from realtime import Publication, Publishing, Realtime, Refused, Session, _engine
 from realtime.config import HandlerSettings, Settings
-from tests.unit.engine import Half, ack, decoded, error
+from tests.unit.engine import Half, ack, decoded, error, lines
 
 QUICK = Settings(handlers=HandlerSettings(timeout_s=2, slow_ms=5, threads=2))
 
@@ -105,7 +105,7 @@ async def test_what_a_handler_raises_is_an_error_event(runs: str, caplog: pytest
         error("internal", "Internal error", retryable=True, id=None),
     ]
     assert half.credits(1) == 2
-    assert "handler of 'vote' failed; session s1 of user 'alice'" in caplog.text
+    assert """handler of 'vote' failed session="s1" user="alice" type="vote\"""" in lines(caplog)[0]
     assert "the secret of alice" in caplog.text
 
 
@@ -212,7 +212,7 @@ async def test_a_command_that_takes_too_long_answers_timeout_and_the_next_runs(
     assert frames[0]["data"] == {"message": "Timed out", "code": "timeout", "retryable": True}
     assert frames[1]["data"] == "ran"
     assert half.credits(1) == 2
-    assert "handler of 'slow' took longer than 2 s; session s1" in caplog.text
+    assert """handler of 'slow' took longer than 2 s session="s1" user="alice" type="slow\"""" in lines(caplog)[0]
 
 
 async def test_a_handler_that_is_quick_leaves_no_timer() -> None:

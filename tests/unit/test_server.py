@@ -227,7 +227,8 @@ async def test_the_drain_loses_nothing_by_its_order(engines: list[Socketless]) -
         engine.events = [(_engine.MESSAGE, 1, 0, b"2", None, 0)]
     names = [call[0] for call in engine.calls]
     assert order == ["draining"]
-    assert names == ["stop_accepting", "stop_reading", "send_text", "send_text", "flush_log", "close_all", "stop"]
+    assert names[:2] == ["stop_accepting", "announce_drain"]
+    assert names[2:] == ["send_text", "stop_reading", "send_text", "flush_log", "close_all", "stop"]
     assert engine.named("close_all") == [(1012, "server restarting")]
     assert not hasattr(app, "_control") or app._control is None
 
@@ -278,7 +279,7 @@ async def test_a_signal_ends_the_server_with_code_0_and_a_fatal_event_with_1(eng
     assert await serve(Realtime(), QUICK, ready=fail) == 1
 
 
-async def test_mounts_are_left_before_the_drain(engines: list[Socketless]) -> None:
+async def test_mounts_are_left_once_everybody_was_told_and_before_reading_stops(engines: list[Socketless]) -> None:
     order = list[Any]()
 
     @contextlib.asynccontextmanager
@@ -289,7 +290,7 @@ async def test_mounts_are_left_before_the_drain(engines: list[Socketless]) -> No
 
     async with Server(Realtime(), QUICK, [mount]):
         pass
-    assert order == [4711, ["start"]]
+    assert order == [4711, ["start", "stop_accepting", "announce_drain"]]
 
 
 async def test_an_app_is_served_inside_of_another_by_its_lifespan(engines: list[Socketless]) -> None:

@@ -88,7 +88,7 @@ def serve(
     if reload:
         arguments = [argument for argument in sys.argv[1:] if argument != "--reload"]
         raise typer.Exit(reloading.supervise([sys.executable, "-m", "realtime", *arguments], watched(target)))
-    raise typer.Exit(run(load_app(target), settings))
+    raise typer.Exit(run(load_app(target), settings, lambda: load(config, sets or ())))
 
 
 @app.command()

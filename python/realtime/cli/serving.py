@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from importlib import metadata
 from pathlib import Path
 
+from realtime import logs
 from realtime.api.http import Edge, application
 from realtime.api.listener import HttpListener
 from realtime.api.mounts import ASIDE, Mounts
@@ -35,16 +36,20 @@ else:
 _log = logging.getLogger("realtime")
 
 
-def run(app: Realtime, settings: Settings) -> int:
-    """Serve until SIGTERM or SIGINT; return the exit code."""
-    logging.basicConfig(
-        level=settings.log.level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
+def run(app: Realtime, settings: Settings, reread: Callable[[], Settings] | None = None) -> int:
+    """Serve until SIGTERM or SIGINT, with `reread` at SIGHUP; return the exit code."""
+    with logs.written(settings.log):
+        return _run(app, settings, reread)
+
+
+def _run(app: Realtime, settings: Settings, reread: Callable[[], Settings] | None) -> int:
     # Its port is tried before anything starts, so that one in use refuses the start and not a running server.
     side = _HttpSide(settings) if settings.api.enabled else None
     mounts = [] if side is None else [side.mounted]
     with asyncio.Runner(loop_factory=_new_event_loop) as runner:
-        code = runner.run(serve(app, settings, mounts, lambda server: _announce(server, side.port if side else None)))
+        code = runner.run(
+            serve(app, settings, mounts, lambda server: _announce(server, side.port if side else None), reread)
+        )
     return 1 if side is not None and side.failed else code
 
 
@@ -62,7 +67,7 @@ class _HttpSide:
         Raises:
             ConfigError: it cannot be listened on.
         """
-        stop_timeout_s = min(2.0, settings.drain.grace_s / 4)
+        stop_timeout_s = settings.drain.grace_s / 2
         self._listener = HttpListener(settings.api.host, settings.api.port, stop_timeout_s=stop_timeout_s)
         self._settings = settings
         self._serving = False

@@ -8,6 +8,7 @@ own machine only. docs/reference/configuration.md is written from the same Struc
 Called by `cli` (with the command line), by `app.run()` and by the lifespan (without one).
 """
 
+from realtime.config.keys import differing
 from realtime.config.secret import Keys, is_loopback, keys_of
 from realtime.config.settings import (
     ApiSettings,
@@ -39,6 +40,7 @@ __all__ = [
     "ServerSettings",
     "Settings",
     "TypingSettings",
+    "differing",
     "is_loopback",
     "keys_of",
     "load",

@@ -150,3 +150,15 @@ def _declared(owner: type[Section], section: str) -> Iterator[Key]:
 
 ALL: dict[str, Key] = {key.path: key for key in _declared(Settings, "")}
 SECTIONS: tuple[str, ...] = tuple(dict.fromkeys(key.section for key in ALL.values() if key.section))
+
+
+def differing(one: Settings, other: Settings) -> list[str]:
+    """Return the keys in which two configurations differ, as `--set` names them."""
+    return [path for path in ALL if value_of(one, path) != value_of(other, path)]
+
+
+def value_of(settings: Settings, path: str) -> object:
+    """Return the value of the key `path`."""
+    section, _, name = path.rpartition(".")
+    value: object = getattr(getattr(settings, section) if section else settings, name)
+    return value

@@ -322,6 +322,15 @@ class LogSettings(Section, frozen=True):
     level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="The least level that is written.")
     ] = "info"
+    format: Annotated[
+        Literal["text", "json"], Meta(description="Lines for people, or one JSON object a line for programs.")
+    ] = "text"
+    connections_per_s: Annotated[
+        Count,
+        Meta(
+            description="Lines a second about single connections that open, close or are refused; others are counted."
+        ),
+    ] = 100
 
 
 class DrainSettings(Section, frozen=True):
@@ -330,6 +339,23 @@ class DrainSettings(Section, frozen=True):
     grace_s: Annotated[
         float, Meta(ge=0.1, le=3600, description="Seconds from SIGTERM or SIGINT to the end of the process.")
     ] = 10.0
+    notice_s: Annotated[
+        Duration,
+        Meta(
+            description="Seconds that all is served on after clients and `/ready` were told, if anybody is connected; "
+            "for load balancers. Part of `grace_s`."
+        ),
+    ] = 0.0
+    window_s: Annotated[
+        Duration, Meta(description="Seconds over which clients are told to come back, each at its own time.")
+    ] = 5.0
+    successor: Annotated[
+        bool,
+        Meta(
+            description="Whether another node takes the clients: connections then end one by one over `window_s`, "
+            "which is part of `grace_s`."
+        ),
+    ] = False
 
 
 class Settings(Section, frozen=True):

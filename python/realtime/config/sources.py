@@ -170,6 +170,11 @@ def _check_together(settings: Settings) -> None:
             raise ConfigError(f"limits.{smaller} = {low} is above limits.{larger} = {high}; raise the second")
     if settings.api.enabled and settings.server.port == settings.api.port != 0:
         raise ConfigError(f"server.port and api.port are both {settings.api.port}; set WS_PORT or API_PORT to another")
+    drain = settings.drain
+    spent_s = drain.notice_s + (drain.window_s if drain.successor else 0)
+    if spent_s >= drain.grace_s:
+        what = "drain.notice_s and drain.window_s" if drain.successor else "drain.notice_s"
+        raise ConfigError(f"drain.grace_s = {drain.grace_s:g} does not outlast {what} = {spent_s:g}; raise the first")
     if settings.api.url is not None:
         _check_api(settings, settings.api.url)
 
