@@ -167,8 +167,18 @@ def name_slow(what: str, took_s: float, cure: str = "make it async, or thread=Tr
 
     Called by whoever looks at the clock around functions of an author's: a plain one that is slow delays every session.
     """
+    global _named_s  # noqa: PLW0603 -- one loop, one log
+    _named_s = time.monotonic()
     told = facts("slow", what=what, took_s=round(took_s, 3))
     log.warning("%s held the event loop for %d ms; %s", what, took_s * 1000, cure, extra=told)
+
+
+def named_within(seconds: float) -> bool:
+    """Whether `name_slow` named something within the last seconds."""
+    return time.monotonic() - _named_s < seconds
+
+
+_named_s = -1e9
 
 
 class ConnectionLines:

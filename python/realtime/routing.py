@@ -36,6 +36,7 @@ from realtime.logs import facts, name_slow
 from realtime.messages import INVALID, ErrorData, ack_frame, error_frame, error_path
 from realtime.middleware import around
 from realtime.rules import Handler, Hook, Route, Rules
+from realtime.steps import timed
 
 log = logging.getLogger("realtime")
 
@@ -277,7 +278,8 @@ class Router:
         if route.runs == "thread":
             await self._answer_later(session, route, id, self.in_thread(route.handler, arguments))
         else:
-            await self._answer_later(session, route, id, route.handler(*arguments))
+            result = timed(route.handler(*arguments), f"handler of {route.type!r}", self._slow_s)
+            await self._answer_later(session, route, id, result)
 
     async def _answer_later(self, session: Session, route: Route, id: bytes | None, result: Awaitable[Any]) -> None:
         conn = session.conn
@@ -314,7 +316,8 @@ class Router:
             self._fail_raw(session, error)
             result = None
         if inspect.isawaitable(result):
-            return self._raw_later(session, result)
+            path = self._rules.endpoints[session.endpoint].path
+            return self._raw_later(session, timed(result, f"handler of {path!r}", self._slow_s))
         self._connections.done(conn)
         if (took_s := time.perf_counter() - started_s) > self._slow_s:
             name_slow(f"handler of {self._rules.endpoints[session.endpoint].path!r}", took_s)
