@@ -46,6 +46,8 @@ pub(crate) mod flag {
     pub(crate) const REPLAYS: u16 = 1 << 7;
     /// The peer broke the protocol: what it sends is no longer parsed.
     pub(crate) const BROKEN: u16 = 1 << 8;
+    /// The kernel has not had the whole 101 and first frame yet.
+    pub(crate) const FRESH: u16 = 1 << 9;
 }
 
 /// The credit of a command that the hub runs itself, on its way to a channel or the log and back.

@@ -429,6 +429,7 @@ impl ShardCore {
 
     /// Everything queued is with the kernel.
     fn sent_all(&mut self, slot: usize) {
+        self.conns[slot].clear(flag::FRESH);
         if self.conns[slot].has(flag::REPLAYS) {
             self.pump_replays(slot);
         }
@@ -485,6 +486,10 @@ impl ShardCore {
                 // No 101 was sent: a Close frame would be noise.
                 self.conns[slot].close_code = code;
                 return self.end(slot);
+            }
+            // Without its 101 the client could not read our Close.
+            Phase::Open | Phase::Finishing if self.conns[slot].has(flag::FRESH) => {
+                return self.say_close(slot, code, reason);
             }
             Phase::Open | Phase::Finishing => {}
         }

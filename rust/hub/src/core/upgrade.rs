@@ -209,7 +209,7 @@ impl ShardCore {
             opened_ms: self.now.mono_ms,
             seat,
         }));
-        conn.set(flag::ANNOUNCED);
+        conn.set(flag::ANNOUNCED | flag::FRESH);
         if answer.version_1 {
             conn.set(flag::VERSION_1);
         }
