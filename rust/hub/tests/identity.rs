@@ -5,10 +5,11 @@ mod world;
 use jsonwebtoken::{EncodingKey, Header, encode};
 use proptest::prelude::{Just, Strategy, prop_oneof, proptest};
 use proptest::test_runner::Config;
-use realtime_hub::{Admitted, Command, ConnId, Event};
+use realtime_hub::{Admitted, Command, ConnId, Event, Hub, Now};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
-use std::sync::Barrier;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Barrier, Mutex};
 use world::{Got, SECRET, Store, World, admitted, options};
 
 const HOUR_S: u64 = 3_600;
@@ -423,8 +424,7 @@ fn nobody_slips_in_while_a_revocation_is_on_its_way() {
                 });
             }
             start.wait();
-            let revoke = Command::Revoke { user: Some("ann".into()), token_id: None, before_s: None, close: true };
-            hub.submit(vec![revoke], now, &mut Vec::new());
+            revoke_only(&hub, now);
         });
         world.run();
         for client in clients {
@@ -433,6 +433,34 @@ fn nobody_slips_in_while_a_revocation_is_on_its_way() {
             assert!(is_refused || got.iter().any(|got| matches!(got, Got::Close(..))), "round {round}: {got:?}");
         }
     }
+}
+
+#[test]
+fn a_shard_that_has_heard_of_a_revocation_lets_nobody_in_by_it() {
+    let mut world = World::new(1);
+    let target = format!("/ws?token={}", token(&world, "ann", &json!({})));
+    let client = world.socket(0);
+    let (conn, now) = (world.clients[client].conn, world.now);
+    let shard = Arc::new(Mutex::new(world.shards.pop().unwrap()));
+    let runs = Arc::clone(&shard);
+    // The shard runs at the earliest moment there is: while the submitting thread still wakes it.
+    world.hub.inbox(0).set_waker(Box::new(move || {
+        let mut shard = runs.lock().unwrap();
+        shard.run_inbox(now);
+        shard.bytes_in(conn, &mut request(&target, ""), now);
+    }));
+    assert!(world.hub.inbox(0).may_sleep());
+    revoke_only(&world.hub, now);
+    let mut events = Vec::new();
+    shard.lock().unwrap().take_events(&mut events);
+    assert_eq!(events, []);
+    assert_eq!(world.hub.counters().refused.load(Ordering::Relaxed), 1);
+}
+
+/// Submits the revocation of ann and lets nothing else run.
+fn revoke_only(hub: &Hub, now: Now) {
+    let revoke = Command::Revoke { user: Some("ann".into()), token_id: None, before_s: None, close: true };
+    hub.submit(vec![revoke], now, &mut Vec::new());
 }
 
 #[test]
