@@ -12,6 +12,7 @@ use spki::SubjectPublicKeyInfoRef;
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 const RSA: &str = include_str!("keys/rsa.public.pem");
+const OTHER_RSA: &str = include_str!("keys/other_rsa.public.pem");
 const P256: &str = include_str!("keys/p256.public.pem");
 const P384: &str = include_str!("keys/p384.public.pem");
 const ED25519: &str = include_str!("keys/ed25519.public.pem");
@@ -274,6 +275,24 @@ fn a_kid_chooses_among_keys_and_is_nothing_else() {
     {
         assert!(!kid("RS256", Some(text)), "{text}");
     }
+}
+
+#[test]
+fn a_token_without_a_kid_is_tried_with_eight_public_keys_and_every_secret() {
+    let with = |first: Value, count: usize, last: Value| {
+        let mut keys = vec![first; count];
+        keys.push(last);
+        check(&json!({"keys": keys}))
+    };
+    let (other, ours) = (json!({"algorithm": "RS256", "key": OTHER_RSA}), json!({"algorithm": "RS256", "key": RSA}));
+    assert!(with(other.clone(), 7, ours.clone()).check(&token("RS256"), 0).is_ok());
+    assert!(with(other.clone(), 8, ours).check(&token("RS256"), 0).is_err());
+    let named = json!({"algorithm": "RS256", "key": RSA, "kid": "a"});
+    let mut others = other;
+    others["kid"] = "b".into();
+    assert!(with(others, 63, named).check(&token_by("RS256", Some("a"), &claims()), 0).is_ok());
+    let (secret, ours) = ("another-secret-0123456789abcdef0", json!({"algorithm": "HS256", "key": SECRET}));
+    assert!(with(json!({"algorithm": "HS256", "key": secret}), 63, ours).check(&token("HS256"), 0).is_ok());
 }
 
 #[test]
