@@ -24,6 +24,7 @@ CARRIED: Final[int]
 REFRESH: Final[int]
 RENEWED: Final[int]
 HEARD: Final[int]
+MEMBERS: Final[int]
 
 Event: TypeAlias = tuple[object, ...]
 """One of, by its first item:
@@ -63,6 +64,8 @@ Event: TypeAlias = tuple[object, ...]
 - ``(HEARD, channel: str, frame: bytes)``: an event of a channel that a pattern in ``options["listen"]`` covers, as
   subscribers get it (JSON), once a process and in the channel's order, with subscribers or without. It counts at the
   high-water mark as a command does, but costs no credit.
+- ``(MEMBERS, ticket: int, conns: list[int], parts: int)``: a part of what ``members_of`` asked
+  for; `parts` of them come, in any order.
 - ``(FATAL, message: str)``: the engine cannot go on; end the process with this line.
 """
 
@@ -222,6 +225,9 @@ class Commands:
 
     def history(self, channel: str, after: int | None, limit: int) -> int:
         """Ask for events with offset > `after` (None: the last `limit`); a HISTORY event with the ticket follows."""
+
+    def members_of(self, channel: str) -> int:
+        """Ask who is subscribed to the channel; MEMBERS events with the ticket follow, with at most 10,000 a shard."""
 
     def done(self, conn: int, n: int = 1) -> None:
         """Give credits back: reading from the connection stops at 64 commands under way and goes on at 32."""

@@ -36,6 +36,7 @@ _KNOWN_CHANNELS_MAX: Final = 8192
 _ROOM_POLL_S: Final = 0.002
 _HISTORY_MAX: Final = 1000
 _REQUEST_CHARS_MAX: Final = 128
+_CONVERSATION: Final = "conversation:"
 
 
 class Publication(Struct, frozen=True):
@@ -121,6 +122,11 @@ class Publishing:
         """Whether it is known that it was not stored."""
         return self._failure is not None
 
+    def expect(self) -> None:
+        """Say that somebody will look at the outcome later, though nobody waits yet: a failure is then not logged."""
+        if not self._settled:
+            self._waiters.append(_nothing)
+
     def settle(self, publication: Publication | None, failure: str | None) -> None:
         """Take the outcome and wake who waits; `broadcaster` alone calls this."""
         self._publication = publication
@@ -162,9 +168,21 @@ def _checked_json(data: bytes) -> bytes:
     return data
 
 
+def _nothing() -> None:
+    """What is woken by `settle` where somebody will look later."""
+
+
 def _set(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
+
+
+class _Asked(Struct):
+    """A question about a channel's members, and what came of the answer, which has a part from each shard."""
+
+    future: asyncio.Future[list[int]]
+    conns: list[int]
+    parts: int = 0
 
 
 class Policy(Struct, frozen=True, kw_only=True):
@@ -205,6 +223,7 @@ class Broadcaster:
         self._lock = threading.Lock()
         self._waiting: dict[int, Publishing] = {}
         self._reading: dict[int, asyncio.Future[History]] = {}
+        self._asking: dict[int, _Asked] = {}
         self._durable: dict[str, bool] = {}
 
     def is_loop_thread(self) -> bool:
@@ -213,8 +232,8 @@ class Broadcaster:
 
     @property
     def waiting(self) -> int:
-        """How many durable publishes and readings of a past have no outcome yet."""
-        return len(self._waiting) + len(self._reading)
+        """How many durable publishes and questions to the engine have no outcome yet."""
+        return len(self._waiting) + len(self._reading) + len(self._asking)
 
     # Channels.
 
@@ -383,9 +402,32 @@ class Broadcaster:
         else:
             future.set_result(History([Raw(frame) for frame in events], offset, epoch))
 
+    async def members_of(self, channel: str) -> list[int]:
+        """Return who is subscribed to a channel, by connection; at most 10,000 of each shard. On the loop's thread."""
+        ticket = self._commands.members_of(channel)
+        future: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
+        self._asking[ticket] = _Asked(future, [])
+        self._wake()
+        try:
+            return await future
+        finally:
+            self._asking.pop(ticket, None)
+
+    def told(self, event: tuple[Any, ...]) -> None:
+        """Take a MEMBERS event: one shard's part of what `members_of` waits for."""
+        _, ticket, conns, parts = event
+        asked = self._asking.get(ticket)
+        if asked is None:
+            return
+        asked.conns += conns
+        asked.parts += 1
+        if asked.parts == parts and not asked.future.done():
+            asked.future.set_result(asked.conns)
+
     def abandon(self) -> None:
         """Fail whatever has no outcome at the end: nobody can tell any more whether it was stored."""
-        for future in self._reading.values():
+        asked: list[asyncio.Future[Any]] = [asked.future for asked in self._asking.values()]
+        for future in (*self._reading.values(), *asked):
             if not future.done():
                 future.set_exception(Refused("unavailable", "The server has ended"))
         for publishing in list(self._waiting.values()):
@@ -399,9 +441,9 @@ class Broadcaster:
 
     # Peers.
 
-    def to_all(self, type: str, data: object, *, user: str | None = None) -> None:
+    def to_all(self, type: str, data: object, *, user: str | None = None, request: str | None = None) -> None:
         """Send an event to every session of the JSON endpoints. Volatile."""
-        self._commands.send_all(self._frame(type, data, user))
+        self._commands.send_all(self._frame(type, data, user, request))
         self._wake()
 
     def to_channel(self, channel: str, event: str, data: object, *, user: str | None = None) -> Publishing:
@@ -413,15 +455,26 @@ class Broadcaster:
         self._commands.publish_union(list(channels), self._frame(type, data, user))
         self._wake()
 
+    def to_members(
+        self, channel: str, type: str, data: object, *, user: str | None = None, request: str | None = None
+    ) -> None:
+        """Send an event to the members of a channel as they are now. Volatile, also where the channel is durable."""
+        event = self._event(type, data, user, request)
+        event.channel = channel
+        if channel.startswith(_CONVERSATION):
+            event.conversation_id = channel.removeprefix(_CONVERSATION)
+        self._commands.publish_union([channel], encode(event))
+        self._wake()
+
     def to_conversation(self, conversation_id: str, event: str, data: object, *, user: str | None = None) -> Publishing:
         """Publish an event to `conversation:{conversation_id}`."""
         return self.publish(f"conversation:{conversation_id}", event, data, user=user)
 
-    def to_user(self, user: str, type: str, data: object) -> int:
+    def to_user(self, user: str, type: str, data: object, *, request: str | None = None) -> int:
         """Send an event to every session of a user. Volatile. Returns to how many."""
         sessions = self._connections.by_user(user)
         if sessions:
-            self._connections.send_many(sessions, self._frame(type, data, None))
+            self._connections.send_many(sessions, self._frame(type, data, None, request))
         return len(sessions)
 
     def to_session(self, session: "Session", type: str, data: object) -> None:
@@ -444,12 +497,8 @@ class Broadcaster:
 
         Volatile, though the channel is durable: it goes to the members as they are now and is stored nowhere.
         """
-        channel = f"conversation:{conversation_id}"
         data = {"userId": user, "isTyping": is_typing}
-        stamp = self._clock.timestamp()
-        event = Event("typing_indicator", data, stamp, conversation_id=conversation_id, user_id=user, channel=channel)
-        self._commands.publish_union([channel], encode(event))
-        self._wake()
+        self.to_members(f"{_CONVERSATION}{conversation_id}", "typing_indicator", data, user=user)
 
     def user_presence(self, user: str, status: str, channels: Sequence[str] | None = None) -> None:
         """Tell that a user came or went: to everybody, or to the members of `channels` and the user's own sessions."""
@@ -475,8 +524,13 @@ class Broadcaster:
         self.to_user(owner, "file_processing_update", data)
         return self.publish(f"file:{file_id}", "file_processing_update", data, key=file_id)
 
-    def _frame(self, type: str, data: object, user: str | None) -> bytes:
+    def _frame(self, type: str, data: object, user: str | None, request: str | None = None) -> bytes:
+        return encode(self._event(type, data, user, request))
+
+    def _event(self, type: str, data: object, user: str | None, request: str | None) -> Event:
         event = Event(type, data, self._clock.timestamp())
         if user is not None:
             event.user_id = user
-        return encode(event)
+        if request is not None:
+            event.request_id = request
+        return event

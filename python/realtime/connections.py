@@ -213,6 +213,12 @@ class Connections(Collection[Session]):
         self._commands.send_many([session.conn for session in sessions], frame)
         self.wake()
 
+    def take_out(self, sessions: Iterable[Session], channel: str) -> None:
+        """Take the subscription to a channel away from those sessions that have it; their clients are told."""
+        for session in sessions:
+            self._commands.unsubscribe(session.conn, channel, "forbidden", False)
+        self.wake()
+
     def close(self, conn: int, code: int, reason: str = "") -> None:
         """Close one connection."""
         self._commands.close(conn, code, reason)

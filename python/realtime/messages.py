@@ -60,6 +60,7 @@ class Event(Struct, omit_defaults=True, rename="camel", gc=False):
     conversation_id: str | UnsetType = UNSET
     user_id: str | UnsetType = UNSET
     channel: str | UnsetType = UNSET
+    request_id: str | UnsetType = UNSET
     id: Raw | UnsetType = UNSET
 
 

@@ -121,6 +121,7 @@ class Control:
             _engine.PUBLISHED: self.broadcaster.published,
             _engine.HISTORY: self.broadcaster.read,
             _engine.HEARD: self.listeners.heard,
+            _engine.MEMBERS: self.broadcaster.told,
             _engine.FATAL: self._fail,
         }
 

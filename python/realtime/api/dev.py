@@ -6,24 +6,21 @@ is localhost, 127.0.0.1 or [::1] (a page on another name that resolves to this m
 has passed the request on, and a browser says that the page which asks is this one.
 """
 
-import re
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any
 
 import msgspec
 from litestar import Request, Router, get, post
 from litestar.connection import ASGIConnection
-from litestar.exceptions import NotFoundException, PermissionDeniedException, ValidationException
+from litestar.exceptions import NotFoundException, ValidationException
 from litestar.handlers import BaseRouteHandler
 
+from realtime.api.local import local_only
 from realtime.api.tokens import token_for
 from realtime.config import AuthSettings, Keys
 
 TOKEN_TTL_S = 12 * 3600
 USERS_MAX = 500
-
-_LOCAL_HOST = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?", re.IGNORECASE)
-_PASSED_ON = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
 
 
 class TokenRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -49,19 +46,6 @@ class People(msgspec.Struct):
     """Who is online, at most `USERS_MAX` of them."""
 
     users: list[str]
-
-
-def local_only(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
-    """Refuse what does not come from a page or a program of this machine that means this server."""
-    headers = connection.headers
-    host = headers.get("host", "")
-    if not _LOCAL_HOST.fullmatch(host):
-        raise PermissionDeniedException("only for a Host of localhost, 127.0.0.1 or [::1]")
-    if any(name in headers for name in _PASSED_ON):
-        raise PermissionDeniedException("not through a proxy")
-    origin = headers.get("origin")
-    if origin is not None and origin.lower() != f"http://{host.lower()}":
-        raise PermissionDeniedException("only for pages of this server")
 
 
 def routes(auth: AuthSettings, keys: Keys, url: str, users: Callable[[], Iterable[str]]) -> Router:

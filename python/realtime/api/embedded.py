@@ -11,7 +11,9 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from realtime.api.answers import answer, problem
-from realtime.api.http import Edge, application
+from realtime.api.edge import Edge
+from realtime.api.http import application
+from realtime.api.requests import Requests
 from realtime.server import Server
 
 _PASSED_ON: Final = (
@@ -64,8 +66,11 @@ class Embedded:
 def _application(server: Server) -> Any:
     host = server.settings.server.host
     edge = Edge(
+        settings=server.settings,
+        keys=server.keys,
+        control=server.control,
         url=f"ws://{f'[{host}]' if ':' in host and not host.startswith('[') else host}:{server.port}/ws",
-        users=lambda: sorted({session.user for session in server.control.connections if session.user}),
-        healthy=lambda: server.failure is None,
+        is_draining=lambda: server.draining or server.failure is not None,
+        not_ready=server.readiness,
     )
-    return application(server.settings, server.keys, edge)
+    return Requests(application(edge), edge)

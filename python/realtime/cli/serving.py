@@ -14,9 +14,11 @@ from importlib import metadata
 from pathlib import Path
 
 from realtime import logs
-from realtime.api.http import Edge, application
+from realtime.api.edge import Edge
+from realtime.api.http import application
 from realtime.api.listener import HttpListener
 from realtime.api.mounts import ASIDE, Mounts
+from realtime.api.requests import Requests
 from realtime.api.tokens import token_for
 from realtime.app import Realtime
 from realtime.config import Settings, is_loopback
@@ -70,7 +72,6 @@ class _HttpSide:
         stop_timeout_s = settings.drain.grace_s / 2
         self._listener = HttpListener(settings.api.host, settings.api.port, stop_timeout_s=stop_timeout_s)
         self._settings = settings
-        self._serving = False
         self.port = self._listener.port
         self.failed = False
 
@@ -78,20 +79,21 @@ class _HttpSide:
     async def mounted(self, server: Server) -> AsyncIterator[None]:
         """Listen for the time of the block."""
         edge = Edge(
+            settings=self._settings,
+            keys=server.keys,
+            control=server.control,
             url=_ws_url(server),
-            users=lambda: sorted({session.user for session in server.control.connections if session.user}),
-            healthy=lambda: self._serving and server.failure is None,
+            is_draining=lambda: server.draining or server.failure is not None,
+            not_ready=server.readiness,
         )
         listener = self._listener
-        mounts = Mounts(application(self._settings, server.keys, edge), server.control.rules.mounts)
+        mounts = Mounts(application(edge), server.control.rules.mounts)
         async with mounts.running():
-            await listener.start(mounts)
-            self._serving = True
+            await listener.start(Requests(mounts, edge))
             watch = asyncio.create_task(self._watch(listener, server), name="http watch")
             try:
                 yield
             finally:
-                self._serving = False
                 watch.cancel()
                 await listener.stop()
 

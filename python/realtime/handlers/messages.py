@@ -12,7 +12,8 @@ from typing import Annotated, Any, Final
 from msgspec import Meta, Raw, Struct
 
 from realtime import Publishing, Realtime, Refused, Session
-from realtime.messages import INVALID, new_id
+from realtime.conversations import compose, post
+from realtime.messages import INVALID
 from realtime.upstream import FAILED, Outgoing
 
 REQUIRED: Final = "ConversationId and content are required"
@@ -27,19 +28,6 @@ class SendMessage(Struct, rename="camel", gc=False):
     content: str | None = None
     metadata: dict[str, Raw] | None = None
     client_message_id: Annotated[str, Meta(max_length=64)] | None = None
-
-
-class Message(Struct, kw_only=True, rename="camel", omit_defaults=True, gc=False):
-    """A message as it is stored; the engine adds `number`."""
-
-    id: str
-    conversation_id: str
-    user_id: str
-    role: str
-    content: str
-    metadata: dict[str, Any]
-    client_message_id: str | None = None
-    created_at: str
 
 
 class Messages:
@@ -70,26 +58,17 @@ class Messages:
             PublishFailed: the message is too large; the command is answered with `FAILED`.
         """
         conversation_id, content = _required(message)
-        clock = self._app.clock
-        stored = Message(
-            id=new_id(clock.now_ms()),
+        app = self._app
+        stored = compose(
+            app.clock,
             conversation_id=conversation_id,
-            user_id=session.user,
-            role="user",
+            user=session.user,
             content=content,
             metadata=_metadata(message),
-            client_message_id=message.client_message_id or None,
-            created_at=clock.timestamp(),
+            client_message_id=message.client_message_id,
         )
         try:
-            return self._app.publish(
-                f"conversation:{conversation_id}",
-                "new_message",
-                stored,
-                user=session.user,
-                dedupe=stored.client_message_id,
-                number=True,
-            )
+            return post(app.broadcaster, stored)
         except ValueError as error:
             raise Refused("invalid_message", INVALID, path="data.conversationId") from error
 

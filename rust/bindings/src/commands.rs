@@ -238,6 +238,13 @@ impl Commands {
         ticket
     }
 
+    fn members_of(&self, channel: &str) -> u64 {
+        let mut buffer = self.buffer();
+        let ticket = buffer.next_ticket();
+        buffer.commands.push(Command::Members { ticket, channel: channel.into() });
+        ticket
+    }
+
     #[pyo3(signature = (conn, n=1))]
     fn done(&self, conn: u64, n: u16) {
         self.push(Command::Done { conn: ConnId::from_u64(conn), count: n });

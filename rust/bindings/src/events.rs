@@ -20,9 +20,10 @@ const CARRIED: u8 = 11;
 const REFRESH: u8 = 12;
 const RENEWED: u8 = 13;
 const HEARD: u8 = 14;
+const MEMBERS: u8 = 15;
 
 /// The kinds by their names; Python keeps one object for each such small number.
-pub(crate) const KINDS: [(&str, u8); 15] = [
+pub(crate) const KINDS: [(&str, u8); 16] = [
     ("OPEN", OPEN),
     ("CLOSE", CLOSE),
     ("MESSAGE", MESSAGE),
@@ -38,6 +39,7 @@ pub(crate) const KINDS: [(&str, u8); 15] = [
     ("REFRESH", REFRESH),
     ("RENEWED", RENEWED),
     ("HEARD", HEARD),
+    ("MEMBERS", MEMBERS),
 ];
 
 /// A list of tuples, in order.
@@ -96,6 +98,10 @@ fn to_tuple(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyTuple>> {
             (HISTORY, ticket, PyList::empty(py), 0u64, "", code).into_pyobject(py)
         }
         Event::Heard { channel, frame } => (HEARD, &*channel, PyBytes::new(py, &frame)).into_pyobject(py),
+        Event::Members { ticket, conns, parts } => {
+            let conns = PyList::new(py, conns.iter().map(|conn| conn.as_u64()))?;
+            (MEMBERS, ticket, conns, parts).into_pyobject(py)
+        }
         Event::Fatal { message } => (FATAL, &*message).into_pyobject(py),
     }
 }

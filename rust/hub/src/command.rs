@@ -38,6 +38,8 @@ pub enum Command {
     PublishUnion { channels: Vec<Arc<str>>, payload: Box<[u8]> },
     /// Ask for events after an offset, or for the last ones.
     History { ticket: u64, channel: Arc<str>, after: Option<u64>, limit: usize },
+    /// Ask who is subscribed to a channel.
+    Members { ticket: u64, channel: Arc<str> },
     /// Credits come back.
     Done { conn: ConnId, count: u16 },
 }

@@ -60,6 +60,8 @@ pub enum Event {
     History { ticket: u64, outcome: Result<HistoryPage, &'static str> },
     /// An event of a channel that a pattern of the option `listen` covers, as its subscribers get it.
     Heard { channel: Arc<str>, frame: Box<[u8]> },
+    /// A part of the answer to [`crate::Command::Members`]: one of `parts`, which come in any order.
+    Members { ticket: u64, conns: Vec<ConnId>, parts: usize },
     /// The engine cannot go on.
     Fatal { message: Box<str> },
 }

@@ -142,6 +142,10 @@ impl Hub {
         most > 0 && self.connections() >= most
     }
 
+    pub(crate) fn shards(&self) -> usize {
+        self.inboxes.len()
+    }
+
     /// Members of a channel, on all shards.
     #[must_use]
     pub fn members(&self, channel: &str) -> usize {
@@ -266,6 +270,10 @@ impl Hub {
                     events,
                 );
             }
+            Command::Members { ticket, channel } => match self.directory.find(&channel) {
+                Some(channel) => self.everywhere(|| ShardMsg::Members { ticket, channel: channel.id }),
+                None => events.push(Event::Members { ticket, conns: Vec::new(), parts: 1 }),
+            },
             Command::Accept { conn, who } => match admitted(who) {
                 Ok(identity) => self.to(conn, ShardMsg::Accept { conn, identity }),
                 Err(_) => self.to(conn, ShardMsg::Reject { conn, status: 401, body: "Unauthorized".into() }),

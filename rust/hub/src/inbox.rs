@@ -38,6 +38,8 @@ pub(crate) enum ShardMsg {
     SendAll { frame: Arc<Prepared> },
     /// One frame to the members of several channels, each connection once.
     SendUnion { channels: Arc<[u64]>, frame: Arc<Prepared> },
+    /// Tell Python which connections of this shard are members.
+    Members { ticket: u64, channel: u64 },
     /// The log from `next` on for a member that replays; None when it could not be read.
     Page { conn: ConnId, channel: Arc<Channel>, next: u64, events: Option<Vec<Arc<Publication>>> },
     /// An upgrade is let in.
@@ -87,7 +89,11 @@ impl ShardMsg {
             | Self::Unsubscribe { conn, .. }
             | Self::Done { conn, .. } => Some(*conn),
             Self::Deliver(_) | Self::SendMany { .. } | Self::SendAll { .. } | Self::SendUnion { .. } => None,
-            Self::AnnounceDrain { .. } | Self::CloseAll { .. } | Self::Revoke(_) | Self::Look => None,
+            Self::Members { .. }
+            | Self::AnnounceDrain { .. }
+            | Self::CloseAll { .. }
+            | Self::Revoke(_)
+            | Self::Look => None,
         }
     }
 }

@@ -1,91 +1,40 @@
 """The HTTP application, asked as a server would: which routes there are, and who may have a token."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from http import HTTPStatus
-from typing import Any
 
 import jwt
-import msgspec
 import pytest
-from litestar import Litestar
 
-from realtime.api.http import Edge, application
-from realtime.config import ApiSettings, AuthSettings, Keys, Settings
-
-SECRET = "s" * 40
-LOCAL = {"host": "127.0.0.1:3001"}
-JSON = {**LOCAL, "content-type": "application/json"}
-
-
-class Answer(msgspec.Struct):
-    """What came back."""
-
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-
-async def ask(
-    app: Litestar, path: str, headers: dict[str, str] = LOCAL, method: str = "GET", body: bytes = b""
-) -> Answer:
-    scope: dict[str, Any] = {
-        "type": "http",
-        "asgi": {"version": "3.0"},
-        "http_version": "1.1",
-        "method": method,
-        "scheme": "http",
-        "path": path,
-        "raw_path": path.encode(),
-        "query_string": b"",
-        "root_path": "",
-        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
-        "client": ("127.0.0.1", 50000),
-        "server": ("127.0.0.1", 3001),
-        "extensions": {},
-    }
-    sent: list[Any] = []
-
-    async def receive() -> Any:
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    await app(scope, receive, send)  # type: ignore[arg-type]
-    start = sent[0]
-    found = {name.decode().lower(): value.decode() for name, value in start["headers"]}
-    return Answer(start["status"], found, b"".join(message.get("body", b"") for message in sent[1:]))
-
-
-def app_with(keys: Keys, *, healthy: bool = True, users: tuple[str, ...] = ()) -> Litestar:
-    def online() -> Iterator[str]:
-        return iter(users)
-
-    edge = Edge("ws://127.0.0.1:3002/ws", online, lambda: healthy)
-    return application(Settings(auth=AuthSettings(audience="here")), keys, edge)
+from realtime.config import AuthSettings
+from tests.unit.api.asking import JSON, LOCAL, SECRET, Answer, World
 
 
 @pytest.fixture
-def app() -> Litestar:
+async def world() -> AsyncIterator[World]:
     """An application whose secret was generated."""
-    return app_with(Keys((SECRET,), generated=True), users=("ann", "bob"))
+    async with World(generated=True, auth=AuthSettings(audience="here")) as made:
+        yield made
 
 
-async def token(app: Litestar, headers: dict[str, str] = JSON, body: object = None) -> Answer:
+async def token(world: World, headers: dict[str, str] = JSON, body: object = None) -> Answer:
     sent = json.dumps({"user": "ann"} if body is None else body).encode()
-    return await ask(app, "/api/dev/token", headers, "POST", sent)
+    return await world.ask("/api/dev/token", headers, "POST", sent)
 
 
-async def test_health_says_whether_the_edge_serves(app: Litestar) -> None:
-    answer = await ask(app, "/health")
-    assert (answer.status, answer.json) == (HTTPStatus.OK, {"status": "ok"})
-    answer = await ask(app_with(Keys((SECRET,), generated=False), healthy=False), "/health", {"host": "edge.example"})
-    assert (answer.status, answer.json) == (HTTPStatus.SERVICE_UNAVAILABLE, {"status": "draining"})
+async def test_health_says_whether_the_edge_serves(world: World) -> None:
+    for path, expected in (("/health", {"status": "ok"}), ("/ready", {"status": "ready", "reasons": []})):
+        answer = await world.ask(path)
+        assert (answer.status, answer.json) == (HTTPStatus.OK, expected)
+    async with World(draining=True) as draining:
+        told = {"/health": {"status": "draining"}, "/ready": {"status": "not_ready", "reasons": ["draining"]}}
+        for path, said in told.items():
+            answer = await draining.ask(path, {"host": "edge.example"})
+            assert (answer.status, answer.json) == (HTTPStatus.SERVICE_UNAVAILABLE, said)
+        answer = await draining.ask("/api/conversations/7/messages")
+        assert answer.problem == (503, "draining", None)
+        assert answer.headers["retry-after"] == "1"
 
 
 @pytest.mark.parametrize(
@@ -98,8 +47,8 @@ async def test_health_says_whether_the_edge_serves(app: Litestar) -> None:
         ("/icon.svg", "image/svg+xml", b"<svg"),
     ],
 )
-async def test_the_playground_is_served_with_its_files(app: Litestar, path: str, media: str, starts: bytes) -> None:
-    answer = await ask(app, path)
+async def test_the_playground_is_served_with_its_files(world: World, path: str, media: str, starts: bytes) -> None:
+    answer = await world.ask(path)
     assert answer.status == HTTPStatus.OK
     assert answer.headers["content-type"] == media
     assert answer.body.startswith(starts)
@@ -109,28 +58,28 @@ async def test_the_playground_is_served_with_its_files(app: Litestar, path: str,
     assert answer.headers["x-content-type-options"] == "nosniff"
 
 
-async def test_the_playground_names_no_other_server(app: Litestar) -> None:
+async def test_the_playground_names_no_other_server(world: World) -> None:
     for path in ("/", "/style.css", "/main.js", "/link.js", "/view.js", "/conversation.js", "/frames.js"):
-        body = (await ask(app, path)).body
+        body = (await world.ask(path)).body
         assert b"http://" not in body
         assert b"https://" not in body
         assert b"innerHTML" not in body
 
 
 @pytest.mark.parametrize("path", ["/nothing", "/__init__.py", "/../http.py", "/static/main.js", "/%2e%2e/http.py"])
-async def test_any_other_path_is_not_found(app: Litestar, path: str) -> None:
-    answer = await ask(app, path)
-    assert (answer.status, answer.json) == (HTTPStatus.NOT_FOUND, {"message": "Not Found", "code": "not_found"})
+async def test_any_other_path_is_not_found(world: World, path: str) -> None:
+    answer = await world.ask(path)
+    assert answer.problem == (404, "not_found", None)
 
 
-async def test_another_method_is_the_callers_fault(app: Litestar) -> None:
-    answer = await ask(app, "/api/dev/token")
+async def test_another_method_is_the_callers_fault(world: World) -> None:
+    answer = await world.ask("/api/dev/token")
     assert answer.status == HTTPStatus.METHOD_NOT_ALLOWED
     assert answer.json["code"] == "invalid_message"
 
 
-async def test_a_token_is_one_that_the_edge_accepts(app: Litestar) -> None:
-    answer = await token(app)
+async def test_a_token_is_one_that_the_edge_accepts(world: World) -> None:
+    answer = await token(world)
     assert answer.status == HTTPStatus.OK
     assert answer.headers["cache-control"] == "no-store"
     assert answer.json["expiresInS"] == 12 * 3600
@@ -138,16 +87,16 @@ async def test_a_token_is_one_that_the_edge_accepts(app: Litestar) -> None:
     assert (claims["sub"], claims["exp"] - claims["iat"]) == ("ann", 12 * 3600)
 
 
-async def test_the_page_is_told_where_the_edge_is_and_who_is_there(app: Litestar) -> None:
-    assert (await ask(app, "/api/dev/config")).json == {"url": "ws://127.0.0.1:3002/ws"}
-    assert (await ask(app, "/api/dev/people")).json == {"users": ["ann", "bob"]}
-    crowd = app_with(Keys((SECRET,), generated=True), users=tuple(map(str, range(600))))
-    assert len((await ask(crowd, "/api/dev/people")).json["users"]) == 500
+async def test_the_page_is_told_where_the_edge_is_and_who_is_there(world: World) -> None:
+    assert (await world.ask("/api/dev/config")).json == {"url": "ws://127.0.0.1:3002/ws"}
+    for user in ("bob", "ann", "ann"):
+        await world.test.connect(user)
+    assert (await world.ask("/api/dev/people")).json == {"users": ["ann", "bob"]}
 
 
 @pytest.mark.parametrize("host", ["localhost", "localhost:3001", "LOCALHOST:1", "127.0.0.1", "[::1]", "[::1]:3001"])
-async def test_a_host_of_this_machine_gets_a_token(app: Litestar, host: str) -> None:
-    assert (await token(app, {**JSON, "host": host})).status == HTTPStatus.OK
+async def test_a_host_of_this_machine_gets_a_token(world: World, host: str) -> None:
+    assert (await token(world, {**JSON, "host": host})).status == HTTPStatus.OK
 
 
 @pytest.mark.parametrize(
@@ -172,21 +121,21 @@ async def test_a_host_of_this_machine_gets_a_token(app: Litestar, host: str) -> 
     ids=str,
 )
 @pytest.mark.parametrize("path", ["/api/dev/token", "/api/dev/config", "/api/dev/people", "/"])
-async def test_anybody_else_is_refused(app: Litestar, path: str, headers: dict[str, str]) -> None:
+async def test_anybody_else_is_refused(world: World, path: str, headers: dict[str, str]) -> None:
     method, body = ("POST", b'{"user":"ann"}') if path.endswith("token") else ("GET", b"")
-    answer = await ask(app, path, {**JSON, **headers}, method, body)
+    answer = await world.ask(path, {**JSON, **headers}, method, body)
     assert answer.status == HTTPStatus.FORBIDDEN
     assert answer.json["code"] == "forbidden"
     assert b"token" not in answer.body
 
 
-async def test_a_page_of_this_server_may_say_where_it_is_from(app: Litestar) -> None:
-    assert (await token(app, {**JSON, "origin": "http://127.0.0.1:3001"})).status == HTTPStatus.OK
+async def test_a_page_of_this_server_may_say_where_it_is_from(world: World) -> None:
+    assert (await token(world, {**JSON, "origin": "http://127.0.0.1:3001"})).status == HTTPStatus.OK
 
 
 @pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""])
-async def test_what_a_form_can_send_is_refused(app: Litestar, content_type: str) -> None:
-    answer = await token(app, {**LOCAL, "content-type": content_type} if content_type else LOCAL)
+async def test_what_a_form_can_send_is_refused(world: World, content_type: str) -> None:
+    answer = await token(world, {**LOCAL, "content-type": content_type} if content_type else LOCAL)
     assert answer.status == HTTPStatus.BAD_REQUEST
 
 
@@ -205,36 +154,47 @@ async def test_what_a_form_can_send_is_refused(app: Litestar, content_type: str)
     ],
     ids=str,
 )
-async def test_a_wrong_user_is_refused(app: Litestar, body: object) -> None:
-    answer = await ask(app, "/api/dev/token", JSON, "POST", json.dumps(body).encode())
+async def test_a_wrong_user_is_refused(world: World, body: object) -> None:
+    answer = await world.ask("/api/dev/token", JSON, "POST", json.dumps(body).encode())
     assert (answer.status, answer.json["code"]) == (HTTPStatus.BAD_REQUEST, "invalid_message")
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b"[" * 5000])
-async def test_a_body_that_is_not_json_is_refused(app: Litestar, body: bytes) -> None:
-    assert (await ask(app, "/api/dev/token", JSON, "POST", body)).status == HTTPStatus.BAD_REQUEST
+async def test_a_body_that_is_not_json_is_refused(world: World, body: bytes) -> None:
+    assert (await world.ask("/api/dev/token", JSON, "POST", body)).status == HTTPStatus.BAD_REQUEST
 
 
-async def test_a_large_body_is_refused(app: Litestar) -> None:
-    body = b" " * 100_000
+async def test_a_large_body_is_refused(world: World) -> None:
+    body = b" " * 1_100_000
     headers = {**JSON, "content-length": str(len(body))}
-    assert (await ask(app, "/api/dev/token", headers, "POST", body)).status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    assert (await world.ask("/api/dev/token", headers, "POST", body)).problem == (413, "too_large", None)
 
 
-async def test_with_a_configured_secret_there_is_only_health() -> None:
-    app = app_with(Keys((SECRET,), generated=False))
-    for path in ("/", "/main.js", "/api/dev/config", "/api/dev/people"):
-        assert (await ask(app, path)).status == HTTPStatus.NOT_FOUND
-    assert (await token(app)).status == HTTPStatus.NOT_FOUND
-    assert (await ask(app, "/health")).status == HTTPStatus.OK
+async def test_with_a_configured_secret_there_is_no_playground() -> None:
+    async with World() as world:
+        for path in ("/", "/main.js", "/api/dev/config", "/api/dev/people"):
+            assert (await world.ask(path)).status == HTTPStatus.NOT_FOUND
+        assert (await token(world)).status == HTTPStatus.NOT_FOUND
+        assert (await world.ask("/health")).status == HTTPStatus.OK
 
 
-async def test_a_route_that_breaks_says_nothing_of_the_reason(caplog: pytest.LogCaptureFixture) -> None:
-    def broken() -> Iterator[str]:
+async def test_a_route_that_breaks_says_nothing_of_the_reason(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    def broken() -> None:
         raise RuntimeError("a detail")
 
-    edge = Edge("ws://127.0.0.1:3002/ws", broken, lambda: True)
-    app = application(Settings(api=ApiSettings()), Keys((SECRET,), generated=True), edge)
-    answer = await ask(app, "/api/dev/people")
-    assert (answer.status, answer.json) == (500, {"message": "Internal error", "code": "internal"})
-    assert "GET /api/dev/people failed" in caplog.text
+    world.test.control.broadcaster.history = broken  # type: ignore[assignment, method-assign]
+    answer = await world.call("GET", "/api/conversations/7/messages", user="ann", claims={"aud": "here"})
+    assert answer.problem == (500, "internal", None)
+    assert b"detail" not in answer.body.replace(b'"detail"', b"")
+    assert "GET /api/conversations/7/messages failed" in caplog.text
+
+
+async def test_the_id_of_a_request_is_kept_or_made(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="realtime.api")
+    kept = await world.ask("/nothing", {**LOCAL, "x-request-id": "from-you-1"})
+    assert kept.headers["x-request-id"] == "from-you-1"
+    record = next(record for record in caplog.records if record.getMessage() == "GET /nothing")
+    assert {**vars(record)["realtime_facts"], "ms": 0} == {"status": 404, "ms": 0, "request": "from-you-1"}
+    for wrong in ("", "x" * 129, "two\nlines", "\u00e9"):
+        made = await world.ask("/nothing", {**LOCAL, "x-request-id": wrong})
+        assert len(made.headers["x-request-id"]) == 36

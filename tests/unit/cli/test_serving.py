@@ -1,6 +1,7 @@
 """What `realtime serve` says at start, and the HTTP side that runs beside the edge."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,9 +9,11 @@ from typing import Any
 import jwt
 import pytest
 
+from realtime import Realtime
 from realtime.cli import serving
 from realtime.config import ApiSettings, AuthSettings, ConfigError, ServerSettings, Settings, keys_of
 from realtime.rules import Mount
+from realtime.testing import TestApp
 
 SECRET = "s" * 40
 
@@ -18,18 +21,20 @@ SECRET = "s" * 40
 class Standing:
     """What the HTTP side and the announcement ask of a server."""
 
-    def __init__(self, settings: Settings, *users: str) -> None:
+    def __init__(self, settings: Settings, control: Any = None) -> None:
         self.settings = settings
         self.keys = keys_of(settings)
         self.port = 3002
         self.failure: str | None = None
-        self.control = SimpleNamespace(
-            connections=[SimpleNamespace(user=user) for user in users], rules=SimpleNamespace(mounts=())
-        )
+        self.draining = False
+        self.control = control or SimpleNamespace(rules=SimpleNamespace(mounts=()))
         self.ended = asyncio.Event()
 
     def end(self) -> None:
         self.ended.set()
+
+    def readiness(self) -> list[str]:
+        return [self.failure] if self.failure else []
 
 
 def settings(tmp_path: Path, **sections: Any) -> Settings:
@@ -93,16 +98,26 @@ async def test_open_access_from_outside_is_warned_of(tmp_path: Path, caplog: pyt
     assert "conversations.access = open on 0.0.0.0" in caplog.text
 
 
-async def test_the_http_side_serves_while_it_is_mounted(tmp_path: Path) -> None:
+@pytest.fixture
+async def world() -> AsyncIterator[TestApp]:
+    """What is served beside the HTTP side."""
+    async with TestApp(Realtime()) as made:
+        yield made
+
+
+async def test_the_http_side_serves_while_it_is_mounted(tmp_path: Path, world: TestApp) -> None:
     chosen = settings(tmp_path)
     side = serving._HttpSide(chosen)
-    server = Standing(chosen, "bob", "ann", "bob", "")
+    server = Standing(chosen, world.control)
+    for user in ("bob", "ann", "bob"):
+        await world.connect(user)
     async with side.mounted(server):  # type: ignore[arg-type]
         assert '{"status":"ok"}' in await fetch(side.port, "/health")
         assert '{"users":["ann","bob"]}' in await fetch(side.port, "/api/dev/people")
         assert '{"url":"ws://127.0.0.1:3002/ws"}' in await fetch(side.port, "/api/dev/config")
         server.failure = "the log is gone"
         assert '{"status":"draining"}' in await fetch(side.port, "/health")
+        assert '{"status":"not_ready","reasons":["the log is gone"]}' in await fetch(side.port, "/ready")
     with pytest.raises(OSError, match="Connect call failed"):
         await fetch(side.port, "/health")
     assert not side.failed
@@ -110,11 +125,11 @@ async def test_the_http_side_serves_while_it_is_mounted(tmp_path: Path) -> None:
 
 
 async def test_an_http_side_that_dies_ends_the_process_as_failed(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, world: TestApp
 ) -> None:
     chosen = settings(tmp_path)
     side = serving._HttpSide(chosen)
-    server = Standing(chosen)
+    server = Standing(chosen, world.control)
     async with side.mounted(server):  # type: ignore[arg-type]
         granian = side._listener._server
         assert granian is not None
@@ -125,9 +140,9 @@ async def test_an_http_side_that_dies_ends_the_process_as_failed(
     assert "ended by itself; ending the process" in caplog.text
 
 
-async def test_its_port_is_tried_before_anything_starts(tmp_path: Path) -> None:
+async def test_its_port_is_tried_before_anything_starts(tmp_path: Path, world: TestApp) -> None:
     first = serving._HttpSide(settings(tmp_path))
-    async with first.mounted(Standing(settings(tmp_path))):  # type: ignore[arg-type]
+    async with first.mounted(Standing(settings(tmp_path), world.control)):  # type: ignore[arg-type]
         taken = Settings(data_dir=str(tmp_path), api=ApiSettings(port=first.port))
         with pytest.raises(ConfigError, match="cannot be listened on: Address already in use"):
             serving._HttpSide(taken)

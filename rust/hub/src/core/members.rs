@@ -12,12 +12,14 @@ use crate::inbox::{Deliver, Join, ShardMsg};
 use crate::outbox::{Class, Queued};
 use crate::pattern::Rights;
 use crate::prepared::Prepared;
-use crate::{ConnId, Now};
+use crate::{ConnId, Event, Now};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 /// Events that one step of a replay takes.
 const REPLAY_EVENTS_MAX: usize = 256;
+/// Members of a channel on one shard that Python is told of.
+const MEMBERS_TOLD_MAX: usize = 10_000;
 
 /// One channel's members on this shard.
 #[derive(Debug)]
@@ -97,6 +99,7 @@ impl ShardCore {
             }
             ShardMsg::SendAll { frame } => self.send_all(frame),
             ShardMsg::SendUnion { channels, frame } => self.send_union(&channels, frame),
+            ShardMsg::Members { ticket, channel } => self.tell_members(ticket, channel),
             ShardMsg::Page { conn, channel, next, events } => self.page_in(conn, &channel, next, events),
             ShardMsg::Accept { conn, identity } => self.decided(conn, Ok(*identity)),
             ShardMsg::Renew { conn, id, identity } => {
@@ -203,6 +206,13 @@ impl ShardCore {
             add_own(&self.tally().deliveries, 1);
             self.queue_frame(slot as usize, frame);
         }
+    }
+
+    /// Tells Python who of this shard is subscribed to a channel.
+    fn tell_members(&mut self, ticket: u64, channel: u64) {
+        let members = self.members.get(&channel).map_or(&[][..], |local| &local.members);
+        let conns = members.iter().take(MEMBERS_TOLD_MAX).map(|member| self.id(member.slot as usize)).collect();
+        self.events.push(Event::Members { ticket, conns, parts: self.hub.shards() });
     }
 
     // ---- members

@@ -1,0 +1,95 @@
+"""Bodies of requests: JSON in UTF-8, decoded into a Struct by a decoder that is made once.
+
+JSON that is passed on as it came (the data of an event, the metadata of a message) reaches every member of a channel
+and the log, so it is looked at here: nested no deeper than what a socket may send, and without half a surrogate pair,
+which the decoder itself finds only in what it decodes.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Any, Final, Generic, TypeVar
+
+import msgspec
+from litestar import Request
+from msgspec import Raw
+
+from realtime.errors import Refused
+
+DEPTH_MAX: Final = 64
+
+BodyT = TypeVar("BodyT")
+
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_MEDIA_TYPES: Final = ("application/json", "")
+
+
+class Body(Generic[BodyT]):
+    """How the body of a route is read.
+
+    Args:
+        type: what it is decoded into; also what the documents show.
+    """
+
+    def __init__(self, type: Any) -> None:
+        self.type = type
+        self._decode = msgspec.json.Decoder(type).decode
+
+    async def read(self, request: Request[Any, Any, Any]) -> BodyT:
+        """Return the decoded body.
+
+        Raises:
+            Refused: `invalid_message`: not JSON, not UTF-8, another content type, or nested too deep.
+            msgspec.ValidationError: a field is missing or wrong.
+        """
+        headers = request.headers
+        media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+        if media_type not in _MEDIA_TYPES:
+            raise Refused("invalid_message", f"content type {media_type[:64]!r}; send application/json")
+        if headers.get("content-encoding", "identity").lower() != "identity":
+            raise Refused("invalid_message", "a content encoding is not taken; send the body as it is")
+        content = await request.body()
+        try:
+            # Looked at once for all: what is kept raw below is not looked at by the decoder.
+            content.decode()
+            if _SURROGATE.search(content):
+                msgspec.json.decode(content)
+            decoded: BodyT = self._decode(content)
+        except UnicodeDecodeError as error:
+            raise Refused("invalid_message", f"the body is not UTF-8: {error.reason} at {error.start}") from error
+        except RecursionError as error:
+            raise Refused("invalid_message", f"the body is nested deeper than {DEPTH_MAX}") from error
+        return decoded
+
+
+def check_depth(raw: Raw, path: str) -> None:
+    """Refuse JSON that is nested deeper than `DEPTH_MAX`, where it is passed on as it came.
+
+    Args:
+        raw: a value inside a body that was read.
+        path: where it stands, for the error.
+
+    Raises:
+        Refused: `invalid_message`.
+    """
+    # As a rule it cannot be: each level takes two brackets.
+    if len(raw) <= 2 * DEPTH_MAX:
+        return
+    content = bytes(raw)
+    if content.count(b"[") + content.count(b"{") <= DEPTH_MAX:
+        return
+    try:
+        level: list[Any] = [msgspec.json.decode(content)]
+    except RecursionError:
+        raise Refused("invalid_message", f"nested deeper than {DEPTH_MAX}", path=path) from None
+    depth = 0
+    while level := [value for value in level if isinstance(value, dict | list)]:
+        depth += 1
+        if depth > DEPTH_MAX:
+            raise Refused("invalid_message", f"nested deeper than {DEPTH_MAX}", path=path)
+        level = [inner for value in level for inner in (value.values() if isinstance(value, dict) else value)]
+
+
+def check_members(members: Iterable[tuple[str, Raw]], path: str) -> None:
+    """As `check_depth` for each member of an object; it is one level itself."""
+    for name, raw in members:
+        check_depth(raw, f"{path}.{name}")

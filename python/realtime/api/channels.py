@@ -1,0 +1,123 @@
+"""`/api/presence` and `/api/channels`: who is subscribed to a channel, what was said on it, and taking somebody out."""
+
+from typing import Annotated, Any, Final
+
+import msgspec
+from litestar import Request, Response, delete, get
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.params import PathParameter, QueryParameter
+from litestar.types import ControllerRouterHandler
+from msgspec import Raw, Struct
+
+from realtime.api.edge import Edge
+from realtime.api.events import OWN_CHANNELS
+from realtime.api.guards import Guard
+from realtime.auth import is_channel
+from realtime.errors import Refused
+from realtime.messages import encode
+
+_OFFSET_MAX: Final = 2**53
+_LIMIT_MAX: Final = 1000
+
+Channel = Annotated[str, PathParameter(description="A channel, such as `conversation:7`.")]
+
+User = Annotated[str, PathParameter(min_length=1, max_length=256, description="The user's id.")]
+
+
+class Member(Struct, rename="camel"):
+    """A user and the number of sessions that are subscribed."""
+
+    user_id: str
+    sessions: int
+
+
+class ChannelPresence(Struct, rename="camel"):
+    """Who is subscribed to a channel now."""
+
+    channel: str
+    users: list[Member]
+
+
+class Position(Struct):
+    """The newest offset of a channel and the epoch that it counts in."""
+
+    offset: int
+    epoch: str
+
+
+class Past(Struct, rename="camel"):
+    """Events of a channel as subscribers got them; `next` is the `after` to go on with, None at the end."""
+
+    channel: str
+    events: list[Raw]
+    position: Position
+    next: int | None
+
+
+class _Placed(Struct):
+    """What is looked at of an event."""
+
+    offset: int
+
+
+_placed = msgspec.json.Decoder(_Placed).decode
+
+
+def routes(edge: Edge, guard: Guard) -> list[ControllerRouterHandler]:
+    """Return the routes of channels."""
+    control = edge.control
+    broadcaster, connections = control.broadcaster, control.connections
+
+    @get("/api/presence/{channel:str}", tags=["Channels"], responses={200: ResponseSpec(ChannelPresence)})
+    async def presence(request: Request[Any, Any, Any], channel: Channel) -> Response[bytes]:
+        """Return who is subscribed to a channel now, on this node. Needs the right `presence`."""
+        caller = await guard.caller(request)
+        guard.demand(caller, "presence", _checked(channel))
+        counts: dict[str, int] = {}
+        for conn in await broadcaster.members_of(channel):
+            session = connections.by_conn(conn)
+            if session is not None and session.user:
+                counts[session.user] = counts.get(session.user, 0) + 1
+        return _json(ChannelPresence(channel, [Member(user, count) for user, count in sorted(counts.items())]))
+
+    @get("/api/channels/{channel:str}/history", tags=["Channels"], responses={200: ResponseSpec(Past)})
+    async def history(
+        request: Request[Any, Any, Any],
+        channel: Channel,
+        after: Annotated[
+            int | None,
+            QueryParameter(ge=0, le=_OFFSET_MAX, description="Offsets above this one; without, the last ones."),
+        ] = None,
+        limit: Annotated[int, QueryParameter(ge=1, le=_LIMIT_MAX, description="At most this many.")] = 100,
+    ) -> Response[bytes]:
+        """Return events of a channel that keeps them, oldest first, at most 1 MiB. Needs the right `history`."""
+        caller = await guard.caller(request)
+        guard.demand(caller, "history", _checked(channel))
+        found = await broadcaster.history(channel, after=after, limit=limit)
+        last = _placed(found.events[-1]).offset if found.events else found.offset
+        position = Position(found.offset, found.epoch)
+        return _json(Past(channel, found.events, position, last if last < found.offset else None))
+
+    @delete("/api/channels/{channel:str}/users/{user:str}", tags=["Channels"])
+    async def take_out(request: Request[Any, Any, Any], channel: Channel, user: User) -> None:
+        """Take a user's subscriptions to a channel away. Needs a service key.
+
+        The user's sessions get `unsubscribed` with the code `forbidden`, and lose what an `authorize` hook had granted
+        them on the channel. Whoever is granted it by a token may subscribe again.
+        """
+        await guard.service(request)
+        connections.take_out(connections.by_user(user), _checked(channel))
+
+    return [presence, history, take_out]
+
+
+def _checked(channel: str) -> str:
+    if not is_channel(channel):
+        raise Refused("invalid_message", "not a channel; use 1 to 128 of A-Z a-z 0-9 _ . : @ -", path="channel")
+    if channel.startswith(OWN_CHANNELS):
+        raise Refused("forbidden", "the server's own channel", path="channel")
+    return channel
+
+
+def _json(content: object) -> Response[bytes]:
+    return Response(encode(content), media_type="application/json")

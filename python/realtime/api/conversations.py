@@ -1,0 +1,185 @@
+"""`/api/conversations`: messages posted, read page by page, changed and deleted; a conversation changed.
+
+Each change is a durable event of the conversation, so whoever is subscribed hears of it, and is stored when the answer
+says so. What it means is in `realtime.conversations`; here is who may, and what a request looks like.
+"""
+
+from typing import Annotated, Any, Final
+
+from litestar import Request, Response, delete, get, patch, post
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.params import PathParameter, QueryParameter
+from litestar.types import ControllerRouterHandler
+from msgspec import Meta, Raw, Struct
+
+from realtime import conversations
+from realtime.api.bodies import Body, check_members
+from realtime.api.edge import Edge
+from realtime.api.guards import Caller, Guard
+from realtime.api.requests import request_id
+from realtime.auth import is_channel
+from realtime.conversations import PAGE_MAX, Message, MessagePage
+from realtime.errors import Refused
+from realtime.messages import encode
+
+_NUMBER_MAX: Final = 2**53
+_PATH: Final = "/api/conversations/{conversation_id:str}"
+_MEMBERS_MAX: Final = 100
+
+Id = Annotated[str, PathParameter(description="The conversation's id: what follows `conversation:` in its channel.")]
+Number = Annotated[int, PathParameter(ge=1, le=_NUMBER_MAX, description="The message's number in its conversation.")]
+Metadata = Annotated[dict[str, Raw], Meta(max_length=_MEMBERS_MAX)]
+
+
+class NewMessage(Struct, rename="camel"):
+    """A message to post.
+
+    `role` other than `user` needs a service key, or a token that grants `publish` on `role:{role}`. `userId` says who
+    speaks where a service posts. The same `clientMessageId` of the same user is stored once.
+    """
+
+    content: Annotated[str, Meta(min_length=1)]
+    role: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_-]{0,31}$")] = "user"
+    metadata: Metadata | None = None
+    client_message_id: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
+    user_id: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
+
+
+class Change(Struct):
+    """What becomes of a message; what is left out stays."""
+
+    content: Annotated[str, Meta(min_length=1)] | None = None
+    metadata: Metadata | None = None
+
+
+class StoredMessage(Message, rename="camel", kw_only=True):
+    """A message as it stands in its conversation; a deleted one has `id`, `number`, `conversationId`, `deletedAt`."""
+
+    number: int
+    updated_at: str | None = None
+    deleted_at: str | None = None
+
+
+NEW: Final[Body[NewMessage]] = Body(NewMessage)
+CHANGE: Final[Body[Change]] = Body(Change)
+UPDATE: Final[Body[dict[str, Raw]]] = Body(Annotated[dict[str, Raw], Meta(min_length=1, max_length=_MEMBERS_MAX)])
+
+
+def routes(edge: Edge, guard: Guard) -> list[ControllerRouterHandler]:
+    """Return the routes of conversations."""
+    control, archive = edge.control, edge.archive
+    broadcaster = control.broadcaster
+
+    async def entered(request: Request[Any, Any, Any], right: str, conversation_id: str) -> Caller:
+        """Return the caller, who has the right on a conversation that there can be."""
+        caller = await guard.caller(request)
+        channel = conversations.channel_of(conversation_id)
+        if not is_channel(channel):
+            raise Refused("invalid_message", "not a conversation's id", path="conversationId")
+        if not broadcaster.is_durable(channel):
+            raise Refused("not_found", "this server keeps no conversations")
+        guard.demand(caller, right, channel)
+        return caller
+
+    @post(
+        f"{_PATH}/messages",
+        opt={"body": NEW},
+        tags=["Conversations"],
+        responses={
+            201: ResponseSpec(StoredMessage, description="Stored, and told to whoever is subscribed."),
+            200: ResponseSpec(StoredMessage, description="Stored before under this `clientMessageId`."),
+        },
+    )
+    async def post_message(request: Request[Any, Any, Any], conversation_id: Id) -> Response[bytes]:
+        """Post a message. Needs the right `publish`."""
+        caller = await entered(request, "publish", conversation_id)
+        new = await NEW.read(request)
+        metadata: dict[str, Any] = dict(new.metadata or {})
+        check_members(metadata.items(), "metadata")
+        if not guard.may_speak_as(caller, new.role):
+            raise Refused("forbidden", f"role {new.role!r} needs a service key or a grant", path="role")
+        message = conversations.compose(
+            control.clock,
+            conversation_id=conversation_id,
+            user=_speaker(caller, new),
+            role=new.role,
+            content=new.content,
+            metadata={"source": "http", **metadata},
+            client_message_id=new.client_message_id,
+        )
+        publication = await conversations.post(broadcaster, message, request=request_id(request))
+        if publication is None:
+            raise Refused("unavailable", "the message was not stored")
+        return _json(publication.data, 200 if publication.duplicate else 201)
+
+    @get(f"{_PATH}/messages", tags=["Conversations"], responses={200: ResponseSpec(MessagePage)})
+    async def list_messages(
+        request: Request[Any, Any, Any],
+        conversation_id: Id,
+        after: Annotated[int, QueryParameter(ge=0, le=_NUMBER_MAX, description="Numbers above this one.")] = 0,
+        limit: Annotated[int, QueryParameter(ge=1, le=PAGE_MAX, description="At most this many.")] = 100,
+    ) -> Response[bytes]:
+        """Return messages in the order of their numbers, as they are now. Needs the right `history`.
+
+        `next` is the `after` to go on with, null at the end. A page may be short, or empty, and yet not be the last.
+        """
+        await entered(request, "history", conversation_id)
+        return _json(encode(await archive.page(conversation_id, after=after, limit=limit)))
+
+    @patch(
+        f"{_PATH}/messages/{{number:int}}",
+        opt={"body": CHANGE},
+        tags=["Conversations"],
+        responses={200: ResponseSpec(StoredMessage)},
+    )
+    async def change_message(request: Request[Any, Any, Any], conversation_id: Id, number: Number) -> Response[bytes]:
+        """Change a message: its author may, and a service. Subscribers get `message_updated` with the whole of it."""
+        caller = await entered(request, "publish", conversation_id)
+        change = await CHANGE.read(request)
+        if change.content is None and change.metadata is None:
+            raise Refused("invalid_message", "nothing to change: send content, metadata or both")
+        check_members((change.metadata or {}).items(), "metadata")
+        changed = await archive.edit(
+            conversation_id,
+            number,
+            content=change.content,
+            metadata=change.metadata,
+            by=caller.user,
+            request=request_id(request),
+        )
+        return _json(changed)
+
+    @delete(f"{_PATH}/messages/{{number:int}}", tags=["Conversations"])
+    async def delete_message(request: Request[Any, Any, Any], conversation_id: Id, number: Number) -> None:
+        """Delete a message: its author may, and a service. What it said is erased; a second time is no error."""
+        caller = await entered(request, "publish", conversation_id)
+        await archive.delete(conversation_id, number, by=caller.user, request=request_id(request))
+
+    @patch(_PATH, opt={"body": UPDATE}, tags=["Conversations"], responses={200: ResponseSpec(dict[str, Any])})
+    async def change_conversation(request: Request[Any, Any, Any], conversation_id: Id) -> Response[bytes]:
+        """Tell that a conversation changed: its members get what was sent as `conversation_updated`.
+
+        Needs a service key, or the right `publish`. Nothing is kept of a conversation but its events.
+        """
+        caller = await entered(request, "publish", conversation_id)
+        changes = await UPDATE.read(request)
+        check_members(changes.items(), "changes")
+        stored = await archive.update(conversation_id, changes, user=caller.user, request=request_id(request))
+        return _json(stored)
+
+    return [post_message, list_messages, change_message, delete_message, change_conversation]
+
+
+def _speaker(caller: Caller, new: NewMessage) -> str:
+    """Return whose message it is: the user's own, or whom a service names."""
+    if caller.user is None:
+        if new.user_id is None:
+            raise Refused("invalid_message", "a service says who speaks", path="userId")
+        return new.user_id
+    if new.user_id not in (None, caller.user):
+        raise Refused("forbidden", "only a service may speak for somebody else", path="userId")
+    return caller.user
+
+
+def _json(content: bytes | Raw, status: int = 200) -> Response[bytes]:
+    return Response(bytes(content), status_code=status, media_type="application/json")

@@ -1,0 +1,38 @@
+"""What the HTTP side knows of the edge: its configuration, its Python half, and whether it serves.
+
+Made by `cli.serving` and by tests; every family of routes is built over one.
+"""
+
+from collections.abc import Callable
+from functools import cached_property
+
+from msgspec import Struct
+
+from realtime.config import Keys, Settings
+from realtime.conversations import Archive
+from realtime.server import Control
+
+
+class Edge(Struct, frozen=True, dict=True):
+    """What the HTTP side asks of the edge.
+
+    Args:
+        settings: the configuration in force.
+        keys: what tokens are signed with.
+        control: connections, broadcaster and rules of the running server.
+        url: the WebSocket endpoint as a browser on this machine reaches it.
+        is_draining: whether the server goes away.
+        not_ready: why it should be sent no more; empty while it is ready.
+    """
+
+    settings: Settings
+    keys: Keys
+    control: Control
+    url: str
+    is_draining: Callable[[], bool]
+    not_ready: Callable[[], list[str]]
+
+    @cached_property
+    def archive(self) -> Archive:
+        """The messages of all conversations; one for all routes, since it keeps their changes apart."""
+        return Archive(self.control.broadcaster, self.control.clock)

@@ -1,0 +1,230 @@
+"""`POST /api/events`: what other systems tell, to everybody, a channel, a conversation or a user.
+
+A batch is checked as a whole before anything of it is published, so that a refused one can be mended and sent again.
+An event with an `id` is published once within `ONCE_WITHIN_S`: on a channel that keeps its events by the log, which
+also knows it after a restart; elsewhere by a table of ours, which forgets the oldest first where there are more than
+`IDS_MAX`. What is stored is stored before the answer.
+
+Some types are volatile by nature (`VOLATILE`): on a channel that keeps its events they go to the members of the moment
+and are stored nowhere. Types that answer commands or belong to the connection are the engine's alone.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Final
+
+import msgspec
+from litestar import Request, Response, post
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.types import ControllerRouterHandler
+from msgspec import Meta, Raw, Struct
+
+from realtime.api.bodies import Body, check_depth
+from realtime.api.edge import Edge
+from realtime.api.guards import Guard
+from realtime.api.requests import request_id
+from realtime.broadcaster import Broadcaster, Publishing
+from realtime.clock import Clock
+from realtime.config import Settings
+from realtime.errors import Refused
+from realtime.recent import Recent
+
+BODY_BYTES_MAX: Final = 16 * 1024 * 1024
+BATCH_MAX: Final = 10_000
+ONCE_WITHIN_S: Final = 600
+IDS_MAX: Final = 500_000
+
+VOLATILE: Final = frozenset(
+    {
+        "analytics_update",
+        "cursor_moved",
+        "file_processing_update",
+        "message_read",
+        "message_stream",
+        "typing_indicator",
+        "user_presence",
+    }
+)
+"""Types that say how something is just now: never stored, whatever the channel keeps."""
+
+RESERVED: Final = frozenset(
+    {
+        "ack",
+        "connection_established",
+        "draining",
+        "error",
+        "history",
+        "lag",
+        "pong",
+        "position_reset",
+        "presence_diff",
+        "presence_mode",
+        "presence_state",
+        "subscription_confirmed",
+        "token_expiring",
+        "unsubscribed",
+        "unsubscription_confirmed",
+    }
+)
+"""Types that the engine says of itself: a client would take them for its own."""
+
+OWN_CHANNELS: Final = "_realtime:"
+"""What the server keeps for itself; nobody reads it or writes to it."""
+
+
+class HookEvent(Struct, rename="camel", gc=False):
+    """An event, with exactly one of `conversationId`, `userId`, `channel` and `all`."""
+
+    type: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")]
+    data: Raw
+    id: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
+    conversation_id: str | int | None = None
+    user_id: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
+    channel: str | None = None
+    all: bool = False
+
+
+class Accepted(Struct, rename="camel"):
+    """How many events were published, and how many had been before."""
+
+    accepted: int
+    duplicates: int
+
+
+EVENTS: Final[Body[list[HookEvent] | HookEvent]] = Body(
+    Annotated[list[HookEvent], Meta(max_length=BATCH_MAX)] | HookEvent
+)
+
+
+def routes(edge: Edge, guard: Guard) -> list[ControllerRouterHandler]:
+    """Return the route of event hooks."""
+    control = edge.control
+    hooks = EventHooks(control.broadcaster, control.clock, edge.settings)
+
+    @post(
+        "/api/events",
+        status_code=200,
+        opt={"body": EVENTS},
+        tags=["Events"],
+        request_max_body_size=BODY_BYTES_MAX,
+        responses={200: ResponseSpec(Accepted)},
+    )
+    async def post_events(request: Request[Any, Any, Any]) -> Response[bytes]:
+        """Publish an event, or an array of up to 10,000. Needs a service key.
+
+        One bad event refuses all of them, with its path. With an `id` each is published once within 10 minutes.
+        """
+        await guard.service(request)
+        events = await EVENTS.read(request)
+        batch = [events] if isinstance(events, HookEvent) else events
+        accepted = await hooks.publish(batch, request_id(request), single=batch is not events)
+        return Response(msgspec.json.encode(accepted), media_type="application/json")
+
+    return [post_events]
+
+
+class EventHooks:
+    """Publishes what other systems tell. For the loop's thread."""
+
+    def __init__(self, broadcaster: Broadcaster, clock: Clock, settings: Settings) -> None:
+        self._broadcaster = broadcaster
+        self._bytes_max = settings.limits.publication_bytes_max
+        self._seen: Recent[bool] = Recent(clock, ONCE_WITHIN_S, IDS_MAX)
+
+    async def publish(self, events: Sequence[HookEvent], request: str, *, single: bool) -> Accepted:
+        """Check all events, publish them in their order, and return when what is stored is stored.
+
+        Args:
+            events: at most `BATCH_MAX`.
+            request: the id of the request, for the events.
+            single: whether there was no array around it, for the paths in errors.
+
+        Raises:
+            Refused: an event cannot be published; none was.
+            PublishFailed: one was not stored; others may be. Sent again with their ids, each is published once.
+        """
+        channels = [self._checked(event, "" if single else f"[{index}]") for index, event in enumerate(events)]
+        await self._broadcaster.room()
+        under_way: list[Publishing] = []
+        duplicates = 0
+        for event, channel in zip(events, channels, strict=True):
+            if channel is not None and event.type not in VOLATILE and self._broadcaster.is_durable(channel):
+                publishing = self._stored(event, channel, request)
+                publishing.expect()
+                under_way.append(publishing)
+            elif self._is_new(event, channel):
+                self._told(event, channel, request)
+            else:
+                duplicates += 1
+        # The last one first: once it is stored the others are as a rule, and nothing is waited for any more.
+        for publishing in reversed(under_way):
+            publication = await publishing
+            duplicates += publication is not None and publication.duplicate
+        return Accepted(len(events) - duplicates, duplicates)
+
+    def _checked(self, event: HookEvent, at: str) -> str | None:
+        """Return the channel of an event; None where it goes to a user or to everybody.
+
+        Raises:
+            Refused: names what is wrong with it and where.
+        """
+        if event.type in RESERVED:
+            raise Refused("forbidden", f"type {event.type!r} is the engine's own", path=_path(at, "type"))
+        check_depth(event.data, _path(at, "data"))
+        size = len(event.data)
+        if size > self._bytes_max:
+            detail = f"{size} bytes exceed limits.publication_bytes_max={self._bytes_max}"
+            raise Refused("too_large", detail, path=_path(at, "data"))
+        conversation, user, channel = event.conversation_id, event.user_id, event.channel
+        if (conversation is not None) + (user is not None) + (channel is not None) + event.all != 1:
+            raise Refused(
+                "invalid_message", "name exactly one of conversationId, userId, channel and all", path=at or None
+            )
+        if conversation is not None:
+            if event.type == "new_message" and not bytes(event.data).startswith(b"{"):
+                raise Refused("invalid_message", "a message is an object", path=_path(at, "data"))
+            channel = f"conversation:{conversation}"
+        if channel is not None:
+            member = "channel" if conversation is None else "conversationId"
+            if channel.startswith(OWN_CHANNELS):
+                raise Refused("forbidden", "the server's own channel", path=_path(at, member))
+            try:
+                self._broadcaster.is_durable(channel)
+            except ValueError as error:
+                raise Refused("invalid_message", str(error), path=_path(at, member)) from error
+        return channel
+
+    def _stored(self, event: HookEvent, channel: str, request: str) -> Publishing:
+        # The log knows the id for as long as it knows the event.
+        return self._broadcaster.publish(
+            channel,
+            event.type,
+            event.data,
+            dedupe=event.id,
+            number=event.conversation_id is not None and event.type == "new_message",
+            request=request,
+        )
+
+    def _is_new(self, event: HookEvent, channel: str | None) -> bool:
+        if event.id is None:
+            return True
+        key = (channel, event.user_id, event.id)
+        if self._seen.get(key):
+            return False
+        self._seen.put(key, value=True)
+        return True
+
+    def _told(self, event: HookEvent, channel: str | None, request: str) -> None:
+        broadcaster = self._broadcaster
+        if channel is not None:
+            if broadcaster.is_durable(channel):
+                broadcaster.to_members(channel, event.type, event.data, request=request)
+            else:
+                _ = broadcaster.publish(channel, event.type, event.data, request=request)
+        elif event.user_id is not None:
+            broadcaster.to_user(event.user_id, event.type, event.data, request=request)
+        else:
+            broadcaster.to_all(event.type, event.data, request=request)
+
+
+def _path(at: str, member: str) -> str:
+    return f"{at}.{member}" if at else member

@@ -1,0 +1,216 @@
+"""Who asks, and whether they may: the caller of a request, rights on channels, rates, and what is for operators alone.
+
+A caller is a user, by a token, or a service, by a service key; both come as `Authorization: Bearer …`. A user's rights
+are those of a session: what the app leaves open and what the token grants. An `authorize` hook is not asked here, since
+it decides about a session. `/docs` and `/metrics` are for programs of this machine that mean this server, and for
+services.
+"""
+
+import hmac
+from collections import OrderedDict
+from ipaddress import ip_address
+from typing import Any, Final
+
+from litestar import Request
+from litestar.connection import ASGIConnection
+from litestar.handlers import BaseRouteHandler
+from litestar.types import Guard as RouteGuard
+from msgspec import Struct
+
+from realtime.api.edge import Edge
+from realtime.api.local import is_local
+from realtime.auth import Identity, InvalidToken, Pattern, TokenRule
+from realtime.config import LimitSettings
+from realtime.errors import Refused
+
+_USERS_MAX: Final = 100_000
+_SESSION_USER: Final = "{session.user}"
+_ROLES: Final = "role"
+
+
+class Caller(Struct, frozen=True):
+    """Who asks: `identity` is None for a service."""
+
+    identity: Identity | None
+
+    @property
+    def is_service(self) -> bool:
+        """Whether it showed a service key, and so acts for no single user."""
+        return self.identity is None
+
+    @property
+    def user(self) -> str | None:
+        """The user; None for a service."""
+        return None if self.identity is None else self.identity.user
+
+
+class Guard:
+    """Knows callers by what they show. One for all routes, since it counts what each user asks for."""
+
+    def __init__(self, edge: Edge) -> None:
+        auth = edge.settings.auth
+        self._service_keys = tuple(key.encode() for key in (auth.service_key,) if key)
+        self._rule = TokenRule(
+            secrets=edge.keys.secrets,
+            algorithm=auth.algorithm,
+            audience=auth.audience,
+            user_claim=auth.user_claim,
+            require_exp=auth.require_exp,
+            leeway_s=auth.leeway_s,
+        )
+        self._open_grants = edge.control.rules.open_grants
+        self._rates = Rates(edge.settings.limits, edge.control.clock.monotonic_ms)
+
+    async def caller(self, request: Request[Any, Any, Any]) -> Caller:
+        """Return who asks; a user's request is counted.
+
+        Raises:
+            Refused: `unauthorized` or `rate_limited`.
+        """
+        shown = _bearer(request)
+        if shown is None:
+            raise Refused("unauthorized", "send Authorization: Bearer with a token or a service key")
+        if self._is_service_key(shown):
+            return Caller(None)
+        try:
+            identity = self._rule.check(shown)
+        except InvalidToken:
+            raise Refused("unauthorized", "the token is not accepted") from None
+        self._rates.take(identity.user)
+        return Caller(identity)
+
+    async def user(self, request: Request[Any, Any, Any]) -> Identity:
+        """Return the user who asks.
+
+        Raises:
+            Refused: as for `caller`; a service is refused too.
+        """
+        caller = await self.caller(request)
+        if caller.identity is None:
+            raise Refused("forbidden", "this is for users: send a user's token")
+        return caller.identity
+
+    async def service(self, request: Request[Any, Any, Any]) -> None:
+        """Let services through.
+
+        Raises:
+            Refused: nothing good was shown, or a user's token.
+        """
+        if not (await self.caller(request)).is_service:
+            raise Refused("forbidden", "this needs a service key")
+
+    def is_operator(self, connection: ASGIConnection[Any, Any, Any, Any]) -> bool:
+        """Whether a request is one of this machine's, or of a service."""
+        client = connection.scope.get("client")
+        if client is not None and _is_loopback(client[0]) and is_local(connection):
+            return True
+        shown = _bearer(connection)
+        return shown is not None and self._is_service_key(shown)
+
+    @property
+    def operators_only(self) -> RouteGuard:
+        """What refuses whoever is neither, for routes; a function, since Litestar copies what guards a router."""
+
+        def operators_only(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
+            if not self.is_operator(connection):
+                raise Refused("unauthorized", "only from this machine itself, or with a service key")
+
+        return operators_only
+
+    def demand(self, caller: Caller, right: str, channel: str) -> None:
+        """Refuse a user without the right on a channel; a service has every right.
+
+        Raises:
+            Refused: `forbidden`.
+        """
+        if caller.identity is not None and not self.may(caller.identity, right, channel):
+            raise Refused("forbidden", f"{caller.identity.user!r} may not {right} on {channel}"[:300])
+
+    def may(self, identity: Identity, right: str, channel: str) -> bool:
+        """Whether a user has a right on a channel, by the rule that the engine has for sessions."""
+        for pattern, rights in self._open_grants:
+            if right in rights and _covers(pattern, identity.user, channel):
+                return True
+        return any(
+            right in rights and _matches(pattern, channel) for pattern, rights in (identity.grants or {}).items()
+        )
+
+    def may_speak_as(self, caller: Caller, role: str) -> bool:
+        """Whether a caller may post with a role: `user` is everybody's.
+
+        Another one is for services, and for users whose token grants `publish` on `role:{role}` by a pattern that
+        begins with `role:`; a pattern for channels of every kind (`**`) does not mean roles.
+        """
+        if role == "user" or caller.identity is None:
+            return True
+        return any(
+            "publish" in rights and pattern.split(":")[0] == _ROLES and _matches(pattern, f"{_ROLES}:{role}")
+            for pattern, rights in (caller.identity.grants or {}).items()
+        )
+
+    def _is_service_key(self, shown: str) -> bool:
+        # Every key is looked at, so that the time says nothing.
+        given = shown.encode()
+        return sum(hmac.compare_digest(given, key) for key in self._service_keys) > 0
+
+
+class Rates:
+    """Requests of each user, by a token bucket: as a connection's commands, so that HTTP is no way round that limit.
+
+    Users are forgotten when their bucket would be full, the oldest first where there are too many.
+    """
+
+    def __init__(self, limits: LimitSettings, now_ms: Any) -> None:
+        self._per_ms = limits.commands_per_s / 1000 if limits.enabled else 0.0
+        self._burst = float(limits.commands_burst)
+        self._now_ms = now_ms
+        self._levels: OrderedDict[str, tuple[float, int]] = OrderedDict()
+
+    def take(self, user: str) -> None:
+        """Count one request.
+
+        Raises:
+            Refused: `rate_limited`, with the time after which one more goes.
+        """
+        if not self._per_ms:
+            return
+        now_ms = self._now_ms()
+        level, at_ms = self._levels.get(user, (self._burst, now_ms))
+        level = min(self._burst, level + (now_ms - at_ms) * self._per_ms)
+        if level < 1:
+            raise Refused("rate_limited", "too many requests", retry_after_ms=round((1 - level) / self._per_ms) + 1)
+        self._levels[user] = (level - 1, now_ms)
+        self._levels.move_to_end(user)
+        oldest = next(iter(self._levels))
+        if len(self._levels) > _USERS_MAX or (now_ms - self._levels[oldest][1]) * self._per_ms > self._burst:
+            del self._levels[oldest]
+
+
+def _bearer(connection: ASGIConnection[Any, Any, Any, Any]) -> str | None:
+    scheme, _, shown = connection.headers.get("authorization", "").partition(" ")
+    return shown.strip() or None if scheme.lower() == "bearer" else None
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _matches(pattern: str, channel: str) -> bool:
+    try:
+        return Pattern(pattern).matches(channel)
+    except ValueError:
+        # A token may hold what this version does not know; it then grants nothing.
+        return False
+
+
+def _covers(pattern: str, user: str, channel: str) -> bool:
+    """Whether an open rule covers a channel; `{session.user}` is exactly one segment, the user."""
+    if _SESSION_USER not in pattern:
+        return Pattern(pattern).matches(channel)
+    named = [
+        part for part, segment in zip(channel.split(":"), pattern.split(":"), strict=False) if segment == _SESSION_USER
+    ]
+    return Pattern(pattern.replace(_SESSION_USER, "*")).matches(channel) and all(part == user for part in named)

@@ -1,0 +1,90 @@
+"""What holds for every request, around all routes: its id, a line in the log, and an answer whatever happens.
+
+`X-Request-Id` is kept where the caller sent one of 1 to 128 printable ASCII characters, and made otherwise; it stands
+in the answer, in the log's line and, as `requestId`, in the events that the request led to. While the server goes away
+new requests are answered 503, but for those that ask how it is.
+"""
+
+import logging
+import time
+from typing import Any, Final
+
+from litestar import Request
+from litestar.types import ASGIApp, Receive, Send
+
+from realtime.api.answers import answer, problem
+from realtime.api.edge import Edge
+from realtime.logs import facts
+from realtime.messages import new_id
+
+_HEADER: Final = b"x-request-id"
+_ID: Final = "realtime.request_id"
+_CHARS_MAX: Final = 128
+_PATH_CHARS_MAX: Final = 200
+_ASKED_ALWAYS: Final = frozenset({"/health", "/ready", "/metrics"})
+"""Paths that programs ask all the time: answered to the end, and no line of the log at `info`."""
+
+log = logging.getLogger("realtime.api")
+
+
+def request_id(request: Request[Any, Any, Any]) -> str:
+    """Return the id of a request that came through `Requests`."""
+    found: dict[str, Any] = request.scope  # type: ignore[assignment]  # a key of our own
+    return str(found[_ID])
+
+
+class Requests:
+    """An ASGI application around another one."""
+
+    def __init__(self, inner: ASGIApp, edge: Edge) -> None:
+        self._inner = inner
+        self._edge = edge
+
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        """Serve one request; anything but HTTP goes through as it is."""
+        if scope["type"] != "http":
+            await self._inner(scope, receive, send)
+            return
+        id = _sent_id(scope) or new_id(self._edge.control.clock.now_ms())
+        scope[_ID] = id
+        began_s = time.perf_counter()
+        status = 0
+
+        async def sent(message: Any) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = list(message.get("headers", ()))
+                if all(name.lower() != _HEADER for name, _ in headers):
+                    headers.append((_HEADER, id.encode()))
+                message = {**message, "headers": headers}
+            await send(message)
+
+        path = scope["path"]
+        try:
+            if self._edge.is_draining() and path not in _ASKED_ALWAYS:
+                content, media_type = problem(503, "draining", "the server goes away; another one may take this")
+                await answer(sent, 503, content, media_type, (b"retry-after", b"1"))
+            else:
+                await self._inner(scope, receive, sent)
+        except Exception:
+            log.exception("%s %s failed", scope["method"], path[:_PATH_CHARS_MAX], extra=facts("failed", request=id))
+            if status:
+                # Half an answer cannot be taken back: the server cuts it off.
+                raise
+            await answer(sent, 500, *problem(500, "internal", "Internal error"))
+        finally:
+            level = logging.DEBUG if path in _ASKED_ALWAYS else logging.INFO
+            if log.isEnabledFor(level):
+                taken_ms = (time.perf_counter() - began_s) * 1000
+                # The path alone: a query may hold a token.
+                told = facts("request", status=status, ms=round(taken_ms, 1), request=id)
+                log.log(level, "%s %s", scope["method"], path[:_PATH_CHARS_MAX], extra=told)
+
+
+def _sent_id(scope: Any) -> str | None:
+    for name, value in scope["headers"]:
+        if name == _HEADER:
+            text = value.decode("latin-1").strip()
+            return text if 0 < len(text) <= _CHARS_MAX and text.isascii() and text.isprintable() else None
+    return None

@@ -1,0 +1,58 @@
+"""`/api/users/{id}/sessions`: the open sessions of a user, listed and closed."""
+
+from typing import Annotated, Any
+
+from litestar import Request, Response, delete, get
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.params import PathParameter
+from litestar.types import ControllerRouterHandler
+from msgspec import Struct
+
+from realtime.api.edge import Edge
+from realtime.api.guards import Guard
+from realtime.codes import CloseCode
+from realtime.errors import Refused
+from realtime.messages import encode
+
+User = Annotated[str, PathParameter(min_length=1, max_length=256, description="The user's id.")]
+
+
+class UserSession(Struct, rename="camel"):
+    """An open session: its id and the path that it came in by."""
+
+    session_id: str
+    path: str
+
+
+class Sessions(Struct, rename="camel"):
+    """The open sessions of a user, in the order they opened."""
+
+    user_id: str
+    items: list[UserSession]
+
+
+def routes(edge: Edge, guard: Guard) -> list[ControllerRouterHandler]:
+    """Return the routes of users."""
+    connections = edge.control.connections
+    endpoints = edge.control.rules.endpoints
+
+    async def own_or_service(request: Request[Any, Any, Any], user: str) -> None:
+        caller = await guard.caller(request)
+        if not caller.is_service and caller.user != user:
+            raise Refused("forbidden", "another user's sessions need a service key")
+
+    @get("/api/users/{user:str}/sessions", tags=["Users"], responses={200: ResponseSpec(Sessions)})
+    async def sessions(request: Request[Any, Any, Any], user: User) -> Response[bytes]:
+        """Return the open sessions of a user on this node. For the user, and for services."""
+        await own_or_service(request, user)
+        items = [UserSession(each.id, endpoints[each.endpoint].path) for each in connections.by_user(user)]
+        return Response(encode(Sessions(user, items)), media_type="application/json")
+
+    @delete("/api/users/{user:str}/sessions", tags=["Users"])
+    async def close_sessions(request: Request[Any, Any, Any], user: User) -> None:
+        """Close the sessions of a user, who is told not to come back. For the user, and for services."""
+        await own_or_service(request, user)
+        for session in connections.by_user(user):
+            session.close(CloseCode.REMOVED, "removed by the operator")
+
+    return [sessions, close_sessions]

@@ -1,0 +1,150 @@
+"""Asking the HTTP application as a server would, over an app in a `TestApp`: no sockets, the real hub and log."""
+
+import asyncio
+import json
+from typing import Any, Self
+
+import jwt
+import msgspec
+
+from realtime import Conversations, Realtime
+from realtime.api.edge import Edge
+from realtime.api.http import application
+from realtime.api.requests import Requests
+from realtime.config import AuthSettings, Keys, Settings
+from realtime.testing import TestApp
+
+SECRET = "s" * 40
+SERVICE_KEY = "k" * 40
+LOCAL = {"host": "127.0.0.1:3001"}
+JSON = {**LOCAL, "content-type": "application/json"}
+
+
+class Answer(msgspec.Struct):
+    """What came back."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def problem(self) -> tuple[int, str, str | None]:
+        """Status, code and path of an error, whose shape is checked."""
+        assert self.headers["content-type"] == "application/problem+json", self.body
+        found = self.json
+        assert found["status"] == self.status
+        assert found["type"] == "about:blank"
+        assert found["title"]
+        assert found["detail"]
+        return self.status, found["code"], found.get("path")
+
+
+async def ask(
+    app: Any,
+    path: str,
+    headers: dict[str, str] = LOCAL,
+    method: str = "GET",
+    body: bytes = b"",
+    *,
+    query: str | bytes = "",
+    client: str = "127.0.0.1",
+) -> Answer:
+    """Send one request and return its answer."""
+    scope: dict[str, Any] = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": method,
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode("utf-8", "surrogatepass"),
+        "query_string": query.encode() if isinstance(query, str) else query,
+        "root_path": "",
+        "headers": [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()],
+        "client": (client, 50000),
+        "server": ("127.0.0.1", 3001),
+        "extensions": {},
+    }
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await app(scope, receive, send)
+    start = sent[0]
+    found = {name.decode().lower(): value.decode() for name, value in start["headers"]}
+    return Answer(start["status"], found, b"".join(message.get("body", b"") for message in sent[1:]))
+
+
+class World:
+    """An app that is served to tests, and its HTTP side: `async with World() as world`."""
+
+    def __init__(
+        self, app: Realtime | None = None, *, generated: bool = False, draining: bool = False, **sections: Any
+    ) -> None:
+        if app is None:
+            app = Realtime()
+            app.include(Conversations())
+        auth = sections.pop("auth", None) or AuthSettings(secrets=(SECRET,), service_key=SERVICE_KEY)
+        self.settings = Settings(auth=auth, **sections)
+        self.test = TestApp(app, self.settings)
+        self._generated = generated
+        self._draining = draining
+        self.http: Any = None
+
+    async def __aenter__(self) -> Self:
+        await self.test.__aenter__()
+        edge = Edge(
+            settings=self.settings,
+            keys=Keys((SECRET,), generated=self._generated),
+            control=self.test.control,
+            url="ws://127.0.0.1:3002/ws",
+            is_draining=lambda: self._draining,
+            not_ready=lambda: ["draining"] if self._draining else [],
+        )
+        self.http = Requests(application(edge), edge)
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.test.__aexit__(None, None, None)
+
+    async def ask(
+        self, path: str, headers: dict[str, str] = LOCAL, method: str = "GET", body: bytes = b"", **options: Any
+    ) -> Answer:
+        """As `ask`; the engine runs meanwhile."""
+        asked = asyncio.ensure_future(ask(self.http, path, headers, method, body, **options))
+        while not asked.done():
+            await self.test.settle()
+        return asked.result()
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        content: object = None,
+        *,
+        user: str | None = None,
+        key: bool = False,
+        **options: Any,
+    ) -> Answer:
+        """Send JSON as a user, as a service, or as nobody."""
+        headers = dict(JSON)
+        if user is not None:
+            headers["authorization"] = f"Bearer {self.token(user, **options.pop('claims', {}))}"
+        if key:
+            headers["authorization"] = f"Bearer {SERVICE_KEY}"
+        headers |= options.pop("headers", {})
+        body = b"" if content is None else json.dumps(content).encode()
+        bare, _, query = path.partition("?")
+        return await self.ask(bare, headers, method, body, query=query, **options)
+
+    def token(self, user: str, **claims: Any) -> str:
+        """Return a token that is good now: HTTP goes by the clock of the machine."""
+        return jwt.encode({"sub": user, "exp": 2**33, **claims}, SECRET, algorithm="HS256")

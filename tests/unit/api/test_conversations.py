@@ -1,0 +1,177 @@
+"""`/api/conversations` over the real hub and log: what is stored, told, paged, changed and erased, and who may."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from realtime.config import ConversationSettings
+from tests.unit.api.asking import World
+
+MESSAGES = "/api/conversations/7/messages"
+GUARDED = ConversationSettings(access="grants")
+
+
+async def test_a_posted_message_is_stored_answered_and_told_with_the_id_of_the_request() -> None:
+    async with World() as world:
+        bob = await world.test.connect("bob")
+        await bob.send("subscribe", channel="conversation:7")
+        content = {"content": "hi", "metadata": {"tone": {"of": ["voice"]}}, "clientMessageId": "c1"}
+        answer = await world.call("POST", MESSAGES, content, user="alice", headers={"x-request-id": "r-1"})
+        stored = answer.json
+        assert answer.status == 201
+        assert answer.headers["x-request-id"] == "r-1"
+        assert {name: stored[name] for name in ("number", "conversationId", "userId", "role", "content")} == {
+            "number": 1,
+            "conversationId": "7",
+            "userId": "alice",
+            "role": "user",
+            "content": "hi",
+        }
+        assert stored["metadata"] == {"source": "http", "tone": {"of": ["voice"]}}
+        event = await bob.expect("new_message", content="hi")
+        assert event.data == stored
+        assert '"requestId":"r-1"' in event.raw
+        again = await world.call("POST", MESSAGES, content, user="alice")
+        assert (again.status, again.json) == (200, stored)
+        bob.refute("new_message")
+
+
+async def test_pages_hold_messages_as_they_are_now_and_pass_over_what_else_was_stored() -> None:
+    async with World() as world:
+        for number in range(1, 6):
+            assert (await world.call("POST", MESSAGES, {"content": f"m{number}"}, user="alice")).json[
+                "number"
+            ] == number
+        await world.call("PATCH", f"{MESSAGES}/2", {"content": "changed", "metadata": {"a": 1}}, user="alice")
+        assert (await world.call("DELETE", f"{MESSAGES}/3", user="alice")).status == 204
+        await world.call("PATCH", "/api/conversations/7", {"title": "new"}, user="alice")
+        await world.call("POST", MESSAGES, {"content": "m9"}, user="bob")
+        page = (await world.call("GET", f"{MESSAGES}?limit=4", user="bob")).json
+        assert [item["number"] for item in page["items"]] == [1, 2, 3, 4]
+        assert (page["items"][1]["content"], page["items"][1]["metadata"]) == ("changed", {"a": 1})
+        assert page["items"][1]["updatedAt"]
+        assert set(page["items"][2]) == {"id", "number", "conversationId", "deletedAt"}
+        page = (await world.call("GET", f"{MESSAGES}?after={page['next']}&limit=4", user="bob")).json
+        assert [item["number"] for item in page["items"]] == [5, 9]
+        assert page["next"] is None
+        empty = (await world.call("GET", "/api/conversations/nobody/messages", user="bob")).json
+        assert empty == {"items": [], "next": None}
+
+
+async def test_what_was_deleted_is_nowhere_and_its_number_stays() -> None:
+    async with World() as world:
+        await world.call("POST", MESSAGES, {"content": "a secret"}, user="alice")
+        await world.call("PATCH", f"{MESSAGES}/1", {"content": "a secret, too"}, user="alice")
+        bob = await world.test.connect("bob")
+        await bob.send("subscribe", channel="conversation:7")
+        assert (await world.call("DELETE", f"{MESSAGES}/1", user="alice")).status == 204
+        event = await bob.expect("message_deleted", number=1)
+        assert (event.offset, event.user_id) == (3, "alice")
+        past = await world.call("GET", "/api/channels/conversation:7/history?after=0", user="bob")
+        assert b"secret" not in past.body
+        assert [event["type"] for event in past.json["events"]] == ["new_message", "message_updated", "message_deleted"]
+        # Again: the caller may not have had the first answer.
+        assert (await world.call("DELETE", f"{MESSAGES}/1", user="alice")).status == 204
+        assert (await world.call("PATCH", f"{MESSAGES}/1", {"content": "x"}, user="alice")).problem[:2] == (
+            404,
+            "not_found",
+        )
+        assert (await world.call("POST", MESSAGES, {"content": "next"}, user="alice")).json["number"] == 4
+
+
+async def test_only_the_author_and_services_change_a_message() -> None:
+    async with World() as world:
+        await world.call("POST", MESSAGES, {"content": "mine"}, user="alice")
+        for method, content in (("PATCH", {"content": "yours"}), ("DELETE", None)):
+            assert (await world.call(method, f"{MESSAGES}/1", content, user="bob")).problem[:2] == (403, "forbidden")
+        changed = await world.call("PATCH", f"{MESSAGES}/1", {"content": "ours"}, key=True)
+        assert (changed.status, changed.json["content"], changed.json["userId"]) == (200, "ours", "alice")
+        for number in (2, 3, 2**53):
+            assert (await world.call("DELETE", f"{MESSAGES}/{number}", key=True)).problem[:2] == (404, "not_found")
+
+
+async def test_changes_at_once_are_all_there_at_the_end() -> None:
+    async with World() as world:
+        await world.call("POST", MESSAGES, {"content": "first"}, user="alice")
+        both = [{"content": "second"}, {"metadata": {"a": 1}}] * 5
+        calls = [world.call("PATCH", f"{MESSAGES}/1", change, user="alice") for change in both]
+        assert {answer.status for answer in await asyncio.gather(*calls)} == {200}
+        item = (await world.call("GET", MESSAGES, user="alice")).json["items"][0]
+        assert (item["content"], item["metadata"]) == ("second", {"a": 1})
+
+
+async def test_a_service_speaks_for_whom_it_names() -> None:
+    async with World() as world:
+        told = {"content": "hi", "role": "assistant", "userId": "robot"}
+        stored = (await world.call("POST", MESSAGES, told, key=True)).json
+        assert (stored["role"], stored["userId"]) == ("assistant", "robot")
+        assert (await world.call("POST", MESSAGES, {"content": "hi"}, key=True)).problem == (
+            400,
+            "invalid_message",
+            "userId",
+        )
+        assert (await world.call("POST", MESSAGES, {"content": "hi", "userId": "bob"}, user="alice")).problem == (
+            403,
+            "forbidden",
+            "userId",
+        )
+
+
+@pytest.mark.parametrize(
+    ("channels", "status"),
+    [
+        (None, 403),
+        ({"**": ["publish"]}, 403),
+        ({"*:*": ["publish"]}, 403),
+        ({"role:user": ["publish"]}, 403),
+        ({"role:assistant": ["subscribe"]}, 403),
+        ({"role:assistant": ["publish"]}, 201),
+        ({"role:*": ["publish"]}, 201),
+    ],
+)
+async def test_a_role_needs_a_grant_that_means_roles(channels: Any, status: int) -> None:
+    async with World() as world:
+        claims = {} if channels is None else {"channels": channels}
+        told = {"content": "hi", "role": "assistant"}
+        assert (await world.call("POST", MESSAGES, told, user="alice", claims=claims)).status == status
+
+
+async def test_grants_decide_where_access_goes_by_them() -> None:
+    async with World(conversations=GUARDED) as world:
+        reads = {"channels": {"conversation:7": ["history"]}}
+        writes = {"channels": {"conversation:*": ["publish"], "not a pattern": ["history"]}}
+        for claims, read, written in (({}, 403, 403), (reads, 200, 403), (writes, 403, 201)):
+            assert (await world.call("GET", MESSAGES, user="alice", claims=claims)).status == read
+            posted = await world.call("POST", MESSAGES, {"content": "hi"}, user="alice", claims=claims)
+            assert posted.status == written
+
+
+@pytest.mark.parametrize(
+    ("content", "path"),
+    [
+        ({}, "content"),
+        ({"content": ""}, "content"),
+        ({"content": 7}, "content"),
+        ({"content": "x", "metadata": []}, "metadata"),
+        ({"content": "x", "metadata": {"a": json.loads("[" * 70 + "]" * 70)}}, "metadata.a"),
+        ({"content": "x", "role": "SYSTEM"}, "role"),
+        ({"content": "x", "clientMessageId": "c" * 65}, "clientMessageId"),
+        ([], None),
+    ],
+    ids=str,
+)
+async def test_a_wrong_field_is_named(content: object, path: str | None) -> None:
+    async with World() as world:
+        assert (await world.call("POST", MESSAGES, content, user="alice")).problem == (400, "invalid_message", path)
+
+
+async def test_whoever_is_not_known_is_told_so() -> None:
+    async with World() as world:
+        for headers in ({}, {"authorization": "Basic x"}, {"authorization": "Bearer x"}, {"authorization": "Bearer"}):
+            answer = await world.call("GET", MESSAGES, headers=headers)
+            assert answer.problem[:2] == (401, "unauthorized")
+            assert answer.headers["www-authenticate"].startswith("Bearer")
+        old = await world.call("GET", MESSAGES, user="alice", claims={"exp": 1_000_000})
+        assert old.problem[:2] == (401, "unauthorized")
