@@ -189,6 +189,8 @@ async def test_flood_of_pings_whose_pongs_are_never_read_does_not_grow_the_serve
                     await peer.send(flood)
         except TimeoutError:
             assert with_deadline.expired()
+        except ConnectionError:
+            pass  # pings are commands to the limits, and who goes on is closed
         assert server.memory_bytes() - before < 64 * 1024 * 1024
         await unharmed(watcher, tag)
 

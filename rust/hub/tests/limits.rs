@@ -4,6 +4,7 @@ mod world;
 
 use jsonwebtoken::{EncodingKey, Header, encode};
 use realtime_hub::Event;
+use realtime_protocol::frame::{Opcode, encode_masked_frame};
 use serde_json::{Value, json};
 use world::{Got, SECRET, Store, World};
 
@@ -113,6 +114,20 @@ fn who_goes_on_is_closed_4003_after_every_refusal_was_answered() {
         world.run();
         assert!(world.take_events().iter().any(|event| matches!(event, Event::Close { code: 4003, .. })));
     }
+}
+
+#[test]
+fn pings_of_the_protocol_count_and_over_the_rate_have_no_answer() {
+    let mut world = limited(&json!({"commands_per_s": 1, "commands_burst": 3, "refusals_max": 10}));
+    let client = world.connect(0, "ann");
+    let mut ping = Vec::new();
+    encode_masked_frame(Opcode::Ping, true, b"x", [1, 2, 3, 4], &mut ping);
+    world.raw_bytes(client, &ping.repeat(10));
+    world.run();
+    assert_eq!(world.take(client), vec![Got::Pong(b"x".to_vec()); 3]);
+    world.raw_bytes(client, &ping.repeat(10));
+    world.run();
+    assert_eq!(world.take(client)[0], Got::Close(Some(4003), "too many commands for too long".into()));
 }
 
 #[test]

@@ -10,6 +10,7 @@ use crate::counters::{add, add_own, sub};
 use crate::options::Mode;
 use crate::outbox::Queued;
 use crate::prepared::Prepared;
+use crate::rules::Traffic;
 use crate::{ConnId, Event, Now};
 use realtime_protocol::close::CloseCode;
 use realtime_protocol::connection::{Inbound, Item, Role};
@@ -167,6 +168,8 @@ impl ShardCore {
         match item {
             Item::Text(payload) => self.message_in(slot, true, payload),
             Item::Binary(payload) => self.message_in(slot, false, payload),
+            // Over the rate it stays unanswered: a later pong may stand for it (RFC 6455 §5.5.3).
+            Item::Ping(_) if self.take_tokens(slot, Traffic::Commands, 1).is_err() => self.note_refusal(slot),
             Item::Ping(payload) => {
                 let pong = Queued::reply(Prepared::frame(Opcode::Pong, payload));
                 self.queue(slot, pong);
