@@ -126,6 +126,7 @@ fn send(
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let run_id = format!("l{:x}", since_1970.as_micros());
     let mut workload = Stored::new(channels, options.payload, run_id, offsets, record);
+    workload.repeat_every = options.repeat_every;
     let run =
         drive(swarm, &mut workload, count, &plan(options)).map_err(|error| format!("poll or --record: {error}"))?;
     costs(report, options, &run, workload.messages, workload.deliveries);

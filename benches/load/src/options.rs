@@ -20,6 +20,7 @@ usage: realtime-load --url ws://HOST:PORT/PATH --workload w1|w1b|w2|send|idle|ch
   --cycles N                       churn: default 10
   --window N --timeout S           handshakes under way at a time (64); limit for opening and for lost messages (30)
   --prefix P                       channels are P0, P1, ...; default conversation:w-
+  --repeat-every N                 send: every Nth message twice, as after a lost ack; default 0, none
   --record FILE                    send: append conversationId,number,clientMessageId of each acknowledged message
 exit: 0 well, 1 something lost, doubled, out of order or refused, 2 wrong call or no start, 3 the server went away
 ";
@@ -74,6 +75,8 @@ pub struct Options {
     pub timeout: Duration,
     /// How the channels' names begin.
     pub prefix: String,
+    /// Every so many messages one is sent a second time; 0 for none.
+    pub repeat_every: u64,
     /// Where acknowledged messages are recorded.
     pub record: Option<String>,
 }
@@ -137,6 +140,7 @@ pub fn parse(arguments: impl Iterator<Item = String>) -> Result<Options, String>
         window: pairs.number("--window", 64)?,
         timeout: pairs.seconds("--timeout", 30.0)?,
         prefix: pairs.take("--prefix").unwrap_or_else(|| "conversation:w-".to_owned()),
+        repeat_every: pairs.number("--repeat-every", 0)?,
         record: pairs.take("--record"),
         workload,
     };

@@ -3,7 +3,8 @@
 //!
 //! The members of a channel take turns at sending. A message is over when its ack and all its deliveries have come. What is checked: every
 //! message acknowledged once, to its sender; numbers without holes and in order at every receiver; one number is one message at every
-//! receiver and in the ack, and one message has one number. With a record, each acknowledged message is written as a line
+//! receiver and in the ack, and one message has one number. A message that is sent twice, as after a lost ack, is acknowledged twice and
+//! stored once. With a record, each acknowledged message is written as a line
 //! `conversationId,number,clientMessageId` and flushed in the same turn, for a check after the server was killed.
 
 use crate::audit::{Audit, Faults};
@@ -24,8 +25,8 @@ struct Book {
     first: u64,
     /// Index: number - first; value: the message's place in the sending order + 1, or 0 while nobody has told.
     messages: Vec<u32>,
-    /// Index: place in the sending order; whether its ack came.
-    acked: Vec<bool>,
+    /// Index: place in the sending order; how many acks are still to come.
+    owed: Vec<u8>,
 }
 
 impl Book {
@@ -35,7 +36,7 @@ impl Book {
             return false;
         };
         // Far beyond what was sent, a number is nonsense, and no reason to allocate.
-        if index > self.acked.len() {
+        if index > self.owed.len() {
             return false;
         }
         if index >= self.messages.len() {
@@ -83,6 +84,8 @@ pub struct Stored {
     log_faults: LogFaults,
     command: Vec<u8>,
     record: Option<BufWriter<File>>,
+    /// Every so many messages of a channel one is sent a second time; 0 for none.
+    pub repeat_every: u64,
     /// Deliveries since the warm-up.
     pub deliveries: u64,
     /// Messages sent since the warm-up.
@@ -127,6 +130,7 @@ impl Stored {
             log_faults: LogFaults::default(),
             command: Vec::new(),
             record: record.map(BufWriter::new),
+            repeat_every: 0,
             deliveries: 0,
             messages: 0,
             acks: 0,
@@ -152,7 +156,7 @@ impl Stored {
     /// Faults of the log.
     #[must_use]
     pub fn log_faults(&self) -> LogFaults {
-        let unacked = self.books.iter().flat_map(|book| &book.acked).filter(|acked| !**acked).count() as u64;
+        let unacked = self.books.iter().flat_map(|book| &book.owed).filter(|owed| **owed > 0).count() as u64;
         let stored_twice = self.books.iter().map(Book::stored_twice).sum();
         LogFaults { unacked, stored_twice, ..self.log_faults }
     }
@@ -199,8 +203,8 @@ impl Stored {
         }
         let members = &self.channels[channel].members;
         let mine = members[seq as usize % members.len()] == connection;
-        match self.books[channel].acked.get_mut(seq as usize) {
-            Some(acked) if mine && !*acked => *acked = true,
+        match self.books[channel].owed.get_mut(seq as usize) {
+            Some(owed) if mine && *owed > 0 => *owed -= 1,
             _ => return self.log_faults.stray_acks += 1,
         }
         self.acks += 1;
@@ -226,8 +230,10 @@ impl Workload for Stored {
 
     fn send_next(&mut self, swarm: &mut Swarm, channel: usize, due_ns: u64) {
         let members = &self.channels[channel].members;
-        let seq = self.flights.depart(channel, members.len() as u32 + 1, due_ns);
-        self.books[channel].acked.push(false);
+        let next = self.flights.departed(channel) + 1;
+        let copies = if self.repeat_every > 0 && next.is_multiple_of(self.repeat_every) { 2 } else { 1 };
+        let seq = self.flights.depart(channel, members.len() as u32 + u32::from(copies), due_ns);
+        self.books[channel].owed.push(copies);
         self.command.clear();
         // Writing to a Vec cannot fail.
         let _ = write!(
@@ -239,7 +245,9 @@ impl Workload for Stored {
             self.run,
             seq + 1,
         );
-        swarm.send(members[seq as usize % members.len()], &self.command);
+        for _ in 0..copies {
+            swarm.send(members[seq as usize % members.len()], &self.command);
+        }
         self.messages += 1;
     }
 
@@ -266,7 +274,7 @@ mod tests {
         let mut stored = Stored::new(Channel::all("conversation:w-", 1, 2), 4, "r1".to_owned(), &[10, 10], None);
         for _ in 0..2 {
             stored.flights.depart(0, 3, 0);
-            stored.books[0].acked.push(false);
+            stored.books[0].owed.push(1);
         }
         stored
     }

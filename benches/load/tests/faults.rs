@@ -101,6 +101,14 @@ fn broken_store_fails_by_its_name() {
 }
 
 #[test]
+fn message_that_comes_again_and_is_stored_again_fails_by_its_name() {
+    // This server knows no clientMessageId; one that does is tested with --repeat-every in tests/integration.
+    let (code, sentences) = wrong(&run("send", Fault::None, &["--repeat-every", "10"]));
+    assert_eq!(code, Some(1));
+    assert!(sentences.contains("stored twice"), "{sentences}");
+}
+
+#[test]
 fn server_that_dies_has_its_own_code_and_what_it_acknowledged_is_on_record() {
     let record = std::env::temp_dir().join(format!("realtime-load-{}.csv", std::process::id()));
     let (code, sentences) = wrong(&run("send", Fault::Die, &["--record", record.to_str().expect("a plain path")]));
