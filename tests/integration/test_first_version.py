@@ -1,11 +1,13 @@
 """A client of the first version goes on working unchanged: docs/topics/compatibility.md, row by row."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from websockets.exceptions import ConnectionClosed
 
 from tests.integration.first_version import DELAYS_S, FirstVersionClient
 from tests.kit import PATIENCE_S, Server, clients, eventually, token_for
@@ -150,6 +152,33 @@ async def test_close_by_the_server_for_good_is_1000_with_the_reason_and_the_clie
         await ann.send("goodbye")
         await eventually(lambda: ann.has_stopped)
         assert (ann.opened, ann.closes) == (1, [(1000, "removed by the operator")])
+
+
+async def test_client_that_sends_too_much_is_told_then_closed_and_comes_back(serve: Callable[..., Server]) -> None:
+    limits = ("limits.commands_per_s=5", "limits.commands_burst=5", "limits.refusals_max=20")
+    async with serve(*limits) as server, FirstVersionClient(server, "ann", "conversation:1") as ann:
+        await ann.is_back(1)
+        with contextlib.suppress(ConnectionClosed):
+            for number in range(200):
+                await ann.send("send_message", {"conversationId": "1", "content": str(number)})
+        await ann.is_back(2)
+        assert [code for code, _ in ann.closes] == [4003]
+        refusal = await ann.sees("error", code="rate_limited")
+        assert refusal["retryAfterMs"] > 0
+        await ann.send("send_message", {"conversationId": "1", "content": "again"})
+        await ann.sees("new_message", content="again")
+
+
+async def test_tab_that_another_takes_the_place_of_stops(serve: Callable[..., Server]) -> None:
+    async with serve("limits.sessions_per_user_max=1", "limits.sessions_per_user_over=close_oldest") as server:
+        tabs = [FirstVersionClient(server, "ann", "conversation:1") for _ in range(2)]
+        async with tabs[0] as older:
+            await older.is_back(1)
+            async with tabs[1] as newer:
+                await newer.is_back(1)
+                await eventually(lambda: older.has_stopped)
+                assert [code for code, _ in older.closes] == [1000]
+                assert newer.closes == []
 
 
 async def test_orderly_restart_is_a_close_that_the_client_comes_back_from(serve: Callable[..., Server]) -> None:
