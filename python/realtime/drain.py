@@ -75,14 +75,10 @@ class Drain:
             await self._while_connected(window_s)
         engine.stop_reading()
         await take_all(control)
-        cancelled = await control.finish(self._left_s())
-        if cancelled:
-            log.warning("%d handlers or tasks were cut off after drain.grace_s=%g", cancelled, self._settings.grace_s)
-        control.submit()
-        left_ms = max(100, round((self._deadline_s - time.monotonic()) * 500))
-        if not await asyncio.to_thread(engine.flush_log, left_ms):
-            log.error("the log was not flushed within %d ms; what it had not acknowledged may be lost", left_ms)
-        await take_all(control)
+        await self._carry_out()
+        # What was just committed may have been heard by a listener, and what that publishes is to be stored too.
+        while control.router.busy and self._left_s() > 0:
+            await self._carry_out()
         control.submit()
         if 0 < self._settings.window_s * _TOLD_LATELY < time.monotonic() - self._told_s:
             # Who was told a while ago would come back at once, all together: delays count from the last telling.
@@ -93,6 +89,18 @@ class Drain:
         await asyncio.to_thread(engine.stop, left_ms)
         await take_all(control)
         await control.finish(max(0.0, self._deadline_s - time.monotonic()))
+
+    async def _carry_out(self) -> None:
+        """Let what is under way in Python end, commit what it led to, and take what comes of that."""
+        control = self._control
+        cancelled = await control.finish(self._left_s())
+        if cancelled:
+            log.warning("%d handlers or tasks were cut off after drain.grace_s=%g", cancelled, self._settings.grace_s)
+        control.submit()
+        left_ms = max(100, round((self._deadline_s - time.monotonic()) * 500))
+        if not await asyncio.to_thread(self._engine.flush_log, left_ms):
+            log.error("the log was not flushed within %d ms; what it had not acknowledged may be lost", left_ms)
+        await take_all(control)
 
     def _announce(self) -> None:
         self._told_s = time.monotonic()

@@ -177,9 +177,9 @@ class _Lane:
     def __init__(self) -> None:
         self.waiting: deque[_Envelope] = deque()
         self.behind = False
-        self.taken = 0
-        """The highest offset that was handled or stands in `waiting`."""
-        self.newest = 0
+        self.taken = -1
+        """The highest offset that was handled or stands in `waiting`; -1 before the first."""
+        self.newest = -1
         """The highest offset that was heard and not taken; while behind."""
         self.lost = 0
 
@@ -214,7 +214,7 @@ class _Queue:
             lane.newest = lane.taken
             log.warning("listener %s is behind: %d events wait; it reads on in %s", self._name, self._waiting, channel)
         offset = envelope.offset
-        if offset is not None and not lane.taken:
+        if offset is not None and lane.taken < 0:
             lane.taken = offset - 1
         if offset is None or offset <= lane.taken:
             lane.lost += 1

@@ -201,6 +201,20 @@ async def test_a_slow_listener_reads_what_is_stored_later_once_and_in_order(capl
     assert heard[-1] == 63
 
 
+async def test_a_channel_whose_first_event_finds_no_room_is_read_from_that_event_on() -> None:
+    heard: list[object] = []
+    gate = asyncio.Semaphore(0)
+    ears = Ears(slow(heard, gate), waiting_max=2)
+    for number in (1, 2):
+        ears.hear("poll:full", frame(f"full {number}"))
+    ears.publish(1, 2, 3, 4)
+    for _ in range(10):
+        gate.release()
+    await ears.settle()
+    assert sorted(heard, key=str) == [1, 2, 3, 4, "full 1", "full 2"]
+    assert ears.read[0] == ("poll:1", 0)
+
+
 async def test_what_is_stored_but_not_heard_yet_is_not_heard_twice() -> None:
     heard: list[object] = []
     gate = asyncio.Semaphore(0)
