@@ -104,7 +104,7 @@ def scrape(connection: http.client.HTTPConnection, key: str) -> str:
 
 def open_connections(text: str) -> int:
     """How many connections a scrape says are open."""
-    lines = [line for line in text.splitlines() if line.startswith("realtime_connections_open")]
+    lines = [line for line in text.splitlines() if line.startswith("realtime_connections ")]
     return int(sum(float(line.rsplit(" ", 1)[1]) for line in lines))
 
 
