@@ -355,6 +355,8 @@ class Realtime:
         durable: bool = False,
         history: int = 0,
         overflow: Literal["drop_oldest", "close"] = "drop_oldest",
+        keep_s: int | None = None,
+        keep_events: int | None = None,
     ) -> None:
         """Say what kind of channel the names of a pattern are; the first that matches wins, none means volatile.
 
@@ -363,12 +365,30 @@ class Realtime:
             durable: events are stored, numbered and recovered by clients that come back.
             history: events kept in memory.
             overflow: what becomes of volatile events for readers that are too slow.
+            keep_s: seconds that an event is kept, in the log or in memory; None keeps it for ever. What is older goes
+                within about a minute. A channel in memory goes when it has neither events nor members. The operator's
+                `history.retention` has the last word.
+            keep_events: how many of the newest events are kept, as `keep_s`; None keeps all.
 
         Raises:
-            ValueError: not a pattern.
+            ValueError: not a pattern; `keep_s` or `keep_events` below 1, or on a channel that keeps nothing.
         """
+        for name, value in (("keep_s", keep_s), ("keep_events", keep_events)):
+            if value is None:
+                continue
+            if value < 1:
+                raise ValueError(f"{name}={value}; use 1 or more, or leave it out to keep everything")
+            if not durable and history == 0:
+                raise ValueError(f"{name}={value} on {pattern!r}, which keeps nothing; set durable or history")
         self._declared.policies.append(
-            Policy(pattern=Pattern(pattern), durable=durable, history=history, overflow=overflow)
+            Policy(
+                pattern=Pattern(pattern),
+                durable=durable,
+                history=history,
+                overflow=overflow,
+                keep_s=keep_s,
+                keep_events=keep_events,
+            )
         )
 
     def allow(self, pattern: str, *rights: str) -> None:

@@ -194,12 +194,17 @@ class Policy(Struct, frozen=True, kw_only=True):
         history: events kept in memory for late and returning members.
         overflow: what becomes of volatile events for a reader that is too slow: `drop_oldest` (it is told by `lag`)
             or `close` (4000).
+        keep_s: seconds that an event is kept, in the log or in memory; None keeps it for ever. A channel in memory goes
+            when it has neither events nor members.
+        keep_events: how many of the newest events are kept; None keeps all.
     """
 
     pattern: Pattern
     durable: bool = False
     history: int = 0
     overflow: str = "drop_oldest"
+    keep_s: int | None = None
+    keep_events: int | None = None
 
 
 class Broadcaster:

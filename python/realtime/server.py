@@ -29,10 +29,10 @@ from msgspec.structs import replace
 
 from realtime import _engine, logs
 from realtime._engine import Commands, Engine
-from realtime.auth import mint_token
+from realtime.auth import Pattern, mint_token
 from realtime.broadcaster import Broadcaster
 from realtime.clock import Clock, SystemClock, Timer
-from realtime.config import AuthSettings, ConfigError, Keys, Settings, differing, keys_of
+from realtime.config import AuthSettings, ConfigError, Keys, Settings, differing, keys_of, parse_retention
 from realtime.connections import Connections, Session
 from realtime.drain import Drain
 from realtime.forwarding import Forwarding
@@ -294,15 +294,27 @@ def engine_options(rules: Rules, settings: Settings, keys: Keys, *, in_memory: b
                     "durable": policy.durable,
                     "history": policy.history,
                     "overflow": policy.overflow,
+                    "keep_s": policy.keep_s,
+                    "keep_events": policy.keep_events,
                 }
                 for policy in rules.policies
             ],
+            "retention": [_retention_option(text) for text in settings.history.retention],
             "open_grants": [{"pattern": pattern, "rights": rights} for pattern, rights in rules.open_grants],
             "authorize": [authorization.pattern.text for authorization in rules.authorize],
             "listen": list(dict.fromkeys(listener.pattern.text for listener in rules.listeners)),
             "reserved_events": RESERVED_EVENTS,
         }
     )
+
+
+def _retention_option(text: str) -> object:
+    retention = parse_retention(text)
+    try:
+        Pattern(retention.pattern)
+    except ValueError as error:
+        raise ConfigError(f"history.retention = {text!r}: {error}") from error
+    return retention
 
 
 def _route_option(route: Route) -> object:

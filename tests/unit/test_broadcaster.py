@@ -339,3 +339,31 @@ async def test_amending_and_erasing_over_the_real_engine() -> None:
         assert found == [(1, {}, "r-1"), (2, {}, None)]
         await ann.expect("line", text="secret")
         await ann.expect("line_gone")
+
+
+async def test_what_is_too_old_or_too_much_goes() -> None:
+    app = Realtime()
+    app.policy("ledger:*", durable=True, history=8, keep_s=3600, keep_events=2)
+    app.policy("feed:*", history=8, keep_s=60)
+    async with TestApp(app) as world:
+
+        async def kept(channel: str) -> list[int]:
+            reading = asyncio.ensure_future(app.broadcaster.history(channel))
+            await world.settle()
+            return [msgspec.json.decode(event)["offset"] for event in (await reading).events]
+
+        for number in range(5):
+            app.publish("ledger:1", "line", {"n": number})
+            app.publish("feed:1", "tick", {"n": number})
+        await world.settle()
+        world.clock.advance(59)
+        assert await kept("feed:1") == [1, 2, 3, 4, 5]
+        world.clock.advance(61)
+        assert await kept("ledger:1") == [4, 5]
+        assert await kept("feed:1") == []
+        app.publish("ledger:1", "line", {})
+        await world.settle()
+        world.clock.advance(3661)
+        assert await kept("ledger:1") == []
+        app.publish("ledger:1", "line", {})
+        assert await kept("ledger:1") == [7]

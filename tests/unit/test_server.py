@@ -47,7 +47,7 @@ def test_the_options_are_the_rules_and_the_configuration_as_plain_data() -> None
     options = json.loads(engine_options(app.compile(settings), settings, Keys((SECRET,), generated=True)))
     assert set(options) == {
         *("host", "port", "shards", "data_dir", "limits", "proxies", "token", "origins", "endpoints", "routes"),
-        *("relays", "policies", "open_grants", "authorize", "listen", "reserved_events"),
+        *("relays", "policies", "open_grants", "authorize", "listen", "retention", "reserved_events"),
     }
     assert (options["host"], options["port"], options["shards"], options["data_dir"]) == ("::1", 0, 2, "kept")
     assert options["token"] == {
@@ -61,7 +61,14 @@ def test_the_options_are_the_rules_and_the_configuration_as_plain_data() -> None
     assert options["endpoints"] == [{"path": "/ws", "mode": "json", "auth": "token"}]
     assert options["routes"] == ["send_message"]
     assert options["policies"] == [
-        {"pattern": "conversation:*", "durable": True, "history": 256, "overflow": "drop_oldest"}
+        {
+            "pattern": "conversation:*",
+            "durable": True,
+            "history": 256,
+            "overflow": "drop_oldest",
+            "keep_s": None,
+            "keep_events": None,
+        }
     ]
     assert options["authorize"] == ["poll:*"]
     assert options["listen"] == ["poll:*", "board:*"]

@@ -9,6 +9,7 @@ Called by `cli` (with the command line), by `app.run()` and by the lifespan (wit
 """
 
 from realtime.config.keys import differing
+from realtime.config.retention import Retention, parse_retention
 from realtime.config.secret import Keys, is_loopback, keys_of
 from realtime.config.settings import (
     ApiSettings,
@@ -17,6 +18,7 @@ from realtime.config.settings import (
     ConversationSettings,
     DrainSettings,
     HandlerSettings,
+    HistorySettings,
     LimitSettings,
     LogSettings,
     PresenceSettings,
@@ -33,10 +35,12 @@ __all__ = [
     "ConversationSettings",
     "DrainSettings",
     "HandlerSettings",
+    "HistorySettings",
     "Keys",
     "LimitSettings",
     "LogSettings",
     "PresenceSettings",
+    "Retention",
     "ServerSettings",
     "Settings",
     "TypingSettings",
@@ -44,4 +48,5 @@ __all__ = [
     "is_loopback",
     "keys_of",
     "load",
+    "parse_retention",
 ]

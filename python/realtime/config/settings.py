@@ -295,6 +295,19 @@ class ConversationSettings(Section, frozen=True):
     ] = "drop_oldest"
 
 
+class HistorySettings(Section, frozen=True):
+    """What channels keep."""
+
+    retention: Annotated[
+        tuple[Text, ...],
+        Meta(
+            description="What is kept of the channels of a pattern, whatever the app says: `<pattern> <age or forever> "
+            "[<count>]` each, such as `conversation:* 30d 10000`; ages in `s`, `m`, `h` or `d`. The first that "
+            "matches counts; what is older, or more, goes within about a minute."
+        ),
+    ] = ()
+
+
 class HandlerSettings(Section, frozen=True):
     """Handlers of commands."""
 
@@ -372,6 +385,7 @@ class Settings(Section, frozen=True):
     presence: PresenceSettings = PresenceSettings()
     typing: TypingSettings = TypingSettings()
     conversations: ConversationSettings = ConversationSettings()
+    history: HistorySettings = HistorySettings()
     handlers: HandlerSettings = HandlerSettings()
     log: LogSettings = LogSettings()
     drain: DrainSettings = DrainSettings()

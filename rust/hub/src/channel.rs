@@ -21,11 +21,27 @@ pub struct Policy {
     pub history: usize,
     /// What happens to volatile events for slow readers.
     pub overflow: Overflow,
+    /// How long its publications are kept, and how many.
+    pub keep: Keep,
+}
+
+/// What of a channel's publications is kept; None sets no bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Keep {
+    /// Seconds.
+    pub s: Option<u64>,
+    /// The newest so many.
+    pub events: Option<u64>,
+}
+
+impl Keep {
+    /// Everything, for ever.
+    pub const ALL: Self = Self { s: None, events: None };
 }
 
 impl Policy {
     /// Nothing is kept.
-    pub const VOLATILE: Self = Self { durable: false, history: 0, overflow: Overflow::DropOldest };
+    pub const VOLATILE: Self = Self { durable: false, history: 0, overflow: Overflow::DropOldest, keep: Keep::ALL };
 
     /// Whether publications have offsets.
     #[must_use]
@@ -41,6 +57,8 @@ pub struct Publication {
     pub offset: u64,
     /// Its frame.
     pub frame: Arc<Prepared>,
+    /// When it came, in monotonic milliseconds; told by channels in memory alone, which go by no other clock.
+    pub(crate) since_ms: u64,
 }
 
 /// One channel.
@@ -67,6 +85,8 @@ pub(crate) struct State {
     pub waiting: Vec<Waiting>,
     /// Bytes of the events in it.
     pub waiting_bytes: usize,
+    /// The newest offset that the log keeps no longer.
+    pub tail: u64,
     /// The newest publications, oldest first, offsets rising by one.
     pub ring: VecDeque<Arc<Publication>>,
     /// Relays that last, by rule and user.
@@ -147,6 +167,7 @@ impl Channel {
             head,
             waiting: Vec::new(),
             waiting_bytes: 0,
+            tail: 0,
             ring: VecDeque::new(),
             lasting: HashMap::new(),
         };
@@ -185,7 +206,10 @@ impl State {
             && self.waiting.is_empty()
             && self.lasting.is_empty()
             && self.head != Head::Loading
-            && (policy.durable || policy.history == 0 || self.head == Head::Known(0))
+            && (policy.durable
+                || policy.history == 0
+                || self.head == Head::Known(0)
+                || policy.keep.s.is_some() && self.ring.is_empty())
     }
 
     /// The ring's part from `next` on, at most `most`; None where it begins later.
@@ -207,6 +231,28 @@ impl State {
             self.ring.pop_front();
         }
         self.ring.push_back(publication);
+    }
+
+    /// Lets go of what a channel in memory keeps no longer.
+    pub(crate) fn trim(&mut self, policy: Policy, mono_ms: u64) {
+        let Some(keep_s) = policy.keep.s.filter(|_| !policy.durable) else { return };
+        let is_old = |publication: &Arc<Publication>| publication.since_ms.saturating_add(keep_s * 1_000) <= mono_ms;
+        while self.ring.front().is_some_and(is_old) {
+            self.ring.pop_front();
+        }
+    }
+
+    /// Lets go of what the log has let go of.
+    pub(crate) fn cut(&mut self, tail: u64) {
+        self.tail = self.tail.max(tail);
+        while self.ring.front().is_some_and(|publication| publication.offset <= tail) {
+            self.ring.pop_front();
+        }
+    }
+
+    /// The oldest offset that a member can still get.
+    pub(crate) fn oldest(&self, policy: Policy, head: u64) -> u64 {
+        if policy.durable { self.tail + 1 } else { self.ring.front().map_or(head + 1, |first| first.offset) }
     }
 
     /// Puts an event whose data has changed in the place of what it was.
@@ -272,6 +318,13 @@ impl Directory {
             part.remove(&channel.name);
         }
         state.take_waiting()
+    }
+
+    /// Channels in memory that keep their publications for a time, of one part of the directory.
+    pub(crate) fn ageing(&self, part: usize) -> Vec<Arc<Channel>> {
+        let part = lock(&self.parts[part % self.parts.len()]);
+        let is_ageing = |channel: &&Arc<Channel>| !channel.policy.durable && channel.policy.keep.s.is_some();
+        part.values().filter(is_ageing).cloned().collect()
     }
 
     pub(crate) fn len(&self) -> usize {

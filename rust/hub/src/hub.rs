@@ -7,6 +7,7 @@ mod identity;
 mod membership;
 mod publishing;
 mod relays;
+mod retention;
 
 use identity::admitted;
 pub(crate) use membership::Replay;
@@ -32,7 +33,7 @@ use crate::{ConnId, Now};
 use realtime_protocol::frame::Opcode;
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
 /// Bytes that one `history` answer or one page of a replay may have.
@@ -52,7 +53,9 @@ pub struct Hub {
     directory: Directory,
     log: Box<dyn LogQueue>,
     durable_epoch: Arc<str>,
-    memory_epoch: Arc<str>,
+    memory_nonce: u64,
+    /// The part of the directory that is swept next.
+    swept_part: AtomicUsize,
     channel_ids: AtomicU64,
     session_nonce: u64,
     pressure: AtomicBool,
@@ -94,7 +97,8 @@ impl Hub {
             directory: Directory::default(),
             log,
             durable_epoch: epoch.into(),
-            memory_epoch: format!("{memory:016x}").into(),
+            memory_nonce: memory,
+            swept_part: AtomicUsize::new(0),
             channel_ids: AtomicU64::new(1),
             session_nonce: session,
             pressure: AtomicBool::new(false),
@@ -330,10 +334,15 @@ impl Hub {
     // ---- channels
 
     fn make_channel(&self, name: Arc<str>) -> Channel {
-        let policy = self.rules.policy_of(&name);
-        let epoch = Arc::clone(if policy.durable { &self.durable_epoch } else { &self.memory_epoch });
+        let policy = self.rules.kept_policy_of(&name);
         let is_heard = self.rules.is_heard(&name);
         let id = self.channel_ids.fetch_add(1, Ordering::Relaxed);
+        let epoch = if policy.durable {
+            Arc::clone(&self.durable_epoch)
+        } else {
+            // A channel in memory that went and came again counts from 1 once more: that is another history.
+            format!("{:016x}", scramble(self.memory_nonce ^ id)).into()
+        };
         Channel::new(name, id, policy, epoch, is_heard, self.inboxes.len())
     }
 

@@ -41,7 +41,7 @@ mod session_id;
 pub mod token;
 mod wire;
 
-pub use channel::{Channel, Policy, Publication};
+pub use channel::{Channel, Keep, Policy, Publication};
 pub use command::{Admitted, Amendment, Command, Publish, Reply};
 pub use confidential::Confidential;
 pub use core::{ShardCore, TICK_MS};
@@ -51,10 +51,12 @@ pub use hub::Hub;
 pub use id::{ConnId, Now};
 pub use identity::Identity;
 pub use inbox::Inbox;
-pub use log_queue::{AppendError, AppendedEvent, LogFailure, LogPage, LogQueue, LogRequest, PagePurpose, StoredEvent};
+pub use log_queue::{
+    AppendError, AppendedEvent, Bounds, LogFailure, LogPage, LogQueue, LogRequest, PagePurpose, StoredEvent,
+};
 pub use options::{
     Auth, Crowd, Endpoint, Expiry, KeyRule, Limits, Mode, OpenGrant, Options, Overflow, PolicyOptions, RelayOptions,
-    Route, TokenRule,
+    Retention, Route, TokenRule,
 };
 pub use outbox::Class;
 pub use prepared::Prepared;

@@ -75,6 +75,15 @@ pub enum AppendError {
     Log(LogFailure),
 }
 
+/// What of a channel's log is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// The newest offset.
+    pub head: u64,
+    /// The newest offset that is kept no longer, 0 while all are.
+    pub tail: u64,
+}
+
 /// A part of a channel's log.
 #[derive(Debug, Clone)]
 pub struct LogPage {

@@ -45,6 +45,8 @@ pub struct Options {
     pub authorize: Vec<String>,
     /// Event names that a client's `publish` may not use.
     pub reserved_events: Vec<String>,
+    /// What the operator keeps, whatever `policies` say; the first match wins.
+    pub retention: Vec<Retention>,
     /// Patterns of channels whose events go up to Python too, as [`crate::Event::Heard`].
     pub listen: Vec<String>,
 }
@@ -68,6 +70,7 @@ impl Default for Options {
             open_grants: Vec::new(),
             authorize: Vec::new(),
             reserved_events: Vec::new(),
+            retention: Vec::new(),
             listen: Vec::new(),
         }
     }
@@ -344,6 +347,26 @@ pub struct PolicyOptions {
     /// What happens to volatile events for a reader that is too slow.
     #[serde(default)]
     pub overflow: Overflow,
+    /// Seconds that an event is kept; None: for ever.
+    #[serde(default)]
+    pub keep_s: Option<u64>,
+    /// Newest events that are kept; None: all.
+    #[serde(default)]
+    pub keep_events: Option<u64>,
+}
+
+/// What is kept of the channels that a pattern covers.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Retention {
+    /// Which names.
+    pub pattern: String,
+    /// As of [`PolicyOptions`].
+    #[serde(default)]
+    pub keep_s: Option<u64>,
+    /// As of [`PolicyOptions`].
+    #[serde(default)]
+    pub keep_events: Option<u64>,
 }
 
 /// What happens to volatile events for a reader that is too slow.

@@ -3,7 +3,7 @@
 use crate::accounts::Seats;
 use crate::address::Proxies;
 use crate::bucket::Rate;
-use crate::channel::Policy;
+use crate::channel::{Keep, Policy};
 use crate::options::{Crowd, Endpoint, Limits, Options, Route};
 use crate::pattern::{Grant, Pattern, Rights, rights_on};
 use crate::relay::{Relay, Template};
@@ -59,6 +59,7 @@ pub(crate) struct Rules {
     pub reserved_events: HashSet<String>,
     listen: Vec<Pattern>,
     policies: Vec<(Pattern, Policy)>,
+    retention: Vec<(Pattern, Keep)>,
     open_grants: Vec<Grant>,
 }
 
@@ -99,9 +100,14 @@ impl Rules {
             }
         }
         let policies = options.policies.iter().map(|rule| {
-            let policy = Policy { durable: rule.durable, history: rule.history, overflow: rule.overflow };
+            let keep = keep_of(&rule.pattern, rule.keep_s, rule.keep_events)?;
+            let policy = Policy { durable: rule.durable, history: rule.history, overflow: rule.overflow, keep };
             Ok((Pattern::new(&rule.pattern)?, policy))
         });
+        let retention = options
+            .retention
+            .iter()
+            .map(|rule| Ok((Pattern::new(&rule.pattern)?, keep_of(&rule.pattern, rule.keep_s, rule.keep_events)?)));
         let open_grants = options.open_grants.iter().map(|grant| {
             Ok(Grant { pattern: Pattern::new(&grant.pattern)?, rights: Rights::from_names(&grant.rights)? })
         });
@@ -117,6 +123,7 @@ impl Rules {
             reserved_events: options.reserved_events.iter().cloned().collect(),
             listen: options.listen.iter().map(|pattern| Pattern::new(pattern)).collect::<Result<_, _>>()?,
             policies: policies.collect::<Result<_, String>>()?,
+            retention: retention.collect::<Result<_, String>>()?,
             open_grants: open_grants.collect::<Result<_, String>>()?,
         })
     }
@@ -126,6 +133,24 @@ impl Rules {
             .iter()
             .find(|(pattern, _)| pattern.covers(channel, ""))
             .map_or(Policy::VOLATILE, |(_, policy)| *policy)
+    }
+
+    /// The same with what the operator says of it; memory never holds more than is kept.
+    pub(crate) fn kept_policy_of(&self, channel: &str) -> Policy {
+        let mut policy = self.policy_of(channel);
+        if let Some((_, keep)) = self.retention.iter().find(|(pattern, _)| pattern.covers(channel, "")) {
+            policy.keep = *keep;
+        }
+        let most = policy.keep.events.map_or(usize::MAX, |events| usize::try_from(events).unwrap_or(usize::MAX));
+        policy.history = policy.history.min(most);
+        policy
+    }
+
+    /// Whether any channel keeps less than everything.
+    pub(crate) fn forgets(&self) -> bool {
+        let keeps =
+            self.policies.iter().map(|(_, policy)| policy.keep).chain(self.retention.iter().map(|(_, keep)| *keep));
+        keeps.into_iter().any(|keep| keep != Keep::ALL)
     }
 
     /// Whether Python hears the events of the channel.
@@ -202,5 +227,17 @@ impl Rules {
         let burst = if burst == 0 { per_s } else { burst };
         let burst = if burst > BURST_MAX { BURST_MAX } else { burst };
         Rate { per_s: if self.limits.enabled { per_s } else { 0 }, burst }
+    }
+}
+
+fn keep_of(pattern: &str, s: Option<u64>, events: Option<u64>) -> Result<Keep, String> {
+    // A century of milliseconds, so that nothing that is computed with it runs over.
+    const KEEP_S_MAX: u64 = 100 * 365 * 86_400;
+    match (s, events) {
+        (Some(s), _) if s == 0 || s > KEEP_S_MAX => {
+            Err(format!("policy {pattern:?}: keep_s={s} is not from 1 to {KEEP_S_MAX}; leave it out to keep for ever"))
+        }
+        (_, Some(0)) => Err(format!("policy {pattern:?}: keep_events=0; use 1 or more, or leave it out to keep all")),
+        _ => Ok(Keep { s, events }),
     }
 }

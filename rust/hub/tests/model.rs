@@ -9,7 +9,7 @@
 mod world;
 
 use proptest::prelude::*;
-use realtime_hub::{Command, Event, Publish, Reply};
+use realtime_hub::{Amendment, Command, Event, Publish, Reply, StoredEvent};
 use realtime_protocol::frame::{Opcode, encode_masked_frame};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -52,6 +52,17 @@ enum Op {
         channel: usize,
         dedupe: Option<u8>,
         from: Option<usize>,
+    },
+    /// An event about an earlier one; with `erases` it becomes a deletion.
+    Amend {
+        channel: usize,
+        offset: u64,
+        erases: bool,
+    },
+    /// The log lets go of the oldest events.
+    Sweep {
+        channel: usize,
+        tail: u64,
     },
     Typing {
         client: usize,
@@ -96,6 +107,9 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (client.clone(), channel.clone()).prop_map(|(client, channel)| Op::Unsubscribe { client, channel }),
         8 => (channel, prop::option::weighted(0.3, 0_u8..4), prop::option::of(client.clone()))
             .prop_map(|(channel, dedupe, from)| Op::Publish { channel, dedupe, from }),
+        2 => (0_usize..2, 1_u64..20, any::<bool>())
+            .prop_map(|(channel, offset, erases)| Op::Amend { channel, offset, erases }),
+        1 => (0_usize..2, 0_u64..20).prop_map(|(channel, tail)| Op::Sweep { channel, tail }),
         1 => client.clone().prop_map(|client| Op::Typing { client }),
         8 => (0_usize..3).prop_map(|shard| Op::Turn { shard }),
         6 => Just(Op::Log),
@@ -131,6 +145,8 @@ struct Model {
     seen: Vec<BTreeMap<&'static str, Seen>>,
     told: BTreeMap<(String, u64), Value>,
     acknowledged: Vec<(String, u64)>,
+    /// What Python has to hear next: an offset, or the number of a volatile event.
+    heard: BTreeMap<String, u64>,
     sent: u64,
     epochs: u64,
 }
@@ -138,6 +154,7 @@ struct Model {
 impl Model {
     fn new(shards: usize, small: bool) -> Self {
         let mut options = world::options();
+        options["listen"] = json!(["conversation:*", "news:*"]);
         if small {
             options["limits"] = json!({"enabled": false, "outbox_soft_bytes": 400, "outbox_hard_bytes": 1_500,
                 "commands_waiting_max": 3});
@@ -152,6 +169,7 @@ impl Model {
             seen: Vec::new(),
             told: BTreeMap::new(),
             acknowledged: Vec::new(),
+            heard: BTreeMap::new(),
             sent: 0,
             epochs: 0,
         };
@@ -173,7 +191,8 @@ impl Model {
             }
             Op::History { client, channel, after } => {
                 let channel = CHANNELS[*channel];
-                let epoch = if channel.starts_with("conversation") { "log-epoch" } else { "0707070707070707" };
+                let seen = self.seen[*client].get(channel).and_then(|seen| seen.position.clone());
+                let epoch = seen.map_or_else(|| "log-epoch".to_owned(), |(_, epoch)| epoch);
                 let position = after.map(|offset| json!({"offset": offset, "epoch": epoch}));
                 self.ask(*client, "history", "", json!({"channel": channel, "position": position, "limit": 20}));
             }
@@ -183,6 +202,13 @@ impl Model {
             }
             Op::Leave { client } => self.leave(*client),
             Op::Publish { channel, dedupe, from } => self.publish(CHANNELS[*channel], *dedupe, *from),
+            Op::Amend { channel, offset, erases } => self.amend(CHANNELS[*channel], *offset, *erases),
+            Op::Sweep { channel, tail } => {
+                let channel = CHANNELS[*channel];
+                let tail = (*tail).min(self.world.store.head(channel));
+                self.world.store.sweep(channel, tail);
+                self.world.hub.swept(channel, tail);
+            }
             Op::Typing { client } => {
                 self.world.send(*client, &json!({"type": "typing_start", "data": {"conversationId": "a"}}));
             }
@@ -263,6 +289,23 @@ impl Model {
         self.world.submit(Command::Publish(publish));
     }
 
+    fn amend(&mut self, channel: &str, offset: u64, erases: bool) {
+        self.sent += 1;
+        let event = self.world.event(channel, "e", &json!({if erases { "gone" } else { "edit" }: self.sent}));
+        let replacement = Some(json!({"now": self.sent}).to_string().into_bytes().into());
+        let amends = Some(Amendment { offset, replacement, erases });
+        self.world.submit(Command::Publish(Publish { number: true, notify: true, amends, ..event }));
+    }
+
+    /// Notes what a channel's offset is told to be: always the same, or what an amendment has made of it.
+    fn tell(&mut self, channel: &str, offset: u64, data: &Value) {
+        let is_changed = |data: &Value| data["now"].is_u64() || data["gone"].is_u64();
+        if !is_changed(data) {
+            let first = self.told.entry((channel.to_owned(), offset)).or_insert_with(|| data.clone());
+            assert_eq!(first, data, "one offset is one event");
+        }
+    }
+
     fn reconnect(&mut self, client: usize) {
         self.world.cut(client);
         self.forget(client);
@@ -339,10 +382,19 @@ impl Model {
 
     /// Notes what was acknowledged to Python.
     fn collect(&mut self) {
+        for (channel, frame) in self.world.take_heard() {
+            let place = frame["offset"].as_u64().or_else(|| frame["data"]["n"].as_u64());
+            // Typing has no number.
+            let Some(place) = place else { continue };
+            let next = self.heard.entry(channel).or_insert(1);
+            assert_eq!(place, *next, "Python hears each event once and in order");
+            *next += 1;
+        }
         for event in self.world.take_events() {
             if let Event::Published { outcome: Ok(published), .. } = event {
                 let data: Value = serde_json::from_slice(&published.data).unwrap();
-                assert_eq!(data["number"], published.offset);
+                // A repeated publish is answered with what an amendment has made of the first.
+                assert!(data["now"].is_u64() || data["number"] == published.offset);
                 self.acknowledged.push((String::new(), published.offset));
             }
         }
@@ -399,10 +451,7 @@ impl Model {
                 if let Some((known, _)) = &mut seen.position {
                     *known = offset;
                 }
-                let key = (channel.to_owned(), offset);
-                let data = &frame["data"];
-                let first = self.told.entry(key).or_insert_with(|| data.clone());
-                assert_eq!(first, data, "one offset is one event");
+                self.tell(channel, offset, &frame["data"]);
             }
             "error" => assert!(["unavailable", "not_recoverable"].contains(&frame["data"]["code"].as_str().unwrap())),
             "typing_indicator" => assert!(seen.next.is_some()),
@@ -416,12 +465,28 @@ impl Model {
         let mut next = events.first().map_or(0, |event| event["offset"].as_u64().unwrap());
         for event in events {
             assert_eq!(event["offset"], next, "{channel}: a page has no hole");
-            let first = self.told.entry((channel.to_owned(), next)).or_insert_with(|| event["data"].clone());
-            assert_eq!(*first, event["data"]);
+            self.tell(channel, next, &event["data"]);
             next += 1;
         }
         let head = page["position"]["offset"].as_u64().unwrap_or(0);
         assert_eq!(page["next"].is_null(), events.is_empty() || next == head + 1);
+    }
+
+    /// What memory has of a durable channel is what the log has, amended and erased events too.
+    fn check_ring(&mut self) {
+        let reader = self.world.connect(0, "reader");
+        for channel in &CHANNELS[..2] {
+            let data = json!({"channel": channel, "limit": 8});
+            let answers = self.world.ask(reader, &json!({"type": "history", "data": data}).to_string());
+            let events = answers[0]["data"]["events"].as_array().unwrap();
+            let told: Vec<_> =
+                events.iter().map(|event| (event["offset"].as_u64().unwrap(), event["data"].clone())).collect();
+            let after = self.world.store.head(channel).saturating_sub(8);
+            let page = self.world.store.page(channel, after, 8, usize::MAX).events;
+            let stored = |event: &StoredEvent| (event.offset, serde_json::from_slice(&event.data).unwrap());
+            assert_eq!(told, page.iter().map(stored).collect::<Vec<_>>(), "{channel}");
+        }
+        self.world.cut(reader);
     }
 
     /// Lets everything come to rest; then everybody subscribed has everything.
@@ -448,6 +513,7 @@ impl Model {
                 }
             }
         }
+        self.check_ring();
         let members = |channel: &str| self.world.hub.members(channel);
         for channel in CHANNELS {
             let subscribed =

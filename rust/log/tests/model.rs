@@ -11,7 +11,7 @@ use kit::Dir;
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
-use realtime_log::{Append, Appended, Error, Log, Page, Stored};
+use realtime_log::{Amends, Append, Appended, Error, Keep, Log, Page, Stored};
 use rusqlite::Connection;
 
 #[derive(Debug, Clone)]
@@ -21,6 +21,8 @@ struct Event {
     number_field: bool,
     user: Option<String>,
     dedupe: Option<String>,
+    /// Offset, replacement, erases.
+    amends: Option<(u64, Option<String>, bool)>,
     time_ms: u64,
 }
 
@@ -30,6 +32,8 @@ enum Operation {
     AppendWhileLocked(Vec<Event>),
     Head(String),
     Page { channel: String, after: u64, limit: usize, bytes_max: usize },
+    Sweep { since_ms: Option<u64>, events: Option<u64> },
+    Forget,
     Reopen,
 }
 
@@ -38,10 +42,11 @@ fn channels() -> impl Strategy<Value = String> {
 }
 
 fn events() -> impl Strategy<Value = Event> {
-    (channels(), "x{0,40}", any::<bool>(), option::of("[uv]"), option::of("[1-6]"), 0..1_000_u64).prop_map(
-        |(channel, text, number_field, user, dedupe, time_ms)| {
+    let amends = option::weighted(0.3, (0..12_u64, option::of("[yz]{0,60}"), any::<bool>()));
+    (channels(), "x{0,40}", any::<bool>(), option::of("[uv]"), option::of("[1-6]"), amends, 0..1_000_u64).prop_map(
+        |(channel, text, number_field, user, dedupe, amends, time_ms)| {
             let data = if text.is_empty() { "{}".to_owned() } else { format!(r#"{{"content":"{text}"}}"#) };
-            Event { channel, data, number_field, user, dedupe, time_ms }
+            Event { channel, data, number_field, user, dedupe, amends, time_ms }
         },
     )
 }
@@ -54,6 +59,9 @@ fn operations() -> impl Strategy<Value = Operation> {
         1 => vec(events(), 1..8).prop_map(Operation::AppendWhileLocked),
         2 => channels().prop_map(Operation::Head),
         4 => page,
+        2 => (option::of(0..1_000_u64), option::of(1..12_u64))
+            .prop_map(|(since_ms, events)| Operation::Sweep { since_ms, events }),
+        1 => Just(Operation::Forget),
         1 => Just(Operation::Reopen),
     ]
 }
@@ -61,7 +69,14 @@ fn operations() -> impl Strategy<Value = Operation> {
 /// The rules once more, as simply as they can be written.
 #[derive(Default)]
 struct Model {
-    channels: HashMap<String, Vec<(Stored, Option<String>)>>,
+    channels: HashMap<String, Vec<Row>>,
+    heads: HashMap<String, u64>,
+}
+
+struct Row {
+    stored: Stored,
+    dedupe: Option<String>,
+    refers: Option<u64>,
 }
 
 impl Model {
@@ -69,12 +84,18 @@ impl Model {
         let events = self.channels.entry(event.channel.clone()).or_default();
         let user: Option<Box<str>> = event.user.clone().map(Into::into);
         let first =
-            events.iter().find(|(stored, dedupe)| dedupe.is_some() && *dedupe == event.dedupe && stored.user == user);
-        if let Some((stored, _)) = first {
-            let stored = stored.clone();
+            events.iter().find(|row| row.dedupe.is_some() && row.dedupe == event.dedupe && row.stored.user == user);
+        if let Some(row) = first {
+            let stored = row.stored.clone();
             return Appended { offset: stored.offset, duplicate: true, stored: Some(stored), ..Appended::default() };
         }
-        let offset = events.len() as u64 + 1;
+        let refers = event.amends.as_ref().map(|(offset, ..)| *offset);
+        if refers.is_some_and(|offset| !events.iter().any(|row| row.stored.offset == offset)) {
+            return Appended { missing: true, ..Appended::default() };
+        }
+        let head = self.heads.entry(event.channel.clone()).or_default();
+        *head += 1;
+        let offset = *head;
         let data = match (event.number_field, event.data.as_str()) {
             (false, data) => data.to_owned(),
             (true, "{}") => format!(r#"{{"number":{offset}}}"#),
@@ -89,18 +110,41 @@ impl Model {
             request: None,
             time_ms: event.time_ms,
         };
-        events.push((stored, event.dedupe.clone()));
-        Appended { offset, data, ..Appended::default() }
+        let mut amended = Vec::new();
+        if let Some((target, replacement, erases)) = &event.amends {
+            let mut change = |row: &mut Row, data: Arc<[u8]>| {
+                row.stored.data = data;
+                amended.push(row.stored.clone());
+            };
+            for row in events.iter_mut().filter(|row| row.stored.offset == *target) {
+                replacement.iter().for_each(|new| change(row, new.as_bytes().into()));
+            }
+            for row in events.iter_mut().filter(|row| *erases && row.refers == Some(*target)) {
+                change(row, Arc::clone(&data));
+            }
+        }
+        events.push(Row { stored, dedupe: event.dedupe.clone(), refers });
+        Appended { offset, data, amended, ..Appended::default() }
     }
 
     fn head(&self, channel: &str) -> u64 {
-        self.channels.get(channel).map_or(0, |events| events.len() as u64)
+        self.heads.get(channel).copied().unwrap_or(0)
+    }
+
+    fn sweep(&mut self, since_ms: Option<u64>, events: Option<u64>) {
+        for (channel, rows) in &mut self.channels {
+            let by_count = events.map_or(0, |events| self.heads.get(channel).unwrap_or(&0).saturating_sub(events));
+            let is_old =
+                |row: &Row| row.stored.offset <= by_count || since_ms.is_some_and(|ms| row.stored.time_ms < ms);
+            let gone = rows.iter().take_while(|row| is_old(row)).count();
+            rows.drain(..gone);
+        }
     }
 
     fn page(&self, channel: &str, after: u64, limit: usize, bytes_max: usize) -> Page {
         let mut events: Vec<Stored> = Vec::new();
         let mut bytes = 0;
-        for (stored, _) in self.channels.get(channel).into_iter().flatten() {
+        for Row { stored, .. } in self.channels.get(channel).into_iter().flatten() {
             if stored.offset <= after || events.len() >= limit {
                 continue;
             }
@@ -118,7 +162,12 @@ fn batch(events: &[Event]) -> Vec<Append<'_>> {
     events
         .iter()
         .map(|event| {
-            let Event { channel, data, number_field, user, dedupe, time_ms } = event;
+            let Event { channel, data, number_field, user, dedupe, amends, time_ms } = event;
+            let amends = amends.as_ref().map(|(offset, replacement, erases)| Amends {
+                offset: *offset,
+                replacement: replacement.as_deref().map(str::as_bytes),
+                erases: *erases,
+            });
             Append {
                 channel,
                 event: "new_message",
@@ -127,7 +176,7 @@ fn batch(events: &[Event]) -> Vec<Append<'_>> {
                 user: user.as_deref(),
                 dedupe: dedupe.as_deref(),
                 request: None,
-                amends: None,
+                amends,
                 time_ms: *time_ms,
             }
         })
@@ -158,6 +207,15 @@ fn compare(dir: Option<&Dir>, operations: &[Operation]) {
                 let page = log.page(channel, *after, *limit, *bytes_max).unwrap();
                 assert_eq!(page, model.page(channel, *after, *limit, *bytes_max));
             }
+            (Operation::Sweep { since_ms, events }, _) => {
+                let keep = Keep { since_ms: *since_ms, events: *events };
+                let mut after = Some(0);
+                while let Some(from) = after {
+                    after = log.sweep(from, |_| Some(keep)).unwrap().next;
+                }
+                model.sweep(*since_ms, *events);
+            }
+            (Operation::Forget, _) => assert!(log.forget().unwrap()),
             (Operation::Reopen, Some(_)) => {
                 drop(log);
                 log = open();

@@ -19,6 +19,7 @@ mod handle;
 mod link;
 mod link_client;
 mod listener;
+mod log_chores;
 mod log_health;
 mod log_thread;
 mod log_worker;

@@ -80,15 +80,20 @@ impl LogRequests {
         self.arrived.notify_all();
     }
 
-    /// Waits for requests; None when the end was asked for and nothing waits.
-    fn wait(&self) -> Option<VecDeque<LogRequest>> {
+    /// Waits for requests, for at most `patience`; None when the end was asked for and nothing waits.
+    fn wait(&self, patience: Duration) -> Option<VecDeque<LogRequest>> {
         let mut state = self.lock();
+        let deadline = far_deadline(patience);
         while state.waiting.is_empty() {
             if state.stopping {
                 return None;
             }
-            let woken = self.arrived.wait(state);
-            state = woken.unwrap_or_else(PoisonError::into_inner);
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            let woken = self.arrived.wait_timeout(state, left);
+            state = woken.unwrap_or_else(PoisonError::into_inner).0;
         }
         Some(std::mem::take(&mut state.waiting))
     }
@@ -156,7 +161,8 @@ pub(crate) fn spawn(
 
 fn serve(worker: &mut LogWorker, requests: &LogRequests, bridge: &Bridge, clock: &Clock) {
     let mut events = Vec::new();
-    while let Some(mut waiting) = requests.wait() {
+    while let Some(mut waiting) = requests.wait(worker.chore_in(clock.now())) {
+        let is_idle = waiting.is_empty();
         let mut bytes: VecDeque<usize> = waiting.iter().map(request_bytes).collect();
         while !waiting.is_empty() {
             let count = worker.serve_next(&mut waiting, || clock.now(), &mut events);
@@ -164,6 +170,7 @@ fn serve(worker: &mut LogWorker, requests: &LogRequests, bridge: &Bridge, clock:
             bridge.push(&mut events);
             requests.answered(count, bytes.drain(..count).sum());
         }
+        worker.do_chore(|| clock.now(), is_idle);
     }
 }
 

@@ -4,9 +4,10 @@
 //! committed, and a commit that fails refuses its own events only: the next goes on. It has no thread and no queue;
 //! [`LogThread`](crate::log_thread) and the virtual engine call it.
 
+use crate::log_chores::Chores;
 use crate::log_health::LogHealth;
 use realtime_hub::{
-    AppendError, AppendedEvent, Event, Hub, LogFailure, LogPage, LogRequest, Now, Publish, StoredEvent,
+    AppendError, AppendedEvent, Bounds, Event, Hub, LogFailure, LogPage, LogRequest, Now, Publish, StoredEvent,
 };
 use realtime_log::{Amends, Append, Appended, Log, Page, Stored};
 use std::collections::VecDeque;
@@ -21,14 +22,15 @@ const APPEND_BYTES_MAX: usize = 8 << 20;
 
 /// The log and whom its answers go to.
 pub(crate) struct LogWorker {
-    log: Log,
-    hub: Arc<Hub>,
+    pub(crate) log: Log,
+    pub(crate) hub: Arc<Hub>,
     health: Arc<LogHealth>,
+    pub(crate) chores: Chores,
 }
 
 impl LogWorker {
-    pub(crate) const fn new(log: Log, hub: Arc<Hub>, health: Arc<LogHealth>) -> Self {
-        Self { log, hub, health }
+    pub(crate) fn new(log: Log, hub: Arc<Hub>, health: Arc<LogHealth>) -> Self {
+        Self { log, hub, health, chores: Chores::default() }
     }
 
     /// Serves one read, or as many appends as stand together at the front; returns how many requests that was.
@@ -50,7 +52,8 @@ impl LogWorker {
                 count
             }
             Some(LogRequest::Head { channel }) => {
-                let outcome = self.log.head(channel.name());
+                let head = self.log.head(channel.name());
+                let outcome = head.and_then(|head| Ok(Bounds { head, tail: self.log.tail(channel.name())? }));
                 let outcome = outcome.map_err(|error| self.failure(&error));
                 self.hub.head_read(&channel, outcome, now(), events);
                 1
@@ -75,6 +78,9 @@ impl LogWorker {
                 counters.log_commit_s.observe(started.elapsed().as_micros() as u64, 1);
                 counters.log_batch.observe(group.len() as u64, 1);
                 let now = now();
+                if appended.iter().any(|one| !one.amended.is_empty()) {
+                    self.chores.must_forget(now.mono_ms);
+                }
                 for ((publish, time_ms), appended) in group.into_iter().zip(appended) {
                     let outcome = hub_appended(&publish, time_ms, appended);
                     self.hub.appended(publish, outcome, now, events);
@@ -91,7 +97,7 @@ impl LogWorker {
         }
     }
 
-    fn failure(&self, error: &realtime_log::Error) -> LogFailure {
+    pub(crate) fn failure(&self, error: &realtime_log::Error) -> LogFailure {
         self.health.failed(error.to_string());
         LogFailure(error.to_string().into())
     }

@@ -282,7 +282,7 @@ impl VirtualEngine {
             let count = self.log.serve_next(&mut waiting, || clock.now(), &mut self.events);
             self.handle.requests.answered(count, bytes.drain(..count).sum());
         }
-        happened
+        happened | self.log.do_chore(|| clock.now(), !happened)
     }
 
     /// What clients read, and what the server hears of it.

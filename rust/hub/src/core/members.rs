@@ -451,11 +451,14 @@ impl ShardCore {
         };
         subscription.awaited = 0;
         match events {
-            Some(events) if !events.is_empty() => self.replay_events(slot, channel, events),
+            Some(events) if events.first().is_some_and(|first| first.offset == next) => {
+                self.replay_events(slot, channel, events);
+            }
             // Never a part as if it were whole: the subscription is taken away, and the client may ask again.
-            _ => {
+            found => {
+                let code = if found.is_some() { "not_recoverable" } else { "unavailable" };
                 let name = Arc::clone(channel.name());
-                self.evict(conn, &name, "unavailable", true);
+                self.evict(conn, &name, code, true);
             }
         }
     }

@@ -34,11 +34,14 @@ impl Hub {
     ) {
         let HistoryRequest { who, after, limit } = request;
         let head = if let Head::Known(head) = state.head { head } else { 0 };
-        let after = after.unwrap_or_else(|| head.saturating_sub(limit as u64));
+        state.trim(channel.policy, now.mono_ms);
+        // A page begins at what is kept.
+        let after =
+            after.unwrap_or_else(|| head.saturating_sub(limit as u64)).max(state.oldest(channel.policy, head) - 1);
         let found = match state.in_ring(after.saturating_add(1), limit) {
             _ if after >= head => Vec::new(),
             Some(found) => found,
-            None if !channel.policy.durable => state.ring.iter().take(limit).cloned().collect(),
+            None if !channel.policy.durable => Vec::new(),
             None => {
                 let purpose = match who {
                     HistoryFor::Client { conn, id, credits } => PagePurpose::History { conn, id, credits },

@@ -9,7 +9,7 @@ use crate::channel::{Channel, Head, HistoryFor, Publication, State, SubscribeReq
 use crate::compose::{self, Fault};
 use crate::event::Event;
 use crate::inbox::{Join, ShardMsg};
-use crate::log_queue::{LogFailure, LogPage, LogRequest, PagePurpose};
+use crate::log_queue::{Bounds, LogFailure, LogPage, LogRequest, PagePurpose};
 use crate::prepared::Prepared;
 use crate::{ConnId, Now};
 use std::sync::Arc;
@@ -19,14 +19,15 @@ impl Hub {
     pub fn head_read(
         &self,
         channel: &Arc<Channel>,
-        outcome: Result<u64, LogFailure>,
+        outcome: Result<Bounds, LogFailure>,
         now: Now,
         events: &mut Vec<Event>,
     ) {
         match outcome {
-            Ok(head) => {
+            Ok(Bounds { head, tail }) => {
                 let mut state = channel.lock();
                 state.head = Head::Known(head);
+                state.cut(tail);
                 for one in state.take_waiting() {
                     self.run_waiting(channel, &mut state, one, now, events);
                 }
@@ -132,7 +133,10 @@ impl Hub {
     /// Whether a position of this epoch is one of the channel's.
     pub(crate) fn is_epoch(&self, channel: &str, epoch: &str) -> bool {
         let policy = self.rules.policy_of(channel);
-        policy.numbers() && *epoch == **(if policy.durable { &self.durable_epoch } else { &self.memory_epoch })
+        if policy.durable {
+            return *epoch == *self.durable_epoch;
+        }
+        policy.numbers() && self.directory.find(channel).is_some_and(|channel| *epoch == *channel.epoch)
     }
 
     /// Whether the head is still to come; asks for it once.
@@ -148,7 +152,8 @@ impl Hub {
         let SubscribeRequest { conn, id, position, last, again, credits } = request;
         let head = if let Head::Known(head) = state.head { head } else { 0 };
         let numbers = channel.policy.numbers();
-        let oldest = if channel.policy.durable { 1 } else { state.ring.front().map_or(head + 1, |first| first.offset) };
+        state.trim(channel.policy, now.mono_ms);
+        let oldest = state.oldest(channel.policy, head);
         let mut recovered = None;
         let mut next = head + 1;
         if let (false, Some((offset, epoch))) = (again, &position) {
@@ -211,6 +216,7 @@ impl Hub {
         let state = channel.lock();
         match state.head {
             Head::Known(head) if next > head => Replay::Live,
+            _ if channel.policy.durable && next <= state.tail => Replay::Lost,
             _ => match state.in_ring(next, most) {
                 Some(found) if !found.is_empty() => Replay::Events(found),
                 _ if !channel.policy.durable => Replay::Lost,
@@ -239,6 +245,6 @@ pub(crate) enum Replay {
     Events(Vec<Arc<Publication>>),
     /// A page of the log comes to the shard's inbox.
     Asked,
-    /// The ring went on past it, and there is no log.
+    /// It is kept no longer: the ring went on past it and there is no log, or the log let go of it.
     Lost,
 }

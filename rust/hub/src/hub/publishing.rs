@@ -70,7 +70,8 @@ impl Hub {
             return;
         }
         if offset > 0 {
-            state.keep(Arc::new(Publication { offset, frame: Arc::clone(&frame) }), channel.policy.history);
+            let publication = Publication { offset, frame: Arc::clone(&frame), since_ms: now.mono_ms };
+            state.keep(Arc::new(publication), channel.policy.history);
         }
         self.deliver(channel, state, &frame, offset, key, now.mono_us);
     }
@@ -209,5 +210,5 @@ pub(super) fn publication_of(channel: &Channel, stored: &StoredEvent) -> Arc<Pub
         offset: Some(stored.offset),
         request: stored.request.as_deref(),
     };
-    Arc::new(Publication { offset: stored.offset, frame: Prepared::text(&event.to_json()) })
+    Arc::new(Publication { offset: stored.offset, frame: Prepared::text(&event.to_json()), since_ms: 0 })
 }

@@ -5,8 +5,8 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use realtime_hub::{
-    Admitted, Amendment, AppendError, AppendedEvent, Command, ConnId, Event, Hub, LogFailure, LogPage, LogQueue,
-    LogRequest, Now, Options, Outcome, Publish, Release, SendOp, ShardCore, StoredEvent, Wire,
+    Admitted, Amendment, AppendError, AppendedEvent, Bounds, Command, ConnId, Event, Hub, LogFailure, LogPage,
+    LogQueue, LogRequest, Now, Options, Outcome, Publish, Release, SendOp, ShardCore, StoredEvent, Wire,
 };
 use realtime_protocol::connection::{Inbound, Item, Role};
 use realtime_protocol::frame::{Opcode, encode_masked_frame};
@@ -69,6 +69,8 @@ struct Row {
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Store {
     channels: BTreeMap<String, Vec<Row>>,
+    heads: BTreeMap<String, u64>,
+    tails: BTreeMap<String, u64>,
 }
 
 impl Store {
@@ -83,7 +85,9 @@ impl Store {
         if publish.amends.is_some() && !all.iter().any(|row| row.stored.offset == target) {
             return Err(AppendError::NotFound);
         }
-        let offset = all.len() as u64 + 1;
+        let head = self.heads.entry(publish.channel.to_string()).or_default();
+        *head += 1;
+        let offset = *head;
         let mut data = publish.data.to_vec();
         if publish.number {
             let comma = if data.len() > 2 { "," } else { "" };
@@ -112,20 +116,33 @@ impl Store {
         Ok(AppendedEvent { duplicate: false, stored, amended })
     }
 
-    pub(crate) fn head(&self, channel: &str) -> u64 {
-        self.channels.get(channel).map_or(0, |all| all.len() as u64)
+    /// Lets go of what stands up to `tail`.
+    pub(crate) fn sweep(&mut self, channel: &str, tail: u64) {
+        self.tails.insert(channel.to_owned(), tail.max(self.bounds(channel).tail));
+        if let Some(all) = self.channels.get_mut(channel) {
+            all.retain(|row| row.stored.offset > tail);
+        }
     }
 
-    fn page(&self, channel: &str, after: u64, limit: usize, bytes_max: usize) -> LogPage {
+    pub(crate) fn bounds(&self, channel: &str) -> Bounds {
+        let tail = self.tails.get(channel).copied().unwrap_or(0);
+        Bounds { head: self.head(channel), tail }
+    }
+
+    pub(crate) fn head(&self, channel: &str) -> u64 {
+        self.heads.get(channel).copied().unwrap_or(0)
+    }
+
+    pub(crate) fn page(&self, channel: &str, after: u64, limit: usize, bytes_max: usize) -> LogPage {
         let all = self.channels.get(channel).map_or(&[][..], Vec::as_slice);
         let mut bytes = 0;
-        let rest = all.iter().skip(after as usize).take(limit).map(|row| row.stored.clone());
+        let rest = all.iter().filter(|row| row.stored.offset > after).take(limit).map(|row| row.stored.clone());
         let events = rest.take_while(|stored| {
             let fits = bytes == 0 || bytes + stored.data.len() <= bytes_max;
             bytes += stored.data.len();
             fits
         });
-        LogPage { events: events.collect(), head: all.len() as u64 }
+        LogPage { events: events.collect(), head: self.head(channel) }
     }
 }
 
@@ -360,7 +377,7 @@ impl World {
                 self.hub.appended(publish, outcome, self.now, &mut events);
             }
             LogRequest::Head { channel } => {
-                let outcome = if self.log_fails { Err(failure()) } else { Ok(self.store.head(channel.name())) };
+                let outcome = if self.log_fails { Err(failure()) } else { Ok(self.store.bounds(channel.name())) };
                 self.hub.head_read(&channel, outcome, self.now, &mut events);
             }
             LogRequest::Page { channel, after, limit, bytes_max, purpose } => {

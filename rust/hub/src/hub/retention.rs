@@ -1,0 +1,40 @@
+//! Retention: what the log has let go of, and channels in memory that age.
+//!
+//! The log's thread drives both: it deletes by what [`Hub::keep_of`] says and tells the new tail by [`Hub::swept`], and
+//! lets channels in memory age by [`Hub::age`]. A position that is older than what is kept is not recoverable; a member
+//! that replays and is overtaken loses its subscription and is told so, never a part as if it were whole.
+
+use super::Hub;
+use crate::Now;
+use crate::channel::Keep;
+use std::sync::atomic::Ordering;
+
+impl Hub {
+    /// Whether there is anything to let go of, ever.
+    #[must_use]
+    pub fn forgets(&self) -> bool {
+        self.rules.forgets()
+    }
+
+    /// What the log keeps of a channel; None: everything.
+    #[must_use]
+    pub fn keep_of(&self, channel: &str) -> Option<Keep> {
+        let policy = self.rules.kept_policy_of(channel);
+        (policy.durable && policy.keep != Keep::ALL).then_some(policy.keep)
+    }
+
+    /// The log keeps no longer what stands up to `tail` in a channel.
+    pub fn swept(&self, channel: &str, tail: u64) {
+        self.in_known_channel(channel, |_, state| state.cut(tail));
+    }
+
+    /// Lets go of what channels in memory keep no longer, and of those that are empty then: a sixteenth of all channels
+    /// with each call.
+    pub fn age(&self, now: Now) {
+        let part = self.swept_part.fetch_add(1, Ordering::Relaxed);
+        for channel in self.directory.ageing(part) {
+            channel.lock().trim(channel.policy, now.mono_ms);
+            self.directory.remove_idle(&channel);
+        }
+    }
+}
