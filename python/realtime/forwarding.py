@@ -72,8 +72,15 @@ class Forwarding:
             raise Refused("invalid_message", INVALID, path="data.conversationId")
         request_id = request_id or new_id(self._clock.now_ms())
         if client_message_id is None:
-            answer = await self._upstream.post(conversation_id, message, user=user, token=token, request_id=request_id)
-            return await self._stored(conversation_id, answer, user, None)
+            answer = await self._upstream.post(
+                conversation_id,
+                message,
+                user=user,
+                token=token,
+                request_id=request_id,
+                idempotency_key=new_id(self._clock.now_ms()),
+            )
+            return await self._stored(conversation_id, answer, user, None, request_id)
         key = (user, conversation_id, client_message_id)
         before = self._sent.get(key)
         if before is not None:
@@ -89,7 +96,7 @@ class Forwarding:
                 request_id=request_id,
                 idempotency_key=idempotency_key(*key),
             )
-            stored = await self._stored(conversation_id, answer, user, client_message_id)
+            stored = await self._stored(conversation_id, answer, user, client_message_id, request_id)
         except BaseException as error:
             self._sent.discard(key, outcome)
             outcome.set_exception(error if isinstance(error, Exception) else UpstreamFailed("cut off"))
@@ -100,7 +107,13 @@ class Forwarding:
         return stored
 
     def publish_once(
-        self, conversation_id: str, message: dict[str, Raw], *, user: str | None, dedupe: str | None = None
+        self,
+        conversation_id: str,
+        message: dict[str, Raw],
+        *,
+        user: str | None,
+        dedupe: str | None = None,
+        request_id: str | None = None,
     ) -> tuple[Publishing, bool]:
         """Publish a `new_message` unless one with its `id` was published within 10 minutes.
 
@@ -109,6 +122,7 @@ class Forwarding:
             message: its members as JSON; without an `id` it is always a new one.
             user: becomes the event's `userId`.
             dedupe: as of `Broadcaster.publish`.
+            request_id: what it goes back to.
 
         Returns:
             The publish, which may be the earlier one, and whether it is that.
@@ -129,18 +143,26 @@ class Forwarding:
             user=user,
             dedupe=dedupe,
             number="number" not in message,
+            request=request_id,
         )
         if key is not None:
             self._published.put(key, publishing)
         return publishing, False
 
     async def _stored(
-        self, conversation_id: str, answer: dict[str, Raw] | None, user: str, client_message_id: str | None
+        self,
+        conversation_id: str,
+        answer: dict[str, Raw] | None,
+        user: str,
+        client_message_id: str | None,
+        request_id: str,
     ) -> Raw:
         if answer is not None and client_message_id is not None:
             answer.setdefault("clientMessageId", Raw(encode(client_message_id)))
         if answer is None or not self._upstream.broadcasts:
             return Raw(encode(answer))
-        publishing, _ = self.publish_once(conversation_id, answer, user=user, dedupe=client_message_id)
+        publishing, _ = self.publish_once(
+            conversation_id, answer, user=user, dedupe=client_message_id, request_id=request_id
+        )
         publication = await publishing
         return publication.data if isinstance(publication, Publication) else Raw(encode(answer))

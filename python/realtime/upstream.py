@@ -182,7 +182,7 @@ class Upstream:
         user: str,
         token: str | None,
         request_id: str,
-        idempotency_key: str | None = None,
+        idempotency_key: str,
     ) -> dict[str, Raw] | None:
         """Send one message and return the members of the answer, each as its JSON.
 
@@ -191,8 +191,8 @@ class Upstream:
             message: what was said.
             user: who said it.
             token: the caller's own; with None, or with `api.token = minted`, one is made for `user`.
-            request_id: goes along as `X-Request-Id`.
-            idempotency_key: the same for each try of one message; None takes `request_id`.
+            request_id: goes along as `X-Request-Id`; may be the caller's own, so it says nothing of the message.
+            idempotency_key: goes along as `Idempotency-Key`; the same for each try of one message.
 
         Returns:
             None where `api.broadcast = hook` and the answer is not a JSON object: then nobody needs it.
@@ -219,7 +219,7 @@ class Upstream:
                 headers={
                     "authorization": f"Bearer {token}",
                     "content-type": "application/json",
-                    "idempotency-key": idempotency_key or request_id,
+                    "idempotency-key": idempotency_key,
                     "x-request-id": request_id,
                 },
             )
