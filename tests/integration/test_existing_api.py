@@ -2,35 +2,46 @@
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.kit import PATIENCE_S, Client, Server, clients, free_port
+from tests.kit import PATIENCE_S, Client, Server, clients, free_port, token_for
 
 PROGRAM = Path(__file__).parent / "apps" / "existing_api.py"
+KEY = "a-service-key-of-the-tests-only-0123456789"
 FAILED = "Failed to send message"
+
+
+def posted(address: str, body: object, key: str) -> Any:
+    """Post JSON with a token or a key and return the answer's JSON."""
+    headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
+    request = urllib.request.Request(address, json.dumps(body).encode(), headers)
+    with urllib.request.urlopen(request, timeout=PATIENCE_S) as response:
+        return json.loads(response.read())
 
 
 class ExistingApi:
     """The API of apps/existing_api.py as a process of its own."""
 
-    def __init__(self, env: dict[str, str] | None = None) -> None:
+    def __init__(self) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self._env = env
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self, first: int = 1001) -> None:
-        """Start it and wait until it answers."""
-        self._process = subprocess.Popen([sys.executable, PROGRAM, str(self.port), str(first)], env=self._env)
+    def start(self, first: int = 1001, env: Mapping[str, str] | None = None) -> None:
+        """Start it and wait until it answers; it numbers from `first`."""
+        self._process = subprocess.Popen(
+            [sys.executable, PROGRAM, str(self.port), str(first)], env={**os.environ, **(env or {})}
+        )
         deadline = time.monotonic() + PATIENCE_S
         while True:
             try:
@@ -339,6 +350,52 @@ async def test_an_api_that_tells_by_hooks_is_only_asked(serve: Callable[..., Ser
         assert (await alice.say("7", "hi"))["id"] == "m-1001"
         assert (await alice.ask("send_message", {"conversationId": "7", "content": "empty"}))["data"] is None
         await alice.refute("new_message")
+
+
+@pytest.mark.parametrize("broadcast", ["response", "hook"])
+async def test_what_an_answer_and_hooks_tell_is_published_once(serve: Callable[..., Server], broadcast: str) -> None:
+    api = ExistingApi()
+    edge = serve(f"api.url={api.url}", f"api.broadcast={broadcast}", api=True, env={"REALTIME_SERVICE_KEY": KEY})
+    api.start(env={"HOOK_URL": f"{edge.api_url}/api/events", "HOOK_KEY": KEY})
+    try:
+        async with edge, clients(edge, "alice", "bob") as (alice, bob):
+            await bob.subscribe("conversation:7")
+            for number in range(10):
+                stored = await alice.say("7", f"hook {number}", clientMessageId=f"c{number}")
+                # The hook comes before the answer, and by itself once more.
+                hooked = {"type": "new_message", "conversationId": "7", "data": {"id": stored["id"], "number": 5}}
+                assert posted(f"{edge.api_url}/api/events", hooked, KEY) == {"accepted": 0, "duplicates": 1}
+            events = [await bob.expect("new_message") for _ in range(10)]
+            assert [event["data"]["content"] for event in events] == [f"hook {number}" for number in range(10)]
+            assert [event["data"]["number"] for event in events] == list(range(1001, 1011))
+            assert [event["offset"] for event in events] == list(range(1, 11))
+            await bob.refute("new_message")
+    finally:
+        api.stop()
+
+
+async def test_a_message_over_http_goes_to_the_api_too(serve: Callable[..., Server], existing: ExistingApi) -> None:
+    edge = serve(f"api.url={existing.url}", "api.timeout_s=1", api=True, env={"REALTIME_SERVICE_KEY": KEY})
+    async with edge, await edge.connect("bob") as bob:
+        await bob.subscribe("conversation:7")
+        address = f"{edge.api_url}/api/conversations/7/messages"
+        token = token_for("alice")
+        stored = posted(address, {"content": "hi", "clientMessageId": "c1"}, token)
+        assert (stored["id"], stored["clientMessageId"]) == ("m-1001", "c1")
+        event = await bob.expect("new_message", content="hi")
+        assert (event["data"], event["userId"]) == (stored, "alice")
+        spoken = posted(address, {"content": "beep", "role": "assistant", "userId": "robot"}, KEY)
+        assert spoken["role"] == "assistant"
+        with pytest.raises(urllib.error.HTTPError) as failed:
+            posted(address, {"content": "status 500"}, token)
+        problem = json.loads(failed.value.read())
+        assert (failed.value.code, problem["code"], problem["detail"]) == (502, "upstream_failed", FAILED)
+        failed.value.close()
+    by_alice, by_robot, _ = existing.posts()
+    assert by_alice["headers"]["authorization"] == f"Bearer {token}"
+    assert by_alice["metadata"] == {"source": "http"}
+    assert KEY not in by_robot["headers"]["authorization"]
+    assert (by_robot["role"], by_robot["content"]) == ("assistant", "beep")
 
 
 async def test_no_token_and_no_text_gets_into_the_log(serve: Callable[..., Server], existing: ExistingApi) -> None:

@@ -15,12 +15,13 @@ from msgspec import Meta, Raw, Struct
 from realtime import conversations
 from realtime.api.bodies import Body, check_members
 from realtime.api.edge import Edge
-from realtime.api.guards import Caller, Guard
+from realtime.api.guards import Caller, Guard, bearer_of
 from realtime.api.requests import request_id
 from realtime.auth import is_channel
 from realtime.conversations import PAGE_MAX, Message, MessagePage
 from realtime.errors import Refused
 from realtime.messages import encode
+from realtime.upstream import Outgoing
 
 _NUMBER_MAX: Final = 2**53
 _PATH: Final = "/api/conversations/{conversation_id:str}"
@@ -91,20 +92,31 @@ def routes(edge: Edge, guard: Guard) -> list[ControllerRouterHandler]:
         },
     )
     async def post_message(request: Request[Any, Any, Any], conversation_id: Id) -> Response[bytes]:
-        """Post a message. Needs the right `publish`."""
+        """Post a message. Needs the right `publish`. With `api.url` it goes there, and its answer is what is stored."""
         caller = await entered(request, "publish", conversation_id)
         new = await NEW.read(request)
         metadata: dict[str, Any] = dict(new.metadata or {})
         check_members(metadata.items(), "metadata")
         if not guard.may_speak_as(caller, new.role):
             raise Refused("forbidden", f"role {new.role!r} needs a service key or a grant", path="role")
+        user, metadata = _speaker(caller, new), {"source": "http", **metadata}
+        if control.forwarding is not None:
+            stored = await control.forwarding.send(
+                conversation_id,
+                Outgoing(new.content, new.role, metadata),
+                user=user,
+                token=None if caller.is_service else bearer_of(request),
+                client_message_id=new.client_message_id,
+                request_id=request_id(request),
+            )
+            return _json(stored, 201)
         message = conversations.compose(
             control.clock,
             conversation_id=conversation_id,
-            user=_speaker(caller, new),
+            user=user,
             role=new.role,
             content=new.content,
-            metadata={"source": "http", **metadata},
+            metadata=metadata,
             client_message_id=new.client_message_id,
         )
         publication = await conversations.post(broadcaster, message, request=request_id(request))

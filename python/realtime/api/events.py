@@ -26,6 +26,7 @@ from realtime.broadcaster import Broadcaster, Publishing
 from realtime.clock import Clock
 from realtime.config import Settings
 from realtime.errors import Refused
+from realtime.forwarding import Forwarding
 from realtime.recent import Recent
 
 BODY_BYTES_MAX: Final = 16 * 1024 * 1024
@@ -90,6 +91,8 @@ class Accepted(Struct, rename="camel"):
     duplicates: int
 
 
+_members = msgspec.json.Decoder(dict[str, Raw]).decode
+
 EVENTS: Final[Body[list[HookEvent] | HookEvent]] = Body(
     Annotated[list[HookEvent], Meta(max_length=BATCH_MAX)] | HookEvent
 )
@@ -98,7 +101,7 @@ EVENTS: Final[Body[list[HookEvent] | HookEvent]] = Body(
 def routes(edge: Edge, guard: Guard) -> list[ControllerRouterHandler]:
     """Return the route of event hooks."""
     control = edge.control
-    hooks = EventHooks(control.broadcaster, control.clock, edge.settings)
+    hooks = EventHooks(control.broadcaster, control.clock, edge.settings, control.forwarding)
 
     @post(
         "/api/events",
@@ -125,8 +128,12 @@ def routes(edge: Edge, guard: Guard) -> list[ControllerRouterHandler]:
 class EventHooks:
     """Publishes what other systems tell. For the loop's thread."""
 
-    def __init__(self, broadcaster: Broadcaster, clock: Clock, settings: Settings) -> None:
+    def __init__(
+        self, broadcaster: Broadcaster, clock: Clock, settings: Settings, forwarding: Forwarding | None = None
+    ) -> None:
         self._broadcaster = broadcaster
+        # With `api.url` the answer to a message and a hook may tell the same one: it knows what was published.
+        self._forwarding = forwarding
         self._bytes_max = settings.limits.publication_bytes_max
         self._seen: Recent[bool] = Recent(clock, ONCE_WITHIN_S, IDS_MAX)
 
@@ -144,21 +151,21 @@ class EventHooks:
         """
         channels = [self._checked(event, "" if single else f"[{index}]") for index, event in enumerate(events)]
         await self._broadcaster.room()
-        under_way: list[Publishing] = []
+        under_way: list[tuple[Publishing, bool]] = []
         duplicates = 0
         for event, channel in zip(events, channels, strict=True):
             if channel is not None and event.type not in VOLATILE and self._broadcaster.is_durable(channel):
-                publishing = self._stored(event, channel, request)
+                publishing, again = self._stored(event, channel, request)
                 publishing.expect()
-                under_way.append(publishing)
+                under_way.append((publishing, again))
             elif self._is_new(event, channel):
                 self._told(event, channel, request)
             else:
                 duplicates += 1
         # The last one first: once it is stored the others are as a rule, and nothing is waited for any more.
-        for publishing in reversed(under_way):
+        for publishing, again in reversed(under_way):
             publication = await publishing
-            duplicates += publication is not None and publication.duplicate
+            duplicates += again or (publication is not None and publication.duplicate)
         return Accepted(len(events) - duplicates, duplicates)
 
     def _checked(self, event: HookEvent, at: str) -> str | None:
@@ -193,16 +200,26 @@ class EventHooks:
                 raise Refused("invalid_message", str(error), path=_path(at, member)) from error
         return channel
 
-    def _stored(self, event: HookEvent, channel: str, request: str) -> Publishing:
+    def _stored(self, event: HookEvent, channel: str, request: str) -> tuple[Publishing, bool]:
+        """Publish an event that is kept; also tells whether it had been published before, as far as we know."""
+        is_message = event.conversation_id is not None and event.type == "new_message"
+        if is_message and self._forwarding is not None:
+            members = _members(event.data)
+            conversation_id = str(event.conversation_id)
+            return self._forwarding.publish_once(
+                conversation_id, members, user=None, dedupe=event.id, request_id=request
+            )
         # The log knows the id for as long as it knows the event.
-        return self._broadcaster.publish(
+        publishing = self._broadcaster.publish(
             channel,
             event.type,
             event.data,
             dedupe=event.id,
-            number=event.conversation_id is not None and event.type == "new_message",
+            # One that the sender gave it stays what it is.
+            number=is_message and "number" not in _members(event.data),
             request=request,
         )
+        return publishing, False
 
     def _is_new(self, event: HookEvent, channel: str | None) -> bool:
         if event.id is None:

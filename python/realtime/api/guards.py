@@ -67,7 +67,7 @@ class Guard:
         Raises:
             Refused: `unauthorized` or `rate_limited`.
         """
-        shown = _bearer(request)
+        shown = bearer_of(request)
         if shown is None:
             raise Refused("unauthorized", "send Authorization: Bearer with a token or a service key")
         if self._is_service_key(shown):
@@ -104,7 +104,7 @@ class Guard:
         client = connection.scope.get("client")
         if client is not None and _is_loopback(client[0]) and is_local(connection):
             return True
-        shown = _bearer(connection)
+        shown = bearer_of(connection)
         return shown is not None and self._is_service_key(shown)
 
     @property
@@ -186,7 +186,8 @@ class Rates:
             del self._levels[oldest]
 
 
-def _bearer(connection: ASGIConnection[Any, Any, Any, Any]) -> str | None:
+def bearer_of(connection: ASGIConnection[Any, Any, Any, Any]) -> str | None:
+    """Return what a request shows as `Authorization: Bearer`, a token or a key; None where it shows nothing."""
     scheme, _, shown = connection.headers.get("authorization", "").partition(" ")
     return shown.strip() or None if scheme.lower() == "bearer" else None
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from realtime import Conversations, Grant, Realtime, Session
-from realtime.config import ConversationSettings, LimitSettings, Settings, TypingSettings
+from realtime.config import ApiSettings, ConversationSettings, LimitSettings, Settings, TypingSettings
 from realtime.testing import TestApp
 
 STAMP = "2026-01-01T12:00:00.000Z"
@@ -322,3 +322,11 @@ async def test_presence_is_told_to_oneself_too_and_a_blip_tells_nothing() -> Non
         await alice.expect("user_presence", user_id="bob", status="online")
         await bob.close(1000)
         await alice.expect("user_presence", user_id="bob", status="offline")
+
+
+@pytest.mark.parametrize(("url", "runs"), [(None, "inline"), ("http://127.0.0.1:3001", "task")])
+def test_only_an_existing_api_is_waited_for(url: str | None, runs: str) -> None:
+    app = Realtime()
+    app.include(Conversations())
+    rules = app.compile(Settings(api=ApiSettings(url=url)))
+    assert {route.type: route.runs for route in rules.routes}["send_message"] == runs
