@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests.kit import REALTIME, Server, free_port
+from tests.kit import PATIENCE_S, REALTIME, Server, free_port
 
 APP = Path(__file__).parent / "apps" / "mounted.py"
 
@@ -28,6 +28,14 @@ def web(served: Server) -> Iterator[httpx2.Client]:
     """A client of its HTTP port."""
     with httpx2.Client(base_url=served.api_url, trust_env=False) as client:
         yield client
+
+
+def logged(server: Server, text: str) -> None:
+    """Wait until the log has it: lines are written a moment after what they tell of."""
+    deadline = time.monotonic() + PATIENCE_S
+    while text not in server.output:
+        assert time.monotonic() < deadline, f"{text!r} is not in the log:\n{server.output}"
+        time.sleep(0.02)
 
 
 def test_an_app_is_asked_below_its_path_with_the_scope_of_a_server(web: httpx2.Client) -> None:
@@ -69,8 +77,8 @@ def test_an_app_that_raises_is_answered_for_and_harms_nobody(web: httpx2.Client,
     assert response.headers["content-type"] == "application/problem+json"
     assert response.json()["code"] == "internal"
     assert "secret" not in response.text
-    assert "the app mounted at /shop failed: GET /shop/raise" in served.output
-    assert "a secret of the shop" in served.output
+    logged(served, "the app mounted at /shop failed: GET /shop/raise")
+    logged(served, "a secret of the shop")
     with pytest.raises(httpx2.RemoteProtocolError):
         web.get("/shop/half")
     assert web.get("/health").json() == {"status": "ok"}
