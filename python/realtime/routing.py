@@ -34,6 +34,7 @@ from realtime.connections import Connections, Session
 from realtime.errors import PublishFailed, Refused
 from realtime.logs import facts, name_slow
 from realtime.messages import INVALID, ErrorData, ack_frame, error_frame, error_path
+from realtime.metrics import Figures
 from realtime.middleware import around
 from realtime.rules import Handler, Hook, Route, Rules
 from realtime.steps import timed
@@ -88,6 +89,7 @@ class Router:
         settings: HandlerSettings,
         *,
         handshake_timeout_s: float = 10,
+        figures: Figures | None = None,
     ) -> None:
         self._rules = rules
         self._routes = tuple(map(self._with_middleware, rules.routes)) if rules.middleware else rules.routes
@@ -100,6 +102,8 @@ class Router:
         self._threads_max = settings.threads
         self._threads: ThreadPoolExecutor | None = None
         self._threads_busy = 0
+        self._figures = figures or Figures()
+        self._handler_s = {route.type: self._figures.handler(route.type) for route in rules.routes}
         self._lanes: dict[int, deque[tuple[Step, Any]]] = {}
         # What waits until the engine has run the command that was handed back to it.
         self._carried: dict[int, asyncio.Future[None]] = {}
@@ -268,7 +272,9 @@ class Router:
             self._refuse(conn, id, Refused("invalid_message", INVALID, path=error_path(error)))
         except Exception as error:  # noqa: BLE001 -- an app's handler may raise anything; the connection lives on
             self._fail(session, route, id, error)
-        if (took_s := time.perf_counter() - started_s) > self._slow_s:
+        took_s = time.perf_counter() - started_s
+        self._handler_s[route.type].observe(took_s)
+        if took_s > self._slow_s:
             name_slow(f"handler of {route.type!r}", took_s)
         return None
 
@@ -283,6 +289,7 @@ class Router:
 
     async def _answer_later(self, session: Session, route: Route, id: bytes | None, result: Awaitable[Any]) -> None:
         conn = session.conn
+        started_s = time.perf_counter()
         deadline = _Deadline(self._clock, self._timeout_s)
         try:
             value = await result
@@ -302,6 +309,7 @@ class Router:
             self._fail(session, route, id, error)
         finally:
             deadline.end()
+            self._handler_s[route.type].observe(time.perf_counter() - started_s)
 
     def _raw(self, session: Session, event: EventTuple) -> Work | None:
         _, conn, message = event
@@ -499,6 +507,7 @@ class Router:
         self._connections.send_text(conn, ack_frame(result, self._clock.timestamp(), id), 1)
 
     def _refuse(self, conn: int, id: bytes | None, refusal: Refused, channel: str | None = None) -> None:
+        self._figures.error(refusal.code)
         error = ErrorData(
             refusal.message, refusal.code, refusal.retryable, refusal.path, channel, refusal.retry_after_ms
         )

@@ -38,6 +38,7 @@ from realtime.drain import Drain
 from realtime.forwarding import Forwarding
 from realtime.listening import Listeners
 from realtime.messages import RESERVED_EVENTS, encode
+from realtime.metrics import Figures, LoopLag
 from realtime.periodic import PeriodicJobs
 from realtime.presence import Change, Notice, Presence
 from realtime.routing import EventTuple, Router
@@ -84,6 +85,7 @@ class Control:
         self._thread = threading.get_ident()
         self._submit_due = False
         self._presence_timer: Timer | None = None
+        self.figures = Figures()
         self._lines = logs.ConnectionLines(settings.log.connections_per_s)
         raw = frozenset(index for index, endpoint in enumerate(rules.endpoints) if endpoint.mode == "raw")
         self.connections = Connections(commands, raw, self.wake)
@@ -101,6 +103,7 @@ class Control:
             clock,
             settings.handlers,
             handshake_timeout_s=limits.handshake_timeout_s,
+            figures=self.figures,
         )
         slow_s, spawn = settings.handlers.slow_ms / 1000, self.router.spawn
         self.jobs = PeriodicJobs(rules.jobs, clock, slow_s, spawn, self.router.in_thread)
@@ -143,6 +146,10 @@ class Control:
         deadline_s = time.monotonic() + timeout_s
         cut_off = await self.router.finish(timeout_s)
         return cut_off + await self.connections.tasks.finish(max(_CLEAN_UP_S, deadline_s - time.monotonic()))
+
+    def stats(self) -> bytes:
+        """Return the engine's counters; see `Commands.stats`."""
+        return self._commands.stats()
 
     def turn(self) -> int:
         """Take one batch of events and submit what it led to. Returns how many there were."""
@@ -474,6 +481,8 @@ class Server:
             self._drainer = Drain(control, self._engine, self.settings.drain)
             self._app.running(control)
             control.jobs.start()
+            lag = LoopLag(control.figures, loop)
+            stack.callback(lag.stop)
             loop.add_reader(self._engine.fileno(), self._readable)
             stack.push_async_callback(self._drain)
             for mount in self._mounts:

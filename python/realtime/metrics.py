@@ -1,0 +1,307 @@
+"""Figures for those who watch the server: what Python counts by itself, and all of it as families of Prometheus.
+
+`Figures` is what Python adds to with each command: lists of counts, no locks and nothing of prometheus_client, since
+it stands on the way of messages. `Families` makes the families when somebody asks: from `Commands.stats()`, which sums
+the engine's counters, and from `Figures`. Nothing walks over connections, so a scrape costs the same with many.
+
+Labels are lists that the code knows (codes, reasons, types of commands, shards): no peer makes a new one.
+Called by `routing` (Figures), `server` (LoopLag) and `api.metrics` (Families).
+"""
+
+import asyncio
+import platform
+import resource
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import generate_latest
+from prometheus_client.registry import Collector
+
+from realtime import logs
+
+SECONDS: Final = (0.00001, 0.00005, 0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0)
+"""Upper bounds of the histograms of what Python does."""
+
+_LAG_INTERVAL_S: Final = 0.1
+_LAG_NAMED_S: Final = 0.25
+_LAG_AGAIN_S: Final = 10.0
+
+
+class Histogram:
+    """How many values fell below each bound: one count more than bounds, not cumulated."""
+
+    __slots__ = ("bounds", "counts", "sum")
+
+    def __init__(self, bounds: Sequence[float] = SECONDS) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count one value."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
+
+
+class Figures:
+    """What Python's half counts. For the loop's thread."""
+
+    def __init__(self) -> None:
+        self.handler_s: dict[str, Histogram] = {}
+        """How long a command of each type took, its waits included."""
+        self.errors: dict[str, int] = {}
+        """`error` events by their code, those that Python answered."""
+        self.lag_s = Histogram()
+        self.lag_last_s = 0.0
+
+    def handler(self, type: str) -> Histogram:
+        """Return the histogram of a type of command."""
+        return self.handler_s.setdefault(type, Histogram())
+
+    def error(self, code: str) -> None:
+        """Count an `error` event. An app's own codes count as `other`."""
+        code = code if code in _CODES else "other"
+        self.errors[code] = self.errors.get(code, 0) + 1
+
+
+_CODES: Final = frozenset(
+    (
+        *("invalid_message", "unknown_type", "unauthorized", "forbidden", "not_found", "not_subscribed"),
+        *("rate_limited", "limit_reached", "too_large", "not_recoverable", "upstream_failed", "timeout"),
+        *("unavailable", "overloaded", "draining", "internal"),
+    )
+)
+
+
+class LoopLag:
+    """A timer of the event loop that measures how late it comes: that late is every command then.
+
+    What held the loop longer than a quarter of a second and was not named meanwhile, as handlers are, is told in the
+    log, at most every ten seconds.
+    """
+
+    def __init__(self, figures: Figures, loop: asyncio.AbstractEventLoop) -> None:
+        self._figures = figures
+        self._loop = loop
+        self._due_s = loop.time() + _LAG_INTERVAL_S
+        self._told_s = -_LAG_AGAIN_S
+        self._timer = loop.call_at(self._due_s, self._look)
+
+    def stop(self) -> None:
+        """Measure no more."""
+        self._timer.cancel()
+
+    def _look(self) -> None:
+        now_s = self._loop.time()
+        lag_s = max(0.0, now_s - self._due_s)
+        self._figures.lag_last_s = lag_s
+        self._figures.lag_s.observe(lag_s)
+        if lag_s > _LAG_NAMED_S and now_s - self._told_s > _LAG_AGAIN_S and not logs.named_within(lag_s + 1):
+            self._told_s = now_s
+            logs.name_slow("something that is no handler", lag_s, "look at tasks, mounted apps and callbacks")
+        self._due_s = now_s + _LAG_INTERVAL_S
+        self._timer = self._loop.call_at(self._due_s, self._look)
+
+
+class _Histogram(Struct):
+    bounds: list[float]
+    counts: list[int]
+    sum: float
+
+
+class _Shard(Struct):
+    busy_ns: int
+    connections: int
+
+
+class _Stats(Struct):
+    """What `Commands.stats()` tells, as far as it is shown."""
+
+    accepted: int
+    connections: int
+    opened: int
+    handshakes_pending: int
+    messages_in: int
+    bytes_in: int
+    bytes_out: int
+    sends: int
+    deliveries: int
+    publications: int
+    log_events: int
+    accept_errors: int
+    unfinished_bytes: int
+    panics: int
+    log_failures: int = 0
+    closed_by_code: dict[str, int] = {}
+    errors_by_code: dict[str, int] = {}
+    refused_by_status: dict[str, int] = {}
+    dropped_by_reason: dict[str, int] = {}
+    histograms: dict[str, _Histogram] = {}
+    shards: list[_Shard] = []
+    queues: dict[str, int] = {}
+
+
+_COUNTERS: Final = (
+    ("opened", "connections_opened", "Connections that were opened."),
+    ("accepted", "sockets_accepted", "Sockets that were taken, before their upgrade."),
+    ("accept_errors", "accept_errors", "Sockets that could not be taken."),
+    ("messages_in", "messages_received", "Messages from clients."),
+    ("bytes_in", "received_bytes", "Bytes from clients."),
+    ("bytes_out", "sent_bytes", "Bytes that the kernel took."),
+    ("sends", "sends", "Calls of the kernel that sent something."),
+    ("deliveries", "deliveries", "Frames queued for connections."),
+    ("publications", "publications", "Events of channels."),
+    ("log_events", "log_events", "Events that the log stored."),
+    ("log_failures", "log_failures", "Batches and reads that the log could not do."),
+    ("panics", "panics", "Connections that ended by a fault of the engine's."),
+)
+_GAUGES: Final = (
+    ("connections", "connections", "Connections that are open now."),
+    ("handshakes_pending", "handshakes_pending", "Upgrades under way."),
+    ("unfinished_bytes", "unfinished_bytes", "Bytes held of messages that are not complete."),
+)
+_LABELLED: Final = (
+    ("closed_by_code", "connections_closed", "code", "Connections that were closed, by their close code."),
+    ("refused_by_status", "handshakes_refused", "status", "Upgrades that were refused, by their HTTP status."),
+    ("dropped_by_reason", "drops", "reason", "Events dropped for slow readers, by the limit that was passed."),
+)
+_QUEUES: Final = (
+    ("events", "queue_events", "Events that wait for Python."),
+    ("commands_bytes", "queue_commands_bytes", "Bytes of commands that wait for a shard."),
+    ("log", "queue_log_events", "Appends that wait for the log."),
+    ("outbox_bytes", "queue_outbox_bytes", "Bytes queued for connections behind what the kernel took."),
+)
+_HISTOGRAMS: Final = (
+    ("connection_s", "connection_duration_seconds", "How long connections lasted."),
+    ("delivery_s", "delivery_seconds", "From the read of a message to the last send of its fan-out, on each shard."),
+    ("log_commit_s", "log_commit_seconds", "How long a commit of the log takes."),
+    ("log_batch", "log_batch_events", "Events of one commit of the log."),
+)
+
+
+class Families(Collector):
+    """The families of one server, made anew for each scrape.
+
+    Args:
+        stats: `Commands.stats`.
+        figures: what Python counts.
+        users: how many users are online.
+        ready: whether new clients may be sent here.
+    """
+
+    def __init__(
+        self, stats: Callable[[], bytes], figures: Figures, users: Callable[[], int], ready: Callable[[], bool]
+    ) -> None:
+        self._stats = stats
+        self._figures = figures
+        self._users = users
+        self._ready = ready
+        self._decoder = msgspec.json.Decoder(_Stats)
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(self)
+
+    def text(self) -> bytes:
+        """Return the families in Prometheus' text format."""
+        return generate_latest(self._registry)
+
+    def describe(self) -> list[Metric]:
+        """See `Collector`; nothing to check for doubles, this is the only one."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """See `Collector`."""
+        stats = self._decoder.decode(self._stats())
+        build = {"version": metadata.version("realtime-edge"), "python": platform.python_version()}
+        yield _labelled(GaugeMetricFamily, "build_info", "What runs here.", build, 1)
+        yield _gauge("ready", "1 where new clients may be sent here.", int(self._ready()))
+        yield _gauge("users_online", "Users with a connection.", self._users())
+        for name, family, text in _GAUGES:
+            yield _gauge(family, text, getattr(stats, name))
+        for name, family, text in _COUNTERS:
+            yield CounterMetricFamily(f"realtime_{family}", text, value=getattr(stats, name))
+        for name, family, label, text in _LABELLED:
+            yield _by_label(family, text, label, getattr(stats, name))
+        errors = CounterMetricFamily(
+            "realtime_errors", "Errors told to clients, and by whom.", labels=["source", "code"]
+        )
+        for source, counts in (("engine", stats.errors_by_code), ("python", self._figures.errors)):
+            for code, count in counts.items():
+                errors.add_metric([source, code], count)
+        yield errors
+        for name, family, text in _QUEUES:
+            yield _gauge(family, text, stats.queues.get(name, 0))
+        for name, family, text in _HISTOGRAMS:
+            if (histogram := stats.histograms.get(name)) is not None:
+                yield _histogram(family, text, {"": histogram})
+        yield from self._of_shards(stats.shards)
+        yield from self._of_python()
+        yield from _of_process()
+
+    def _of_shards(self, shards: list[_Shard]) -> Iterator[Metric]:
+        busy = CounterMetricFamily(
+            "realtime_shard_busy_seconds",
+            "Time that a shard did not sleep: its rate is the share.",
+            labels=["shard"],
+        )
+        connections = GaugeMetricFamily("realtime_shard_connections", "Connections of a shard.", labels=["shard"])
+        for number, shard in enumerate(shards):
+            busy.add_metric([str(number)], shard.busy_ns / 1e9)
+            connections.add_metric([str(number)], shard.connections)
+        yield busy
+        yield connections
+
+    def _of_python(self) -> Iterator[Metric]:
+        figures = self._figures
+        told = "How long a command took in its handler, its waits included."
+        yield _histogram("handler_seconds", told, figures.handler_s, label="type")
+        yield _histogram("loop_lag_seconds", "How late Python's event loop is.", {"": figures.lag_s})
+        yield _gauge("loop_lag_last_seconds", "How late it was when it was last measured.", figures.lag_last_s)
+
+
+def _of_process() -> Iterator[Metric]:
+    """Yield what Prometheus' own client libraries call by these names."""
+    pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
+    memory = pages * resource.getpagesize()
+    yield GaugeMetricFamily("process_resident_memory_bytes", "Resident memory.", value=memory)
+    yield CounterMetricFamily("process_cpu_seconds", "Processor time, user and system.", value=time.process_time())
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    yield GaugeMetricFamily("process_max_fds", "Descriptors that the process may have.", value=soft)
+    yield GaugeMetricFamily("process_threads", "Threads.", value=sum(1 for _ in Path("/proc/self/task").iterdir()))
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"realtime_{name}", text, value=value)
+
+
+def _labelled(kind: Any, name: str, text: str, labels: Mapping[str, str], value: float) -> Metric:
+    family = kind(f"realtime_{name}", text, labels=list(labels))
+    family.add_metric(list(labels.values()), value)
+    return family  # type: ignore[no-any-return]
+
+
+def _by_label(name: str, text: str, label: str, counts: Mapping[str, int]) -> Metric:
+    family = CounterMetricFamily(f"realtime_{name}", text, labels=[label])
+    for value, count in counts.items():
+        family.add_metric([value], count)
+    return family
+
+
+def _histogram(
+    name: str, text: str, histograms: Mapping[str, Histogram | _Histogram], label: str | None = None
+) -> Metric:
+    family = HistogramMetricFamily(f"realtime_{name}", text, labels=None if label is None else [label])
+    for value, histogram in histograms.items():
+        buckets, total = [], 0
+        for bound, count in zip((*histogram.bounds, float("inf")), histogram.counts, strict=True):
+            total += count
+            buckets.append(("+Inf" if bound == float("inf") else f"{bound:g}", float(total)))
+        family.add_metric([] if label is None else [value], buckets, histogram.sum)
+    return family

@@ -1,0 +1,80 @@
+"""Figures and their families: every name once, by Prometheus' rules, from what the real engine tells."""
+
+# ruff: noqa: ARG001 -- what a handler takes is its contract
+
+import asyncio
+import time
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from realtime import Realtime, Session
+from realtime.metrics import SECONDS, Families, Figures, Histogram, LoopLag
+from realtime.testing import TestApp
+
+
+def test_a_value_counts_in_the_first_bucket_that_it_does_not_pass() -> None:
+    histogram = Histogram((1.0, 2.0))
+    for value in (0.5, 1.0, 1.5, 9.0):
+        histogram.observe(value)
+    assert (histogram.counts, histogram.sum) == ([2, 1, 1], 12.0)
+
+
+async def test_the_families_tell_what_happened() -> None:
+    app = Realtime()
+
+    @app.on("vote")
+    def vote(session: Session) -> None:
+        """Take it."""
+
+    @app.on("fail")
+    def fail(session: Session) -> None:
+        raise LookupError
+
+    async with TestApp(app) as t:
+        alice = await t.connect(user="alice")
+        await alice.command("vote")
+        await alice.command("vote")
+        await alice.command("fail")
+        await alice.command("nothing_of_the_kind")
+        control = t.control
+        families = Families(control.stats, control.figures, lambda: control.connections.users, lambda: True)
+        text = families.text().decode()
+    samples = {
+        (sample.name, tuple(sorted(sample.labels.values()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+    assert samples["realtime_connections", ()] == 1
+    assert samples["realtime_users_online", ()] == 1
+    assert samples["realtime_ready", ()] == 1
+    assert samples["realtime_connections_opened_total", ()] == 1
+    assert samples["realtime_messages_received_total", ()] == 4
+    assert samples["realtime_handler_seconds_count", ("vote",)] == 2
+    assert samples["realtime_handler_seconds_count", ("fail",)] == 1
+    assert samples["realtime_handler_seconds_bucket", ("+Inf", "vote")] == 2
+    assert samples["realtime_errors_total", ("internal", "python")] == 1
+    assert samples["realtime_errors_total", ("engine", "unknown_type")] == 1
+    assert samples["process_resident_memory_bytes", ()] > 1_000_000
+    names = [line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")]
+    assert len(names) == len(set(names))
+    assert all(name.startswith(("realtime_", "process_")) for name in names)
+
+
+def test_an_apps_own_codes_make_no_labels() -> None:
+    figures = Figures()
+    for code in ("internal", "out_of_tea", "out_of_cake"):
+        figures.error(code)
+    assert figures.errors == {"internal": 1, "other": 2}
+
+
+async def test_the_loops_lag_is_measured_and_what_is_no_handler_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    figures = Figures()
+    lag = LoopLag(figures, asyncio.get_running_loop())
+    time.sleep(0.5)  # noqa: ASYNC251 -- it holds the loop on purpose
+    while not sum(figures.lag_s.counts):  # noqa: ASYNC110 -- its timer is due already
+        await asyncio.sleep(0.01)
+    lag.stop()
+    assert figures.lag_last_s > 0.3
+    assert figures.lag_s.counts[len(SECONDS) - 4 :] != [0, 0, 0, 0, 0]
+    assert "something that is no handler held the event loop" in caplog.text
