@@ -1,4 +1,4 @@
-"""The command line: `serve`, `token`, and the terminal clients `sub`, `pub` and `chat`.
+"""The command line: `serve`, `check`, `token`, and the terminal clients `sub`, `pub` and `chat`.
 
 Every way of failing that the user can do something about ends here, as one line on stderr and exit code 2, without a
 traceback: a broken configuration, an app that cannot be imported, a port in use, a log that cannot be read, a server
@@ -19,12 +19,13 @@ import typer
 from realtime._engine import EngineError
 from realtime.api.tokens import token_for
 from realtime.auth import RIGHTS
+from realtime.cli import check as checking
 from realtime.cli import reload as reloading
 from realtime.cli import terminal
 from realtime.cli.serving import run
 from realtime.cli.target import load_app, watched
 from realtime.client import ClientError
-from realtime.config import ConfigError, Settings, keys_of, load
+from realtime.config import ConfigError, Settings, keys_of, load, origins
 
 app = typer.Typer(
     name="realtime",
@@ -89,6 +90,24 @@ def serve(
         arguments = [argument for argument in sys.argv[1:] if argument != "--reload"]
         raise typer.Exit(reloading.supervise([sys.executable, "-m", "realtime", *arguments], watched(target)))
     raise typer.Exit(run(load_app(target), settings, lambda: load(config, sets or ())))
+
+
+@app.command()
+def check(
+    target: Annotated[
+        str | None,
+        typer.Argument(metavar="[APP]", help="As for serve: its rules are looked at, too."),
+    ] = None,
+    *,
+    config: Config = None,
+    sets: Sets = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, for programs.")] = False,
+) -> None:
+    """Explain the configuration in force, and what will not work: exit code 2 where a start would fail."""
+    settings = load(config, sets or ())
+    report = checking.report(settings, origins(config, sets or ()), load_app(target))
+    typer.echo(report.json() if as_json else report.text())
+    raise typer.Exit(2 if report.errors else 0)
 
 
 @app.command()

@@ -8,7 +8,7 @@ own machine only. docs/reference/configuration.md is written from the same Struc
 Called by `cli` (with the command line), by `app.run()` and by the lifespan (without one).
 """
 
-from realtime.config.keys import differing
+from realtime.config.keys import ALL, differing, value_of
 from realtime.config.retention import Retention, parse_retention
 from realtime.config.secret import Keys, is_loopback, keys_of
 from realtime.config.settings import (
@@ -26,9 +26,10 @@ from realtime.config.settings import (
     Settings,
     TypingSettings,
 )
-from realtime.config.sources import load
+from realtime.config.sources import load, origins
 
 __all__ = [
+    "ALL",
     "ApiSettings",
     "AuthSettings",
     "ConfigError",
@@ -48,5 +49,7 @@ __all__ = [
     "is_loopback",
     "keys_of",
     "load",
+    "origins",
     "parse_retention",
+    "value_of",
 ]

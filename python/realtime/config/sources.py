@@ -62,6 +62,24 @@ def load(
     return settings
 
 
+def origins(
+    config: str | os.PathLike[str] | None = None,
+    sets: Sequence[str] = (),
+    environ: Mapping[str, str] | None = None,
+) -> dict[str, str]:
+    """Return where each key that is set was set: a file, a variable or `--set`. Arguments and errors as of `load`."""
+    environ = os.environ if environ is None else environ
+    found: dict[str, str] = {}
+    path = _file(config, environ)
+    if path is not None:
+        found.update((key, str(path)) for key, _ in _from_file(path))
+    # Short names first: the long name of a key wins.
+    for variable in sorted(environ, key=lambda name: "__" in name):
+        found.update((key, variable) for key, _ in _from_environment({variable: environ[variable]}))
+    found.update((key, "--set") for key, _ in _from_command_line(sets))
+    return found
+
+
 def _file(config: str | os.PathLike[str] | None, environ: Mapping[str, str]) -> Path | None:
     named = config or environ.get("REALTIME_CONFIG")
     if named:

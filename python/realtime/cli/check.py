@@ -1,0 +1,192 @@
+"""`realtime check`: what is set and by what, what follows from it, and what will not work together.
+
+It starts nothing and makes nothing: ports are bound for a moment, the data directory's lock is tried, the app is
+compiled. An error is what a start would fail by; a warning is what starts and is likely not meant. Secrets are not
+shown. Called by the command line.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import resource
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct, to_builtins
+
+from realtime.app import Realtime
+from realtime.config import ALL, ConfigError, DrainSettings, HandlerSettings, Settings, is_loopback, keys_of, value_of
+
+_DESCRIPTORS_KEPT = 64
+_GRACE_ADVICE = "handlers that take longer are cut off at a restart"
+
+
+class Entry(Struct, frozen=True):
+    """A key that is set to something else than its default: `value` is what is shown of it."""
+
+    key: str
+    value: Any
+    default: Any
+    origin: str
+
+
+class Report(Struct, frozen=True):
+    """What `check` found.
+
+    Args:
+        keys: what differs from the defaults.
+        derived: what follows from the configuration and the machine.
+        errors: why a start would fail.
+        warnings: what is likely not meant.
+    """
+
+    keys: list[Entry]
+    derived: dict[str, Any]
+    errors: list[str]
+    warnings: list[str]
+
+    def json(self) -> str:
+        """Return it for programs."""
+        return json.dumps(to_builtins(self), indent=2)
+
+    def text(self) -> str:
+        """Return it for people."""
+        return "\n".join(self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        yield "Set" if self.keys else "Set: nothing; every key has its default"
+        width = max((len(entry.key) for entry in self.keys), default=0)
+        for entry in self.keys:
+            yield f"  {entry.key:{width}}  {json.dumps(entry.value)}  from {entry.origin}"
+        yield "In force"
+        width = max(map(len, self.derived))
+        for name, value in self.derived.items():
+            yield f"  {name:{width}}  {value}"
+        for word, lines in (("Error", self.errors), ("Warning", self.warnings)):
+            for line in lines:
+                yield f"{word}: {line}"
+        if not self.errors and not self.warnings:
+            yield "Nothing stands against a start."
+
+
+def report(settings: Settings, origins: Mapping[str, str], app: Realtime) -> Report:
+    """Look at everything that a start would use."""
+    keys = [
+        Entry(path, _shown(path, value), _shown(path, key.default), origins.get(path, "another key"))
+        for path, key in ALL.items()
+        if (value := value_of(settings, path)) != key.default
+    ]
+    errors = list(_errors(settings))
+    try:
+        who = app.compile(settings).authenticate
+    except (ValueError, TypeError, ConfigError) as error:
+        errors.append(str(error))
+        who = None
+    return Report(keys, _derived(settings), errors, list(_warnings(settings, asks=who is not None)))
+
+
+def _shown(path: str, value: object) -> object:
+    if not ALL[path].secret or not value:
+        return value
+    return f"{len(value)} hidden" if isinstance(value, tuple) else "hidden"
+
+
+def _derived(settings: Settings) -> dict[str, Any]:
+    _, descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)
+    shards = settings.server.shards or min(8, max(1, len(os.sched_getaffinity(0)) - 1))
+    kept = Path(settings.data_dir) / "secret"
+    generated = f"generated, in {kept}" if kept.exists() else f"will be generated, in {kept}"
+    api = settings.api
+    return {
+        "WebSocket": f"{settings.server.host}:{settings.server.port}",
+        "HTTP": f"{api.host}:{api.port}" if api.enabled else "off",
+        "data": str(Path(settings.data_dir).resolve()),
+        "secret": "configured" if settings.auth.secrets else generated,
+        "shards": shards,
+        "descriptors": descriptors,
+        "connections at most": settings.limits.connections_max or max(0, descriptors - _DESCRIPTORS_KEPT),
+        "end": f"within {settings.drain.grace_s:g} s, clients come back over {settings.drain.window_s:g} s",
+    }
+
+
+def _errors(settings: Settings) -> Iterator[str]:
+    listeners = [("server", settings.server.host, settings.server.port)]
+    if settings.api.enabled:
+        listeners.append(("api", settings.api.host, settings.api.port))
+    for section, host, port in listeners:
+        if (reason := _unbindable(host, port)) is not None:
+            yield f"{section}.port = {port} on {host} cannot be listened on: {reason}"
+    has_kept = (Path(settings.data_dir) / "secret").exists()
+    if settings.auth.secrets or has_kept:
+        try:
+            keys_of(settings, create=False)
+        except ConfigError as error:
+            yield str(error)
+    else:
+        for section, host, _ in listeners:
+            if not is_loopback(host):
+                yield f"{section}.host = {host!r} is not a loopback address and no secret is configured"
+    yield from _of_data_dir(Path(settings.data_dir))
+    wanted, (_, descriptors) = settings.limits.connections_max, resource.getrlimit(resource.RLIMIT_NOFILE)
+    if wanted > descriptors - _DESCRIPTORS_KEPT:
+        yield (
+            f"limits.connections_max = {wanted} needs {wanted + _DESCRIPTORS_KEPT} descriptors and the process may "
+            f"have {descriptors}; raise that by ulimit -n or LimitNOFILE"
+        )
+
+
+def _warnings(settings: Settings, *, asks: bool) -> Iterator[str]:
+    outside = not is_loopback(settings.server.host)
+    limits = settings.limits
+    if settings.conversations.access == "open" and outside:
+        yield "conversations.access = open on a public address: whoever has a token takes part in every conversation"
+    grace_s, timeout_s = settings.drain.grace_s, settings.handlers.timeout_s
+    if grace_s < timeout_s and (grace_s, timeout_s) != (DrainSettings().grace_s, HandlerSettings().timeout_s):
+        yield f"drain.grace_s = {grace_s:g} is below handlers.timeout_s = {timeout_s:g}: {_GRACE_ADVICE}"
+    if not limits.heartbeats:
+        yield "limits.heartbeats = false: proxies cut connections that are silent for their time-out, often 60 s"
+    if not limits.enabled:
+        yield "limits.enabled = false: no rate limit applies; only for load tests"
+    if limits.message_bytes_max < limits.publication_bytes_max:
+        sizes = f"{limits.publication_bytes_max} is above limits.message_bytes_max = {limits.message_bytes_max}"
+        yield f"limits.publication_bytes_max = {sizes}: clients cannot send what may be published"
+    if asks and settings.auth.origins is None:
+        yield "auth.origins is not set and the app has an authenticate hook: name the origins if it goes by cookies"
+    if not settings.api.enabled:
+        yield "api.enabled = false: nothing answers /ready and /metrics"
+    if outside and settings.server.proxies == ():
+        yield "server.proxies is not set: behind a proxy, limits by address take all clients for one"
+
+
+def _unbindable(host: str, port: int) -> str | None:
+    name = "127.0.0.1" if host == "localhost" else host.strip("[]")
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in name else socket.AF_INET) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind((name, port))
+            trial.listen(1)
+    except OSError as error:
+        return f"{os.strerror(error.errno) if error.errno else error}; set another port or end what has it"
+    return None
+
+
+def _of_data_dir(data_dir: Path) -> Iterator[str]:
+    place = next(folder for folder in (data_dir.absolute(), *data_dir.absolute().parents) if folder.exists())
+    if not place.is_dir():
+        yield f"data_dir = {str(data_dir)!r} cannot be made: {place} is not a directory"
+    elif not os.access(place, os.W_OK | os.X_OK):
+        yield f"data_dir = {str(data_dir)!r} cannot be written to by this user; set REALTIME_DATA_DIR to another"
+    elif _is_locked(data_dir / "lock"):
+        yield f"data_dir = {str(data_dir)!r} is in use by a running server; end it, or set another one"
+
+
+def _is_locked(path: Path) -> bool:
+    with contextlib.suppress(FileNotFoundError, PermissionError), path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False

@@ -1,0 +1,120 @@
+"""`realtime check`: what is set and by what, what follows, and what stands against a start."""
+
+# ruff: noqa: ARG001, S104 -- what a hook takes is its contract; nothing listens here
+
+import fcntl
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+from realtime import Realtime
+from realtime.auth import Identity
+from realtime.cli.check import report
+from realtime.config import (
+    AuthSettings,
+    ConversationSettings,
+    DrainSettings,
+    LimitSettings,
+    ServerSettings,
+    Settings,
+    load,
+    origins,
+)
+from realtime.config.settings import ApiSettings
+
+SECRET = "s" * 40
+FREE: dict[str, Any] = {"server": ServerSettings(port=0), "api": ApiSettings(port=0)}
+
+
+def test_each_key_that_is_set_tells_its_value_and_its_source(tmp_path: Path) -> None:
+    file = tmp_path / "realtime.toml"
+    file.write_text("[server]\nport = 0\n[presence]\ngrace_s = 7\n[limits]\nheartbeats = false\n")
+    environ = {
+        "REALTIME_JWT_SECRET": SECRET,
+        "API_PORT": "0",
+        "REALTIME_PRESENCE__GRACE_S": "8",
+        "REALTIME_DATA_DIR": str(tmp_path),
+    }
+    sets = ("limits.heartbeats=true", "log.level=debug")
+    found = report(load(file, sets, environ), origins(file, sets, environ), Realtime())
+    assert {(entry.key, entry.value, entry.origin) for entry in found.keys} == {
+        ("server.port", 0, str(file)),
+        ("api.port", 0, "API_PORT"),
+        ("presence.grace_s", 8.0, "REALTIME_PRESENCE__GRACE_S"),
+        ("log.level", "debug", "--set"),
+        ("auth.secrets", "1 hidden", "REALTIME_JWT_SECRET"),
+        ("data_dir", str(tmp_path), "REALTIME_DATA_DIR"),
+    }
+    assert found.errors == []
+    assert SECRET not in found.text() + found.json()
+    assert json.loads(found.json())["derived"]["secret"] == "configured"
+
+
+def test_a_fresh_directory_is_fine_and_stays_as_it_is(tmp_path: Path) -> None:
+    found = report(Settings(data_dir=str(tmp_path / "data"), **FREE), {}, Realtime())
+    assert (found.errors, found.warnings) == ([], [])
+    assert "Nothing stands against a start." in found.text()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_start_would_fail_by_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        found = report(
+            Settings(
+                data_dir=str(tmp_path / "file"),
+                server=ServerSettings(port=port),
+                api=ApiSettings(enabled=False),
+                limits=LimitSettings(connections_max=1_000_000_000),
+            ),
+            {},
+            Realtime(),
+        )
+    told = "\n".join(found.errors)
+    assert f"server.port = {port}" in told
+    assert "is not a directory" in told
+    assert "limits.connections_max = 1000000000 needs" in told
+
+
+def test_a_directory_that_a_server_uses_is_an_error(tmp_path: Path) -> None:
+    with (tmp_path / "lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        found = report(Settings(data_dir=str(tmp_path), **FREE), {}, Realtime())
+    assert "in use by a running server" in found.errors[0]
+
+
+def test_a_public_address_needs_a_secret(tmp_path: Path) -> None:
+    public = Settings(
+        data_dir=str(tmp_path),
+        server=ServerSettings(host="0.0.0.0", port=0),
+        api=ApiSettings(port=0),
+    )
+    assert "is not a loopback address" in report(public, {}, Realtime()).errors[0]
+
+
+def test_what_is_likely_not_meant_is_a_warning(tmp_path: Path) -> None:
+    app = Realtime()
+
+    @app.authenticate
+    def who(request: object) -> Identity | None:
+        return None
+
+    settings = Settings(
+        data_dir=str(tmp_path),
+        server=ServerSettings(host="0.0.0.0", port=0),
+        api=ApiSettings(enabled=False),
+        auth=AuthSettings(secrets=(SECRET,)),
+        conversations=ConversationSettings(access="open"),
+        drain=DrainSettings(grace_s=5),
+        limits=LimitSettings(enabled=False, heartbeats=False, message_bytes_max=1000),
+    )
+    found = report(settings, {}, app)
+    assert found.errors == []
+    told = "\n".join(found.warnings)
+    for words in (
+        *("conversations.access = open", "drain.grace_s = 5", "limits.heartbeats = false", "limits.enabled = false"),
+        *("limits.publication_bytes_max", "auth.origins is not set", "api.enabled = false", "server.proxies"),
+    ):
+        assert words in told
