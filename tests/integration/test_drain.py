@@ -1,13 +1,14 @@
 """The end of the process, as clients, load balancers and operators see it."""
 
 import asyncio
+import json
 import os
 import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.kit import Client, Server, clients
+from tests.kit import Client, Server, clients, eventually
 
 APPS = Path(__file__).parent / "apps"
 ENDINGS = f"{APPS / 'endings.py'}:app"
@@ -97,3 +98,22 @@ async def test_a_second_signal_ends_at_once_though_the_loop_is_held(serve: Calla
         assert await server.stop(signal.SIGINT) == 128 + signal.SIGINT
         assert time.monotonic() - began_s < 3
         assert "ending at once" in server.output
+
+
+async def test_a_request_under_way_is_answered_and_ready_says_draining(serve: Callable[..., Server]) -> None:
+    async with serve("drain.notice_s=2", api=True) as server, await server.connect("alice") as alice:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.api_port)
+
+        async def ask(path: str) -> tuple[int, str]:
+            writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            head = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 15)).decode().lower()
+            size = int(head.partition("content-length: ")[2].partition("\r\n")[0])
+            return int(head.split()[1]), (await reader.readexactly(size)).decode()
+
+        assert (await ask("/ready"))[0] == 200
+        os.kill(server.pid, signal.SIGTERM)
+        await alice.expect("draining")
+        status, body = await ask("/ready")
+        assert (status, json.loads(body)["reasons"]) == (503, ["draining"])
+        await eventually(lambda: not server.is_running(), what="the end")
+        writer.close()

@@ -288,16 +288,18 @@ async def _lasting(url: str, token: str, tell: Callable[[str], None] = _say) -> 
     attempt = 0
     first = True
     while True:
+        told_s: float | None = None
         try:
             async with connect(url, token=token) as client:
                 attempt, first = 0, False
                 yield client
+            told_s = client.reconnect_in_s
         except NotConnected:
             if first:
                 raise
-        delay_s = _BACKOFF_S[min(attempt, len(_BACKOFF_S) - 1)]
+        delay_s = _BACKOFF_S[min(attempt, len(_BACKOFF_S) - 1)] if told_s is None else told_s
         attempt += 1
-        tell(f"connecting again in {delay_s} s")
+        tell(f"connecting again in {delay_s:.3g} s")
         await asyncio.sleep(delay_s)
 
 

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -86,7 +87,16 @@ class Client:
         self._events: asyncio.Queue[Event | None] = asyncio.Queue()
         self._first: asyncio.Future[Event] = asyncio.get_running_loop().create_future()
         self._end: ConnectionEnded | None = None
+        self._come_back_s: float | None = None
         self._reader = asyncio.create_task(self._read(), name="client reader")
+
+    @property
+    def reconnect_in_s(self) -> float | None:
+        """How long to stay away, as a server that goes away told by `draining`, less what has passed; else None.
+
+        Whoever connects again after the end waits that long, so that a server's clients do not come back all at once.
+        """
+        return None if self._come_back_s is None else max(0.0, self._come_back_s - time.monotonic())
 
     async def established(self, timeout_s: float) -> None:
         """Wait for the server's first frame. `connect` does."""
@@ -207,6 +217,8 @@ class Client:
         if not self._first.done():
             self._first.set_result(event)
             return
+        if event.type == "draining" and isinstance(event.data, dict):
+            self._come_back_s = time.monotonic() + event.data.get("reconnectInMs", 0) / 1000
         reply = None if event.id is None else self._replies.pop(event.id, None)
         if reply is None:
             self._events.put_nowait(event)

@@ -201,3 +201,14 @@ async def test_a_program_that_reads_no_events_is_disconnected(monkeypatch: pytes
         with pytest.raises(ConnectionEnded):
             async for _ in client:
                 pass
+
+
+async def test_it_knows_how_long_a_server_that_goes_away_asked_it_to_stay_away() -> None:
+    async def script(peer: ServerConnection) -> None:
+        await tell(peer, {"type": "draining", "data": {"reconnectInMs": 60_000}})
+        await peer.close(1012)
+
+    async with played(script) as url, connect(url) as client:
+        assert (await anext(client)).type == "draining"
+        assert client.reconnect_in_s is not None
+        assert 50 < client.reconnect_in_s <= 60

@@ -1,6 +1,7 @@
 /**
  * One WebSocket that comes back by itself: connects, matches replies to commands by `id`, and after a lost connection
- * tries again after 1, 2, 4, 8 and then every 16 s, or at once when the network or the tab returns.
+ * tries again after 1, 2, 4, 8 and then every 16 s, or at once when the network or the tab returns. Where the server
+ * said `draining`, the first attempt comes when it asked for.
  *
  * Events: `state` {state, text}, `open` (after connection_established), `event` {event}, `frame` {way, text}.
  * States: idle, connecting, connected, waiting, refused. It knows nothing of conversations.
@@ -26,6 +27,7 @@ export class Link extends EventTarget {
   #pending = new Map();
   #ids = 0;
   #attempt = 0;
+  #comeBackMs = null;
   #timer = null;
   #wanted = false;
 
@@ -138,9 +140,13 @@ export class Link extends EventTarget {
   #receive(socket, text) {
     this.#emit("frame", { way: "in", text });
     const event = JSON.parse(text);
+    if (event.type === "draining") {
+      this.#comeBackMs = Date.now() + event.data.reconnectInMs;
+    }
     if (event.type === "connection_established") {
       socket.established = true;
       this.#attempt = 0;
+      this.#comeBackMs = null;
       this.#say("connected", "connected");
       this.#emit("open", { event });
       return;
@@ -172,10 +178,12 @@ export class Link extends EventTarget {
       this.#say("refused", reason);
       return;
     }
-    const delayS = BACKOFF_S[Math.min(this.#attempt, BACKOFF_S.length - 1)];
+    const backoffMs = BACKOFF_S[Math.min(this.#attempt, BACKOFF_S.length - 1)] * 1000;
+    const delayMs = this.#comeBackMs === null ? backoffMs : Math.max(0, this.#comeBackMs - Date.now());
+    this.#comeBackMs = null;
     this.#attempt += 1;
-    this.#emit("frame", { way: "note", text: `${reason}; again in ${delayS} s` });
-    this.#count(Date.now() + delayS * 1000);
+    this.#emit("frame", { way: "note", text: `${reason}; again in ${(delayMs / 1000).toFixed(1)} s` });
+    this.#count(Date.now() + delayMs);
   }
 
   #count(dueMs) {
