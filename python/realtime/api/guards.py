@@ -155,14 +155,14 @@ class Guard:
 
 
 class Rates:
-    """Requests of each user, by a token bucket: as a connection's commands, so that HTTP is no way round that limit.
+    """Requests of each user, by a token bucket: as many as a user's commands, so that HTTP is no way round that limit.
 
     Users are forgotten when their bucket would be full, the oldest first where there are too many.
     """
 
     def __init__(self, limits: LimitSettings, now_ms: Any) -> None:
-        self._per_ms = limits.commands_per_s / 1000 if limits.enabled else 0.0
-        self._burst = float(limits.commands_burst)
+        self._per_ms = limits.user_commands_per_s / 1000 if limits.enabled else 0.0
+        self._burst = float(limits.user_commands_burst or limits.user_commands_per_s)
         self._now_ms = now_ms
         self._levels: OrderedDict[str, tuple[float, int]] = OrderedDict()
 

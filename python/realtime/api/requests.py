@@ -65,6 +65,9 @@ class Requests:
             if self._edge.is_draining() and path not in _ASKED_ALWAYS:
                 content, media_type = problem(503, "draining", "the server goes away; another one may take this")
                 await answer(sent, 503, content, media_type, (b"retry-after", b"1"))
+            elif not _is_utf8(scope["query_string"]):
+                # Frameworks decode it where they please, and fail there.
+                await answer(sent, 400, *problem(400, "invalid_message", "the query is not UTF-8"))
             else:
                 await self._inner(scope, receive, sent)
         except Exception:
@@ -80,6 +83,14 @@ class Requests:
                 # The path alone: a query may hold a token.
                 told = facts("request", status=status, ms=round(taken_ms, 1), request=id)
                 log.log(level, "%s %s", scope["method"], path[:_PATH_CHARS_MAX], extra=told)
+
+
+def _is_utf8(query: bytes) -> bool:
+    try:
+        query.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _sent_id(scope: Any) -> str | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from realtime.config import ConversationSettings
+from realtime.config import ConversationSettings, LimitSettings
 from tests.unit.api.asking import World
 
 MESSAGES = "/api/conversations/7/messages"
@@ -175,3 +175,17 @@ async def test_whoever_is_not_known_is_told_so() -> None:
             assert answer.headers["www-authenticate"].startswith("Bearer")
         old = await world.call("GET", MESSAGES, user="alice", claims={"exp": 1_000_000})
         assert old.problem[:2] == (401, "unauthorized")
+
+
+async def test_who_asks_too_much_is_told_when_to_come_back() -> None:
+    limits = LimitSettings(user_commands_per_s=10, user_commands_burst=3)
+    async with World(limits=limits) as world:
+        answers = [await world.call("GET", MESSAGES, user="alice") for _ in range(5)]
+        assert [answer.status for answer in answers] == [200, 200, 200, 429, 429]
+        assert answers[3].problem[1] == "rate_limited"
+        assert answers[3].headers["retry-after"] == "1"
+        assert 0 < answers[3].json["retryAfterMs"] <= 101
+        assert (await world.call("GET", MESSAGES, user="bob")).status == 200
+        assert (await world.call("GET", MESSAGES, key=True)).status == 200
+        world.test.clock.advance(0.2)
+        assert (await world.call("GET", MESSAGES, user="alice")).status == 200

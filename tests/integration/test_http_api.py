@@ -1,0 +1,118 @@
+"""The HTTP API of a real server, beside sockets of the same server: what is done by one is seen by the other."""
+
+import asyncio
+import http.client
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from tests.kit import Server, clients, token_for
+
+SERVICE_KEY = "a-service-key-of-the-tests-0123456789abcdef"
+
+
+@pytest.fixture
+async def api(serve: Callable[..., Server]) -> AsyncIterator[Server]:
+    """A server with its HTTP side and a service key."""
+    async with serve(api=True, env={"REALTIME_SERVICE_KEY": SERVICE_KEY}) as server:
+        yield server
+
+
+async def call(
+    server: Server, method: str, path: str, content: object = None, *, bearer: str | None = SERVICE_KEY, **headers: str
+) -> tuple[int, Any, dict[str, str]]:
+    """Send one request over a real connection; return status, JSON and headers."""
+
+    def sent() -> tuple[int, Any, dict[str, str]]:
+        connection = http.client.HTTPConnection("127.0.0.1", server.api_port, timeout=30)
+        try:
+            body = None if content is None else content if isinstance(content, bytes) else json.dumps(content)
+            given = {"content-type": "application/json", **{name.replace("_", "-"): v for name, v in headers.items()}}
+            if bearer is not None:
+                given["authorization"] = f"Bearer {bearer}"
+            connection.request(method, path, body, given)
+            answer = connection.getresponse()
+            found = answer.read()
+            return answer.status, json.loads(found) if found else None, {n.lower(): v for n, v in answer.getheaders()}
+        finally:
+            connection.close()
+
+    return await asyncio.to_thread(sent)
+
+
+async def test_a_conversation_is_one_over_sockets_and_http(api: Server) -> None:
+    async with clients(api, "alice", "bob") as (alice, bob):
+        await bob.subscribe("conversation:7")
+        status, posted, _ = await call(
+            api, "POST", "/api/conversations/7/messages", {"content": "by http"}, bearer=token_for("alice")
+        )
+        assert (status, posted["number"]) == (201, 1)
+        assert (await bob.expect("new_message", content="by http"))["data"] == posted
+        assert (await alice.say("7", "by socket"))["number"] == 2
+        await call(api, "PATCH", "/api/conversations/7/messages/2", {"content": "new"}, bearer=token_for("alice"))
+        assert (await bob.expect("message_updated"))["data"]["content"] == "new"
+        status, _, _ = await call(api, "DELETE", "/api/conversations/7/messages/1", bearer=token_for("alice"))
+        assert status == 204
+        assert (await bob.expect("message_deleted"))["data"]["number"] == 1
+        await call(api, "PATCH", "/api/conversations/7", {"title": "t"}, bearer=token_for("alice"))
+        assert (await bob.expect("conversation_updated"))["data"] == {"title": "t", "conversationId": "7"}
+        status, page, _ = await call(api, "GET", "/api/conversations/7/messages", bearer=token_for("bob"))
+        assert [(item["number"], item.get("content")) for item in page["items"]] == [(1, None), (2, "new")]
+
+
+async def test_what_was_deleted_is_not_in_the_files_after_a_restart(api: Server) -> None:
+    await call(api, "POST", "/api/conversations/7/messages", {"content": "a-word-to-find"}, bearer=token_for("alice"))
+    await call(api, "DELETE", "/api/conversations/7/messages/1", bearer=token_for("alice"))
+    await call(api, "POST", "/api/conversations/7/messages", {"content": "next"}, bearer=token_for("alice"))
+    api.kill()
+    await api.start()
+    _, page, _ = await call(api, "GET", "/api/conversations/7/messages", bearer=token_for("alice"))
+    assert [(item["number"], item.get("content")) for item in page["items"]] == [(1, None), (2, "next")]
+
+
+async def test_who_is_there_and_who_is_taken_out(api: Server) -> None:
+    async with clients(api, "alice", "alice", "bob") as (first, second, bob):
+        for client in (first, second, bob):
+            await client.subscribe("conversation:7")
+        _, found, _ = await call(api, "GET", "/api/presence/conversation:7", bearer=token_for("bob"))
+        assert found["users"] == [{"userId": "alice", "sessions": 2}, {"userId": "bob", "sessions": 1}]
+        assert (await call(api, "DELETE", "/api/channels/conversation:7/users/alice"))[0] == 204
+        for client in (first, second):
+            frame = await client.expect("unsubscribed")
+            assert (frame["data"]["code"], frame["data"]["retryable"]) == ("forbidden", False)
+        _, found, _ = await call(api, "GET", "/api/presence/conversation:7")
+        assert found["users"] == [{"userId": "bob", "sessions": 1}]
+
+
+async def test_the_sessions_of_a_user_are_listed_and_closed(api: Server) -> None:
+    async with clients(api, "alice", "bob") as (alice, bob):
+        _, found, _ = await call(api, "GET", "/api/users/alice/sessions", bearer=token_for("alice"))
+        assert [item["path"] for item in found["items"]] == ["/ws"]
+        assert (await call(api, "DELETE", "/api/users/alice/sessions", bearer=token_for("bob")))[0] == 403
+        assert (await call(api, "DELETE", "/api/users/alice/sessions"))[0] == 204
+        await alice.closed()
+        assert await bob.is_alive()
+
+
+async def test_errors_are_problems_with_the_id_of_the_request(api: Server) -> None:
+    status, problem, headers = await call(api, "GET", "/api/nothing", x_request_id="r-7")
+    assert (status, problem["code"], headers["content-type"]) == (404, "not_found", "application/problem+json")
+    assert headers["x-request-id"] == "r-7"
+    status, problem, headers = await call(api, "POST", "/api/events", {}, bearer=None)
+    assert (status, headers["www-authenticate"]) == (401, 'Bearer realm="realtime"')
+    assert (await call(api, "PUT", "/api/events", {}))[0] == 405
+    assert (await call(api, "POST", "/api/conversations/7/messages", b" " * 1_100_000))[0] == 413
+    assert (await call(api, "POST", "/api/events", b"[" * 100_000))[0] == 400
+    assert "r-7" in api.output
+
+
+async def test_the_documents_are_for_this_machine_and_load_nothing_from_elsewhere(api: Server) -> None:
+    status, document, _ = await call(api, "GET", "/docs/openapi.json", bearer=None)
+    assert status == 200
+    body = document["paths"]["/api/events"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert "HookEvent" in json.dumps(body)
+    for header in ({"x_forwarded_for": "203.0.113.7"}, {"host": "evil.example"}):
+        assert (await call(api, "GET", "/docs/openapi.json", bearer=None, **header))[0] == 401
+        assert (await call(api, "GET", "/docs/openapi.json", **header))[0] == 200
