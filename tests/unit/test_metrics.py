@@ -4,6 +4,7 @@
 
 import asyncio
 import time
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -56,8 +57,11 @@ async def test_the_families_tell_what_happened() -> None:
     assert samples["realtime_errors_total", ("internal", "python")] == 1
     assert samples["realtime_errors_total", ("engine", "unknown_type")] == 1
     assert samples["process_resident_memory_bytes", ()] > 1_000_000
+    page = (Path(__file__).parents[2] / "docs/reference/metrics.md").read_text("utf-8")
+    listed = [line.split("`")[1] for line in page.splitlines() if line.startswith("| `")]
     names = [line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")]
     assert len(names) == len(set(names))
+    assert names == listed, "docs/reference/metrics.md does not list the families as they are"
     assert all(name.startswith(("realtime_", "process_")) for name in names)
 
 
