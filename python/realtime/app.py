@@ -30,13 +30,14 @@ from msgspec import Struct, field
 
 from realtime import listening, middleware, periodic
 from realtime._engine import EngineError
-from realtime.auth import RIGHTS, Pattern, checked_rights
+from realtime.auth import OWN_CHANNELS, RIGHTS, Pattern, checked_rights
 from realtime.broadcaster import Broadcaster, Policy, Publishing
 from realtime.clock import Clock
 from realtime.config import ConfigError, Settings, load
 from realtime.connections import Connections
 from realtime.errors import NotRunning
 from realtime.forwarding import Forwarding
+from realtime.identity import Identities
 from realtime.listening import Listener
 from realtime.middleware import Middleware
 from realtime.periodic import Job, checked_period_s
@@ -474,6 +475,15 @@ class Realtime:
         return self._running.connections
 
     @property
+    def identities(self) -> Identities:
+        """Who somebody is: tickets to be given out, tokens to be taken back.
+
+        Raises:
+            NotRunning: the app is not served.
+        """
+        return self._running.identities
+
+    @property
     def broadcaster(self) -> Broadcaster:
         """What `publish` does, and events to users, sessions and everybody.
 
@@ -582,7 +592,7 @@ class Realtime:
         try:
             for module in self._modules:
                 module.register(self, settings)
-            return self._rules()
+            return self._rules(settings)
         finally:
             self._declared = own
 
@@ -607,7 +617,7 @@ class Realtime:
                 setattr(self.state, name, value)
             yield
 
-    def _rules(self) -> Rules:
+    def _rules(self, settings: Settings) -> Rules:
         declared = self._declared
         hook = declared.authenticate[0] if declared.authenticate else None
         who: Literal["token", "hook"] = "token" if hook is None else "hook"
@@ -619,7 +629,7 @@ class Realtime:
             endpoints=(Endpoint(self._path, "json", who), *raws),
             routes=tuple(declared.routes.values()),
             relays=tuple(declared.relays.values()),
-            policies=tuple(declared.policies),
+            policies=(_own_policy(settings), *declared.policies),
             open_grants=(*declared.open_grants, (_USER_CHANNEL, ("subscribe", "history"))),
             authorize=tuple(declared.authorize),
             authenticate=hook,
@@ -637,6 +647,11 @@ class Realtime:
             raise ValueError(f"{type!r} is carried out by the engine; use another type")
         if type in self._declared.routes or type in self._declared.relays:
             raise ValueError(f"{type!r} has a handler or a relay already; use another type")
+
+
+def _own_policy(settings: Settings) -> Policy:
+    """Return the kind of the server's own channels; first, so that no pattern of an app takes them."""
+    return Policy(pattern=Pattern(f"{OWN_CHANNELS}**"), durable=True, keep_s=settings.auth.revocations_keep_s)
 
 
 def _hook(call: Handler, most: int) -> Hook:

@@ -1,11 +1,10 @@
 """Who somebody is and what they may do, as plain data that the engine enforces.
 
-The engine checks the tokens of sockets in its shards; `TokenRule` checks those of HTTP by the same configuration.
 `Pattern` is the one form of a set of channels: segments split at `:`, `*` for one of them, `**` at the end for the
 rest, and `{name}` where an `authorize` hook wants to know what stood there. `Identity` and `Grant` are what hooks
-return. Nothing here talks to a socket or reads configuration files.
+return. `may` is the engine's rule of rights, for HTTP. Nothing here talks to a socket or reads configuration files.
 
-Called by `routing` and `broadcaster` (patterns), `server` (the rule), `cli` and tests (tokens).
+Called by `identity`, `routing`, `broadcaster` and `api`.
 """
 
 import re
@@ -20,13 +19,21 @@ from msgspec import Struct
 RIGHTS: Final = ("subscribe", "publish", "presence", "history")
 """What a grant may name: receive a channel's events, publish volatile ones, see who is there, read what was."""
 
+OWN_CHANNELS: Final = "_realtime:"
+"""How the names of channels begin that the server keeps for itself; the engine refuses them to clients, too."""
+GRANTS_MAX: Final = 100
+"""Entries that the `channels` of a token may have."""
+
 _CHANNEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@-]{0,127}\Z")
 _NAMED = re.compile(r"\{([a-z_][a-z0-9_]*)\}\Z")
 
 
 def is_channel(name: str) -> bool:
-    """Whether `name` is the name of a channel: 1 to 128 of `A-Za-z0-9_.:@-`, the first a letter, digit or `_`."""
-    return _CHANNEL.match(name) is not None
+    """Whether `name` is the name of a channel: 1 to 128 of `A-Za-z0-9_.:@-`, the first a letter, digit or `_`.
+
+    Names that begin with `OWN_CHANNELS` are the server's own: no client, app or system can name one.
+    """
+    return _CHANNEL.match(name) is not None and not name.startswith(OWN_CHANNELS)
 
 
 class Pattern:
@@ -90,21 +97,34 @@ class Grant:
 
 
 class Identity(Struct, frozen=True):
-    """Who an `authenticate` hook says a caller is.
+    """Who somebody is: what an `authenticate` hook returns, and what a token, a ticket or a service key says.
 
     Args:
-        user: the user's id; one user may have many sessions.
+        user: the user's id; one user may have many sessions. Empty for a service that acts for no user.
         grants: rights by pattern, as in a token's `channels`; None leaves what is open to everybody.
         expires_at: seconds since 1970 at which the session ends; None for never.
+        service: another system, which may do over HTTP what is not one user's own.
+        token_id: what `revoke(token_id=…)` goes by: a token's `jti`.
+        issued_at_s: when what it came by was issued, seconds since 1970: what `revoke(user=…)` goes by; None counts
+            as long ago.
+        token: what it came by, where that was a token; never shown.
     """
 
     user: str
     grants: Mapping[str, Sequence[str]] | None = None
     expires_at: float | None = None
+    service: bool = False
+    token_id: str | None = None
+    issued_at_s: int | None = None
+    token: str | None = None
+
+    def __repr__(self) -> str:
+        """Leave the token out: this ends up in logs and tracebacks."""
+        return f"Identity(user={self.user!r}, service={self.service}, expires_at={self.expires_at})"
 
 
 class UpgradeRequest(Struct, frozen=True):
-    """What a caller sent before there is a connection, for an `authenticate` hook."""
+    """What a caller sent, for an `authenticate` hook: before there is a connection, or with an HTTP request."""
 
     path: str
     query: dict[str, str]
@@ -118,57 +138,6 @@ class InvalidToken(Exception):  # noqa: N818 -- it is the token that is wrong
     """A token that does not say who somebody is; the text is for logs and is never shown to the caller."""
 
 
-class TokenRule(Struct, frozen=True, kw_only=True):
-    """How Python checks tokens."""
-
-    secrets: tuple[str, ...]
-    algorithm: str = "HS256"
-    audience: str | None = None
-    user_claim: str = "sub"
-    require_exp: bool = True
-    leeway_s: int = 0
-    expiry: str = "close"
-
-    def __repr__(self) -> str:
-        return f"TokenRule({len(self.secrets)} secrets, algorithm={self.algorithm!r})"
-
-    def check(self, token: str) -> Identity:
-        """Return who `token` names; for HTTP, since the engine checks those of sockets itself.
-
-        Raises:
-            InvalidToken: not signed with one of the secrets and the one algorithm, expired, for another audience,
-                or without a user.
-        """
-        required = [self.user_claim, *(["exp"] if self.require_exp else [])]
-        for secret in self.secrets:
-            try:
-                claims: dict[str, Any] = jwt.decode(
-                    token,
-                    secret,
-                    algorithms=[self.algorithm],
-                    audience=self.audience,
-                    leeway=self.leeway_s,
-                    options={"require": required, "verify_aud": self.audience is not None},
-                )
-            except jwt.InvalidSignatureError:
-                continue
-            except jwt.InvalidTokenError as error:
-                raise InvalidToken(str(error)) from error
-            return _identity(claims, self.user_claim)
-        raise InvalidToken("signed with no secret of ours")
-
-
-def _identity(claims: Mapping[str, Any], user_claim: str) -> Identity:
-    user = claims[user_claim]
-    if not isinstance(user, str) or not user:
-        raise InvalidToken(f"claim {user_claim} is not a text")
-    try:
-        grants = msgspec.convert(claims.get("channels"), dict[str, list[str]] | None)
-    except msgspec.ValidationError as error:
-        raise InvalidToken(f"claim channels: {error}") from error
-    return Identity(user=user, grants=grants, expires_at=claims.get("exp"))
-
-
 def mint_token(
     secret: str,
     user: str,
@@ -176,6 +145,7 @@ def mint_token(
     ttl_s: float = 3600,
     *,
     audience: str | None = None,
+    issuer: str | None = None,
     user_claim: str = "sub",
     algorithm: str = "HS256",
     now_s: float | None = None,
@@ -183,13 +153,14 @@ def mint_token(
     """Return a token that says its bearer is `user` for `ttl_s` seconds.
 
     Args:
-        secret: what it is signed with; the first of `TokenRule.secrets`.
+        secret: what it is signed with; the first of `auth.secrets`.
         user: the user's id.
         channels: rights by pattern, or patterns alone for every right; None leaves what is open to everybody.
         ttl_s: seconds from now until it expires.
         audience: the `aud` claim.
         user_claim: the claim that names the user.
-        algorithm: the one of the rule.
+        issuer: the `iss` claim.
+        algorithm: HS256, HS384 or HS512.
         now_s: the time of issue, in seconds since 1970; None reads the clock.
 
     Raises:
@@ -202,6 +173,8 @@ def mint_token(
         claims["channels"] = checked_grants(by_pattern)
     if audience is not None:
         claims["aud"] = audience
+    if issuer is not None:
+        claims["iss"] = issuer
     return jwt.encode(claims, secret, algorithm=algorithm)
 
 
@@ -225,3 +198,66 @@ def checked_grants(grants: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
         ValueError: on a pattern or a right that does not exist.
     """
     return {Pattern(pattern).text: list(checked_rights(rights)) for pattern, rights in grants.items()}
+
+
+def may(identity: Identity, right: str, channel: str, open_grants: Iterable[tuple[str, Sequence[str]]]) -> bool:
+    """Whether somebody has a right on a channel, by the rule by which the engine decides for sessions.
+
+    What an `authorize` hook would say is not asked: it decides about sessions. A service is asked about like anybody.
+
+    Args:
+        identity: whose grants count.
+        right: one of `RIGHTS`.
+        channel: the whole name.
+        open_grants: what everybody may, by pattern: `Rules.open_grants`.
+    """
+    if not is_channel(channel):
+        return False
+    own = () if identity.grants is None else identity.grants.items()
+    return any(right in rights and covers(pattern, channel, identity.user) for pattern, rights in (*own, *open_grants))
+
+
+def covers(pattern: str, channel: str, user: str) -> bool:
+    """Whether the pattern of a grant covers a channel for `user`, which `{session.user}` in it stands for.
+
+    A user's id may hold colons, so it takes as many segments as it has itself.
+    """
+    segments = pattern.split(":")
+    is_open = segments[-1] == "**"
+    rest: str | None = channel
+    for segment in segments[:-1] if is_open else segments:
+        if rest is None:
+            return False
+        if segment == "{session.user}":
+            if not user or not (rest == user or rest.startswith(f"{user}:")):
+                return False
+            rest = rest[len(user) + 1 :] if len(rest) > len(user) else None
+            continue
+        part, colon, more = rest.partition(":")
+        if not part or segment not in ("*", part):
+            return False
+        rest = more if colon else None
+    return bool(rest) if is_open else rest is None
+
+
+def claimed_grants(channels: object) -> dict[str, list[str]] | None:
+    """Return the `channels` of a token as grants; None where it has none.
+
+    Raises:
+        InvalidToken: it is no object of patterns and rights, or has more than `GRANTS_MAX` entries.
+    """
+    if channels is None:
+        return None
+    try:
+        grants = msgspec.convert(channels, dict[str, list[str]])
+        for rights in grants.values():
+            checked_rights(rights)
+    except ValueError as error:
+        raise InvalidToken(f"claim channels: {error}") from error
+    if len(grants) > GRANTS_MAX:
+        raise InvalidToken(f"claim channels: {len(grants)} entries; at most {GRANTS_MAX} are allowed")
+    for pattern in grants:
+        segments = pattern.split(":")
+        if "" in segments or "**" in segments[:-1]:
+            raise InvalidToken(f"claim channels: {pattern!r} is not a pattern")
+    return grants

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from msgspec import Raw, Struct
 
-from realtime.auth import Pattern, is_channel
+from realtime.auth import OWN_CHANNELS, Pattern, is_channel
 from realtime.clock import Clock
 from realtime.errors import PublishFailed, Refused
 from realtime.messages import Event, PresenceData, encode
@@ -328,7 +328,7 @@ class Broadcaster:
         """
         durable = self._durable.get(channel)
         if durable is None:
-            if not is_channel(channel):
+            if not is_channel(channel) and not channel.startswith(OWN_CHANNELS):
                 raise ValueError(f"{channel[:140]!r} is not a channel; use 1 to 128 of A-Z a-z 0-9 _ . : @ -")
             policy = next((policy for policy in self._policies if policy.pattern.matches(channel)), None)
             durable = policy is not None and policy.durable
@@ -383,7 +383,7 @@ class Broadcaster:
             Refused: `unavailable`, where the log cannot be read.
             ValueError: `channel` is not the name of a channel, or the limit is out of its bounds.
         """
-        if not is_channel(channel):
+        if not is_channel(channel) and not channel.startswith(OWN_CHANNELS):
             raise ValueError(f"{channel[:140]!r} is not a channel; use 1 to 128 of A-Z a-z 0-9 _ . : @ -")
         if not 1 <= limit <= _HISTORY_MAX:
             raise ValueError(f"limit={limit}; use 1 to {_HISTORY_MAX}")

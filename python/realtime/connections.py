@@ -35,6 +35,7 @@ class Session(Struct, gc=False, eq=False):
         endpoint: the place of the endpoint in the rules.
         peers: the table that it stands in.
         opened_ms: when it opened, by the clock that never jumps.
+        expires_at_ms: when it ends unless it is refreshed, ms since 1970; None for never.
     """
 
     conn: int
@@ -42,6 +43,7 @@ class Session(Struct, gc=False, eq=False):
     endpoint: int
     peers: "Connections"
     opened_ms: int = 0
+    expires_at_ms: int | None = None
 
     @property
     def id(self) -> str:
@@ -96,6 +98,7 @@ class Connections(Collection[Session]):
         # One session stands for itself: most users have one, and a table for each would cost more than the session.
         self._by_user: dict[str, Session | dict[Session, None]] = {}
         self._json_count = 0
+        self._tokens: dict[int, str] = {}
         self.tasks = SpawnedTasks()
         """What sessions have spawned."""
         # The engine's own methods, bound once, so that a reply to a command costs one call. They do not wake.
@@ -105,6 +108,7 @@ class Connections(Collection[Session]):
         self.resume = commands.resume
         self.accept = commands.accept
         self.reject = commands.reject
+        self.renew = commands.renew
         self.session_id = commands.session_id
         self.wake = wake
         self._commands = commands
@@ -178,6 +182,7 @@ class Connections(Collection[Session]):
     def remove(self, session: Session) -> bool:
         """Let go of a connection that closed, and end its tasks. Returns whether it was its user's last."""
         self.tasks.closed(session.conn)
+        self._tokens.pop(session.conn, None)
         if self._by_conn.pop(session.conn, None) is None or session.endpoint in self._raw_endpoints:
             return False
         self._json_count -= 1
@@ -190,10 +195,23 @@ class Connections(Collection[Session]):
         del self._by_user[session.user]
         return True
 
+    def token_of(self, session: Session) -> str | None:
+        """Return the token that a session came by or was refreshed with last.
+
+        None where it came by something else, or where the engine does not tell tokens: only `api.url` needs them.
+        """
+        return self._tokens.get(session.conn)
+
+    def note_token(self, conn: int, token: str | None) -> None:
+        """Take in the token that the engine tells of a connection; None where it tells none."""
+        if token is not None:
+            self._tokens[conn] = token
+
     def clear(self) -> None:
         """Let go of all, at the end: sessions are outside of the garbage collector's rounds."""
         self._by_conn.clear()
         self._by_user.clear()
+        self._tokens.clear()
         self._json_count = 0
 
     # What is said to one peer.

@@ -21,17 +21,17 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeAlias
-from urllib.parse import parse_qsl
 
 import msgspec
 from msgspec import Struct
 
-from realtime.auth import Grant, Identity, UpgradeRequest, checked_grants
+from realtime.auth import Grant, Identity, InvalidToken
 from realtime.broadcaster import Broadcaster, Publication, Publishing
 from realtime.clock import Clock
 from realtime.config import HandlerSettings
 from realtime.connections import Connections, Session
 from realtime.errors import PublishFailed, Refused
+from realtime.identity import Identities, request_of
 from realtime.logs import facts, name_slow
 from realtime.messages import INVALID, ErrorData, ack_frame, error_frame, error_path
 from realtime.metrics import Figures
@@ -88,6 +88,7 @@ class Router:
         clock: Clock,
         settings: HandlerSettings,
         *,
+        identities: Identities,
         handshake_timeout_s: float = 10,
         figures: Figures | None = None,
     ) -> None:
@@ -95,6 +96,7 @@ class Router:
         self._routes = tuple(map(self._with_middleware, rules.routes)) if rules.middleware else rules.routes
         self._connections = connections
         self._broadcaster = broadcaster
+        self._identities = identities
         self._clock = clock
         self._timeout_s = settings.timeout_s
         self._handshake_timeout_s = handshake_timeout_s
@@ -146,7 +148,7 @@ class Router:
             self._take(session, self._resume, event)
 
     def refresh(self, event: EventTuple) -> None:
-        """A session wants to go on with a token that the engine does not know; nobody here does."""
+        """A session wants to go on with a token that the engine cannot judge."""
         session = self._connections.by_conn(event[1])
         if session is not None:
             self._take(session, self._refresh, event)
@@ -160,7 +162,7 @@ class Router:
         self._let_go(conn)
 
     def upgrade(self, event: EventTuple) -> None:
-        """Somebody asks to be let in by the `authenticate` hook."""
+        """Somebody asks to be let in by what the engine cannot judge: a hook, a ticket, a key that it does not have."""
         self.spawn(self._authenticate(event))
 
     def opened(self, session: Session) -> None:
@@ -394,9 +396,31 @@ class Router:
         route = next((route for route in self._routes if route.type == type), None)
         return (route and route.failure) or f"Not allowed to {right} on this channel"
 
-    def _refresh(self, session: Session, event: EventTuple) -> Work | None:
-        self._refuse(session.conn, event[2], Refused("unauthorized", "Unauthorized"))
-        return None
+    async def _refresh(self, session: Session, event: EventTuple) -> None:
+        _, conn, id, token = event
+        deadline = _Deadline(self._clock, self._handshake_timeout_s)
+        try:
+            path = self._rules.endpoints[session.endpoint].path
+            facts = _facts(await self._identities.identify_renewal(token, path))
+        except InvalidToken:
+            refused = Refused("unauthorized", "Unauthorized")
+        except Refused as refusal:
+            refused = refusal
+        except asyncio.CancelledError:
+            if not deadline.passed:
+                self._refuse(conn, id, _draining())
+                raise
+            log.warning("a refresh took longer than %g s; session %s", self._handshake_timeout_s, session.id)
+            refused = Refused("timeout", "Timed out")
+        except Exception:
+            log.exception("authenticate failed; session %s of user %r goes on as it was", session.id, session.user)
+            refused = Refused("internal", "Internal error")
+        else:
+            self._connections.renew(conn, id, *facts)
+            return
+        finally:
+            deadline.end()
+        self._refuse(conn, id, refused)
 
     def _resume(self, session: Session, event: EventTuple) -> Work | None:
         self._connections.resume(session.conn, event[2])
@@ -453,14 +477,13 @@ class Router:
         status = 503
         deadline = _Deadline(self._clock, self._handshake_timeout_s)
         try:
-            identity = (
-                self._rules.authenticate(_request(path, query, headers, peer)) if self._rules.authenticate else None
-            )
-            if inspect.isawaitable(identity):
-                identity = await identity
-            if isinstance(identity, Identity) and identity.user:
-                self._accept(conn, identity)
+            identity = await self._identities.identify_upgrade(request_of(path, query, headers, peer))
+            if identity.user:
+                self._connections.accept(conn, *_facts(identity))
                 return
+            status = 401
+        except InvalidToken as error:
+            log.debug("peer %s is not let in: %s", peer, error)
             status = 401
         except Refused as refusal:
             status = _STATUSES.get(refusal.code, 503)
@@ -477,11 +500,6 @@ class Router:
             self._connections.wake()
         self._connections.reject(conn, status, _BODIES[status])
         self._connections.wake()
-
-    def _accept(self, conn: int, identity: Identity) -> None:
-        grants = None if identity.grants is None else msgspec.json.encode(checked_grants(identity.grants))
-        expires_at_ms = None if identity.expires_at is None else round(identity.expires_at * 1000)
-        self._connections.accept(conn, identity.user, grants, expires_at_ms)
 
     async def in_thread(self, handler: Handler, arguments: tuple[Any, ...]) -> Any:
         """Call a function in a thread of the handlers' pool."""
@@ -549,11 +567,8 @@ def _as_told(refusal: Refused, route: Route) -> Refused:
     return refusal
 
 
-def _request(path: str, query: str, headers: list[tuple[str, str]], peer: str) -> UpgradeRequest:
-    values: dict[str, str] = {}
-    for name, value in parse_qsl(query, keep_blank_values=True):
-        values.setdefault(name, value)
-    merged: dict[str, str] = {}
-    for name, value in headers:
-        merged[name] = f"{merged[name]}, {value}" if name in merged else value
-    return UpgradeRequest(path, values, merged, peer)
+def _facts(identity: Identity) -> tuple[str, bytes | None, int | None, int | None, str | None]:
+    """Return what the engine is told of somebody, in the order in which `accept` and `renew` take it."""
+    grants = None if identity.grants is None else msgspec.json.encode(identity.grants)
+    expires_at_ms = None if identity.expires_at is None else round(identity.expires_at * 1000)
+    return identity.user, grants, expires_at_ms, identity.issued_at_s, identity.token_id

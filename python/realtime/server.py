@@ -29,13 +29,15 @@ from msgspec.structs import replace
 
 from realtime import _engine, logs
 from realtime._engine import Commands, Engine
-from realtime.auth import Pattern, mint_token
+from realtime.auth import OWN_CHANNELS, Pattern
 from realtime.broadcaster import Broadcaster
 from realtime.clock import Clock, SystemClock, Timer
-from realtime.config import AuthSettings, ConfigError, Keys, Settings, differing, keys_of, parse_retention
+from realtime.config import ConfigError, Keys, Settings, differing, keys_of, parse_retention
 from realtime.connections import Connections, Session
 from realtime.drain import Drain
+from realtime.errors import Refused
 from realtime.forwarding import Forwarding
+from realtime.identity import Identities, token_rule
 from realtime.listening import Listeners
 from realtime.messages import RESERVED_EVENTS, encode
 from realtime.metrics import Figures, LoopLag
@@ -55,7 +57,14 @@ _FORWARDED_TTL_S: Final = 60
 _LOG_TRIAL_S: Final = 10.0
 _SIGNALLED: Final = 128
 
-REREAD: Final = frozenset({"log.level", "log.format", "log.connections_per_s"})
+_IDENTITY: Final = frozenset(
+    f"auth.{name}"
+    for name in (
+        *("secrets", "public_keys", "jwks_url", "jwks_refresh_s", "algorithms", "audience", "issuer"),
+        *("service_keys", "require_exp", "leeway_s", "user_claim"),
+    )
+)
+REREAD: Final = frozenset({"log.level", "log.format", "log.connections_per_s", *_IDENTITY})
 """Keys that SIGHUP takes over."""
 
 
@@ -91,9 +100,14 @@ class Control:
         self.connections = Connections(commands, raw, self.wake)
         limits = settings.limits
         self.broadcaster = Broadcaster(commands, self.connections, rules.policies, clock, limits.publication_bytes_max)
+        self.identities = Identities(settings, keys, commands, self.broadcaster, clock, authenticate=rules.authenticate)
         self.forwarding: Forwarding | None = None
         if settings.api.url is not None:
-            upstream = Upstream(settings.api, limits.publication_bytes_max, partial(_signed, settings.auth, keys))
+            upstream = Upstream(
+                settings.api,
+                limits.publication_bytes_max,
+                partial(self.identities.signed, ttl_s=_FORWARDED_TTL_S),
+            )
             self.forwarding = Forwarding(upstream, self.broadcaster, clock)
         self.presence = Presence(round(settings.presence.grace_s * 1000), settings.presence.everyone_max)
         self.router = Router(
@@ -102,6 +116,7 @@ class Control:
             self.broadcaster,
             clock,
             settings.handlers,
+            identities=self.identities,
             handshake_timeout_s=limits.handshake_timeout_s,
             figures=self.figures,
         )
@@ -121,6 +136,7 @@ class Control:
             _engine.DEFERRED: self.router.deferred,
             _engine.CARRIED: self.router.carried,
             _engine.REFRESH: self.router.refresh,
+            _engine.RENEWED: self._renewed,
             _engine.PUBLISHED: self.broadcaster.published,
             _engine.HISTORY: self.broadcaster.read,
             _engine.HEARD: self.listeners.heard,
@@ -187,9 +203,10 @@ class Control:
         self._commands.submit()
 
     def _open(self, event: EventTuple) -> None:
-        _, conn, user, endpoint, first_version, peer, *_ = event
-        session = Session(conn, user, endpoint, self.connections, opened_ms=self.clock.monotonic_ms())
+        _, conn, user, endpoint, first_version, peer, token, expires_at_ms, _, _ = event
+        session = Session(conn, user, endpoint, self.connections, self.clock.monotonic_ms(), expires_at_ms)
         first = self.connections.add(session)
+        self.connections.note_token(conn, token)
         if self._lines.due():
             told = {"endpoint": self.rules.endpoints[endpoint].path, "peer": peer, "first_version": first_version}
             log.info("connection opened", extra=logs.facts("opened", session=session.id, user=user, **told))
@@ -219,6 +236,13 @@ class Control:
             self._arm_presence()
         self.router.closed(session, code)
 
+    def _renewed(self, event: EventTuple) -> None:
+        _, conn, expires_at_ms, token, _, _ = event
+        session = self.connections.by_conn(conn)
+        if session is not None:
+            session.expires_at_ms = expires_at_ms
+            self.connections.note_token(conn, token)
+
     def _tell(self, notices: Iterable[Notice]) -> None:
         for notice in notices:
             if isinstance(notice, Change):
@@ -246,6 +270,7 @@ class Control:
         """Let go of everything; the engine has stopped."""
         if self.forwarding is not None:
             await self.forwarding.close()
+        await self.identities.close()
         self.end()
 
     def end(self) -> None:
@@ -257,29 +282,9 @@ class Control:
         self.connections.clear()
 
 
-def _signed(auth: AuthSettings, keys: Keys, user: str) -> str:
-    """Return a token for `user` that is good for one request to `api.url`."""
-    return mint_token(
-        keys.secrets[0],
-        user,
-        ttl_s=_FORWARDED_TTL_S,
-        audience=auth.audience,
-        user_claim=auth.user_claim,
-        algorithm=auth.algorithm,
-    )
-
-
 def engine_options(rules: Rules, settings: Settings, keys: Keys, *, in_memory: bool = False) -> bytes:
     """Return the engine's options as JSON: the app's rules and the configuration as plain data."""
     auth = settings.auth
-    token = {
-        "keys": [{"algorithm": auth.algorithm, "key": secret} for secret in keys.secrets],
-        "audience": auth.audience,
-        "user_claim": auth.user_claim,
-        "require_exp": auth.require_exp,
-        "leeway_s": auth.leeway_s,
-        "expiry": auth.expiry,
-    }
     return encode(
         {
             "host": settings.server.host,
@@ -288,7 +293,8 @@ def engine_options(rules: Rules, settings: Settings, keys: Keys, *, in_memory: b
             "data_dir": None if in_memory else str(Path(settings.data_dir)),
             "limits": settings.limits,
             "proxies": settings.server.proxies,
-            "token": token if keys.secrets else None,
+            "token": token_rule(auth, keys).document(),
+            "tell_tokens": settings.api.url is not None,
             "origins": auth.origins,
             "endpoints": [
                 {"path": endpoint.path, "mode": endpoint.mode, "auth": endpoint.auth} for endpoint in rules.endpoints
@@ -306,7 +312,11 @@ def engine_options(rules: Rules, settings: Settings, keys: Keys, *, in_memory: b
                 }
                 for policy in rules.policies
             ],
-            "retention": [_retention_option(text) for text in settings.history.retention],
+            "retention": [
+                # First, so that no pattern of an operator's forgets what was revoked.
+                {"pattern": f"{OWN_CHANNELS}**", "keep_s": auth.revocations_keep_s, "keep_events": None},
+                *map(_retention_option, settings.history.retention),
+            ],
             "open_grants": [{"pattern": pattern, "rights": rights} for pattern, rights in rules.open_grants],
             "authorize": [authorization.pattern.text for authorization in rules.authorize],
             "listen": list(dict.fromkeys(listener.pattern.text for listener in rules.listeners)),
@@ -404,6 +414,11 @@ class Server:
         return self._control
 
     @property
+    def identities(self) -> Identities:
+        """Who somebody is, for HTTP; tickets and revocations."""
+        return self.control.identities
+
+    @property
     def port(self) -> int:
         """The port that it listens on."""
         return self._engine.port
@@ -424,7 +439,7 @@ class Server:
             reasons.append(f"the log cannot be written: {error}")
         if self._engine.overloaded():
             reasons.append("commands wait for the engine above limits.commands_waiting_bytes_max")
-        return reasons
+        return reasons + self._control.identities.reasons()
 
     @property
     def draining(self) -> bool:
@@ -442,11 +457,14 @@ class Server:
             return
         try:
             settings = load()
+            changed = differing(self.settings, settings)
+            taken = [path for path in changed if path in REREAD]
+            merged = self._with(settings, taken)
+            if _IDENTITY.intersection(taken):
+                self.identities.reload(merged)
         except ConfigError as error:
             log.error("SIGHUP: nothing changed: %s", error)
             return
-        changed = differing(self.settings, settings)
-        taken = [path for path in changed if path in REREAD]
         left = [path for path in changed if path not in REREAD]
         logs.adjust(settings.log)
         if taken:
@@ -455,12 +473,16 @@ class Server:
             log.warning("SIGHUP: %s changed; restart the server for that", ", ".join(left))
         if not changed:
             log.info("SIGHUP: nothing changed")
+        self.settings = merged
+
+    def _with(self, settings: Settings, taken: Iterable[str]) -> Settings:
+        """Return the settings in force with these keys of other ones."""
         sections: dict[str, Any] = {}
         for path in taken:
             section, _, name = path.partition(".")
             before = sections.get(section, getattr(self.settings, section))
             sections[section] = replace(before, **{name: getattr(getattr(settings, section), name)})
-        self.settings = replace(self.settings, **sections)
+        return replace(self.settings, **sections)
 
     def end(self) -> None:
         """Ask for the end; `ended` returns, and `readiness` says so at once."""
@@ -474,17 +496,18 @@ class Server:
         loop = asyncio.get_running_loop()
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._app.resources())
-            self._engine.start()
+            self._engine.start(accepting=False)
             control = Control(self._rules, self.settings, self.keys, self._engine, SystemClock(loop))
             control.on_fatal(lambda _: self.end())
             self._control = control
             self._drainer = Drain(control, self._engine, self.settings.drain)
             self._app.running(control)
-            control.jobs.start()
             lag = LoopLag(control.figures, loop)
             stack.callback(lag.stop)
             loop.add_reader(self._engine.fileno(), self._readable)
             stack.push_async_callback(self._drain)
+            await self._let_in(control)
+            control.jobs.start()
             for mount in self._mounts:
                 await stack.enter_async_context(mount(self))
             self._stack = stack.pop_all()
@@ -499,6 +522,17 @@ class Server:
                 await self._drainer.serve_on()
         finally:
             await self._stack.__aexit__(kind, error, traceback)
+
+    async def _let_in(self, control: Control) -> None:
+        """Take connections, but not before it is known who must not come back."""
+        try:
+            await control.identities.start()
+        except Refused as refusal:
+            raise ConfigError(
+                f"data_dir = {self.settings.data_dir!r}: what was revoked could not be read back; see "
+                "that the log in it can be read"
+            ) from refusal
+        self._engine.start_accepting()
 
     def _readable(self) -> None:
         control = self.control

@@ -25,11 +25,12 @@ import msgspec
 from msgspec import Struct
 
 from realtime._engine import VirtualEngine
-from realtime.auth import checked_grants, mint_token
+from realtime.auth import RIGHTS, checked_grants
 from realtime.clock import ManualClock
 from realtime.codes import CloseCode
 from realtime.config import Keys, Settings
 from realtime.connections import Session
+from realtime.identity import token_for
 from realtime.messages import camel, encode
 from realtime.rules import Rules
 from realtime.server import Application, Control, engine_options
@@ -305,6 +306,7 @@ class TestApp:
             self._control = _PumpedControl(self, self._rules, self._clock)
             self._app.running(self._control)
             self._loop = asyncio.get_running_loop()
+            await self._control.identities.start()
             self._control.jobs.start()
             stack.push_async_callback(self._end)
             self._stack = stack.pop_all()
@@ -364,16 +366,9 @@ class TestApp:
         self, user: str, channels: Mapping[str, Sequence[str]] | Iterable[str] | None = None, ttl_s: float = 3600
     ) -> str:
         """Return a token of this world, which expires by its clock."""
-        auth = self.settings.auth
-        return mint_token(
-            self.keys.secrets[0],
-            user,
-            channels,
-            ttl_s,
-            audience=auth.audience,
-            user_claim=auth.user_claim,
-            algorithm=auth.algorithm,
-            now_s=self._clock.now_ms() / 1000,
+        by_pattern = channels if channels is None or isinstance(channels, Mapping) else dict.fromkeys(channels, RIGHTS)
+        return token_for(
+            user, self.settings.auth, self.keys, ttl_s=ttl_s, channels=by_pattern, now_s=self._clock.now_ms() / 1000
         )
 
     def pump_soon(self) -> None:

@@ -39,11 +39,16 @@ class RecordingEngine:
         self._ticket = 0
 
     def __getattr__(self, name: str) -> Callable[..., None]:
-        return lambda *arguments: self.calls.append((name, *arguments))
+        return lambda *arguments, **named: self.calls.append((name, *arguments, *named.values()))
 
     def publish(self, *arguments: Any) -> int:
         self._ticket += 1
         self.calls.append(("publish", *arguments))
+        return self._ticket
+
+    def history(self, *arguments: Any) -> int:
+        self._ticket += 1
+        self.calls.append(("history", *arguments))
         return self._ticket
 
     def reply_with(self, ticket: int, conn: int, id: bytes | None, failure: str | None) -> bool:

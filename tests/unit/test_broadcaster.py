@@ -282,7 +282,7 @@ async def test_a_past_that_cannot_be_read_is_refused_with_its_code() -> None:
     half = make_half()
     reading = asyncio.ensure_future(half.control.broadcaster.history("ledger:1"))
     await half.settle()
-    half.take((_engine.HISTORY, None, [], 0, "", "unavailable"))
+    half.take((_engine.HISTORY, 1, [], 0, "", "unavailable"))
     with pytest.raises(Refused, match="unavailable"):
         await reading
 

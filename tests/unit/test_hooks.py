@@ -155,13 +155,13 @@ async def test_a_hook_says_who_a_caller_is() -> None:
     @app.authenticate
     async def authenticate(request: UpgradeRequest) -> Identity | None:
         asked.append(request)
-        return Identity("ann", grants={"poll:{x}": ["subscribe"]}, expires_at=2.5)
+        return Identity("ann", grants={"poll:{x}": ["subscribe"]}, expires_at=2000.5, issued_at_s=7, token_id="t1")
 
     half = Half(app)
     half.take(knocks(headers=[("cookie", "a"), ("x", "1"), ("x", "2")], query="a=%20b&a=c&d="))
     await half.settle()
     assert asked == [UpgradeRequest("/ws", {"a": " b", "d": ""}, {"cookie": "a", "x": "1, 2"}, "127.0.0.1:1")]
-    assert half.engine.named("accept") == [(9, "ann", b'{"poll:*":["subscribe"]}', 2500)]
+    assert half.engine.named("accept") == [(9, "ann", b'{"poll:*":["subscribe"]}', 2_000_500, 7, "t1")]
     assert half.engine.submitted > 1
 
 

@@ -47,20 +47,31 @@ def test_the_options_are_the_rules_and_the_configuration_as_plain_data() -> None
     options = json.loads(engine_options(app.compile(settings), settings, Keys((SECRET,), generated=True)))
     assert set(options) == {
         *("host", "port", "shards", "data_dir", "limits", "proxies", "token", "origins", "endpoints", "routes"),
+        "tell_tokens",
         *("relays", "policies", "open_grants", "authorize", "listen", "retention", "reserved_events"),
     }
     assert (options["host"], options["port"], options["shards"], options["data_dir"]) == ("::1", 0, 2, "kept")
     assert options["token"] == {
         "keys": [{"algorithm": "HS256", "key": SECRET}],
         "audience": "chat",
+        "issuer": None,
         "user_claim": "sub",
         "require_exp": True,
         "leeway_s": 0,
         "expiry": "close",
+        "ask": False,
     }
     assert options["endpoints"] == [{"path": "/ws", "mode": "json", "auth": "token"}]
     assert options["routes"] == ["send_message"]
     assert options["policies"] == [
+        {
+            "pattern": "_realtime:**",
+            "durable": True,
+            "history": 0,
+            "overflow": "drop_oldest",
+            "keep_s": 30 * 86_400,
+            "keep_events": None,
+        },
         {
             "pattern": "conversation:*",
             "durable": True,
@@ -68,7 +79,7 @@ def test_the_options_are_the_rules_and_the_configuration_as_plain_data() -> None
             "overflow": "drop_oldest",
             "keep_s": None,
             "keep_events": None,
-        }
+        },
     ]
     assert options["authorize"] == ["poll:*"]
     assert options["listen"] == ["poll:*", "board:*"]
@@ -185,6 +196,19 @@ class Socketless(RecordingEngine):
         self.made.append(self)
         self._readable, self._written = os.pipe()
 
+    def history(self, *arguments: Any) -> int:
+        """Answer that there is none: a server reads what was revoked before it lets anybody in."""
+        ticket = super().history(*arguments)
+        self.events.append((_engine.HISTORY, ticket, [], 0, "e", None))
+        self.be_readable()
+        return ticket
+
+    def drain(self, most: int) -> list[tuple[Any, ...]]:
+        batch = super().drain(most)
+        if any(event[0] == _engine.HISTORY for event in batch):
+            self.be_unreadable()
+        return batch
+
     def fileno(self) -> int:
         return self._readable
 
@@ -297,13 +321,13 @@ async def test_mounts_are_left_once_everybody_was_told_and_before_reading_stops(
 
     async with Server(Realtime(), QUICK, [mount]):
         pass
-    assert order == [4711, ["start", "stop_accepting", "announce_drain"]]
+    assert order == [4711, ["start", "history", "start_accepting", "stop_accepting", "announce_drain"]]
 
 
 async def test_an_app_is_served_inside_of_another_by_its_lifespan(engines: list[Socketless]) -> None:
     app = Realtime(settings=QUICK)
     async with app.lifespan(object()):
-        assert [call[0] for call in engines[0].calls] == ["start"]
+        assert [call[0] for call in engines[0].calls] == ["start", "history", "start_accepting"]
         await app.publish("feed:1", "tick", {})
     assert engines[0].named("stop") == [()]
 

@@ -16,8 +16,8 @@ from litestar.exceptions import NotFoundException, ValidationException
 from litestar.handlers import BaseRouteHandler
 
 from realtime.api.local import local_only
-from realtime.api.tokens import token_for
 from realtime.config import AuthSettings, Keys
+from realtime.identity import token_for
 
 TOKEN_TTL_S = 12 * 3600
 USERS_MAX = 500

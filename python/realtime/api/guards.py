@@ -1,12 +1,12 @@
 """Who asks, and whether they may: the caller of a request, rights on channels, rates, and what is for operators alone.
 
-A caller is a user, by a token, or a service, by a service key; both come as `Authorization: Bearer …`. A user's rights
+A caller is a user or a service, as `Identities` says: by a token or a service key in `Authorization: Bearer …`, or by
+the app's `authenticate` hook. A user's rights
 are those of a session: what the app leaves open and what the token grants. An `authorize` hook is not asked here, since
 it decides about a session. `/docs` and `/metrics` are for programs of this machine that mean this server, and for
 services.
 """
 
-import hmac
 from collections import OrderedDict
 from ipaddress import ip_address
 from typing import Any, Final
@@ -19,12 +19,11 @@ from msgspec import Struct
 
 from realtime.api.edge import Edge
 from realtime.api.local import is_local
-from realtime.auth import Identity, InvalidToken, Pattern, TokenRule
+from realtime.auth import Identity, InvalidToken, covers, may
 from realtime.config import LimitSettings
 from realtime.errors import Refused
 
 _USERS_MAX: Final = 100_000
-_SESSION_USER: Final = "{session.user}"
 _ROLES: Final = "role"
 
 
@@ -48,16 +47,7 @@ class Guard:
     """Knows callers by what they show. One for all routes, since it counts what each user asks for."""
 
     def __init__(self, edge: Edge) -> None:
-        auth = edge.settings.auth
-        self._service_keys = tuple(key.encode() for key in (auth.service_key,) if key)
-        self._rule = TokenRule(
-            secrets=edge.keys.secrets,
-            algorithm=auth.algorithm,
-            audience=auth.audience,
-            user_claim=auth.user_claim,
-            require_exp=auth.require_exp,
-            leeway_s=auth.leeway_s,
-        )
+        self._identities = edge.control.identities
         self._open_grants = edge.control.rules.open_grants
         self._rates = Rates(edge.settings.limits, edge.control.clock.monotonic_ms)
 
@@ -67,15 +57,18 @@ class Guard:
         Raises:
             Refused: `unauthorized` or `rate_limited`.
         """
-        shown = bearer_of(request)
-        if shown is None:
-            raise Refused("unauthorized", "send Authorization: Bearer with a token or a service key")
-        if self._is_service_key(shown):
-            return Caller(None)
+        query = request.scope["query_string"].decode("latin-1")
+        peer = request.client.host if request.client is not None else ""
         try:
-            identity = self._rule.check(shown)
+            identity = await self._identities.identify_request(
+                request.url.path, query, request.headers.multi_items(), peer
+            )
         except InvalidToken:
+            if bearer_of(request) is None:
+                raise Refused("unauthorized", "send Authorization: Bearer with a token or a service key") from None
             raise Refused("unauthorized", "the token is not accepted") from None
+        if identity.service:
+            return Caller(None)
         self._rates.take(identity.user)
         return Caller(identity)
 
@@ -105,7 +98,7 @@ class Guard:
         if client is not None and _is_loopback(client[0]) and is_local(connection):
             return True
         shown = bearer_of(connection)
-        return shown is not None and self._is_service_key(shown)
+        return shown is not None and self._identities.is_service_key(shown)
 
     @property
     def operators_only(self) -> RouteGuard:
@@ -128,12 +121,7 @@ class Guard:
 
     def may(self, identity: Identity, right: str, channel: str) -> bool:
         """Whether a user has a right on a channel, by the rule that the engine has for sessions."""
-        for pattern, rights in self._open_grants:
-            if right in rights and _covers(pattern, identity.user, channel):
-                return True
-        return any(
-            right in rights and _matches(pattern, channel) for pattern, rights in (identity.grants or {}).items()
-        )
+        return may(identity, right, channel, self._open_grants)
 
     def may_speak_as(self, caller: Caller, role: str) -> bool:
         """Whether a caller may post with a role: `user` is everybody's.
@@ -144,14 +132,11 @@ class Guard:
         if role == "user" or caller.identity is None:
             return True
         return any(
-            "publish" in rights and pattern.split(":")[0] == _ROLES and _matches(pattern, f"{_ROLES}:{role}")
+            "publish" in rights
+            and pattern.split(":")[0] == _ROLES
+            and covers(pattern, f"{_ROLES}:{role}", caller.identity.user)
             for pattern, rights in (caller.identity.grants or {}).items()
         )
-
-    def _is_service_key(self, shown: str) -> bool:
-        # Every key is looked at, so that the time says nothing.
-        given = shown.encode()
-        return sum(hmac.compare_digest(given, key) for key in self._service_keys) > 0
 
 
 class Rates:
@@ -197,21 +182,3 @@ def _is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def _matches(pattern: str, channel: str) -> bool:
-    try:
-        return Pattern(pattern).matches(channel)
-    except ValueError:
-        # A token may hold what this version does not know; it then grants nothing.
-        return False
-
-
-def _covers(pattern: str, user: str, channel: str) -> bool:
-    """Whether an open rule covers a channel; `{session.user}` is exactly one segment, the user."""
-    if _SESSION_USER not in pattern:
-        return Pattern(pattern).matches(channel)
-    named = [
-        part for part, segment in zip(channel.split(":"), pattern.split(":"), strict=False) if segment == _SESSION_USER
-    ]
-    return Pattern(pattern.replace(_SESSION_USER, "*")).matches(channel) and all(part == user for part in named)

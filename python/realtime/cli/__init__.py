@@ -17,7 +17,6 @@ from typing import Annotated, Any
 import typer
 
 from realtime._engine import EngineError
-from realtime.api.tokens import token_for
 from realtime.auth import RIGHTS
 from realtime.cli import check as checking
 from realtime.cli import reload as reloading
@@ -26,6 +25,7 @@ from realtime.cli.serving import run
 from realtime.cli.target import load_app, watched
 from realtime.client import ClientError
 from realtime.config import ConfigError, Settings, keys_of, load, origins
+from realtime.identity import token_for
 
 app = typer.Typer(
     name="realtime",

@@ -19,9 +19,9 @@ from realtime.api.http import application
 from realtime.api.listener import HttpListener
 from realtime.api.mounts import ASIDE, Mounts
 from realtime.api.requests import Requests
-from realtime.api.tokens import token_for
 from realtime.app import Realtime
 from realtime.config import Settings, is_loopback
+from realtime.identity import token_for
 from realtime.server import Server, serve
 
 DEVELOPMENT_USER = "dev"

@@ -117,6 +117,8 @@ def _allowed(kind: inspect.Type) -> str:
             return f"{noun} from {kind.ge} to {kind.le}"
         case inspect.LiteralType():
             return " or ".join(json.dumps(value) for value in kind.values)
+        case inspect.VarTupleType(item_type=inspect.LiteralType() as item):
+            return f"a list of {_allowed(item)} (a comma between them outside of the file)"
         case inspect.VarTupleType():
             return "a list of texts (a comma between them outside of the file)"
         case inspect.UnionType():

@@ -24,6 +24,9 @@ A setting is looked for in this order, and the last one found wins, key by key:
 4. `REALTIME_SECTION__KEY` in the environment (an empty variable counts as not set),
 5. `--set section.key=value` on the command line.
 
+Each variable of 3 and 4 may be given as `NAME_FILE` instead: the path of a file that holds the value, as Docker and
+Kubernetes hand secrets over. A line end at its end does not count.
+
 An unknown key or a value that is not allowed refuses the start with one line that names the key, the value and what is
 allowed, and exit code 2. Secrets are never printed.
 

@@ -21,7 +21,10 @@ _SECRET_BYTES_MIN = 32
 
 
 class Keys(Struct, frozen=True):
-    """The secrets of a server, the signing one first, and whether it made them itself."""
+    """The secrets of a server, the signing one first, and whether it made them itself.
+
+    Without any, tokens are signed by others alone.
+    """
 
     secrets: tuple[str, ...]
     generated: bool
@@ -51,7 +54,7 @@ def keys_of(settings: Settings, *, create: bool = True) -> Keys:
     Raises:
         ConfigError: a listener is not on loopback without a configured secret, or the file cannot be used.
     """
-    if settings.auth.secrets:
+    if settings.auth.secrets or settings.auth.signing_algorithm is None:
         return Keys(settings.auth.secrets, generated=False)
     _refuse_other_addresses(settings)
     data_dir = Path(settings.data_dir)

@@ -17,6 +17,7 @@ Bytes = Annotated[int, Meta(ge=1, le=1 << 40)]
 Seconds = Annotated[int, Meta(ge=1, le=86_400)]
 Duration = Annotated[float, Meta(ge=0, le=86_400)]
 Text = Annotated[str, Meta(min_length=1)]
+Algorithm = Literal["HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA"]
 Secret = Annotated[str, Meta(min_length=1, extra={"secret": True})]
 
 
@@ -107,9 +108,33 @@ class AuthSettings(Section, frozen=True):
             "Without any, the server makes one and keeps it in the data directory."
         ),
     ] = ()
-    algorithm: Annotated[Literal["HS256"], Meta(description="The one algorithm that tokens may be signed with.")] = (
-        "HS256"
-    )
+    algorithms: Annotated[
+        tuple[Algorithm, ...],
+        Meta(
+            min_length=1,
+            description="Algorithms that tokens may be signed with; the first of HS256, HS384, HS512 signs new ones.",
+        ),
+    ] = ("HS256",)
+    public_keys: Annotated[
+        tuple[Text, ...],
+        Meta(
+            description="Public keys that tokens are checked with: a PEM, or the path of a PEM, JWK or JWK set; "
+            "`name=` before it is the `kid` that tokens must name."
+        ),
+    ] = ()
+    jwks_url: Annotated[
+        Text | None,
+        Meta(
+            description="Where the public keys of an identity provider are fetched as a JWK set: https, or http on "
+            "a loopback address."
+        ),
+    ] = None
+    jwks_refresh_s: Annotated[
+        int, Meta(ge=10, le=86_400, description="Seconds after which the keys of `auth.jwks_url` are fetched again.")
+    ] = 3600
+    issuer: Annotated[
+        Text | None, Meta(description="The `iss` that tokens must carry; not checked where it is not set.")
+    ] = None
     audience: Annotated[
         Text | None, Meta(description="The `aud` that tokens must carry; not checked where it is not set.")
     ] = None
@@ -126,17 +151,27 @@ class AuthSettings(Section, frozen=True):
         tuple[Text, ...] | None,
         Meta(description="Values of `Origin` that may connect, exact; not checked where it is not set."),
     ] = None
-    service_key: Annotated[
-        Secret | None,
+    service_keys: Annotated[
+        tuple[Secret, ...],
+        Meta(description="Keys of at least 32 bytes of other systems, which act for no single user over HTTP."),
+    ] = ()
+    revocations_keep_s: Annotated[
+        int,
         Meta(
-            description="Key of at least 32 bytes for other systems that act for no single user; no route of this "
-            "version asks for it."
+            ge=60,
+            le=10 * 365 * 86_400,
+            description="Seconds that a revocation is kept: at least as long as the longest token lives.",
         ),
-    ] = None
+    ] = 30 * 86_400
+
+    @property
+    def signing_algorithm(self) -> str | None:
+        """What the first secret signs new tokens with; None where tokens are signed by others alone."""
+        return next((name for name in self.algorithms if name.startswith("HS")), None)
 
     def __repr__(self) -> str:
         """Leave the secrets out: settings end up in logs and tracebacks."""
-        return f"AuthSettings({len(self.secrets)} secrets, algorithm={self.algorithm!r})"
+        return f"AuthSettings({len(self.secrets)} secrets, algorithms={self.algorithms!r})"
 
 
 class LimitSettings(Section, frozen=True):

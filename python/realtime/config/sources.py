@@ -6,6 +6,7 @@ and never partly applied: one wrong key refuses the start.
 """
 
 import difflib
+import json
 import os
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,7 +14,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from realtime.config.keys import ALL, SECTIONS, Key
-from realtime.config.settings import ConfigError, Section, Settings
+from realtime.config.secret import is_loopback
+from realtime.config.settings import AuthSettings, ConfigError, Section, Settings
 
 FILE_NAME = "realtime.toml"
 """Read from the working directory where neither `--config` nor `REALTIME_CONFIG` names another one."""
@@ -22,13 +24,20 @@ SHORT_NAMES: Mapping[str, str] = {
     "WS_PORT": "server.port",
     "API_PORT": "api.port",
     "REALTIME_JWT_SECRET": "auth.secrets",
-    "REALTIME_SERVICE_KEY": "auth.service_key",
+    "REALTIME_SERVICE_KEY": "auth.service_keys",
     "REALTIME_DATA_DIR": "data_dir",
 }
 """Environment variables that people know, and the key that each of them sets; the long name of a key wins over them."""
 
+ONE_OF: Mapping[str, str] = {"auth.service_key": "auth.service_keys"}
+"""Keys that hold one value, and the list that it is the whole of."""
+
 _PREFIX = "REALTIME_"
+_FILE_SUFFIX = "_FILE"
+_FILE_BYTES_MAX = 64 * 1024
 _SECRET_BYTES_MIN = 32
+_SECRET_BYTES_OF = {"HS384": 48, "HS512": 64}
+"""As many as the hash has (RFC 7518 §3.2)."""
 _PORT_BESIDE_API = 3003
 
 
@@ -101,28 +110,75 @@ def _from_file(path: Path) -> Iterator[tuple[str, object]]:
             if not isinstance(value, dict):
                 raise ConfigError(f"{name} (from {path}) is not a table; write [{name}]")
             for inner, item in value.items():
-                key = _known(f"{name}.{inner}", str(path))
-                yield key.path, key.checked(item, str(path))
+                inner_path = f"{name}.{inner}"
+                key = _known(ONE_OF.get(inner_path, inner_path), str(path))
+                yield key.path, key.checked([item] if inner_path in ONE_OF else item, str(path))
         else:
             key = _known(name, str(path))
             yield key.path, key.checked(value, str(path))
 
 
 def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, object]]:
+    variables = {name: (text, name) for name, text in environ.items() if text}
+    for name in list(variables):
+        if named := _named_by_file(name):
+            if named in variables:
+                raise ConfigError(f"{named} and {name} are both set; unset one of them")
+            variables[named] = (_contents(name, variables.pop(name)[0]), name)
     for variable, path in SHORT_NAMES.items():
-        if text := environ.get(variable):
-            # A secret may hold a comma, so the short name is one secret and never a list.
+        if variable in variables:
+            text, source = variables[variable]
             key = ALL[path]
-            yield path, key.checked([text], variable) if path == "auth.secrets" else key.read(text, variable)
-    for variable, text in environ.items():
-        if not text or not variable.startswith(_PREFIX) or variable in SHORT_NAMES:
+            # A secret may hold a comma, so the short name is one secret and never a list.
+            yield path, key.checked([text], source) if key.secret else key.read(text, source)
+    for variable, (text, source) in variables.items():
+        if not variable.startswith(_PREFIX) or variable in SHORT_NAMES:
             continue
         if "__" in variable:
-            path = variable.removeprefix(_PREFIX).lower().replace("__", ".", 1)
-            key = _known(path, variable)
-            yield path, key.read(text, variable)
+            yield _read(_path_of(variable), text, source)
         else:
             _refuse_misspelt(variable)
+
+
+def _path_of(variable: str) -> str:
+    return variable.removeprefix(_PREFIX).lower().replace("__", ".", 1)
+
+
+def _named_by_file(variable: str) -> str | None:
+    """Return the variable whose value is in the file that `variable` names; None where it names none."""
+    named = variable.removesuffix(_FILE_SUFFIX)
+    if named == variable:
+        return None
+    if named in SHORT_NAMES:
+        return named
+    is_long = variable.startswith(_PREFIX) and "__" in variable and _path_of(variable) not in ALL
+    return named if is_long else None
+
+
+def _contents(variable: str, path: str) -> str:
+    """Return the text of a file that holds one value, as Docker and Kubernetes hand secrets over."""
+    try:
+        with Path(path).open("rb") as file:
+            content = file.read(_FILE_BYTES_MAX + 1)
+        text = content.decode().removesuffix("\n").removesuffix("\r")
+    except OSError as error:
+        raise ConfigError(f"{variable} names {path!r}, which cannot be read: {error.strerror}; correct it") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{variable} names {path!r}, which is not UTF-8; save it as such") from error
+    if len(content) > _FILE_BYTES_MAX:
+        raise ConfigError(f"{variable} names {path!r}, which has more than {_FILE_BYTES_MAX} bytes; name another file")
+    if not text:
+        raise ConfigError(f"{variable} names {path!r}, which is empty; write the value into it")
+    return text
+
+
+def _read(path: str, text: str, source: str) -> tuple[str, object]:
+    """Return the key and the value that `text` sets it to."""
+    if path in ONE_OF:
+        key = _known(ONE_OF[path], source)
+        return key.path, key.checked([text], source)
+    key = _known(path, source)
+    return key.path, key.read(text, source)
 
 
 def _refuse_misspelt(variable: str) -> None:
@@ -139,8 +195,7 @@ def _from_command_line(sets: Iterable[str]) -> Iterator[tuple[str, object]]:
         path, separator, text = argument.partition("=")
         if not separator:
             raise ConfigError(f"--set {argument!r} has no value; write --set section.key=value")
-        key = _known(path.strip(), "--set")
-        yield key.path, key.read(text.strip(), "--set")
+        yield _read(path.strip(), text.strip(), "--set")
 
 
 def _known(path: str, source: str) -> Key:
@@ -171,12 +226,18 @@ def _assembled(values: Mapping[str, object]) -> Settings:
 
 def _check_together(settings: Settings) -> None:
     """Check what no single key can tell."""
-    keys = [("auth.secrets", secret) for secret in settings.auth.secrets]
-    if settings.auth.service_key is not None:
-        keys.append(("auth.service_key", settings.auth.service_key))
-    for path, secret in keys:
-        if (size := len(secret.encode())) < _SECRET_BYTES_MIN:
-            raise ConfigError(f"{path} holds {size} bytes; use at least {_SECRET_BYTES_MIN}: openssl rand -base64 48")
+    auth = settings.auth
+    least = max((_SECRET_BYTES_OF.get(name, 0) for name in auth.algorithms), default=0)
+    for path, secrets, bytes_min in (
+        ("auth.secrets", auth.secrets, max(least, _SECRET_BYTES_MIN)),
+        ("auth.service_keys", auth.service_keys, _SECRET_BYTES_MIN),
+    ):
+        for place, secret in enumerate(secrets):
+            if (size := len(secret.encode())) < bytes_min:
+                raise ConfigError(
+                    f"{path}[{place}] holds {size} bytes; use at least {bytes_min}: openssl rand -base64 48"
+                )
+    _check_algorithms(auth)
     limits = settings.limits
     for smaller, larger in (
         ("outbox_soft_bytes", "outbox_hard_bytes"),
@@ -195,6 +256,34 @@ def _check_together(settings: Settings) -> None:
         raise ConfigError(f"drain.grace_s = {drain.grace_s:g} does not outlast {what} = {spent_s:g}; raise the first")
     if settings.api.url is not None:
         _check_api(settings, settings.api.url)
+
+
+def _check_algorithms(auth: AuthSettings) -> None:
+    """Check that there can be a token for each way of checking one."""
+    public = [name for name in auth.algorithms if not name.startswith("HS")]
+    others = [key for key in ("public_keys", "jwks_url") if getattr(auth, key)]
+    listed = f"auth.algorithms = {json.dumps(auth.algorithms)}"
+    if others and not public:
+        raise ConfigError(f"auth.{others[0]} is set, but {listed} takes no public key; add RS256, ES256 or EdDSA")
+    if public and not others:
+        raise ConfigError(f"{listed}, but nothing says which key; set auth.public_keys or auth.jwks_url")
+    if auth.secrets and auth.signing_algorithm is None:
+        raise ConfigError(f"auth.secrets is set, but {listed} uses none; add HS256, or take the secrets out")
+    if auth.jwks_url is not None:
+        _check_jwks_url(auth.jwks_url)
+
+
+def _check_jwks_url(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        secure = parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname or ""))
+        fine = bool(parts.hostname) and parts.port != 0 and url.isascii() and url.isprintable() and " " not in url
+    except ValueError as error:
+        raise ConfigError(f"auth.jwks_url = {url!r} is not an address: {error}; use https://host/path") from error
+    if not fine or not secure:
+        raise ConfigError(f"auth.jwks_url = {url!r} is not allowed; use https, or http on a loopback address")
+    if parts.username is not None or parts.fragment:
+        raise ConfigError("auth.jwks_url has a user or a fragment; leave them out")
 
 
 def _check_api(settings: Settings, url: str) -> None:

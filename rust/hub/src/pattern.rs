@@ -15,6 +15,15 @@ pub fn is_channel_name(name: &str) -> bool {
         && bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"_.:@-".contains(b))
 }
 
+/// How the names of channels begin that the server keeps for itself.
+const OWN_CHANNELS: &str = "_realtime:";
+
+/// Whether a channel is the server's own: no grant and no hook gives a session a right on it.
+#[must_use]
+pub fn is_own_channel(name: &str) -> bool {
+    name.starts_with(OWN_CHANNELS)
+}
+
 /// A compiled pattern.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pattern {

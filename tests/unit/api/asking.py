@@ -92,7 +92,7 @@ class World:
         if app is None:
             app = Realtime()
             app.include(Conversations())
-        auth = sections.pop("auth", None) or AuthSettings(secrets=(SECRET,), service_key=SERVICE_KEY)
+        auth = sections.pop("auth", None) or AuthSettings(secrets=(SECRET,), service_keys=(SERVICE_KEY,))
         self.settings = Settings(auth=auth, **sections)
         self.test = TestApp(app, self.settings)
         self._generated = generated

@@ -14,7 +14,7 @@ from tests.unit.api.asking import JSON, LOCAL, SECRET, Answer, World
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
     """An application whose secret was generated."""
-    async with World(generated=True, auth=AuthSettings(audience="here")) as made:
+    async with World(generated=True, auth=AuthSettings(secrets=(SECRET,), audience="here")) as made:
         yield made
 
 

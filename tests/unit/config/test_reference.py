@@ -31,4 +31,4 @@ def test_a_number_says_its_unit_last(key: Key) -> None:
 
 
 def test_secrets_are_marked_as_such() -> None:
-    assert {key.path for key in ALL.values() if key.secret} == {"auth.secrets", "auth.service_key"}
+    assert {key.path for key in ALL.values() if key.secret} == {"auth.secrets", "auth.service_keys"}

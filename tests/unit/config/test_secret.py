@@ -91,6 +91,13 @@ def test_a_data_directory_that_cannot_be_made_is_told(tmp_path: Path) -> None:
         keys_of(Settings(data_dir=str(tmp_path / "file" / "data")))
 
 
+def test_tokens_that_others_sign_need_no_secret(tmp_path: Path) -> None:
+    auth = AuthSettings(algorithms=("RS256",), jwks_url="https://id.example/keys")
+    keys = keys_of(Settings(data_dir=str(tmp_path / "data"), auth=auth, server=ServerSettings(host="10.0.0.1")))
+    assert (keys.secrets, keys.generated) == ((), False)
+    assert not (tmp_path / "data").exists()
+
+
 def test_a_client_makes_no_secret_that_no_server_knows(tmp_path: Path) -> None:
     settings = Settings(data_dir=str(tmp_path / "data"))
     with pytest.raises(ConfigError, match="no server has run there"):

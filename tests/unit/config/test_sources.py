@@ -65,7 +65,10 @@ def test_a_file_is_named_by_the_command_line_else_by_the_environment(empty_direc
         ("API_PORT", "4002", "api.port", 4002),
         ("REALTIME_DATA_DIR", "/var/lib/x", "data_dir", "/var/lib/x"),
         ("REALTIME_JWT_SECRET", f"{SECRET},with a comma", "auth.secrets", (f"{SECRET},with a comma",)),
-        ("REALTIME_SERVICE_KEY", SECRET, "auth.service_key", SECRET),
+        ("REALTIME_SERVICE_KEY", f"{SECRET},with a comma", "auth.service_keys", (f"{SECRET},with a comma",)),
+        ("REALTIME_AUTH__SERVICE_KEY", f"{SECRET},with a comma", "auth.service_keys", (f"{SECRET},with a comma",)),
+        ("REALTIME_AUTH__SERVICE_KEYS", f"{SECRET},{SECRET}2", "auth.service_keys", (SECRET, f"{SECRET}2")),
+        ("REALTIME_AUTH__ALGORITHMS", "HS256,HS384", "auth.algorithms", ("HS256", "HS384")),
         ("REALTIME_AUTH__SECRETS", f"{SECRET}, {SECRET}2", "auth.secrets", (SECRET, f"{SECRET}2")),
         ("REALTIME_AUTH__ORIGINS", '["https://a.example"]', "auth.origins", ("https://a.example",)),
         ("REALTIME_AUTH__ORIGINS", "none", "auth.origins", None),
@@ -81,6 +84,64 @@ def test_a_variable_sets_its_key(variable: str, text: str, key: str, value: obje
     for name in key.split("."):
         found = getattr(found, name)
     assert found == value
+
+
+def test_one_service_key_may_be_named_without_a_list(empty_directory: Path) -> None:
+    (empty_directory / "realtime.toml").write_text(f'[auth]\nservice_key = "{SECRET}"\n', "utf-8")
+    assert settings().auth.service_keys == (SECRET,)
+    assert settings([f"auth.service_key={SECRET}2"]).auth.service_keys == (f"{SECRET}2",)
+
+
+@pytest.mark.parametrize(
+    ("variable", "content", "key", "value"),
+    [
+        ("WS_PORT_FILE", b"4001\n", "server.port", 4001),
+        ("REALTIME_JWT_SECRET_FILE", SECRET.encode() + b",x\r\n", "auth.secrets", (f"{SECRET},x",)),
+        ("REALTIME_SERVICE_KEY_FILE", SECRET.encode() + b"\n\n", "auth.service_keys", (f"{SECRET}\n",)),
+        ("REALTIME_AUTH__SECRETS_FILE", f'["{SECRET}"]'.encode(), "auth.secrets", (SECRET,)),
+        ("REALTIME_PRESENCE__GRACE_S_FILE", b"3", "presence.grace_s", 3.0),
+    ],
+)
+def test_a_variable_may_name_a_file_that_holds_its_value(
+    empty_directory: Path, variable: str, content: bytes, key: str, value: object
+) -> None:
+    file = empty_directory / "value"
+    file.write_bytes(content)
+    found: object = settings(**{variable: str(file)})
+    for name in key.split("."):
+        found = getattr(found, name)
+    assert found == value
+    assert settings(**{variable: ""}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "REALTIME_JWT_SECRET_FILE names 'value', which cannot be read: No such file or directory; correct it"),
+        (b"\n", "REALTIME_JWT_SECRET_FILE names 'value', which is empty; write the value into it"),
+        (b"\xff" * 40, "REALTIME_JWT_SECRET_FILE names 'value', which is not UTF-8"),
+        (b"x" * 70_000, "which has more than 65536 bytes; name another file"),
+        (b"short", "auth.secrets[0] holds 5 bytes"),
+    ],
+)
+def test_a_file_without_a_value_is_told_by_its_variable(content: bytes | None, told: str) -> None:
+    if content is not None:
+        Path("value").write_bytes(content)
+    assert told in refusal(environ={"REALTIME_JWT_SECRET_FILE": "value"})
+
+
+def test_a_value_and_its_file_contradict_each_other() -> None:
+    Path("value").write_text(SECRET, "ascii")
+    told = refusal(environ={"REALTIME_JWT_SECRET_FILE": "value", "REALTIME_JWT_SECRET": SECRET})
+    assert told == "REALTIME_JWT_SECRET and REALTIME_JWT_SECRET_FILE are both set; unset one of them"
+
+
+def test_a_wrong_value_in_a_file_is_told_by_the_variable_that_names_it() -> None:
+    Path("value").write_text("http", "ascii")
+    assert "server.port = 'http' (from WS_PORT_FILE) is not allowed" in refusal(environ={"WS_PORT_FILE": "value"})
+    assert "server.prot (from REALTIME_SERVER__PROT_FILE) is not a key" in refusal(
+        environ={"REALTIME_SERVER__PROT_FILE": "value"}
+    )
 
 
 def test_an_empty_variable_counts_as_not_set() -> None:
@@ -179,7 +240,7 @@ def test_a_secret_is_never_printed(environ: dict[str, str]) -> None:
 
 def test_a_secret_is_measured_in_bytes() -> None:
     assert settings(REALTIME_JWT_SECRET="ä" * 16).auth.secrets == ("ä" * 16,)
-    assert "auth.secrets holds 31 bytes; use at least 32" in refusal(environ={"REALTIME_JWT_SECRET": "x" * 31})
+    assert "auth.secrets[0] holds 31 bytes; use at least 32" in refusal(environ={"REALTIME_JWT_SECRET": "x" * 31})
 
 
 @pytest.mark.parametrize(
@@ -187,6 +248,22 @@ def test_a_secret_is_measured_in_bytes() -> None:
     [
         (["limits.outbox_soft_bytes=2000000"], "limits.outbox_soft_bytes = 2000000 is above limits.outbox_hard_bytes"),
         (["limits.message_bytes_max=999999999"], "is above limits.unfinished_bytes_max = 268435456; raise the second"),
+        (
+            ["auth.jwks_url=https://id.example/k"],
+            'auth.jwks_url is set, but auth.algorithms = ["HS256"] takes no public',
+        ),
+        (["auth.public_keys=a.pem"], "auth.public_keys is set, but auth.algorithms"),
+        (["auth.algorithms=RS256"], "nothing says which key; set auth.public_keys or auth.jwks_url"),
+        (["auth.algorithms=none"], 'use a list of "ES256" or "ES384" or "EdDSA" or "HS256"'),
+        (
+            [f"auth.secrets={SECRET}", "auth.algorithms=RS256", "auth.public_keys=a"],
+            "auth.secrets is set, but auth.alg",
+        ),
+        ([f"auth.secrets={SECRET}", "auth.algorithms=HS512"], "auth.secrets[0] holds 40 bytes; use at least 64"),
+        (["auth.algorithms=RS256", "auth.jwks_url=http://id.example/k"], "use https, or http on a loopback address"),
+        (["auth.algorithms=RS256", "auth.jwks_url=file:///k"], "use https, or http on a loopback address"),
+        (["auth.algorithms=RS256", "auth.jwks_url=https://me:pw@id.example"], "has a user or a fragment"),
+        (["auth.algorithms=RS256", "auth.jwks_url=https://id:99999/"], "is not an address: Port out of range"),
         (["server.port=3001"], "server.port and api.port are both 3001; set WS_PORT or API_PORT to another"),
         (["api.url=127.0.0.1:3001"], "api.url = '127.0.0.1:3001' is not an address; use http://host:port"),
         (["api.url=http://host:99999"], "is not an address: Port out of range 0-65535; use http://host:port"),

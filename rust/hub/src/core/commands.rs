@@ -10,7 +10,7 @@ use crate::event::Event;
 use crate::hub::{HISTORY_EVENTS_MAX, Relayed, TOO_LARGE, channel_member};
 use crate::json::{Envelope, Kind, Scanner, Value};
 use crate::options::Auth;
-use crate::pattern::{Rights, is_channel_name, rights_on};
+use crate::pattern::{Pattern, Rights, is_channel_name, is_own_channel, rights_on};
 use crate::prepared::Prepared;
 use crate::relay::{Scope, WrongMember};
 use crate::rules::{BYTES_UNIT, Traffic, Verb};
@@ -164,7 +164,7 @@ impl ShardCore {
             _ => return false,
         };
         let named = command.member("channel").and_then(|value| value.text(command.bytes));
-        let Some(channel) = named.filter(|name| is_channel_name(name)) else { return false };
+        let Some(channel) = named.filter(|name| is_channel_name(name) && !is_own_channel(name)) else { return false };
         let user = self.conns[command.slot].user();
         !command.is_handed_back()
             && !self.rights(command.slot, &channel).has(right)
@@ -223,6 +223,9 @@ impl ShardCore {
     // ---- rights
 
     pub(super) fn rights(&self, slot: usize, channel: &str) -> Rights {
+        if is_own_channel(channel) {
+            return Rights::NONE;
+        }
         let conn = &self.conns[slot];
         let user = conn.user();
         let open = self.hub.rules.open_rights(channel, user);
@@ -244,7 +247,8 @@ impl ShardCore {
             return true;
         }
         let user = self.conns[command.slot].user();
-        let rule = self.hub.rules.authorize.iter().position(|pattern| pattern.covers(channel, user));
+        let asked = |pattern: &Pattern| !is_own_channel(channel) && pattern.covers(channel, user);
+        let rule = self.hub.rules.authorize.iter().position(asked);
         match rule {
             Some(rule) if command.source != Source::Granted => {
                 let conn = self.id(command.slot);

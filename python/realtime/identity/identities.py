@@ -1,0 +1,302 @@
+"""`Identities`: the one place that says who somebody is, where the engine has not done so already.
+
+Over HTTP it is asked about every request: a service key, the `authenticate` hook of an app that has one, else a token.
+For sockets the engine checks tokens by itself and asks only what it cannot know: a ticket, a key that is none of those
+it was given, an endpoint with a hook, a `refresh` with any of these. Whatever was revoked since is refused on each way.
+
+Invariants: keys that are fetched or configured anew are the engine's and ours at the same moment; no secret, token or
+ticket is ever part of an error or of the log. Made by `server.Control`; called on the loop's thread.
+"""
+
+import asyncio
+import hashlib
+import hmac
+import inspect
+from collections.abc import Callable, Coroutine, Iterable
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import parse_qsl
+
+from msgspec.structs import replace
+
+from realtime.auth import Identity, InvalidToken, UpgradeRequest, checked_grants
+from realtime.broadcaster import Broadcaster
+from realtime.clock import Clock
+from realtime.config import Keys, Settings, keys_of
+from realtime.errors import Refused
+from realtime.identity.key_sets import KeySet
+from realtime.identity.revocations import Revocations
+from realtime.identity.tickets import Ticket, Tickets
+from realtime.identity.tokens import UnknownKey, token_for, token_rule
+from realtime.messages import encode
+
+if TYPE_CHECKING:
+    from realtime._engine import Commands
+
+_BEARER: Final = "bearer "
+_BEARER_PROTOCOL: Final = "bearer."
+
+
+class Identities:
+    """Who may be let in, and who no more.
+
+    Args:
+        settings: the configuration.
+        keys: its secrets.
+        commands: the engine's.
+        broadcaster: stores revocations.
+        clock: says whether a token or a ticket is late.
+        authenticate: the app's hook, which decides in place of tokens; None without one.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        keys: Keys,
+        commands: "Commands",
+        broadcaster: Broadcaster,
+        clock: Clock,
+        *,
+        authenticate: Callable[[UpgradeRequest], Any] | None = None,
+    ) -> None:
+        self._auth = settings.auth
+        self._keys = keys
+        self._commands = commands
+        self._clock = clock
+        self._authenticate = authenticate
+        self._tickets = Tickets(clock)
+        self._revocations = Revocations(commands, broadcaster, clock)
+        self._service_keys = _digests(settings.auth.service_keys)
+        self._rule = token_rule(settings.auth, keys)
+        self._key_set = self._new_key_set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # The begin, the end, and a configuration that is read anew.
+
+    async def start(self) -> None:
+        """Read what was revoked and fetch the key set, before anybody is let in.
+
+        A key set that does not answer in time does not hold the start up: see `reasons`.
+
+        Raises:
+            Refused: `unavailable`, where the log cannot be read.
+        """
+        await asyncio.gather(self._revocations.read_back(), self._fetched())
+
+    async def close(self) -> None:
+        """Stop fetching keys."""
+        if self._key_set is not None:
+            await self._key_set.close()
+
+    def reload(self, settings: Settings) -> None:
+        """Go by the secrets and keys of another configuration from now on; open sessions stay.
+
+        Raises:
+            ConfigError: a key cannot be used. Nothing has changed then.
+        """
+        keys = keys_of(settings)
+        rule = token_rule(settings.auth, keys)
+        before, old_set = self._auth, self._key_set
+        self._auth, self._keys, self._rule = settings.auth, keys, rule
+        self._service_keys = _digests(settings.auth.service_keys)
+        if any(
+            getattr(before, name) != getattr(settings.auth, name)
+            for name in ("jwks_url", "jwks_refresh_s", "algorithms")
+        ):
+            self._key_set = self._new_key_set()
+            if old_set is not None:
+                self._spawn(old_set.close())
+            self._spawn(self._fetched())
+        self._changed()
+
+    def reasons(self) -> list[str]:
+        """Return why not everybody can be told who they are yet; empty where nothing is missing."""
+        if self._key_set is not None and not self._key_set.keys:
+            return [f"auth.jwks_url: {self._key_set.problem}"]
+        return []
+
+    # Who somebody is.
+
+    async def identify(self, token: str) -> Identity:
+        """Return who a token names; a key that is not known is looked for in the key set once.
+
+        Raises:
+            InvalidToken: it is wrong, late, or revoked; the text is for logs.
+        """
+        try:
+            identity = self._rule.check(token, self._clock.now_ms())
+        except UnknownKey:
+            await self._fetched()
+            identity = self._rule.check(token, self._clock.now_ms())
+        return self._unrevoked(identity)
+
+    async def identify_upgrade(self, request: UpgradeRequest) -> Identity:
+        """Return who asks to be let in, by a ticket, by the app's hook, or else by a token.
+
+        Raises:
+            InvalidToken: nothing that it shows says who it is.
+            Refused: by the hook.
+        """
+        ticket = request.query.get("ticket")
+        if ticket is not None:
+            identity = self._tickets.redeem(ticket)
+            if identity is not None:
+                return self._unrevoked(identity)
+        if self._authenticate is not None:
+            return await self._by_hook(self._authenticate, request)
+        if ticket is not None:
+            raise InvalidToken("the ticket is none, was used or is late")
+        token = _shown(request)
+        if token is None:
+            raise InvalidToken("there is no token")
+        return await self.identify(token)
+
+    async def identify_request(self, path: str, query: str, headers: Iterable[tuple[str, str]], peer: str) -> Identity:
+        """Return who makes an HTTP request: a service by its key, else as the hook or a token in `Authorization` says.
+
+        Args:
+            path: without the query.
+            query: as it came.
+            headers: names in any case.
+            peer: the address that it came from.
+
+        Raises:
+            InvalidToken: nothing that it shows says who it is.
+            Refused: by the hook.
+        """
+        request = request_of(path, query, headers, peer)
+        bearer = _bearer(request)
+        if bearer is not None and self.is_service_key(bearer):
+            return Identity("", service=True)
+        if self._authenticate is not None:
+            return await self._by_hook(self._authenticate, request)
+        if bearer is None:
+            raise InvalidToken("there is no Authorization: Bearer")
+        return await self.identify(bearer)
+
+    async def identify_renewal(self, token: str, path: str) -> Identity:
+        """Return as whom a session may go on: by the hook, which is shown the token as `Authorization`, or the token.
+
+        Raises:
+            InvalidToken, Refused: as `identify_upgrade`.
+        """
+        if self._authenticate is None:
+            return await self.identify(token)
+        return await self._by_hook(
+            self._authenticate, UpgradeRequest(path, {}, {"authorization": f"Bearer {token}"}, "")
+        )
+
+    def is_service_key(self, key: str) -> bool:
+        """Whether this is one of `auth.service_keys`; takes as long for any that is not."""
+        shown = hashlib.sha256(key.encode("utf-8", "replace")).digest()
+        # Every one is compared: which of them is near says nothing in time.
+        return sum(hmac.compare_digest(shown, digest) for digest in self._service_keys) > 0
+
+    # What is given and what is taken away.
+
+    def issue_ticket(self, identity: Identity) -> Ticket:
+        """Return a ticket that opens one connection as `identity` within a minute.
+
+        Raises:
+            Refused: `forbidden` for a service without a user, `overloaded` where too many are unused.
+        """
+        if not identity.user:
+            raise Refused("forbidden", "A ticket is for a user; a service key names none")
+        return self._tickets.issue(identity)
+
+    async def revoke(self, *, user: str | None = None, token_id: str | None = None) -> None:
+        """Take back every token of `user` that was issued until now, or the one with this `jti`.
+
+        Sessions and tickets that came by them end: clients are told 4500 and do not come back. It is in force here at
+        once and stored when this returns.
+
+        Raises:
+            PublishFailed: it could not be stored: it is in force, but not after a restart.
+            ValueError: neither or both are given.
+        """
+        if user and token_id is None:
+            await self._revocations.revoke_user(user)
+        elif token_id and user is None:
+            await self._revocations.revoke_token(token_id)
+        else:
+            raise ValueError("revoke takes a user or the id of a token")
+
+    async def _by_hook(self, hook: Callable[[UpgradeRequest], Any], request: UpgradeRequest) -> Identity:
+        identity = hook(request)
+        if inspect.isawaitable(identity):
+            identity = await identity
+        if not isinstance(identity, Identity) or not (identity.user or identity.service):
+            raise InvalidToken("the authenticate hook knows nobody by it")
+        if identity.grants is not None:
+            identity = replace(identity, grants=checked_grants(identity.grants))
+        if identity.issued_at_s is None:
+            # The hook says so now, whatever was revoked before.
+            identity = replace(identity, issued_at_s=self._clock.now_ms() // 1000)
+        return self._unrevoked(identity)
+
+    def _unrevoked(self, identity: Identity) -> Identity:
+        if self._revocations.cover(identity):
+            raise InvalidToken("it is revoked")
+        if identity.expires_at is not None and identity.expires_at * 1000 <= self._clock.now_ms():
+            raise InvalidToken("it has expired")
+        return identity
+
+    def signed(self, user: str, *, ttl_s: float) -> str:
+        """Return a token for `user` as the configuration in force signs them.
+
+        Raises:
+            ConfigError: tokens are signed by others alone.
+        """
+        return token_for(user, self._auth, self._keys, ttl_s=ttl_s, now_s=self._clock.now_ms() / 1000)
+
+    # Keys.
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _new_key_set(self) -> KeySet | None:
+        auth = self._auth
+        if auth.jwks_url is None:
+            return None
+        return KeySet(auth.jwks_url, auth.algorithms, auth.jwks_refresh_s, self._clock, self._changed)
+
+    async def _fetched(self) -> None:
+        if self._key_set is not None:
+            await self._key_set.fetched()
+
+    def _changed(self) -> None:
+        fetched = () if self._key_set is None else self._key_set.keys
+        self._rule = token_rule(self._auth, self._keys, fetched)
+        self._commands.set_identity(encode({"token": self._rule.document(), "origins": self._auth.origins}))
+
+
+def request_of(path: str, query: str, headers: Iterable[tuple[str, str]], peer: str) -> UpgradeRequest:
+    """Return a request as hooks see it: the first value of a name in the query, those of a header joined."""
+    values: dict[str, str] = {}
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        values.setdefault(name, value)
+    merged: dict[str, str] = {}
+    for header, value in headers:
+        name = header.lower()
+        merged[name] = f"{merged[name]}, {value}" if name in merged else value
+    return UpgradeRequest(path, values, merged, peer)
+
+
+def _bearer(request: UpgradeRequest) -> str | None:
+    header = request.headers.get("authorization", "")
+    return header[len(_BEARER) :].strip() if header[: len(_BEARER)].lower() == _BEARER else None
+
+
+def _shown(request: UpgradeRequest) -> str | None:
+    """Return the token of an upgrade: from the query, `Authorization` or `Sec-WebSocket-Protocol`."""
+    if token := request.query.get("token"):
+        return token
+    if token := _bearer(request):
+        return token
+    offered = (entry.strip() for entry in request.headers.get("sec-websocket-protocol", "").split(","))
+    return next((entry.removeprefix(_BEARER_PROTOCOL) for entry in offered if entry.startswith(_BEARER_PROTOCOL)), None)
+
+
+def _digests(keys: Iterable[str]) -> tuple[bytes, ...]:
+    return tuple(hashlib.sha256(key.encode()).digest() for key in keys)
