@@ -3,12 +3,13 @@
 import asyncio
 import http.client
 import json
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 
-from tests.kit import Server, clients, token_for
+from tests.kit import RawSocket, Server, clients, token_for, upgrade_request
 
 SERVICE_KEY = "a-service-key-of-the-tests-0123456789abcdef"
 
@@ -94,6 +95,28 @@ async def test_the_sessions_of_a_user_are_listed_and_closed(api: Server) -> None
         assert (await call(api, "DELETE", "/api/users/alice/sessions"))[0] == 204
         await alice.closed()
         assert await bob.is_alive()
+
+
+async def test_who_was_signed_out_stays_out(api: Server) -> None:
+    old = token_for("alice", iat=int(time.time()) - 60)
+    async with await api.connect(token=old, subprotocols=["realtime.v1"]) as alice:
+        assert (await call(api, "DELETE", "/api/users/alice/sessions"))[0] == 204
+        assert (await alice.closed())[0] == 4500
+    assert (await call(api, "GET", "/api/users/alice/sessions", bearer=old))[0] == 401
+
+
+async def test_a_ticket_opens_one_connection(api: Server) -> None:
+    status, issued, _ = await call(api, "POST", "/api/tickets", bearer=token_for("alice"))
+    assert (status, issued["expiresInS"]) == (201, 60)
+    socket = await RawSocket.open(api.port)
+    async with socket:
+        await socket.upgrade(f"/ws?ticket={issued['ticket']}")
+        _, first = await socket.frame()
+        assert json.loads(first)["data"]["userId"] == "alice"
+    async with await RawSocket.open(api.port) as again:
+        await again.send(upgrade_request(f"/ws?ticket={issued['ticket']}"))
+        assert (await again.response())[0] == 401
+    assert (await call(api, "POST", "/api/tickets"))[0] == 403
 
 
 async def test_errors_are_problems_with_the_id_of_the_request(api: Server) -> None:

@@ -11,7 +11,19 @@ from litestar.config.cors import CORSConfig
 from litestar.exceptions import HTTPException
 from litestar.types import ControllerRouterHandler
 
-from realtime.api import channels, conversations, dev, documents, events, health, metrics, playground, problems, users
+from realtime.api import (
+    channels,
+    conversations,
+    dev,
+    documents,
+    events,
+    health,
+    metrics,
+    playground,
+    problems,
+    tickets,
+    users,
+)
 from realtime.api.edge import Edge
 from realtime.api.guards import Guard
 from realtime.errors import Refused
@@ -30,6 +42,7 @@ def application(edge: Edge) -> Litestar:
         *events.routes(edge, guard),
         *channels.routes(edge, guard),
         *users.routes(edge, guard),
+        *tickets.routes(edge, guard),
         *metrics.routes(edge, guard),
         dev.routes(
             settings.auth, keys, edge.url, lambda: sorted({session.user for session in connections if session.user})

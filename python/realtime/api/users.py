@@ -50,8 +50,13 @@ def routes(edge: Edge, guard: Guard) -> list[ControllerRouterHandler]:
 
     @delete("/api/users/{user:str}/sessions", tags=["Users"])
     async def close_sessions(request: Request[Any, Any, Any], user: User) -> None:
-        """Close the sessions of a user, who is told not to come back. For the user, and for services."""
+        """Close the sessions of a user, who is told not to come back. For the user, and for services.
+
+        Tokens that were issued before now are refused from now on, the caller's own too.
+        """
         await own_or_service(request, user)
+        await edge.control.identities.revoke(user=user)
+        # Those whose token is of this very second are not revoked, but end all the same.
         for session in connections.by_user(user):
             session.close(CloseCode.REMOVED, "removed by the operator")
 
