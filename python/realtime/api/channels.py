@@ -10,7 +10,6 @@ from litestar.types import ControllerRouterHandler
 from msgspec import Raw, Struct
 
 from realtime.api.edge import Edge
-from realtime.api.events import OWN_CHANNELS
 from realtime.api.guards import Guard
 from realtime.auth import is_channel
 from realtime.errors import Refused
@@ -114,8 +113,6 @@ def routes(edge: Edge, guard: Guard) -> list[ControllerRouterHandler]:
 def _checked(channel: str) -> str:
     if not is_channel(channel):
         raise Refused("invalid_message", "not a channel; use 1 to 128 of A-Z a-z 0-9 _ . : @ -", path="channel")
-    if channel.startswith(OWN_CHANNELS):
-        raise Refused("forbidden", "the server's own channel", path="channel")
     return channel
 
 

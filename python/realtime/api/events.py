@@ -22,6 +22,7 @@ from realtime.api.bodies import Body, check_depth
 from realtime.api.edge import Edge
 from realtime.api.guards import Guard
 from realtime.api.requests import request_id
+from realtime.auth import OWN_CHANNELS
 from realtime.broadcaster import Broadcaster, Publishing
 from realtime.clock import Clock
 from realtime.config import Settings
@@ -67,9 +68,6 @@ RESERVED: Final = frozenset(
     }
 )
 """Types that the engine says of itself: a client would take them for its own."""
-
-OWN_CHANNELS: Final = "_realtime:"
-"""What the server keeps for itself; nobody reads it or writes to it."""
 
 
 class HookEvent(Struct, rename="camel", gc=False):

@@ -198,3 +198,19 @@ async def test_the_id_of_a_request_is_kept_or_made(world: World, caplog: pytest.
     for wrong in ("", "x" * 129, "two\nlines", "\u00e9"):
         made = await world.ask("/nothing", {**LOCAL, "x-request-id": wrong})
         assert len(made.headers["x-request-id"]) == 36
+
+
+async def test_pages_of_the_named_origins_may_call_and_no_others() -> None:
+    asks = {"origin": "https://app.example", "access-control-request-method": "POST"}
+    async with World(auth=AuthSettings(secrets=(SECRET,), origins=("https://app.example",))) as open_to_one:
+        preflight = await open_to_one.ask("/api/events", {**LOCAL, **asks}, "OPTIONS")
+        assert preflight.headers["access-control-allow-origin"] == "https://app.example"
+        assert "authorization" in preflight.headers["access-control-allow-headers"].lower()
+        refused = await open_to_one.ask("/api/events", {**JSON, **asks}, "POST")
+        assert refused.problem[:2] == (401, "unauthorized")
+        assert refused.headers["access-control-allow-origin"] == "https://app.example"
+        other = await open_to_one.ask("/api/events", {**JSON, "origin": "https://evil.example"}, "POST")
+        assert "access-control-allow-origin" not in other.headers
+    async with World() as closed:
+        answer = await closed.ask("/api/events", {**JSON, **asks}, "POST")
+        assert "access-control-allow-origin" not in answer.headers
