@@ -81,7 +81,7 @@ def _refuse_other_addresses(settings: Settings) -> None:
 def _kept_secret(data_dir: Path) -> str:
     path = data_dir / "secret"
     try:
-        data_dir.mkdir(parents=True, exist_ok=True)
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):
             _write_new(path)
         if path.stat().st_mode & 0o077:

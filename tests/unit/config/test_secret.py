@@ -18,6 +18,7 @@ def test_the_first_start_makes_a_secret_that_later_starts_read(tmp_path: Path) -
     assert len(made.secrets) == 1
     assert len(made.secrets[0]) >= 32
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700, "messages are private"
     assert keys_of(settings) == made
     assert keys_of(Settings(data_dir=str(tmp_path / "other"))) != made
     assert made.secrets[0] not in repr(made)
