@@ -1,6 +1,7 @@
 """`api.url`: messages go to a second server process, and what it answers goes to everybody; also when it fails."""
 
 import asyncio
+import base64
 import json
 import os
 import subprocess
@@ -143,6 +144,25 @@ async def test_a_message_goes_to_the_api_and_its_answer_to_everybody(edge: Serve
     assert post["headers"]["authorization"].startswith("Bearer ey")
     assert post["headers"]["content-type"] == "application/json"
     assert post["headers"]["idempotency-key"]
+
+
+@pytest.mark.parametrize("whose", ["caller", "minted"])
+async def test_the_api_gets_the_callers_own_token_or_one_that_is_made(
+    serve: Callable[..., Server], existing: ExistingApi, whose: str
+) -> None:
+    async with serve(f"api.url={existing.url}", f"api.token={whose}") as edge:
+        first, second = token_for("alice", ttl_s=100), token_for("alice", ttl_s=200)
+        async with await Client.open(edge, token=first) as alice:
+            await alice.say("7", "one")
+            await alice.ask("refresh", {"token": second})
+            await alice.say("7", "two")
+    shown = [post["headers"]["authorization"].removeprefix("Bearer ") for post in existing.posts()]
+    if whose == "caller":
+        assert shown == [first, second]
+    else:
+        claims = [json.loads(base64.urlsafe_b64decode(token.split(".")[1] + "==")) for token in shown]
+        assert [each["sub"] for each in claims] == ["alice", "alice"]
+        assert all(each["exp"] - each["iat"] == 60 for each in claims)
 
 
 async def test_what_the_api_leaves_out_is_added(edge: Server, existing: ExistingApi) -> None:

@@ -84,6 +84,7 @@ class Messages:
             conversation_id,
             Outgoing(content, "user", _metadata(message)),
             user=session.user,
+            token=self._app.connections.token_of(session),
             client_message_id=message.client_message_id or None,
         )
 
