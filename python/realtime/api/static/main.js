@@ -24,7 +24,7 @@ async function call(path, options) {
   const response = await fetch(path, { cache: "no-store", ...options });
   const body = await response.json().catch(() => ({}));
   if (!response.ok) {
-    const error = new Error(body.message ?? `the server answered ${response.status}`);
+    const error = new Error(body.detail ?? `the server answered ${response.status}`);
     // What the page asks for is wrong, so asking again does not help; anything else may pass.
     error.final = response.status >= 400 && response.status < 500;
     throw error;
