@@ -56,28 +56,28 @@ class Drain:
         """Run the `on_drain` hooks, and go on for `drain.notice_s` or until nobody is connected."""
         self.begin()
         try:
-            async with asyncio.timeout(self._left_s()):
+            async with asyncio.timeout(self.left_s()):
                 await self._control.draining()
         except TimeoutError:
             log.warning("the on_drain hooks took longer than drain.grace_s=%g allows", self._settings.grace_s)
         notice_s = (self._began_s or 0.0) + self._settings.notice_s - time.monotonic()
-        await self._while_connected(min(notice_s, self._left_s()))
+        await self._while_connected(min(notice_s, self.left_s()))
 
     async def finish(self) -> None:
         """Carry out what was read, store it, tell it, close."""
         self.begin()
         control, engine = self._control, self._engine
         # Half of what is left: a client that sends without end must not cost the others their delivery.
-        await control.router.settled(self._left_s() / 2)
+        await control.router.settled(self.left_s() / 2)
         if self._settings.successor and len(control.connections):
-            window_s = min(self._settings.window_s, self._left_s())
+            window_s = min(self._settings.window_s, self.left_s())
             engine.close_all(CloseCode.SERVICE_RESTART, _REASON, round(window_s * 1000))
             await self._while_connected(window_s)
         engine.stop_reading()
         await take_all(control)
         await self._carry_out()
         # What was just committed may have been heard by a listener, and what that publishes is to be stored too.
-        while control.router.busy and self._left_s() > 0:
+        while control.router.busy and self.left_s() > 0:
             await self._carry_out()
         control.submit()
         if 0 < self._settings.window_s * _TOLD_LATELY < time.monotonic() - self._told_s:
@@ -93,7 +93,7 @@ class Drain:
     async def _carry_out(self) -> None:
         """Let what is under way in Python end, commit what it led to, and take what comes of that."""
         control = self._control
-        cancelled = await control.finish(self._left_s())
+        cancelled = await control.finish(self.left_s())
         if cancelled:
             log.warning("%d handlers or tasks were cut off after drain.grace_s=%g", cancelled, self._settings.grace_s)
         control.submit()
@@ -106,8 +106,10 @@ class Drain:
         self._told_s = time.monotonic()
         self._engine.announce_drain(round(self._settings.window_s * 1000))
 
-    def _left_s(self) -> float:
-        """What is left of the time for everything but closing."""
+    def left_s(self) -> float:
+        """Return what is left of the time for everything but closing; all of it before the end has begun."""
+        if self._began_s is None:
+            return self._settings.grace_s * (1 - _STOP_RESERVE)
         return max(0.0, self._deadline_s - self._settings.grace_s * _STOP_RESERVE - time.monotonic())
 
     async def _while_connected(self, timeout_s: float) -> None:
@@ -118,7 +120,7 @@ class Drain:
     async def _delivered(self) -> None:
         """Give outboxes time to empty, for as long as they do: a close drops what waits in them, the last acks too."""
         before, changed_s = -1, time.monotonic()
-        while self._left_s() > 0:
+        while self.left_s() > 0:
             queued = sum(self._engine.backlog(session.conn) for session in self._control.connections)
             if queued == 0 or time.monotonic() - changed_s > _STALLED_S:
                 return

@@ -446,6 +446,11 @@ class Server:
         """Whether the end was asked for."""
         return self._ended.is_set()
 
+    @property
+    def grace_left_s(self) -> float:
+        """Seconds that what is under way has until it is cut off: those of the drain, less what is kept for closing."""
+        return self.settings.drain.grace_s if self._drainer is None else self._drainer.left_s()
+
     def reread(self, load: Callable[[], Settings] | None) -> None:
         """Take over what a running server can from the configuration as it is now; the log says what it cannot.
 

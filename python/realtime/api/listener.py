@@ -21,7 +21,7 @@ from granian.server.embed import Server
 
 from realtime.config import ConfigError
 
-START_TIMEOUT_S = 5.0
+START_TIMEOUT_S = 15.0
 
 _logger = logging.getLogger("realtime.api")
 

@@ -2,9 +2,11 @@
 
 `X-Request-Id` is kept where the caller sent one of 1 to 128 printable ASCII characters, and made otherwise; it stands
 in the answer, in the log's line and, as `requestId`, in the events that the request led to. While the server goes away
-new requests are answered 503, but for those that ask how it is.
+new requests are answered 503, but for those that ask how it is; those under way are counted, so that the end can wait.
 """
 
+import asyncio
+import contextlib
 import logging
 import time
 from typing import Any, Final
@@ -39,12 +41,32 @@ class Requests:
     def __init__(self, inner: ASGIApp, edge: Edge) -> None:
         self._inner = inner
         self._edge = edge
+        self._under_way = 0
+        self._none_under_way = asyncio.Event()
+        self._none_under_way.set()
+
+    async def finished(self, timeout_s: float) -> int:
+        """Wait until no request is under way. Returns how many still are after `timeout_s`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._none_under_way.wait()
+        return self._under_way
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """Serve one request; anything but HTTP goes through as it is."""
         if scope["type"] != "http":
             await self._inner(scope, receive, send)
             return
+        self._under_way += 1
+        self._none_under_way.clear()
+        try:
+            await self._answered(scope, receive, send)
+        finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self._none_under_way.set()
+
+    async def _answered(self, scope: Any, receive: Receive, send: Send) -> None:
         id = _sent_id(scope) or new_id(self._edge.control.clock.now_ms())
         scope[_ID] = id
         began_s = time.perf_counter()

@@ -22,8 +22,9 @@ _PASSED_OVER = frozenset({"node_modules", "__pycache__", "target", "venv", "site
 def supervise(command: Sequence[str], directory: Path) -> int:
     """Run `command`, again after each change below `directory`, until SIGTERM or SIGINT; return the exit code."""
     ending = _on_signals()
-    child = _start(command)
+    # Before the child starts: it may read a source that changes a moment later.
     seen = snapshot(directory)
+    child = _start(command)
     try:
         while not ending:
             time.sleep(_INTERVAL_S)

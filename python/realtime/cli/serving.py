@@ -1,6 +1,7 @@
 """`realtime serve`: an app, the edge and the HTTP side in one process, until a signal.
 
-The HTTP side is a mount of the server: it comes up after the edge and goes down before the drain. At start one block
+The HTTP side is a mount of the server: it comes up after the edge. At the end it answers what is under way, and new
+requests with 503, and goes down before the sockets are closed. At start one block
 on stdout says where everything listens; a development token and the playground stand there only where the secret is
 the generated one, which keeps both on loopback. Called by the command line.
 """
@@ -26,6 +27,8 @@ from realtime.server import Server, serve
 
 DEVELOPMENT_USER = "dev"
 DEVELOPMENT_TTL_S = 12 * 3600
+
+_WRITTEN_S = 2.0
 
 _new_event_loop: Callable[[], asyncio.AbstractEventLoop]
 try:
@@ -69,7 +72,8 @@ class _HttpSide:
         Raises:
             ConfigError: it cannot be listened on.
         """
-        stop_timeout_s = settings.drain.grace_s / 2
+        # Requests have ended by then, or are given up; what is left is to write answers out.
+        stop_timeout_s = min(_WRITTEN_S, settings.drain.grace_s / 10)
         self._listener = HttpListener(settings.api.host, settings.api.port, stop_timeout_s=stop_timeout_s)
         self._settings = settings
         self.port = self._listener.port
@@ -88,12 +92,17 @@ class _HttpSide:
         )
         listener = self._listener
         mounts = Mounts(application(edge), server.control.rules.mounts)
+        requests = Requests(mounts, edge)
         async with mounts.running():
-            await listener.start(Requests(mounts, edge))
+            await listener.start(requests)
             watch = asyncio.create_task(self._watch(listener, server), name="http watch")
             try:
                 yield
             finally:
+                # Half of what is left: the other half is for commands. Meanwhile /ready says why, and new requests
+                # are answered 503, which a port that is closed could not.
+                if left := await requests.finished(0.0 if self.failed else server.grace_left_s / 2):
+                    _log.warning("%d HTTP requests were cut off at the end", left)
                 watch.cancel()
                 await listener.stop()
 

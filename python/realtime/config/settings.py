@@ -385,8 +385,14 @@ class DrainSettings(Section, frozen=True):
     """The end of the process."""
 
     grace_s: Annotated[
-        float, Meta(ge=0.1, le=3600, description="Seconds from SIGTERM or SIGINT to the end of the process.")
-    ] = 10.0
+        float,
+        Meta(
+            ge=0.1,
+            le=3600,
+            description="Seconds from SIGTERM or SIGINT to the end of the process at the latest; less than what the "
+            "service manager gives before it kills.",
+        ),
+    ] = 25.0
     notice_s: Annotated[
         Duration,
         Meta(

@@ -29,6 +29,22 @@ def stuck(session: Session) -> None:
     time.sleep(2)
 
 
+@app.on("asleep")
+def asleep(session: Session) -> None:
+    """Holds the loop for longer than anybody waits, in one call."""
+    print("the loop is held", flush=True)
+    time.sleep(60)
+
+
+@app.on("busy")
+def busy(session: Session) -> None:
+    """Holds the loop likewise, in the interpreter."""
+    print("the loop is held", flush=True)
+    until_s = time.monotonic() + 60
+    while time.monotonic() < until_s:
+        pass
+
+
 @app.on("stuck_inside")
 async def stuck_inside(session: Session) -> str:
     """Async, but holds the loop between two waits."""
