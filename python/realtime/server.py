@@ -66,6 +66,7 @@ _IDENTITY: Final = frozenset(
 )
 REREAD: Final = frozenset({"log.level", "log.format", "log.connections_per_s", *_IDENTITY})
 """Keys that SIGHUP takes over."""
+_KEY_FILES: Final = "the files of auth.public_keys"
 
 
 class Application(Protocol):
@@ -341,7 +342,12 @@ def _route_option(route: Route) -> object:
     return {"type": route.type, "right": right, "channel": channel, "failure": route.failure}
 
 
-class _LogStats(Struct):
+class _Queues(Struct):
+    events: int = 0
+
+
+class _Stats(Struct):
+    queues: _Queues
     log_failures: int = 0
     log_commits: int = 0
     log_error: str | None = None
@@ -355,17 +361,16 @@ class _LogWatch:
     """
 
     def __init__(self) -> None:
-        self._seen = _LogStats()
+        self._failures = self._commits = 0
         self._failed_s: float | None = None
 
-    def error(self, stats: bytes) -> str | None:
+    def error(self, now: _Stats) -> str | None:
         """Return what the log said, if it fails now."""
-        now, seen = msgspec.json.decode(stats, type=_LogStats), self._seen
-        self._seen = now
-        if now.log_failures > seen.log_failures:
+        if now.log_failures > self._failures:
             self._failed_s = time.monotonic()
-        elif now.log_commits > seen.log_commits:
+        elif now.log_commits > self._commits:
             self._failed_s = None
+        self._failures, self._commits = now.log_failures, now.log_commits
         if self._failed_s is None or time.monotonic() - self._failed_s > _LOG_TRIAL_S:
             return None
         return now.log_error or "it failed"
@@ -435,8 +440,14 @@ class Server:
         reasons = ["draining"] if self.draining else []
         if self.failure is not None:
             reasons.append(f"the engine cannot go on: {self.failure}")
-        if error := self._log_watch.error(self._engine.stats()):
+        stats = msgspec.json.decode(self._engine.stats(), type=_Stats)
+        if error := self._log_watch.error(stats):
             reasons.append(f"the log cannot be written: {error}")
+        events_max = self.settings.limits.events_waiting_max
+        # Half: where the engine, having stopped to read, begins again. Between the two it is behind all the time.
+        if stats.queues.events > events_max // 2:
+            waiting = f"{stats.queues.events} events wait for Python"
+            reasons.append(f"{waiting}, and nothing is read from limits.events_waiting_max = {events_max} on")
         if self._engine.overloaded():
             reasons.append("commands wait for the engine above limits.commands_waiting_bytes_max")
         return reasons + self._control.identities.reasons()
@@ -465,8 +476,9 @@ class Server:
             changed = differing(self.settings, settings)
             taken = [path for path in changed if path in REREAD]
             merged = self._with(settings, taken)
-            if _IDENTITY.intersection(taken):
-                self.identities.reload(merged)
+            # Where no key has changed, too: the files that they name may have.
+            if self.identities.reload(merged) and not _IDENTITY.intersection(taken):
+                taken.append(_KEY_FILES)
         except ConfigError as error:
             log.error("SIGHUP: nothing changed: %s", error)
             return
@@ -476,7 +488,7 @@ class Server:
             log.info("SIGHUP: took over %s", ", ".join(taken))
         if left:
             log.warning("SIGHUP: %s changed; restart the server for that", ", ".join(left))
-        if not changed:
+        if not taken and not left:
             log.info("SIGHUP: nothing changed")
         self.settings = merged
 

@@ -7,14 +7,17 @@ import contextlib
 import json
 import os
 import signal
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, ClassVar
 
 import msgspec
 import pytest
+from websockets.sync.client import connect
 
 from realtime import Realtime, Session, _engine
+from realtime.auth import mint_token
 from realtime.config import (
     AuthSettings,
     DrainSettings,
@@ -381,3 +384,46 @@ async def test_events_wait_while_the_engine_is_behind_with_what_it_was_told(engi
         await asyncio.sleep(0.02)
         assert seen == [1]
         engine.be_unreadable()
+
+
+async def test_a_loop_that_does_not_keep_up_is_not_ready(tmp_path: Path) -> None:
+    app = Realtime()
+    taken: list[Session] = []
+
+    @app.on("note")
+    def note(session: Session) -> None:
+        taken.append(session)
+
+    settings = Settings(
+        data_dir=str(tmp_path),
+        server=ServerSettings(port=0),
+        auth=AuthSettings(secrets=(SECRET,)),
+        limits=LimitSettings(events_waiting_max=10),
+    )
+    async with Server(app, settings) as server:
+        url = f"ws://127.0.0.1:{server.port}/ws?token={mint_token(SECRET, 'ann')}"
+        with await asyncio.to_thread(connect, url, proxy=None) as socket:
+            assert server.readiness() == []
+            # From here on this test holds the loop, as a handler may.
+            for _ in range(20):
+                socket.send('{"type":"note"}')
+            until_s = time.monotonic() + 30
+            while not (reasons := server.readiness()) and time.monotonic() < until_s:
+                time.sleep(0.01)  # noqa: ASYNC251 -- on purpose
+            assert reasons[0].endswith("nothing is read from limits.events_waiting_max = 10 on")
+            while len(taken) < 20 and time.monotonic() < until_s:  # noqa: ASYNC110 -- what it waits for is no task
+                await asyncio.sleep(0.01)
+            assert server.readiness() == []
+    assert server.readiness() == ["draining"]
+
+
+async def test_keys_that_were_never_fetched_are_why_a_server_is_not_ready(tmp_path: Path) -> None:
+    settings = Settings(
+        data_dir=str(tmp_path),
+        server=ServerSettings(port=0),
+        auth=AuthSettings(algorithms=("RS256",), jwks_url="http://127.0.0.1:9/keys"),
+    )
+    server = Server(Realtime(), settings)
+    assert server.readiness() == ["starting"]
+    async with server:
+        assert [reason.partition(":")[0] for reason in server.readiness()] == ["auth.jwks_url"]

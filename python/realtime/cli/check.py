@@ -18,7 +18,17 @@ from typing import Any
 from msgspec import Struct, to_builtins
 
 from realtime.app import Realtime
-from realtime.config import ALL, ConfigError, DrainSettings, HandlerSettings, Settings, is_loopback, keys_of, value_of
+from realtime.config import (
+    ALL,
+    AuthSettings,
+    ConfigError,
+    DrainSettings,
+    HandlerSettings,
+    Settings,
+    is_loopback,
+    keys_of,
+    value_of,
+)
 
 _DESCRIPTORS_KEPT = 64
 _GRACE_ADVICE = "handlers that take longer are cut off at a restart"
@@ -41,12 +51,14 @@ class Report(Struct, frozen=True):
         derived: what follows from the configuration and the machine.
         errors: why a start would fail.
         warnings: what is likely not meant.
+        notes: what is right or wrong by what stands around the server.
     """
 
     keys: list[Entry]
     derived: dict[str, Any]
     errors: list[str]
     warnings: list[str]
+    notes: list[str]
 
     def json(self) -> str:
         """Return it for programs."""
@@ -65,7 +77,7 @@ class Report(Struct, frozen=True):
         width = max(map(len, self.derived))
         for name, value in self.derived.items():
             yield f"  {name:{width}}  {value}"
-        for word, lines in (("Error", self.errors), ("Warning", self.warnings)):
+        for word, lines in (("Error", self.errors), ("Warning", self.warnings), ("Note", self.notes)):
             for line in lines:
                 yield f"{word}: {line}"
         if not self.errors and not self.warnings:
@@ -85,7 +97,9 @@ def report(settings: Settings, origins: Mapping[str, str], app: Realtime) -> Rep
     except (ValueError, TypeError, ConfigError) as error:
         errors.append(str(error))
         who = None
-    return Report(keys, _derived(settings), errors, list(_warnings(settings, asks=who is not None)))
+    return Report(
+        keys, _derived(settings), errors, list(_warnings(settings, asks=who is not None)), list(_notes(settings))
+    )
 
 
 def _shown(path: str, value: object) -> object:
@@ -157,8 +171,25 @@ def _warnings(settings: Settings, *, asks: bool) -> Iterator[str]:
         yield "auth.origins is not set and the app has an authenticate hook: name the origins if it goes by cookies"
     if not settings.api.enabled:
         yield "api.enabled = false: nothing answers /ready and /metrics"
-    if outside and settings.server.proxies == ():
-        yield "server.proxies is not set: behind a proxy, limits by address take all clients for one"
+    auth = settings.auth
+    if settings.api.url is not None and not auth.secrets and (auth.public_keys or auth.jwks_url):
+        who = "every message" if settings.api.token == "minted" else "messages of whoever came without a token"  # noqa: S105
+        if auth.signing_algorithm is None:
+            yield f"api.url is set and {_listed(auth)} sign nothing: {who} cannot be sent; set HS256 and auth.secrets"
+        else:
+            yield (
+                f"api.url is set without auth.secrets: {who} would bring a token that is signed with the generated "
+                "secret, which the API does not know; set auth.secrets to one that it does"
+            )
+
+
+def _notes(settings: Settings) -> Iterator[str]:
+    if not is_loopback(settings.server.host) and not settings.server.proxies:
+        yield "server.proxies is not set: if there is a proxy in front, limits by address take all clients for one"
+
+
+def _listed(auth: AuthSettings) -> str:
+    return f"auth.algorithms = {json.dumps(auth.algorithms)}"
 
 
 def _unbindable(host: str, port: int) -> str | None:

@@ -66,7 +66,7 @@ class Identities:
         self._tickets = Tickets(clock)
         self._revocations = Revocations(commands, broadcaster, clock)
         self._service_keys = _digests(settings.auth.service_keys)
-        self._rule = token_rule(settings.auth, keys)
+        self._configured = self._rule = token_rule(settings.auth, keys)
         self._key_set = self._new_key_set()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -87,16 +87,19 @@ class Identities:
         if self._key_set is not None:
             await self._key_set.close()
 
-    def reload(self, settings: Settings) -> None:
+    def reload(self, settings: Settings) -> bool:
         """Go by the secrets and keys of another configuration from now on; open sessions stay.
+
+        Returns:
+            Whether tokens are checked otherwise than before: files that the configuration names may have changed.
 
         Raises:
             ConfigError: a key cannot be used. Nothing has changed then.
         """
         keys = keys_of(settings)
         rule = token_rule(settings.auth, keys)
-        before, old_set = self._auth, self._key_set
-        self._auth, self._keys, self._rule = settings.auth, keys, rule
+        before, old_set, is_other = self._auth, self._key_set, rule.document() != self._configured.document()
+        self._auth, self._keys, self._configured = settings.auth, keys, rule
         self._service_keys = _digests(settings.auth.service_keys)
         if any(
             getattr(before, name) != getattr(settings.auth, name)
@@ -107,6 +110,7 @@ class Identities:
                 self._spawn(old_set.close())
             self._spawn(self._fetched())
         self._changed()
+        return is_other
 
     def reasons(self) -> list[str]:
         """Return why not everybody can be told who they are yet; empty where nothing is missing."""

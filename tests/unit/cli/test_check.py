@@ -8,11 +8,14 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from realtime import Realtime
 from realtime.auth import Identity
 from realtime.cli.check import report
 from realtime.config import (
     AuthSettings,
+    ConfigError,
     ConversationSettings,
     DrainSettings,
     LimitSettings,
@@ -24,6 +27,7 @@ from realtime.config import (
 from realtime.config.settings import ApiSettings
 
 SECRET = "s" * 40
+JWKS = "https://id.example/keys"
 FREE: dict[str, Any] = {"server": ServerSettings(port=0), "api": ApiSettings(port=0)}
 
 
@@ -115,6 +119,45 @@ def test_what_is_likely_not_meant_is_a_warning(tmp_path: Path) -> None:
     told = "\n".join(found.warnings)
     for words in (
         *("conversations.access = open", "drain.grace_s = 5", "limits.heartbeats = false", "limits.enabled = false"),
-        *("limits.publication_bytes_max", "auth.origins is not set", "api.enabled = false", "server.proxies"),
+        *("limits.publication_bytes_max", "auth.origins is not set", "api.enabled = false"),
     ):
         assert words in told
+    assert "server.proxies is not set" not in told
+    assert found.notes[0].startswith("server.proxies is not set: if there is a proxy in front")
+    assert "Note: server.proxies is not set" in found.text()
+
+
+@pytest.mark.parametrize(
+    ("auth", "token", "words"),
+    [
+        (AuthSettings(secrets=(SECRET,)), "minted", ""),
+        (AuthSettings(), "minted", ""),
+        (AuthSettings(algorithms=("RS256",), jwks_url=JWKS), "minted", "sign nothing: every message cannot be sent"),
+        (
+            AuthSettings(algorithms=("RS256",), jwks_url=JWKS),
+            "caller",
+            "sign nothing: messages of whoever came without",
+        ),
+        (
+            AuthSettings(algorithms=("HS256", "RS256"), jwks_url=JWKS),
+            "minted",
+            "every message would bring a token that is signed with the generated secret",
+        ),
+        (AuthSettings(algorithms=("HS256", "RS256"), jwks_url=JWKS, secrets=(SECRET,)), "minted", ""),
+    ],
+)
+def test_tokens_that_an_existing_api_cannot_know_are_warned_of(
+    tmp_path: Path, auth: AuthSettings, token: Any, words: str
+) -> None:
+    api = ApiSettings(port=0, url="http://127.0.0.1:9", token=token)
+    found = report(Settings(data_dir=str(tmp_path), server=ServerSettings(port=0), api=api, auth=auth), {}, Realtime())
+    assert found.errors == []
+    assert words in "".join(found.warnings)
+    assert len(found.warnings) == bool(words)
+
+
+def test_a_key_set_over_plain_http_is_refused_like_at_a_start() -> None:
+    sets = ("auth.algorithms=RS256", "auth.jwks_url=http://id.example/keys")
+    with pytest.raises(ConfigError, match="use https, or http on a loopback address"):
+        load(None, sets, {})
+    load(None, ("auth.algorithms=RS256", "auth.jwks_url=http://127.0.0.1/keys"), {})
