@@ -37,12 +37,18 @@ async def test_each_client_is_told_its_own_delay_and_is_served_until_the_close(s
 
 
 async def test_a_command_under_way_is_answered_and_others_are_served_meanwhile(serve: Callable[..., Server]) -> None:
-    async with serve(app=ENDINGS) as server, clients(server, "alice", "bob") as (alice, bob):
+    async with (
+        serve(app=ENDINGS, api=True) as server,
+        clients(server, "alice", "bob") as (alice, bob),
+        httpx2.AsyncClient(base_url=server.api_url, trust_env=False) as web,
+    ):
         await alice.send("long", id=1)
         assert await bob.is_alive()
         ending = asyncio.create_task(server.stop())
         await bob.expect("draining")
         assert await bob.is_alive()
+        ready = await web.get("/ready")
+        assert (ready.status_code, ready.json()["reasons"]) == (503, ["draining"])
         assert (await alice.answer(1))["data"] == "done"
         assert await ending == 0
         assert (await alice.closed())[0] == (await bob.closed())[0] == 1012

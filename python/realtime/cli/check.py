@@ -1,8 +1,8 @@
 """`realtime check`: what is set and by what, what follows from it, and what will not work together.
 
 It starts nothing and makes nothing: ports are bound for a moment, the data directory's lock is tried, the app is
-compiled. An error is what a start would fail by; a warning is what starts and is likely not meant. Secrets are not
-shown. Called by the command line.
+compiled, the engine reads its options. An error is what a start would fail by; a warning is what starts and is likely
+not meant. Secrets are not shown. Called by the command line.
 """
 
 import contextlib
@@ -17,6 +17,7 @@ from typing import Any
 
 from msgspec import Struct, to_builtins
 
+from realtime._engine import Engine, EngineError
 from realtime.app import Realtime
 from realtime.config import (
     ALL,
@@ -24,11 +25,13 @@ from realtime.config import (
     ConfigError,
     DrainSettings,
     HandlerSettings,
+    Keys,
     Settings,
     is_loopback,
     keys_of,
     value_of,
 )
+from realtime.server import engine_options
 
 _DESCRIPTORS_KEPT = 64
 _GRACE_ADVICE = "handlers that take longer are cut off at a restart"
@@ -92,14 +95,24 @@ def report(settings: Settings, origins: Mapping[str, str], app: Realtime) -> Rep
         if (value := value_of(settings, path)) != key.default
     ]
     errors = list(_errors(settings))
+    who = None
     try:
-        who = app.compile(settings).authenticate
-    except (ValueError, TypeError, ConfigError) as error:
+        rules = app.compile(settings)
+        who = rules.authenticate
+        # Patterns, networks and keys are for the engine to take or refuse.
+        Engine(engine_options(rules, settings, _keys(settings)))
+    except (ValueError, TypeError, ConfigError, EngineError) as error:
         errors.append(str(error))
-        who = None
     return Report(
         keys, _derived(settings), errors, list(_warnings(settings, asks=who is not None)), list(_notes(settings))
     )
+
+
+def _keys(settings: Settings) -> Keys:
+    try:
+        return keys_of(settings, create=False)
+    except ConfigError:
+        return Keys(("one that a start would make in its place",), generated=True)
 
 
 def _shown(path: str, value: object) -> object:

@@ -99,9 +99,11 @@ class _HttpSide:
             try:
                 yield
             finally:
-                # Half of what is left: the other half is for commands. Meanwhile /ready says why, and new requests
-                # are answered 503, which a port that is closed could not.
-                if left := await requests.finished(0.0 if self.failed else server.grace_left_s / 2):
+                # Requests and commands that are under way have half of what is left: the other half is for what came
+                # since. Meanwhile /ready says why, and new requests are answered 503, which a closed port could not.
+                left_s = 0.0 if self.failed else server.grace_left_s / 2
+                left, _ = await asyncio.gather(requests.finished(left_s), server.control.router.settled(left_s))
+                if left:
                     _log.warning("%d HTTP requests were cut off at the end", left)
                 watch.cancel()
                 await listener.stop()

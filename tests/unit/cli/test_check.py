@@ -18,6 +18,7 @@ from realtime.config import (
     ConfigError,
     ConversationSettings,
     DrainSettings,
+    HistorySettings,
     LimitSettings,
     ServerSettings,
     Settings,
@@ -59,6 +60,21 @@ def test_a_fresh_directory_is_fine_and_stays_as_it_is(tmp_path: Path) -> None:
     found = report(Settings(data_dir=str(tmp_path / "data"), **FREE), {}, Realtime())
     assert (found.errors, found.warnings) == ([], [])
     assert "Nothing stands against a start." in found.text()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"history": HistorySettings(retention=("news* 30d",))}, "history.retention = 'news* 30d'"),
+        ({"history": HistorySettings(retention=("news:* soon",))}, "'soon' is not an age"),
+        ({"server": ServerSettings(port=0, proxies=("our-proxy",))}, 'server.proxies: "our-proxy"'),
+    ],
+)
+def test_what_only_the_engine_would_refuse_is_an_error(tmp_path: Path, settings: dict[str, Any], told: str) -> None:
+    found = report(Settings(data_dir=str(tmp_path / "data"), **{**FREE, **settings}), {}, Realtime())
+    assert [error for error in found.errors if told in error] == found.errors
+    assert len(found.errors) == 1
     assert list(tmp_path.iterdir()) == []
 
 
