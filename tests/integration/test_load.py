@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.alone, pytest.mark.timeout(300)]
 GENERATOR = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "ci" / "realtime-load"
 CONNECTIONS = 10_000
 RIGHTS = {"bench:*": ["subscribe", "publish"], "conversation:*": ["subscribe", "publish", "history"]}
-QUIET = ("limits.enabled=false", "presence.everyone_max=1")
+QUIET = ("limits.enabled=false", "presence.everyone_max=1", "log.connections_per_s=0")
 
 
 @pytest.fixture(autouse=True)
