@@ -34,8 +34,9 @@ Event: TypeAlias = tuple[object, ...]
   `endpoint` indexes ``options["endpoints"]``; `first_version` is true where no subprotocol was offered; `token` is the
   one that the engine has checked, where ``options["tell_tokens"]`` is set; `expires_at_ms` is when the session ends
   (Unix ms); `token_id` (`jti`) and `issued_at_s` (`iat`) are the token's, or what ``accept`` was given.
-- ``(CLOSE, conn: int, code: int, channels: list[str])``: gone for good, once per OPEN; `code` is what the peer sent
-  (1006 when the socket just ended) or what the server closed with; `channels` are those it was subscribed to.
+- ``(CLOSE, conn: int, code: int, channels: list[str], open_ms: int)``: gone for good, once per OPEN; `code` is what the
+  peer sent (1006 when the socket just ended) or what the server closed with; `channels` are those it was subscribed
+  to, `open_ms` how long it was open.
 - ``(MESSAGE, conn: int, route: int, id: bytes | None, data: bytes | None, received_ms: int)``: a command for a handler;
   `route` indexes ``options["routes"]``; `id` is the raw JSON of the command's id, `data` the raw JSON of its data
   (None where absent), `received_ms` the wall clock in ms. One credit: answer with ``done`` or a reply that carries it.

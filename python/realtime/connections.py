@@ -34,7 +34,6 @@ class Session(Struct, gc=False, eq=False):
         user: the user's id; empty on an endpoint that asks nobody who they are.
         endpoint: the place of the endpoint in the rules.
         peers: the table that it stands in.
-        opened_ms: when it opened, by the clock that never jumps.
         expires_at_ms: when it ends unless it is refreshed, ms since 1970; None for never.
     """
 
@@ -42,7 +41,6 @@ class Session(Struct, gc=False, eq=False):
     user: str
     endpoint: int
     peers: "Connections"
-    opened_ms: int = 0
     expires_at_ms: int | None = None
 
     @property

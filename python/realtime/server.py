@@ -205,7 +205,7 @@ class Control:
 
     def _open(self, event: EventTuple) -> None:
         _, conn, user, endpoint, first_version, peer, token, expires_at_ms, _, _ = event
-        session = Session(conn, user, endpoint, self.connections, self.clock.monotonic_ms(), expires_at_ms)
+        session = Session(conn, user, endpoint, self.connections, expires_at_ms)
         first = self.connections.add(session)
         self.connections.note_token(conn, token)
         if self._lines.due():
@@ -216,13 +216,13 @@ class Control:
         self.router.opened(session)
 
     def _close(self, event: EventTuple) -> None:
-        _, conn, code, channels = event
+        _, conn, code, channels, open_ms = event
         session = self.connections.by_conn(conn)
         if session is None:
             return
         last = self.connections.remove(session)
         if self._lines.due():
-            told = {"code": code, "duration_s": (self.clock.monotonic_ms() - session.opened_ms) / 1000}
+            told = {"code": code, "duration_s": open_ms / 1000}
             log.info("connection closed", extra=logs.facts("closed", session=session.id, user=session.user, **told))
         if self.connections.is_json(session):
             notices = self.presence.closed(

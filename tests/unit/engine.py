@@ -101,7 +101,7 @@ class Half:
         self.take((_engine.OPEN, conn, user, endpoint, False, "127.0.0.1:1", None, None, None, None))
 
     def close(self, conn: int, code: int = 1000, channels: list[str] | None = None) -> None:
-        self.take((_engine.CLOSE, conn, code, channels or []))
+        self.take((_engine.CLOSE, conn, code, channels or [], 0))
 
     def command(self, conn: int, route: int = 0, id: bytes | None = b"1", data: bytes | None = b"{}") -> None:
         self.take((_engine.MESSAGE, conn, route, id, data, 0))

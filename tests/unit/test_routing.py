@@ -489,6 +489,6 @@ async def test_events_of_a_connection_that_is_gone_are_passed_over() -> None:
         (_engine.AUTHORIZE, 5, 0, "poll:1", "subscribe", b"1", b"{}"),
         (_engine.RAW, 5, "x"),
         (_engine.DEFERRED, 5, b"x"),
-        (_engine.CLOSE, 5, 1000, []),
+        (_engine.CLOSE, 5, 1000, [], 0),
     )
     assert half.texts(5) == []

@@ -55,9 +55,9 @@ fn to_tuple(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyTuple>> {
             (OPEN, conn, &*user, endpoint, first_version, &*peer, token, expires_at_ms, token_id, issued_at_s)
                 .into_pyobject(py)
         }
-        Event::Close { conn, code, channels } => {
+        Event::Close { conn, code, channels, open_ms } => {
             let channels = PyList::new(py, channels.iter().map(|channel| &**channel))?;
-            (CLOSE, conn.as_u64(), code, channels).into_pyobject(py)
+            (CLOSE, conn.as_u64(), code, channels, open_ms).into_pyobject(py)
         }
         Event::Message { conn, route, id, data, received_ms } => {
             (MESSAGE, conn.as_u64(), route, json(py, id), json(py, data), received_ms).into_pyobject(py)

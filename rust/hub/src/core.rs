@@ -224,8 +224,9 @@ impl ShardCore {
             sub(&self.hub.counters.connections, 1);
             let tally = self.tally();
             tally.connections.store(tally.connections().saturating_sub(1), Ordering::Relaxed);
-            self.hub.counters.connection_closed(code, self.now.mono_ms.saturating_sub(opened_ms));
-            self.events.push(Event::Close { conn: id, code, channels });
+            let open_ms = self.now.mono_ms.saturating_sub(opened_ms);
+            self.hub.counters.connection_closed(code, open_ms);
+            self.events.push(Event::Close { conn: id, code, channels, open_ms });
         }
     }
 

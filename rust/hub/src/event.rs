@@ -20,7 +20,7 @@ pub enum Event {
         issued_at_s: Option<u64>,
     },
     /// A connection that was open is gone.
-    Close { conn: ConnId, code: u16, channels: Vec<Arc<str>> },
+    Close { conn: ConnId, code: u16, channels: Vec<Arc<str>>, open_ms: u64 },
     /// A command for a handler; costs a credit.
     Message { conn: ConnId, route: u16, id: Option<Box<[u8]>>, data: Option<Box<[u8]>>, received_ms: u64 },
     /// A message on a raw endpoint; costs a credit. `text` payloads are UTF-8.

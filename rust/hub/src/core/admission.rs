@@ -17,7 +17,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 /// The time over which refusals are counted.
-const REFUSALS_WINDOW_MS: u64 = 10_000;
+const REFUSALS_WINDOW_S: u32 = 10;
 /// What a client waits at least that is told to come back, and how far clients are spread beyond it.
 const RETRY_MS: u64 = 1_000;
 const RETRY_SPREAD_MS: u64 = 4_000;
@@ -26,10 +26,11 @@ const RETRY_SPREAD_MS: u64 = 4_000;
 #[derive(Debug, Default)]
 pub(crate) struct Seat {
     user: Option<Arc<Account>>,
-    address: Option<(IpAddr, Arc<Account>)>,
+    // A box, since few servers limit addresses, and every open connection has a seat.
+    address: Option<Box<(IpAddr, Arc<Account>)>>,
     refused: u32,
-    /// When the window began in which `refused` was counted, monotonic.
-    refused_from_ms: u64,
+    /// When the window began in which `refused` was counted, in monotonic seconds.
+    refused_from_s: u32,
 }
 
 impl Seat {
@@ -37,7 +38,7 @@ impl Seat {
     fn take(&self, rules: &Rules, traffic: Traffic, cost: u32, mono_ms: u64) -> Result<(), u32> {
         let accounts = [
             (self.user.as_ref(), rules.user_rate(traffic)),
-            (self.address.as_ref().map(|(_, account)| account), rules.address_rate(traffic)),
+            (self.address.as_deref().map(|(_, account)| account), rules.address_rate(traffic)),
         ];
         for (account, rate) in accounts {
             let Some(account) = account else { continue };
@@ -52,8 +53,9 @@ impl Seat {
 
     /// Notes a refusal; true where they are more than `most` within the window.
     fn is_refused_too_often(&mut self, most: u32, mono_ms: u64) -> bool {
-        if mono_ms >= self.refused_from_ms + REFUSALS_WINDOW_MS {
-            (self.refused_from_ms, self.refused) = (mono_ms, 0);
+        let mono_s = (mono_ms / 1_000) as u32;
+        if mono_s >= self.refused_from_s.saturating_add(REFUSALS_WINDOW_S) {
+            (self.refused_from_s, self.refused) = (mono_s, 0);
         }
         self.refused += 1;
         most > 0 && self.refused > most
@@ -80,7 +82,7 @@ impl ShardCore {
         let hub = Arc::clone(&self.hub);
         let mut seat = Seat::default();
         if hub.rules.counts_addresses() {
-            seat.address = Some((address, hub.addresses.enter(&address, id)?.0));
+            seat.address = Some(Box::new((address, hub.addresses.enter(&address, id)?.0)));
         }
         // Who was let in without a name is nobody's session.
         if hub.rules.counts_users() && !user.is_empty() {
@@ -106,7 +108,7 @@ impl ShardCore {
         if seat.user.is_some() {
             self.hub.users.leave(user, conn);
         }
-        if let Some((address, _)) = &seat.address {
+        if let Some((address, _)) = seat.address.as_deref() {
             self.hub.addresses.leave(address, conn);
         }
     }
