@@ -158,7 +158,7 @@ _COUNTERS: Final = (
     ("bytes_out", "sent_bytes", "Bytes that the kernel took."),
     ("sends", "sends", "Calls of the kernel that sent something."),
     ("deliveries", "deliveries", "Frames queued for connections."),
-    ("publications", "publications", "Events of channels."),
+    ("publications", "publications", "Events of channels that have members or a past in memory."),
     ("log_events", "log_events", "Events that the log stored."),
     ("log_failures", "log_failures", "Batches and reads that the log could not do."),
     ("panics", "panics", "Connections that ended by a fault of the engine's."),

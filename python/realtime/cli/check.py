@@ -182,6 +182,9 @@ def _warnings(settings: Settings, *, asks: bool) -> Iterator[str]:
         yield f"limits.publication_bytes_max = {sizes}: clients cannot send what may be published"
     if asks and settings.auth.origins is None:
         yield "auth.origins is not set and the app has an authenticate hook: name the origins if it goes by cookies"
+    for origin in settings.auth.origins or ():
+        if "://" not in origin or origin.endswith("/"):
+            yield f"auth.origins: no browser sends {origin!r}; write it as https://app.example.com"
     if not settings.api.enabled:
         yield "api.enabled = false: nothing answers /ready and /metrics"
     auth = settings.auth

@@ -78,6 +78,12 @@ def test_what_only_the_engine_would_refuse_is_an_error(tmp_path: Path, settings:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_origin_that_no_browser_sends_is_a_warning(tmp_path: Path) -> None:
+    origins_ = ("https://app.example.com", "app.example.com", "https://app.example.com/")
+    found = report(Settings(data_dir=str(tmp_path), auth=AuthSettings(origins=origins_), **FREE), {}, Realtime())
+    assert [warning.split("'")[1] for warning in found.warnings] == ["app.example.com", "https://app.example.com/"]
+
+
 def test_what_a_start_would_fail_by_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with socket.create_server(("127.0.0.1", 0)) as taken:
