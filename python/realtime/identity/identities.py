@@ -165,13 +165,15 @@ class Identities:
 
         Raises:
             InvalidToken: nothing that it shows says who it is.
-            Refused: by the hook.
+            Refused: by the hook; `forbidden` for a page of elsewhere that comes with a cookie.
         """
         request = request_of(path, query, headers, peer)
         bearer = _bearer(request)
         if bearer is not None and self.is_service_key(bearer):
             return Identity("", service=True)
         if self._authenticate is not None:
+            if not self._is_page_of_ours(request):
+                raise Refused("forbidden", "Pages of this origin may not act by a cookie; list it in auth.origins")
             return await self._by_hook(self._authenticate, request)
         if bearer is None:
             raise InvalidToken("there is no Authorization: Bearer")
@@ -223,6 +225,17 @@ class Identities:
             await self._revocations.revoke_token(token_id)
         else:
             raise ValueError("revoke takes a user or the id of a token")
+
+    def _is_page_of_ours(self, request: UpgradeRequest) -> bool:
+        """Whether a request is no script's of somebody else's page, where a cookie may say who asks.
+
+        A browser adds the cookie whoever wrote the page, and sends simple requests without asking (CORS is about
+        answers), so the page has to be listed or of the very host that it calls, as for sockets.
+        """
+        origin = request.headers.get("origin")
+        if origin is None or "cookie" not in request.headers or origin in (self._auth.origins or ()):
+            return True
+        return origin.partition("://")[2].lower() == request.headers.get("host", "").lower() != ""
 
     async def _by_hook(self, hook: Callable[[UpgradeRequest], Any], request: UpgradeRequest) -> Identity:
         identity = hook(request)

@@ -97,10 +97,10 @@ class KeySet:
             async with asyncio.timeout(FETCH_TIMEOUT_S):
                 document = await self._answer()
             keys, passed_over = usable_keys(document, self._algorithms)
-        except (httpx2.HTTPError, httpx2.InvalidURL, ValueError, OSError) as error:
-            self._failed(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
-        else:
             self._succeeded(keys, passed_over)
+        # Whatever somebody else's server says must neither end the asking nor reach those who wait.
+        except Exception as error:  # noqa: BLE001
+            self._failed(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
         finally:
             self._fetching = None
             if not self._closed:
@@ -121,16 +121,21 @@ class KeySet:
             return bytes(document)
 
     def _succeeded(self, keys: tuple[VerifyKey, ...], passed_over: Sequence[str]) -> None:
-        if self._is_told:
-            log.info("auth.jwks_url answers again: %d keys", len(keys))
-            self._is_told = False
-        self.problem = None
-        if _names(keys) != _names(self.keys):
+        before = self.keys
+        if _names(keys) != _names(before):
             self.keys = keys
+            try:
+                self._changed()
+            except BaseException:
+                self.keys = before
+                raise
             log.info("auth.jwks_url gave %d keys; %d others are not used", len(keys), len(passed_over))
             for reason in passed_over[:10]:
                 log.debug("auth.jwks_url: %s", reason)
-            self._changed()
+        self.problem = None
+        if self._is_told:
+            log.info("auth.jwks_url answers again: %d keys", len(keys))
+            self._is_told = False
 
     def _failed(self, problem: str) -> None:
         self.problem = problem

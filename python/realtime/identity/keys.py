@@ -25,6 +25,8 @@ from msgspec import Struct
 from realtime.config import AuthSettings, ConfigError, Keys
 
 _RSA_BITS: Final = range(2048, 4097)
+_RSA_EXPONENTS: Final = range(3, 1 << 33)
+"""What the engine takes; it would refuse a whole set for one key with another."""
 _OF_RSA: Final = ("RS256", "RS384", "RS512", "PS256")
 _OF_CURVE: Final = {"secp256r1": ("ES256",), "secp384r1": ("ES384",)}
 _NAMED: Final = re.compile(r"([A-Za-z0-9._-]{1,256})=(.+)\Z", re.DOTALL)
@@ -84,7 +86,7 @@ def usable_keys(document: bytes, algorithms: Sequence[str]) -> tuple[tuple[Verif
     """
     try:
         jwks = msgspec.json.decode(document, type=_JwkSet).keys
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"no JWK set: {error}") from error
     found: list[VerifyKey] = []
     passed_over: list[str] = []
@@ -126,7 +128,7 @@ def _from_entry(entry: str, algorithms: Sequence[str]) -> Iterable[VerifyKey]:
 def _from_json(content: bytes, algorithms: Sequence[str]) -> Sequence[VerifyKey]:
     try:
         jwk = msgspec.json.decode(content, type=dict[str, Any])
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"no JSON: {error}") from error
     if "keys" not in jwk:
         return _from_jwk(jwk, algorithms)
@@ -149,7 +151,8 @@ def _from_jwk(jwk: Mapping[str, Any], algorithms: Sequence[str]) -> Sequence[Ver
         raise ValueError(f"keys of the type {jwk.get('kty')!r} are not public keys that are used here")
     if "d" in jwk:
         raise ValueError("this is a private key; give the public one")
-    if jwk.get("use", "sig") != "sig" or "verify" not in jwk.get("key_ops", ["verify"]):
+    uses = jwk.get("key_ops", ["verify"])
+    if jwk.get("use", "sig") != "sig" or not isinstance(uses, list) or "verify" not in uses:
         raise ValueError("it is not for signatures")
     if (algorithm := jwk.get("alg")) is not None:
         if algorithm not in algorithms or str(algorithm).startswith("HS"):
@@ -170,6 +173,8 @@ def _of_public_key(key: object, algorithms: Sequence[str], kid: str | None) -> S
         case RSAPublicKey():
             if key.key_size not in _RSA_BITS:
                 raise ValueError(f"an RSA key of {key.key_size} bits is not taken; give one of 2048 to 4096")
+            if key.public_numbers().e not in _RSA_EXPONENTS:
+                raise ValueError("an RSA key with an exponent over 33 bits is not taken; 65537 is usual")
             goes: Sequence[str] = _OF_RSA
         case EllipticCurvePublicKey():
             goes = _OF_CURVE.get(key.curve.name, ())

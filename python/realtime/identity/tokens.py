@@ -87,7 +87,7 @@ class TokenRule(Struct, frozen=True, kw_only=True):
             head = msgspec.json.decode(base64url_decode(parts[1]), type=_Head)
             claims = msgspec.json.decode(base64url_decode(parts[2]), type=dict[str, Any])
             signature = base64url_decode(parts[3])
-        except (ValueError, msgspec.DecodeError) as error:
+        except (ValueError, msgspec.DecodeError, RecursionError) as error:
             raise InvalidToken(f"not a token: {error}") from error
         if head.crit is not None:
             raise InvalidToken("it demands extensions (crit)")

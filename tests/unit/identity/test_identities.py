@@ -162,6 +162,29 @@ async def test_one_hook_decides_for_sockets_and_for_http() -> None:
             await t.connect(path=f"/ws?ticket={ticket}")
 
 
+async def test_a_page_of_elsewhere_does_not_act_by_a_cookie() -> None:
+    app = Realtime()
+
+    @app.authenticate
+    def authenticate(request: UpgradeRequest) -> Identity | None:
+        return Identity("ann") if "cookie" in request.headers else None
+
+    listed = "https://app.example"
+    async with TestApp(app, Settings(auth=AuthSettings(origins=(listed,), service_keys=(KEY,)))) as t:
+        identify = t.control.identities.identify_request
+        cookie, host = ("Cookie", "session=1"), ("Host", "Edge.example:3001")
+        for origin in (listed, "http://edge.example:3001", None):
+            sent = [cookie, host, *([("Origin", origin)] if origin else [])]
+            assert (await identify("/", "", sent, "")).user == "ann"
+        for origin in ("https://evil.example", "null", "", "http://edge.example", "https://app.example.evil.example"):
+            with pytest.raises(Refused, match="forbidden"):
+                await identify("/", "", [cookie, host, ("Origin", origin)], "")
+        with pytest.raises(Refused, match="forbidden"):
+            await identify("/", "", [cookie, ("Origin", "x")], "")
+        by_key = [cookie, ("Origin", "https://evil.example"), ("Authorization", f"Bearer {KEY}")]
+        assert (await identify("/", "", by_key, "")).service
+
+
 async def test_the_hook_decides_about_a_refresh() -> None:
     async with TestApp(with_hook()) as t:
         ann = await t.connect(headers=[("X-Key", "ann")])

@@ -20,6 +20,8 @@ from tests.unit.identity.keys import FAR, jwk, private_key, private_pem, public_
 SECRET = "s" * 32
 OTHER = "o" * 32
 NOW_MS = 1_800_000_000_000
+DEEP = b'{"keys":' + b"[" * 4000 + b"]" * 4000 + b"}"
+"""Deeper than a decoder goes."""
 
 
 def rule(*secrets: str, **auth: object) -> TokenRule:
@@ -32,7 +34,10 @@ def of_public_keys(*keys: str, algorithms: tuple[str, ...]) -> TokenRule:
 
 
 def unsigned(head: object, claims: object) -> str:
-    parts = (json.dumps(part).encode() for part in (head, claims))
+    return encoded(*(json.dumps(part).encode() for part in (head, claims)))
+
+
+def encoded(*parts: bytes) -> str:
     return ".".join(base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in parts)
 
 
@@ -85,6 +90,8 @@ def test_any_of_the_secrets_may_have_signed() -> None:
         hs({"sub": "a", "exp": FAR, "jti": ""}),
         hs({"sub": "a", "exp": FAR, "channels": ["a"]}),
         hs({"sub": "a", "exp": FAR, "channels": None, "jti": None}),
+        encoded(DEEP, b"{}") + ".AAAA",
+        encoded(b'{"alg":"HS256"}', DEEP) + ".AAAA",
     ],
 )
 def test_a_wrong_token_is_refused(token: str) -> None:
@@ -192,6 +199,9 @@ def test_a_key_that_cannot_be_used_is_told_by_its_place(text: str, told: str) ->
     [
         ({"use": "enc"}, "it is not for signatures"),
         ({"key_ops": ["sign"]}, "it is not for signatures"),
+        ({"key_ops": None}, "it is not for signatures"),
+        ({"key_ops": 5}, "it is not for signatures"),
+        ({"e": "AQAAAAAB"}, "an exponent over 33 bits"),
         ({"alg": "RS512"}, "it is for 'RS512'"),
         ({"alg": "HS256"}, "it is for 'HS256'"),
         ({"kty": "oct", "k": "c2VjcmV0"}, "keys of the type 'oct'"),
@@ -210,7 +220,9 @@ def test_keys_of_a_set_that_are_not_for_us_are_passed_over(member: dict[str, obj
     assert re.search(reason, passed_over[0])
 
 
-@pytest.mark.parametrize("document", [b"", b"[]", b"{}", b'{"keys":{}}', b'{"keys":[1]}', b"\xff", b'{"keys":[]}'])
+@pytest.mark.parametrize(
+    "document", [b"", b"[]", b"{}", b'{"keys":{}}', b'{"keys":[1]}', b"\xff", b'{"keys":[]}', DEEP]
+)
 def test_what_is_no_key_set_is_refused(document: bytes) -> None:
     with pytest.raises(ValueError, match=r"no JWK set|holds no key"):
         usable_keys(document, ("RS256",))
