@@ -81,6 +81,18 @@ async def test_what_was_deleted_is_nowhere_and_its_number_stays() -> None:
         assert (await world.call("POST", MESSAGES, {"content": "next"}, user="alice")).json["number"] == 4
 
 
+@pytest.mark.parametrize("deleted_at", [None, 5, "2026-01-01T00:00:00Z"])
+async def test_what_others_say_of_a_deletion_keeps_nothing_from_being_erased(deleted_at: object) -> None:
+    async with World() as world:
+        told = {"id": "m", "content": "a secret", "deletedAt": deleted_at}
+        event = {"type": "new_message", "data": told, "conversationId": "7"}
+        assert (await world.call("POST", "/api/events", event, key=True)).status == 200
+        assert (await world.call("PATCH", f"{MESSAGES}/1", {"metadata": {}}, key=True)).status == 200
+        assert (await world.call("DELETE", f"{MESSAGES}/1", key=True)).status == 204
+        past = await world.call("GET", "/api/channels/conversation:7/history?after=0", user="bob")
+        assert b"secret" not in past.body
+
+
 async def test_only_the_author_and_services_change_a_message() -> None:
     async with World() as world:
         await world.call("POST", MESSAGES, {"content": "mine"}, user="alice")
