@@ -1,6 +1,7 @@
 """The HTTP API of a real server, beside sockets of the same server: what is done by one is seen by the other."""
 
 import asyncio
+import base64
 import http.client
 import json
 import time
@@ -131,11 +132,24 @@ async def test_errors_are_problems_with_the_id_of_the_request(api: Server) -> No
     assert "r-7" in api.output
 
 
+async def test_a_body_that_is_cut_off_is_the_callers_fault(api: Server) -> None:
+    async with await RawSocket.open(api.api_port) as socket:
+        head = f"POST /api/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {SERVICE_KEY}\r\n"
+        await socket.send(f"{head}Transfer-Encoding: chunked\r\n\r\nno chunk\r\n".encode())
+        assert (await socket.rest()).startswith(b"HTTP/1.1 400 ")
+    deep = "".join(
+        f"{base64.urlsafe_b64encode(part).decode().rstrip('=')}." for part in (b"{}", b'{"a":' + b"[" * 8000)
+    )
+    assert (await call(api, "GET", "/api/users/alice/sessions", bearer=f"{deep}AAAA"))[0] == 401
+    assert "Traceback" not in api.output
+
+
 async def test_the_documents_are_for_this_machine_and_load_nothing_from_elsewhere(api: Server) -> None:
     status, document, _ = await call(api, "GET", "/docs/openapi.json", bearer=None)
     assert status == 200
     body = document["paths"]["/api/events"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert "HookEvent" in json.dumps(body)
-    for header in ({"x_forwarded_for": "203.0.113.7"}, {"host": "evil.example"}):
+    passed_on = ({"x_forwarded_for": "203.0.113.7"}, {"x_forwarded_proto": "https"}, {"true_client_ip": "203.0.113.7"})
+    for header in (*passed_on, {"host": "evil.example"}):
         assert (await call(api, "GET", "/docs/openapi.json", bearer=None, **header))[0] == 401
         assert (await call(api, "GET", "/docs/openapi.json", **header))[0] == 200

@@ -11,6 +11,7 @@ from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 from litestar import Request
+from litestar.exceptions import InternalServerException
 from msgspec import Raw
 
 from realtime.errors import Refused
@@ -47,7 +48,11 @@ class Body(Generic[BodyT]):
             raise Refused("invalid_message", f"content type {media_type[:64]!r}; send application/json")
         if headers.get("content-encoding", "identity").lower() != "identity":
             raise Refused("invalid_message", "a content encoding is not taken; send the body as it is")
-        content = await request.body()
+        try:
+            content = await request.body()
+        except InternalServerException as error:
+            # What the framework calls a body that ends early, such as one in chunks that are none.
+            raise Refused("invalid_message", "the body ended too early") from error
         try:
             # Looked at once for all: what is kept raw below is not looked at by the decoder.
             content.decode()

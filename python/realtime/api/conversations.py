@@ -40,7 +40,7 @@ class NewMessage(Struct, rename="camel"):
     """
 
     content: Annotated[str, Meta(min_length=1)]
-    role: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_-]{0,31}$")] = "user"
+    role: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_-]{0,31}$(?!\n)")] = "user"
     metadata: Metadata | None = None
     client_message_id: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
     user_id: Annotated[str, Meta(min_length=1, max_length=256)] | None = None

@@ -73,7 +73,7 @@ RESERVED: Final = frozenset(
 class HookEvent(Struct, rename="camel", gc=False):
     """An event, with exactly one of `conversationId`, `userId`, `channel` and `all`."""
 
-    type: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")]
+    type: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:-]{1,64}$(?!\n)")]
     data: Raw
     id: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
     conversation_id: str | int | None = None

@@ -11,7 +11,11 @@ from litestar.exceptions import PermissionDeniedException
 from litestar.handlers import BaseRouteHandler
 
 _LOCAL_HOST = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?", re.IGNORECASE)
-_PASSED_ON = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
+_PASSED_ON = frozenset(
+    {"cf-connecting-ip", "client-ip", "forwarded", "true-client-ip", "via", "x-client-ip", "x-cluster-client-ip"}
+    | {"x-original-forwarded-for", "x-real-ip"}
+)
+_PASSED_ON_PREFIX = "x-forwarded-"
 
 
 def is_local(connection: ASGIConnection[Any, Any, Any, Any]) -> bool:
@@ -25,7 +29,7 @@ def why_not_local(connection: ASGIConnection[Any, Any, Any, Any]) -> str | None:
     host = headers.get("host", "")
     if not _LOCAL_HOST.fullmatch(host):
         return "only for a Host of localhost, 127.0.0.1 or [::1]"
-    if any(name in headers for name in _PASSED_ON):
+    if any(name in _PASSED_ON or name.startswith(_PASSED_ON_PREFIX) for name in headers):
         return "not through a proxy"
     origin = headers.get("origin")
     if origin is not None and origin.lower() != f"http://{host.lower()}":

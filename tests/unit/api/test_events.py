@@ -86,6 +86,7 @@ async def test_what_is_volatile_by_nature_is_told_and_not_stored() -> None:
         ({"data": 1, "all": True}, 400, "type"),
         ({"type": "", "data": 1, "all": True}, 400, "type"),
         ({"type": "two words", "data": 1, "all": True}, 400, "type"),
+        ({"type": "ack\n", "data": 1, "all": True}, 400, "type"),
         ({"type": "told", "all": True}, 400, "data"),
         ({"type": "told", "data": 1}, 400, ""),
         ({"type": "told", "data": 1, "all": True, "userId": "a"}, 400, ""),
