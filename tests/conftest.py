@@ -9,6 +9,9 @@ import pytest
 
 from tests.kit import Server
 
+FLUSH = {1: "send", 2: "auto"}
+"""How the servers of each number of shards send, so that both ways to the kernel are tested where there are two."""
+
 _tests = itertools.count(1)
 
 
@@ -21,7 +24,8 @@ def shards(request: pytest.FixtureRequest) -> int:
 @pytest.fixture(scope="session")
 def _shared(shards: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server = Server(
-        tmp_path_factory.mktemp(f"shared-{shards}"), sets=[f"server.shards={shards}", "presence.grace_s=0.3"]
+        tmp_path_factory.mktemp(f"shared-{shards}"),
+        sets=[f"server.shards={shards}", f"engine.flush={FLUSH[shards]}", "presence.grace_s=0.3"],
     )
     server.start_now()
     yield server
@@ -45,7 +49,7 @@ async def serve(shards: int, tmp_path: Path) -> AsyncIterator[Callable[..., Serv
 
     def make(*sets: str, **options: Any) -> Server:
         folder = tmp_path / f"server-{len(made)}"
-        made.append(Server(folder, sets=[f"server.shards={shards}", *sets], **options))
+        made.append(Server(folder, sets=[f"server.shards={shards}", f"engine.flush={FLUSH[shards]}", *sets], **options))
         return made[-1]
 
     yield make

@@ -70,6 +70,12 @@ Event: TypeAlias = tuple[object, ...]
 - ``(FATAL, message: str)``: the engine cannot go on; end the process with this line.
 """
 
+def flush_of(asked: str) -> str:
+    """Return what an engine with the option `flush` would send through on this machine: ``uring`` or ``send``.
+
+    Raises EngineError with code ``options`` where `asked` is ``uring`` and io_uring cannot be used here.
+    """
+
 class EngineError(Exception):
     """The engine could not start; `args[0]` is one line that says what to do.
 
@@ -296,6 +302,10 @@ class Engine(Commands):
     @property
     def epoch(self) -> str:
         """The epoch of the durable channels."""
+
+    @property
+    def flush(self) -> str:
+        """How sends reach the kernel: ``uring`` (batches) or ``send`` (one by one); ``none`` before the start."""
 
     def stop_accepting(self) -> None:
         """Close the listening socket; connections stay."""

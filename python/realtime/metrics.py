@@ -140,6 +140,7 @@ class _Stats(Struct):
     unfinished_bytes: int
     panics: int
     log_failures: int = 0
+    flush: str = "none"
     closed_by_code: dict[str, int] = {}
     errors_by_code: dict[str, int] = {}
     refused_by_status: dict[str, int] = {}
@@ -219,7 +220,11 @@ class Families(Collector):
     def collect(self) -> Iterator[Metric]:
         """See `Collector`."""
         stats = self._decoder.decode(self._stats())
-        build = {"version": metadata.version("realtime-edge"), "python": platform.python_version()}
+        build = {
+            "version": metadata.version("realtime-edge"),
+            "python": platform.python_version(),
+            "flush": stats.flush,
+        }
         yield _labelled(GaugeMetricFamily, "build_info", "What runs here.", build, 1)
         yield _gauge("ready", "1 where new clients may be sent here.", int(self._ready()))
         yield _gauge("users_online", "Users with a connection.", self._users())

@@ -291,6 +291,7 @@ def engine_options(rules: Rules, settings: Settings, keys: Keys, *, in_memory: b
             "host": settings.server.host,
             "port": settings.server.port,
             "shards": settings.server.shards,
+            "flush": settings.engine.flush,
             "data_dir": None if in_memory else str(Path(settings.data_dir)),
             "limits": settings.limits,
             "proxies": settings.server.proxies,
@@ -427,6 +428,11 @@ class Server:
     def port(self) -> int:
         """The port that it listens on."""
         return self._engine.port
+
+    @property
+    def flush(self) -> str:
+        """How sends reach the kernel: `uring` (batches) or `send` (one by one)."""
+        return self._engine.flush
 
     @property
     def failure(self) -> str | None:

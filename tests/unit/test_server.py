@@ -49,7 +49,19 @@ def test_the_options_are_the_rules_and_the_configuration_as_plain_data() -> None
     )
     options = json.loads(engine_options(app.compile(settings), settings, Keys((SECRET,), generated=True)))
     assert set(options) == {
-        *("host", "port", "shards", "data_dir", "limits", "proxies", "token", "origins", "endpoints", "routes"),
+        *(
+            "host",
+            "port",
+            "shards",
+            "flush",
+            "data_dir",
+            "limits",
+            "proxies",
+            "token",
+            "origins",
+            "endpoints",
+            "routes",
+        ),
         "tell_tokens",
         *("relays", "policies", "open_grants", "authorize", "listen", "retention", "reserved_events"),
     }

@@ -17,7 +17,7 @@ from typing import Any
 
 from msgspec import Struct, to_builtins
 
-from realtime._engine import Engine, EngineError
+from realtime._engine import Engine, EngineError, flush_of
 from realtime.app import Realtime
 from realtime.config import (
     ALL,
@@ -133,10 +133,18 @@ def _derived(settings: Settings) -> dict[str, Any]:
         "data": str(Path(settings.data_dir).resolve()),
         "secret": "configured" if settings.auth.secrets else generated,
         "shards": shards,
+        "sends": _sends(settings),
         "descriptors": descriptors,
         "connections at most": settings.limits.connections_max or max(0, descriptors - _DESCRIPTORS_KEPT),
         "end": f"within {settings.drain.grace_s:g} s, clients come back over {settings.drain.window_s:g} s",
     }
+
+
+def _sends(settings: Settings) -> str:
+    try:
+        return "in batches, by io_uring" if flush_of(settings.engine.flush) == "uring" else "one by one, by send()"
+    except EngineError:
+        return "io_uring cannot be used here"
 
 
 def _errors(settings: Settings) -> Iterator[str]:
@@ -146,6 +154,10 @@ def _errors(settings: Settings) -> Iterator[str]:
     for section, host, port in listeners:
         if (reason := _unbindable(host, port)) is not None:
             yield f"{section}.port = {port} on {host} cannot be listened on: {reason}"
+    try:
+        flush_of(settings.engine.flush)
+    except EngineError as error:
+        yield str(error)
     has_kept = (Path(settings.data_dir) / "secret").exists()
     if settings.auth.secrets or has_kept:
         try:

@@ -123,6 +123,7 @@ def _announce(server: Server, http_port: int | None) -> None:
             "set it to grants to go by the tokens",
             settings.server.host,
         )
+    _log.info("sends go through %s", server.flush)
     mounts = [mount.path for mount in server.control.rules.mounts]
     if mounts and http_port is None:
         _log.warning("api.enabled = false: nothing is served of what is mounted at %s", ", ".join(mounts))

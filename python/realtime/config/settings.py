@@ -49,6 +49,18 @@ class ServerSettings(Section, frozen=True):
     ] = ()
 
 
+class EngineSettings(Section, frozen=True):
+    """How the engine works with the kernel."""
+
+    flush: Annotated[
+        Literal["auto", "uring", "send"],
+        Meta(
+            description="How sends reach the kernel: `uring` hands a whole batch over by one system call, `send` makes "
+            "one for each connection, `auto` takes `uring` where the kernel allows it (containers often forbid it)."
+        ),
+    ] = "auto"
+
+
 class ApiSettings(Section, frozen=True):
     """The HTTP listener, and an existing HTTP API that messages are sent to."""
 
@@ -420,6 +432,7 @@ class Settings(Section, frozen=True):
         Meta(description="Directory of the log of durable channels and of the generated secret; made where missing."),
     ] = "data"
     server: ServerSettings = ServerSettings()
+    engine: EngineSettings = EngineSettings()
     api: ApiSettings = ApiSettings()
     auth: AuthSettings = AuthSettings()
     limits: LimitSettings = LimitSettings()

@@ -43,6 +43,11 @@ impl Engine {
         self.reactor.epoch()
     }
 
+    #[getter]
+    fn flush(&self) -> &'static str {
+        self.reactor.flush()
+    }
+
     fn stop_accepting(&self, py: Python<'_>) -> PyResult<()> {
         error::detached(py, || self.reactor.stop_accepting())
     }
@@ -67,4 +72,10 @@ impl Engine {
     fn stop(&self, py: Python<'_>, timeout_ms: u64) -> PyResult<()> {
         error::detached(py, || self.reactor.stop(Duration::from_millis(timeout_ms)))
     }
+}
+
+/// What the sends of an engine that is asked for this would go through on this machine.
+#[pyfunction]
+pub(crate) fn flush_of(py: Python<'_>, asked: &str) -> PyResult<&'static str> {
+    error::detached(py, || realtime_reactor::flush_of(asked))?.map_err(|failed| error::start_error(py, &failed))
 }

@@ -26,6 +26,7 @@ fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<commands::Commands>()?;
     module.add_class::<engine::Engine>()?;
     module.add_class::<virtual_engine::VirtualEngine>()?;
+    module.add_function(wrap_pyfunction!(engine::flush_of, module)?)?;
     module.add("Event", event_type(py)?)?;
     // The stub lists the names.
     module.delattr("__all__")

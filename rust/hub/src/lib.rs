@@ -55,8 +55,8 @@ pub use log_queue::{
     AppendError, AppendedEvent, Bounds, LogFailure, LogPage, LogQueue, LogRequest, PagePurpose, StoredEvent,
 };
 pub use options::{
-    Auth, Crowd, Endpoint, Expiry, KeyRule, Limits, Mode, OpenGrant, Options, Overflow, PolicyOptions, RelayOptions,
-    Retention, Route, TokenRule,
+    Auth, Crowd, Endpoint, Expiry, FlushOption, KeyRule, Limits, Mode, OpenGrant, Options, Overflow, PolicyOptions,
+    RelayOptions, Retention, Route, TokenRule,
 };
 pub use outbox::Class;
 pub use prepared::Prepared;

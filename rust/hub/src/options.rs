@@ -19,6 +19,8 @@ pub struct Options {
     pub port: u16,
     /// Shard threads; 0 means cores − 1, within 1..8.
     pub shards: usize,
+    /// How sends reach the kernel.
+    pub flush: FlushOption,
     /// Where the log lives; None keeps it in memory.
     pub data_dir: Option<String>,
     /// Limits and deadlines.
@@ -57,6 +59,7 @@ impl Default for Options {
             host: "127.0.0.1".into(),
             port: 0,
             shards: 1,
+            flush: FlushOption::Auto,
             data_dir: None,
             limits: Limits::default(),
             proxies: Vec::new(),
@@ -84,6 +87,19 @@ impl Options {
     pub fn from_json(json: &[u8]) -> Result<Self, String> {
         serde_json::from_slice(json).map_err(|error| format!("engine options: {error}"))
     }
+}
+
+/// How sends reach the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FlushOption {
+    /// Through io_uring where the kernel allows it.
+    #[default]
+    Auto,
+    /// Through io_uring; without it there is no start.
+    Uring,
+    /// By `send()`.
+    Send,
 }
 
 /// Limits and deadlines. With `enabled = false` rates, and what one user or address may have open, are not applied;

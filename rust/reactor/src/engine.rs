@@ -9,6 +9,7 @@ use crate::arrivals::Arrivals;
 use crate::clock::Clock;
 use crate::descriptors;
 use crate::error::{StartCode, StartError};
+use crate::flush::FlushKind;
 use crate::handle::Handle;
 use crate::listener;
 use crate::log_thread::{self, LogPort, LogRequests, far_deadline};
@@ -103,16 +104,23 @@ impl Engine {
         let descriptors = descriptors::raise_limit()
             .map_err(|error| StartError::io("cannot read the limit of open descriptors", &error))?;
         let sockets_max = descriptors::sockets_max(self.options.limits.connections_max, descriptors);
+        let flush = FlushKind::choose(self.options.flush)?;
         let log = open_log(&self.options)?;
         let listener = listener::bind(&self.options.host, self.options.port)?;
         let started = self
-            .launch(log, listener, sockets_max)
+            .launch(log, listener, sockets_max, flush)
             .inspect_err(|_| self.handle.stopped.store(true, Ordering::Release))?;
         *running = Some(started);
         Ok(())
     }
 
-    fn launch(&self, log: Log, listener: TcpListener, sockets_max: usize) -> Result<Running, StartError> {
+    fn launch(
+        &self,
+        log: Log,
+        listener: TcpListener,
+        sockets_max: usize,
+        flush: FlushKind,
+    ) -> Result<Running, StartError> {
         let handle = &self.handle;
         let shards = shard_count(self.options.shards);
         let port = listener.local_addr().map_err(|error| StartError::io("cannot read the port", &error))?.port();
@@ -128,6 +136,7 @@ impl Engine {
             bridge: Arc::clone(&handle.bridge),
             clock: Arc::clone(&handle.clock),
             stopping: AtomicBool::new(false),
+            flush,
         });
         let (polls, arrivals) = open_pollers(&hub, shards)?;
         let admission = Admission {
@@ -159,6 +168,7 @@ impl Engine {
         watch_pressure(&running, handle);
         // Last: commands are taken from now on. Both are set once: `start` has looked.
         let _ = self.facts.set(Facts { port, epoch });
+        let _ = handle.flush.set(flush);
         let _ = handle.hub.set(hub);
         Ok(running)
     }
@@ -167,6 +177,12 @@ impl Engine {
     #[must_use]
     pub fn port(&self) -> u16 {
         self.facts.get().map_or(0, |facts| facts.port)
+    }
+
+    /// How sends reach the kernel: `uring` or `send`; `none` before the start.
+    #[must_use]
+    pub fn flush(&self) -> &'static str {
+        self.handle.flush()
     }
 
     /// The epoch of the durable channels; empty before the start.

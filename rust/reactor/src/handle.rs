@@ -7,6 +7,7 @@ use crate::bridge::Bridge;
 use crate::clock::Clock;
 use crate::engine::options_error;
 use crate::error::StartError;
+use crate::flush::FlushKind;
 use crate::log_health::LogHealth;
 use crate::log_thread::LogRequests;
 use realtime_hub::{Command, ConnId, Counters, Event, Hub};
@@ -23,6 +24,8 @@ pub struct Handle {
     pub(crate) requests: Arc<LogRequests>,
     pub(crate) log_health: Arc<LogHealth>,
     pub(crate) stopped: AtomicBool,
+    /// How sends reach the kernel; never set where there is no kernel, as over virtual links.
+    pub(crate) flush: OnceLock<FlushKind>,
     commands_waiting_bytes_max: usize,
 }
 
@@ -35,6 +38,7 @@ impl Handle {
             requests: Arc::default(),
             log_health: Arc::default(),
             stopped: AtomicBool::new(false),
+            flush: OnceLock::new(),
             commands_waiting_bytes_max: limits.commands_waiting_bytes_max,
         }))
     }
@@ -110,6 +114,11 @@ impl Handle {
         usize::try_from(commands).unwrap_or(usize::MAX).saturating_add(log) > self.commands_waiting_bytes_max
     }
 
+    /// How sends reach the kernel: `uring` or `send`; `none` where there is no kernel, or before the start.
+    pub(crate) fn flush(&self) -> &'static str {
+        self.flush.get().map_or("none", |kind| kind.name())
+    }
+
     /// The engine's counters and the log's health, one JSON object.
     #[must_use]
     pub fn stats_json(&self) -> String {
@@ -129,8 +138,9 @@ impl Handle {
             .collect();
         let members = counters.to_json(hub.tallies());
         let json = format!(
-            "{},\"shards\":[{}],\"queues\":{{\"events\":{},\"commands_bytes\":{},\"log\":{},\"outbox_bytes\":{}}}}}",
+            "{},\"flush\":\"{}\",\"shards\":[{}],\"queues\":{{\"events\":{},\"commands_bytes\":{},\"log\":{},\"outbox_bytes\":{}}}}}",
             members.strip_suffix('}').unwrap_or("{"),
+            self.flush(),
             shards.join(","),
             self.bridge.len(),
             gauge(&counters.commands_bytes),

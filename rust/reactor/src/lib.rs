@@ -15,6 +15,7 @@ mod clock;
 mod descriptors;
 mod engine;
 mod error;
+mod flush;
 mod handle;
 mod link;
 mod link_client;
@@ -26,12 +27,15 @@ mod log_worker;
 mod notify;
 mod panics;
 mod send_loop;
+#[cfg(target_os = "linux")]
+mod send_ring;
 mod shard;
 mod sockets;
 mod virtual_engine;
 
 pub use engine::Engine;
 pub use error::{StartCode, StartError};
+pub use flush::flush_of;
 pub use handle::Handle;
 pub use link_client::Received;
 pub use virtual_engine::VirtualEngine;

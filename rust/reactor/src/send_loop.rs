@@ -10,10 +10,10 @@ use std::io;
 use std::os::fd::RawFd;
 
 #[cfg(not(target_vendor = "apple"))]
-const FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+pub(crate) const FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
 /// No such flag there: Python ignores SIGPIPE for the whole process, as every server does.
 #[cfg(target_vendor = "apple")]
-const FLAGS: i32 = libc::MSG_DONTWAIT;
+pub(crate) const FLAGS: i32 = libc::MSG_DONTWAIT;
 
 /// Sends for one flush.
 pub(crate) struct SendLoop<'a> {

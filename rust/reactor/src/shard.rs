@@ -9,8 +9,8 @@
 use crate::arrivals::{Arrival, Arrivals};
 use crate::bridge::Bridge;
 use crate::clock::Clock;
+use crate::flush::{FlushKind, Flusher};
 use crate::panics;
-use crate::send_loop::SendLoop;
 use crate::sockets::{BLOCKED, ENDING, LISTED, READABLE, SHUT, Sockets};
 use mio::event::Event as Readiness;
 use mio::unix::SourceFd;
@@ -38,6 +38,7 @@ pub(crate) struct Shared {
     pub(crate) bridge: Arc<Bridge>,
     pub(crate) clock: Arc<Clock>,
     pub(crate) stopping: AtomicBool,
+    pub(crate) flush: FlushKind,
 }
 
 pub(crate) struct Shard {
@@ -48,6 +49,7 @@ pub(crate) struct Shard {
     poll: Poll,
     polled: Events,
     sockets: Sockets,
+    flusher: Flusher,
     /// Connections that may be read without asking the poller; `LISTED` says that one stands here.
     ready: Vec<ConnId>,
     buffer: Box<[u8]>,
@@ -90,6 +92,7 @@ impl Shard {
             poll,
             polled: Events::with_capacity(POLL_EVENTS_MAX),
             sockets: Sockets::default(),
+            flusher: Flusher::default(),
             ready: Vec::new(),
             buffer: vec![0; READ_BYTES].into_boxed_slice(),
             tick_due_ms: 0,
@@ -100,6 +103,8 @@ impl Shard {
     }
 
     fn run(&mut self) -> io::Result<()> {
+        // Here and not earlier: a ring belongs to the thread that makes it.
+        self.flusher = Flusher::open(self.shared.flush);
         while !self.shared.stopping.load(Ordering::Acquire) {
             self.turn()?;
         }
@@ -327,8 +332,7 @@ impl Shard {
     }
 
     fn flush(&mut self, now: Now) {
-        let mut wire = SendLoop { sockets: &mut self.sockets, gone: &mut self.scratch.gone };
-        self.core.flush(&mut wire, now);
+        self.flusher.flush(&mut self.core, &mut self.sockets, &mut self.scratch.gone, now);
         if self.core.has_fanned_out() {
             self.core.fanned_out(self.shared.clock.now());
         }

@@ -27,6 +27,7 @@ class Standing:
         self.settings = settings
         self.keys = keys_of(settings)
         self.port = 3002
+        self.flush = "send"
         self.failure: str | None = None
         self.draining = False
         self.grace_left_s = 5.0

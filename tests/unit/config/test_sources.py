@@ -174,7 +174,7 @@ def test_variables_of_other_programs_are_left_alone() -> None:
         ("[server]\nprot = 1\n", "server.prot (from other.toml) is not a key; did you mean server.port?"),
         ("[server]\nzzz = 1\n", "server.zzz (from other.toml) is not a key; [server] has host, port, shards"),
         ("[sever]\nport = 1\n", "sever (from other.toml) is not a key; did you mean server?"),
-        ("[zzz]\nport = 1\n", "zzz (from other.toml) is not a key; the sections are server, api, auth"),
+        ("[zzz]\nport = 1\n", "zzz (from other.toml) is not a key; the sections are server, engine, api, auth"),
         ("server = 1\n", "server (from other.toml) is not a table; write [server]"),
         ("port = \n", "other.toml is not TOML: Invalid value (at line 1, column 8); correct it"),
         ("data_dir = ''\n", "data_dir = '' (from other.toml) is not allowed; use a text that is not empty"),

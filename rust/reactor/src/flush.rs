@@ -1,0 +1,119 @@
+//! How a shard hands its sends to the kernel: in one submission where the kernel allows it, else one by one.
+//!
+//! The choice is made once, when the engine starts ([`FlushKind::choose`]), so that it can be told; each shard then
+//! makes its ring on its own thread. A ring that fails later leaves its shard with the loop.
+
+use crate::engine::options_error;
+use crate::error::StartError;
+use crate::send_loop::SendLoop;
+#[cfg(target_os = "linux")]
+use crate::send_ring::{RingSends, SendRing};
+use crate::sockets::Sockets;
+use realtime_hub::{ConnId, FlushOption, Now, ShardCore};
+use std::io;
+
+/// What the sends of a flush go through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FlushKind {
+    /// io_uring: one system call for a batch.
+    Ring,
+    /// `send()`: one system call for a connection.
+    Loop,
+}
+
+impl FlushKind {
+    /// Decides by what is asked for and what the kernel allows.
+    ///
+    /// # Errors
+    /// Code `options`, where a ring is asked for and cannot be had.
+    pub(crate) fn choose(asked: FlushOption) -> Result<Self, StartError> {
+        match asked {
+            FlushOption::Send => Ok(Self::Loop),
+            FlushOption::Auto => Ok(probe().map_or(Self::Loop, |()| Self::Ring)),
+            FlushOption::Uring => probe().map(|()| Self::Ring).map_err(|error| {
+                options_error(format!("engine.flush=uring, and io_uring cannot be used here: {error}; set it to auto"))
+            }),
+        }
+    }
+
+    /// As statistics name it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Ring => "uring",
+            Self::Loop => "send",
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn probe() -> io::Result<()> {
+    SendRing::open().map(drop)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn probe() -> io::Result<()> {
+    Err(io::Error::new(io::ErrorKind::Unsupported, "this system has no io_uring"))
+}
+
+/// What an engine with the option `flush` would send through on this machine: `uring` or `send`.
+///
+/// # Errors
+/// Code `options`, where there is no such value, or a ring is asked for and cannot be had.
+pub fn flush_of(asked: &str) -> Result<&'static str, StartError> {
+    let asked = match asked {
+        "auto" => FlushOption::Auto,
+        "uring" => FlushOption::Uring,
+        "send" => FlushOption::Send,
+        _ => return Err(options_error(format!("engine.flush={asked:?} is not known; use auto, uring or send"))),
+    };
+    FlushKind::choose(asked).map(FlushKind::name)
+}
+
+/// A shard's way to the kernel.
+#[derive(Default)]
+pub(crate) struct Flusher {
+    #[cfg(target_os = "linux")]
+    ring: Option<SendRing>,
+}
+
+impl Flusher {
+    /// Makes the ring where there is to be one; without it the loop serves.
+    pub(crate) fn open(kind: FlushKind) -> Self {
+        #[cfg(target_os = "linux")]
+        if kind == FlushKind::Ring {
+            return Self { ring: SendRing::open().ok() };
+        }
+        let _ = kind;
+        Self::default()
+    }
+
+    /// Sends what the turn queued; `gone` gets the connections whose peer is gone.
+    pub(crate) fn flush(&mut self, core: &mut ShardCore, sockets: &mut Sockets, gone: &mut Vec<ConnId>, now: Now) {
+        #[cfg(target_os = "linux")]
+        if let Some(ring) = self.ring.as_mut() {
+            let mut failure = None;
+            core.flush(&mut RingSends { ring, sockets, gone, failure: &mut failure }, now);
+            if failure.is_some() {
+                self.ring = None;
+            }
+            return;
+        }
+        core.flush(&mut SendLoop { sockets, gone }, now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_asked_for_is_taken_or_refused_and_never_passed_over() {
+        assert_eq!(flush_of("send").unwrap(), "send");
+        assert_eq!(flush_of("auto").unwrap(), if probe().is_ok() { "uring" } else { "send" });
+        match flush_of("uring") {
+            Ok(name) => assert_eq!(name, "uring"),
+            Err(error) => assert!(probe().is_err() && error.message.ends_with("set it to auto"), "{error}"),
+        }
+        assert!(flush_of("ring").unwrap_err().message.contains("\"ring\""));
+    }
+}
