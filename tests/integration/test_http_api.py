@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import http.client
 import json
 import time
@@ -130,6 +131,15 @@ async def test_errors_are_problems_with_the_id_of_the_request(api: Server) -> No
     assert (await call(api, "POST", "/api/conversations/7/messages", b" " * 1_100_000))[0] == 413
     assert (await call(api, "POST", "/api/events", b"[" * 100_000))[0] == 400
     assert "r-7" in api.output
+
+
+async def test_many_slow_requests_keep_nobody_from_being_answered(api: Server) -> None:
+    head = f"POST /api/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {SERVICE_KEY}\r\nContent-Length: 9\r\n\r\n["
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(300):
+            socket = await stack.enter_async_context(await RawSocket.open(api.api_port))
+            await socket.send(head.encode())
+        assert (await call(api, "GET", "/health"))[0] == 200
 
 
 async def test_a_body_that_is_cut_off_is_the_callers_fault(api: Server) -> None:

@@ -5,6 +5,7 @@ and the log, so it is looked at here: nested no deeper than what a socket may se
 which the decoder itself finds only in what it decodes.
 """
 
+import asyncio
 import re
 from collections.abc import Iterable
 from typing import Any, Final, Generic, TypeVar
@@ -17,6 +18,8 @@ from msgspec import Raw
 from realtime.errors import Refused
 
 DEPTH_MAX: Final = 64
+TIMEOUT_S = 30.0
+"""For the whole of a body: whoever sends a byte now and then must not hold a connection and memory without end."""
 
 BodyT = TypeVar("BodyT")
 
@@ -49,7 +52,10 @@ class Body(Generic[BodyT]):
         if headers.get("content-encoding", "identity").lower() != "identity":
             raise Refused("invalid_message", "a content encoding is not taken; send the body as it is")
         try:
-            content = await request.body()
+            async with asyncio.timeout(TIMEOUT_S):
+                content = await request.body()
+        except TimeoutError as error:
+            raise Refused("invalid_message", f"the body did not come within {TIMEOUT_S:g} s") from error
         except InternalServerException as error:
             # What the framework calls a body that ends early, such as one in chunks that are none.
             raise Refused("invalid_message", "the body ended too early") from error

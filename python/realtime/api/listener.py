@@ -22,6 +22,8 @@ from granian.server.embed import Server
 from realtime.config import ConfigError
 
 START_TIMEOUT_S = 15.0
+CONNECTIONS_MAX = 4096
+_BACKLOG = 1024
 
 _logger = logging.getLogger("realtime.api")
 
@@ -63,6 +65,9 @@ class HttpListener:
             interface=Interfaces.ASGINL,
             http=HTTPModes.http1,
             websockets=False,
+            backlog=_BACKLOG,
+            # Above it nobody is answered, not even at /health, until somebody else hangs up; idle ones count too.
+            backpressure=CONNECTIONS_MAX,
             log_level=LogLevels.error,
             log_dictconfig=_LOGGING,
         )
