@@ -45,9 +45,12 @@ impl FlushKind {
     }
 }
 
+/// Tries a ring on a thread of its own: when one is taken down, the kernel interrupts what the thread that made it waits
+/// for, and the caller's thread is not ours.
 #[cfg(target_os = "linux")]
 fn probe() -> io::Result<()> {
-    SendRing::open().map(drop)
+    let tried = std::thread::Builder::new().name("realtime-probe".into()).spawn(|| SendRing::open().map(drop))?;
+    tried.join().unwrap_or_else(|_| Err(io::Error::other("the attempt failed")))
 }
 
 #[cfg(not(target_os = "linux"))]
