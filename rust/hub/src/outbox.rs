@@ -41,6 +41,16 @@ impl Queued {
         Self { frame, class: Class::Reply, channel: None }
     }
 
+    /// Bytes on the wire.
+    pub(crate) fn wire_len(&self) -> usize {
+        self.frame.wire_len()
+    }
+
+    /// What goes to the socket.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        self.frame.bytes()
+    }
+
     const fn is_droppable(&self, resumable: bool) -> bool {
         match self.class {
             Class::Reply | Class::Volatile(Overflow::Close) => false,
@@ -103,31 +113,31 @@ impl Backlog {
     }
 
     fn append(&mut self, queued: Queued, counters: &Counters) {
-        self.bytes += queued.frame.wire_len();
+        self.bytes += queued.wire_len();
         if queued.frame.hold() {
-            add(&counters.outbox_bytes, queued.frame.wire_len() as u64);
+            add(&counters.outbox_bytes, queued.wire_len() as u64);
         }
         self.entries.push_back(Entry::Frame(queued));
     }
 
-    fn forget(&mut self, frame: &Prepared, counters: &Counters) {
-        self.bytes -= frame.wire_len();
-        if frame.release() {
-            sub(&counters.outbox_bytes, frame.wire_len() as u64);
+    fn forget(&mut self, queued: &Queued, counters: &Counters) {
+        self.bytes -= queued.wire_len();
+        if queued.frame.release() {
+            sub(&counters.outbox_bytes, queued.wire_len() as u64);
         }
     }
 
     /// Bytes that wait behind the first frame.
     fn behind(&self) -> usize {
         match self.entries.front() {
-            Some(Entry::Frame(first)) => self.bytes - (first.frame.wire_len() - self.front_sent),
+            Some(Entry::Frame(first)) => self.bytes - (first.wire_len() - self.front_sent),
             _ => self.bytes,
         }
     }
 
     /// Adds a frame, dropping others or itself where the limits ask for it.
     pub(crate) fn push(&mut self, queued: Queued, bounds: Bounds, counters: &Counters) -> Result<(), TooSlow> {
-        let len = queued.frame.wire_len();
+        let len = queued.wire_len();
         let is_over = |backlog: &Self| {
             if backlog.is_empty() {
                 None
@@ -150,7 +160,7 @@ impl Backlog {
                 return Ok(());
             };
             if let Some(Entry::Frame(oldest)) = self.entries.remove(place) {
-                self.forget(&oldest.frame, counters);
+                self.forget(&oldest, counters);
                 add(dropped, 1);
                 self.note_lag(place, oldest.channel);
             }
@@ -183,16 +193,16 @@ impl Backlog {
         let start = out.len();
         for place in 0..self.entries.len() {
             if let Entry::Lag { channel, skipped } = &self.entries[place] {
-                let frame = lag_frame(channel.as_deref(), *skipped, wall_ms);
-                self.bytes += frame.wire_len();
-                if frame.hold() {
-                    add(&counters.outbox_bytes, frame.wire_len() as u64);
+                let lag = Queued::reply(lag_frame(channel.as_deref(), *skipped, wall_ms));
+                self.bytes += lag.wire_len();
+                if lag.frame.hold() {
+                    add(&counters.outbox_bytes, lag.wire_len() as u64);
                 }
-                self.entries[place] = Entry::Frame(Queued::reply(frame));
+                self.entries[place] = Entry::Frame(lag);
             }
             let Entry::Frame(queued) = &self.entries[place] else { continue };
             let skip = if place == 0 { self.front_sent } else { 0 };
-            let bytes = &queued.frame.bytes()[skip..];
+            let bytes = &queued.bytes()[skip..];
             // A frame that is longer than the room goes in parts: copying all of it again for each would be quadratic.
             let room = most.saturating_sub(out.len() - start);
             out.extend_from_slice(&bytes[..bytes.len().min(room)]);
@@ -206,18 +216,18 @@ impl Backlog {
     pub(crate) fn sent(&mut self, mut count: usize, counters: &Counters) {
         while count > 0 {
             let Some(Entry::Frame(first)) = self.entries.front() else { break };
-            let rest = first.frame.wire_len() - self.front_sent;
+            let rest = first.wire_len() - self.front_sent;
             if count < rest {
                 self.front_sent += count;
                 self.bytes -= count;
                 return;
             }
             count -= rest;
-            let frame = Arc::clone(&first.frame);
             self.bytes += self.front_sent;
-            self.forget(&frame, counters);
             self.front_sent = 0;
-            self.entries.pop_front();
+            if let Some(Entry::Frame(first)) = self.entries.pop_front() {
+                self.forget(&first, counters);
+            }
         }
     }
 
@@ -226,7 +236,7 @@ impl Backlog {
         let keep = usize::from(self.front_sent > 0);
         for entry in self.entries.split_off(keep) {
             if let Entry::Frame(queued) = entry {
-                self.forget(&queued.frame, counters);
+                self.forget(&queued, counters);
             }
         }
     }
@@ -236,7 +246,7 @@ impl Backlog {
         self.bytes += self.front_sent;
         for entry in std::mem::take(&mut self.entries) {
             if let Entry::Frame(queued) = entry {
-                self.forget(&queued.frame, counters);
+                self.forget(&queued, counters);
             }
         }
     }

@@ -85,7 +85,7 @@ enum Source {
 impl Turn {
     /// Notes a frame for this turn.
     pub(super) fn add(&mut self, queued: Queued) -> u32 {
-        self.frame_bytes += queued.frame.wire_len();
+        self.frame_bytes += queued.wire_len();
         self.frames.push(queued);
         (self.frames.len() - 1) as u32
     }
@@ -168,7 +168,7 @@ impl Turn {
         'full: for run in self.runs(conn) {
             let mut count = 0;
             for frame in run.first..run.first + run.count {
-                let len = self.frames[frame as usize].frame.wire_len();
+                let len = self.frames[frame as usize].wire_len();
                 if frames as usize == FRAMES_MAX || (frames > 0 && bytes + len > BYTES_MAX) {
                     if count > 0 {
                         list.push(Run { first: run.first, count });
@@ -191,7 +191,7 @@ impl Turn {
         if self.same != list {
             let start = self.scratch.len();
             for frame in list.iter().flat_map(|run| run.first..run.first + run.count) {
-                self.scratch.extend_from_slice(self.frames[frame as usize].frame.bytes());
+                self.scratch.extend_from_slice(self.frames[frame as usize].bytes());
             }
             self.same.clear();
             self.same.extend_from_slice(list);
@@ -343,7 +343,7 @@ impl ShardCore {
             .map(|planned| SendOp {
                 conn: self.id(planned.slot as usize),
                 bytes: match planned.source {
-                    Source::Frame(frame) => self.turn.frames[frame as usize].frame.bytes(),
+                    Source::Frame(frame) => self.turn.frames[frame as usize].bytes(),
                     Source::Scratch { start, end } | Source::Backlog { start, end } => &self.turn.scratch[start..end],
                 },
                 outcome: Outcome::Gone,
@@ -448,10 +448,10 @@ impl ShardCore {
         let mut front_sent = sent;
         let mut whole = 0;
         for queued in frames.iter().take(tried as usize) {
-            if front_sent < queued.frame.wire_len() {
+            if front_sent < queued.wire_len() {
                 break;
             }
-            front_sent -= queued.frame.wire_len();
+            front_sent -= queued.wire_len();
             whole += 1;
         }
         let mut rest = frames.into_iter().skip(whole);
