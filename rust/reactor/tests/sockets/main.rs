@@ -5,5 +5,6 @@ mod endings;
 mod fan_out;
 mod flow;
 mod log;
+mod order;
 mod server;
 mod start;
