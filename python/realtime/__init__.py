@@ -2,6 +2,7 @@
 
 This package's public names. `Realtime` is an app, `Session` one connection of a user, `Refused` the error that a
 handler answers with, `Conversations` the built-in app. `realtime.testing.TestApp` runs an app without a port.
+`FrameEncoder` and `Fanout` are for servers of another make: they need no app and no engine that runs.
 Everything else is found in its own module.
 
 Importing fails with one line where the compiled engine is missing, or where another distribution has installed a
@@ -33,12 +34,14 @@ def _check_installation() -> None:
 _check_installation()
 
 # Only after the check: these import the engine.
+from realtime._engine import Frame, FrameEncoder  # noqa: E402
 from realtime.app import Module, Realtime  # noqa: E402
 from realtime.auth import Grant, Identity, UpgradeRequest, mint_token  # noqa: E402
 from realtime.broadcaster import Publication, Publishing  # noqa: E402
 from realtime.codes import CloseCode  # noqa: E402
 from realtime.connections import Session  # noqa: E402
 from realtime.errors import NotRunning, PublishFailed, Refused  # noqa: E402
+from realtime.fanout import Fanout  # noqa: E402
 from realtime.handlers import Conversations  # noqa: E402
 from realtime.listening import Heard  # noqa: E402
 from realtime.middleware import Call, Proceed  # noqa: E402
@@ -47,6 +50,9 @@ __all__ = [
     "Call",
     "CloseCode",
     "Conversations",
+    "Fanout",
+    "Frame",
+    "FrameEncoder",
     "Grant",
     "Heard",
     "Identity",

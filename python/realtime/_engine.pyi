@@ -7,7 +7,7 @@ opaque integer that names one connection for its whole life and is never reused 
 
 from typing import Final, TypeAlias, final
 
-from typing_extensions import disjoint_base
+from typing_extensions import Buffer, disjoint_base
 
 OPEN: Final[int]
 CLOSE: Final[int]
@@ -379,3 +379,36 @@ class VirtualEngine(Commands):
 
     def step(self) -> bool:
         """Run everything that can run now, the log included. True if anything happened."""
+
+@final
+class Frame:
+    """One message as the bytes of a server's frame, whole and unmasked; made by `FrameEncoder`, never changed."""
+
+    @property
+    def opcode(self) -> int:
+        """1 for text, 2 for binary (RFC 6455 5.2)."""
+
+    @property
+    def payload(self) -> bytes:
+        """The message itself: a copy."""
+
+    @property
+    def plain(self) -> bytes:
+        """The frame as it is for every receiver; always the same object."""
+
+@final
+class FrameEncoder:
+    """Makes frames of messages, each once for all of its receivers. Any thread may use it."""
+
+    def __new__(cls) -> FrameEncoder: ...
+    def text(self, text: str | Buffer) -> Frame:
+        """Encode a text message, of a `str` or of UTF-8.
+
+        Raises:
+            ValueError: bytes that are not UTF-8, or a `str` with a lone surrogate (then its subclass
+                UnicodeEncodeError).
+            TypeError: neither `str` nor bytes-like.
+        """
+
+    def binary(self, payload: Buffer) -> Frame:
+        """Encode a binary message. Raises TypeError for what is not bytes-like."""

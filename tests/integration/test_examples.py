@@ -1,6 +1,8 @@
 """The examples with a web framework, started by the two commands that stand in them, over real sockets."""
 
+import asyncio
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from websockets.asyncio.client import connect
 
 from tests.kit import PATIENCE_S, ROOT, SECRET, Server, free_port
 
@@ -19,13 +22,13 @@ GRANIAN = Path(sys.executable).with_name("granian")
 
 
 class Hosted(Server):
-    """A host app with the edge inside, served by granian's command line; the kit's clients connect to the edge."""
+    """A host app with a WebSocket port of its own, served by granian's command line."""
 
-    def __init__(self, folder: Path, name: str) -> None:
+    def __init__(self, folder: Path, module: str) -> None:
         super().__init__(folder)
         self._arguments = [
             *(GRANIAN, "--interface", "asgi", "--port", str(self.api_port)),
-            *("--working-dir", str(EXAMPLES), f"inside_{name}:site"),
+            *("--working-dir", str(EXAMPLES), f"{module}:site"),
         ]
 
     def start_now(self) -> None:
@@ -39,7 +42,7 @@ class Hosted(Server):
         self._answers(self.port)
 
 
-@pytest.fixture(params=["fastapi", "litestar"])
+@pytest.fixture(params=["inside_fastapi", "inside_litestar"])
 def hosted(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Hosted]:
     """Each example with the edge inside."""
     host = Hosted(tmp_path, request.param)
@@ -47,6 +50,15 @@ def hosted(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Hosted]:
     yield host
     if host.is_running():
         host.stop_now()
+
+
+@pytest.fixture
+def fanned(tmp_path: Path) -> Iterator[Hosted]:
+    """The example with the fan-out over the transports of another WebSocket server."""
+    host = Hosted(tmp_path, "fanout_fastapi")
+    host.start_now()
+    yield host
+    assert host.stop_now() == 0, host.output
 
 
 @pytest.fixture
@@ -90,10 +102,41 @@ async def test_the_edge_ends_with_its_host(hosted: Hosted) -> None:
         assert (await alice.closed())[0] == 1012
 
 
+async def test_the_fan_out_over_another_server_reaches_the_readers_of_a_channel_in_order(fanned: Hosted) -> None:
+    url = f"ws://127.0.0.1:{fanned.port}"
+    async with (
+        httpx2.AsyncClient(base_url=fanned.api_url) as web,
+        connect(f"{url}/today") as first,
+        connect(f"{url}/today", compression=None) as second,
+        connect(f"{url}/other") as other,
+    ):
+
+        async def readers(channel: str) -> int:
+            return int((await web.get(f"/news/{channel}")).json()["readers"])
+
+        async def are(channel: str, count: int) -> None:
+            async with asyncio.timeout(PATIENCE_S):
+                while await readers(channel) != count:  # noqa: ASYNC110 -- it is another process
+                    await asyncio.sleep(0.01)
+
+        await are("today", 2)
+        await are("other", 1)
+        titles = [f"{number} {'é' * size}" for number, size in enumerate((0, 50, 200, 2_000))]
+        for title in titles:
+            answer = await web.post("/news/today", params={"title": title})
+            assert answer.json() == {"receivers": 2}
+        for reader in (first, second):
+            assert [json.loads(await reader.recv())["title"] for _ in titles] == titles
+        await first.close()
+        await are("today", 1)
+        assert (await web.post("/news/other", params={"title": "x"})).json() == {"receivers": 1}
+        assert json.loads(await other.recv()) == {"title": "x"}
+
+
 def test_an_edge_that_cannot_start_keeps_its_host_from_starting(tmp_path: Path) -> None:
     """Where its data directory is gone the edge does not start, and neither does the host."""
     (tmp_path / "file").write_text("in the way")
-    host = Hosted(tmp_path, "fastapi")
+    host = Hosted(tmp_path, "inside_fastapi")
     env = {**os.environ, "WS_PORT": str(free_port()), "REALTIME_DATA_DIR": str(tmp_path / "file" / "data")}
     done = subprocess.Popen(host._arguments, env=env | {"REALTIME_JWT_SECRET": SECRET}, stderr=subprocess.PIPE)
     assert done.stderr is not None

@@ -9,7 +9,7 @@ from realtime import Realtime
 from realtime.testing import TestApp
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-WITH_A_HOST = {"inside_fastapi", "inside_litestar", "mount_fastapi"}
+WITH_A_HOST = {"fanout_fastapi", "inside_fastapi", "inside_litestar", "mount_fastapi"}
 """Those that need a web server are tested over real sockets."""
 
 

@@ -8,6 +8,7 @@ mod commands;
 mod engine;
 mod error;
 mod events;
+mod frames;
 mod virtual_engine;
 
 use pyo3::prelude::*;
@@ -26,6 +27,8 @@ fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<commands::Commands>()?;
     module.add_class::<engine::Engine>()?;
     module.add_class::<virtual_engine::VirtualEngine>()?;
+    module.add_class::<frames::FrameEncoder>()?;
+    module.add_class::<frames::Frame>()?;
     module.add_function(wrap_pyfunction!(engine::flush_of, module)?)?;
     module.add("Event", event_type(py)?)?;
     // The stub lists the names.
