@@ -451,18 +451,8 @@ class Realtime:
         """
         if self._control is None:
             raise NotRunning("the app is not served; publish from a handler, or inside of its lifespan")
-        return self._control.broadcaster.publish(
-            channel,
-            event,
-            data,
-            user=user,
-            key=key,
-            dedupe=dedupe,
-            number=number,
-            request=request,
-            amends=amends,
-            replacement=replacement,
-            erases=erases,
+        return self._control.broadcaster.put(
+            channel, event, data, user, key, dedupe, number, request, amends, replacement, erases
         )
 
     @property

@@ -16,6 +16,7 @@ import logging
 import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
 from functools import partial
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -37,6 +38,7 @@ _ROOM_POLL_S: Final = 0.002
 _HISTORY_MAX: Final = 1000
 _REQUEST_CHARS_MAX: Final = 128
 _CONVERSATION: Final = "conversation:"
+_BEGINNING: Final = threading.Lock()
 
 
 class Publication(Struct, frozen=True):
@@ -59,20 +61,24 @@ class Publication(Struct, frozen=True):
         return msgspec.json.decode(self.data)
 
 
-class Publishing:
-    """A publish under way: `await` it, return it from a handler, wait for its `result` on a thread, or let it go."""
+class Publishing(Struct, gc=False, eq=False):
+    """A publish under way: `await` it, return it from a handler, wait for its `result` on a thread, or let it go.
 
-    __slots__ = ("_broadcaster", "_failure", "_publication", "_settled", "_waiters", "channel", "durable", "ticket")
+    A Struct, since one is made for every event that is published, and most are let go of at once. Outside of the
+    garbage collector's rounds: `abandon` settles what is left at the end, and who waits is let go of then.
+    """
 
-    def __init__(self, broadcaster: "Broadcaster", channel: str, ticket: int, durable: bool) -> None:
-        self._broadcaster = broadcaster
-        self.channel = channel
-        self.ticket = ticket
-        self.durable = durable
-        self._settled = not durable
-        self._publication: Publication | None = None
-        self._failure: str | None = None
-        self._waiters: list[Callable[[], None]] = []
+    _broadcaster: "Broadcaster"
+    channel: str
+    ticket: int
+    durable: bool
+    _settled: bool
+    _publication: Publication | None = None
+    _failure: str | None = None
+    _waiters: list[Callable[[], None]] | None = None
+
+    def __repr__(self) -> str:
+        return f"Publishing({self.channel!r}, durable={self.durable})"
 
     def __await__(self) -> Generator[Any, None, Publication | None]:
         """Wait until the event is committed. On a volatile channel there is nothing to wait for but room in the engine.
@@ -84,7 +90,7 @@ class Publishing:
             yield from self._broadcaster.room().__await__()
         elif not self._settled:
             future = asyncio.get_running_loop().create_future()
-            self._waiters.append(partial(_set, future))
+            self._notify(partial(_set, future))
             yield from future
         return self._outcome()
 
@@ -102,7 +108,7 @@ class Publishing:
             raise RuntimeError("result() on the event loop's thread would never return; await the publish instead")
         settled = threading.Event()
         # Appended before the second look, so that either this thread sees the outcome or the loop sees the waiter.
-        self._waiters.append(settled.set)
+        self._notify(settled.set)
         if not self.is_settled and not settled.wait(timeout_s):
             raise TimeoutError(f"publish to {self.channel} is not committed after {timeout_s} s")
         return self._outcome()
@@ -125,18 +131,28 @@ class Publishing:
     def expect(self) -> None:
         """Say that somebody will look at the outcome later, though nobody waits yet: a failure is then not logged."""
         if not self._settled:
-            self._waiters.append(_nothing)
+            self._notify(_nothing)
 
     def settle(self, publication: Publication | None, failure: str | None) -> None:
         """Take the outcome and wake who waits; `broadcaster` alone calls this."""
         self._publication = publication
         self._failure = failure
         self._settled = True
-        if failure is not None and not self._waiters:
+        # Read after `_settled` is set: a thread that comes later than this sees that, and one that came before is here.
+        waiters = self._waiters
+        if failure is not None and not waiters:
             log.warning("publish to %s failed: %s; nobody was waiting for it", self.channel, failure)
-        for wake in self._waiters:
-            wake()
-        self._waiters.clear()
+        if waiters:
+            for wake in waiters:
+                wake()
+            waiters.clear()
+
+    def _notify(self, wake: Callable[[], None]) -> None:
+        # Several threads may begin to wait at once.
+        with _BEGINNING:
+            if self._waiters is None:
+                self._waiters = []
+            self._waiters.append(wake)
 
     def _outcome(self) -> Publication | None:
         if self._failure is not None:
@@ -219,12 +235,15 @@ class Broadcaster:
         publication_bytes_max: int,
     ) -> None:
         self._commands = commands
+        # Bound once, as in `connections`.
+        self._publish = commands.publish
+        self._reply_with = commands.reply_with
         self._connections = connections
         self._policies = policies
         self._clock = clock
         self._publication_bytes_max = publication_bytes_max
         self._wake = connections.wake
-        self._thread = threading.get_ident()
+        self._thread = get_ident()
         self._lock = threading.Lock()
         self._waiting: dict[int, Publishing] = {}
         self._reading: dict[int, asyncio.Future[History]] = {}
@@ -233,7 +252,7 @@ class Broadcaster:
 
     def is_loop_thread(self) -> bool:
         """Whether the caller runs on the thread of the event loop."""
-        return threading.get_ident() == self._thread
+        return get_ident() == self._thread
 
     @property
     def waiting(self) -> int:
@@ -280,45 +299,70 @@ class Broadcaster:
             ValueError: `channel` is not the name of a channel or keeps nothing that could be amended, bytes are not
                 JSON, `request` is too long, or one of `amends`, `replacement`, `erases` lacks the one before it.
         """
-        payload = self._payload(channel, data)
-        durable = self.is_durable(channel)
+        return self.put(channel, event, data, user, key, dedupe, number, request, amends, replacement, erases)
+
+    def put(  # noqa: PLR0917 -- that is what it is for
+        self,
+        channel: str,
+        event: str,
+        data: object,
+        user: str | None,
+        key: str | None,
+        dedupe: str | None,
+        number: bool,
+        request: str | None,
+        amends: int | None,
+        replacement: object,
+        erases: bool,
+    ) -> Publishing:
+        """Do what `publish` does, by position: eleven keywords would cost as much as the rest of it."""
+        payload = _checked_json(data) if isinstance(data, bytes) else encode(data)
+        if len(payload) > self._publication_bytes_max:
+            raise self._too_large(channel, payload)
+        durable = self._durable.get(channel)
+        if durable is None:
+            durable = self.is_durable(channel)
         if request is not None and len(request) > _REQUEST_CHARS_MAX:
             raise ValueError(f"request of {len(request)} characters exceeds {_REQUEST_CHARS_MAX}; use a shorter one")
-        put = None
-        if amends is not None:
-            if not durable:
-                raise ValueError(f"amends={amends}: events of {channel} are not stored; use a channel that is durable")
-            if amends < 1:
-                raise ValueError(f"amends={amends}; use an offset, from 1")
-            put = None if replacement is None else self._payload(channel, replacement)
-        elif replacement is not None:
-            raise ValueError("a replacement without amends; say which event it is for")
-        if erases and put is None:
-            raise ValueError("erases without a replacement; say what the amended event's data becomes")
-        if threading.get_ident() == self._thread:
-            ticket = self._commands.publish(
-                channel, event, payload, user, key, dedupe, number, durable, request, amends, put, erases
-            )
-            publishing = Publishing(self, channel, ticket, durable)
+        by = None
+        if amends is not None or replacement is not None or erases:
+            by = self._replacement(channel, durable, amends, replacement, erases)
+        publish = self._publish
+        if not durable or get_ident() == self._thread:
+            ticket = publish(channel, event, payload, user, key, dedupe, number, durable, request, amends, by, erases)
+            publishing = Publishing(self, channel, ticket, durable, not durable)
             if durable:
                 self._waiting[ticket] = publishing
         else:
+            # Of another thread: its outcome may arrive before it is noted. What is not stored has none.
             with self._lock:
-                ticket = self._commands.publish(
-                    channel, event, payload, user, key, dedupe, number, durable, request, amends, put, erases
-                )
-                publishing = Publishing(self, channel, ticket, durable)
-                if durable:
-                    self._waiting[ticket] = publishing
+                ticket = publish(channel, event, payload, user, key, dedupe, number, True, request, amends, by, erases)
+                publishing = self._waiting[ticket] = Publishing(self, channel, ticket, True, False)
         self._wake()
         return publishing
 
-    def _payload(self, channel: str, data: object) -> bytes:
-        payload = _checked_json(data) if isinstance(data, bytes) else encode(data)
+    def _replacement(
+        self, channel: str, durable: bool, amends: int | None, replacement: object, erases: bool
+    ) -> bytes | None:
+        if amends is None:
+            if replacement is not None:
+                raise ValueError("a replacement without amends; say which event it is for")
+        elif not durable:
+            raise ValueError(f"amends={amends}: events of {channel} are not stored; use a channel that is durable")
+        elif amends < 1:
+            raise ValueError(f"amends={amends}; use an offset, from 1")
+        if replacement is None:
+            if erases:
+                raise ValueError("erases without a replacement; say what the amended event's data becomes")
+            return None
+        payload = _checked_json(replacement) if isinstance(replacement, bytes) else encode(replacement)
         if len(payload) > self._publication_bytes_max:
-            detail = f"{len(payload)} bytes exceed limits.publication_bytes_max={self._publication_bytes_max}"
-            raise PublishFailed("too_large", channel, detail)
+            raise self._too_large(channel, payload)
         return payload
+
+    def _too_large(self, channel: str, payload: bytes) -> PublishFailed:
+        detail = f"{len(payload)} bytes exceed limits.publication_bytes_max={self._publication_bytes_max}"
+        return PublishFailed("too_large", channel, detail)
 
     def is_durable(self, channel: str) -> bool:
         """Whether events of `channel` are stored.
@@ -347,13 +391,14 @@ class Broadcaster:
             failure: the message of the `error` where the event cannot be stored; None leaves it to the engine.
 
         Returns:
-            False where it cannot: the event is volatile, or was submitted already, or somebody awaits it too.
+            False where it cannot: the event was submitted already, or its outcome is known, or somebody awaits it too.
         """
-        if publishing.is_settled or publishing.is_awaited:
+        ticket = publishing.ticket
+        if not publishing.durable:
+            return self._reply_with(ticket, conn, id, failure)
+        if publishing.is_settled or publishing.is_awaited or not self._reply_with(ticket, conn, id, failure):
             return False
-        if not self._commands.reply_with(publishing.ticket, conn, id, failure):
-            return False
-        self._waiting.pop(publishing.ticket, None)
+        self._waiting.pop(ticket, None)
         return True
 
     def published(self, event: tuple[Any, ...]) -> None:

@@ -97,6 +97,8 @@ class Connections(Collection[Session]):
         self._by_user: dict[str, Session | dict[Session, None]] = {}
         self._json_count = 0
         self._tokens: dict[int, str] = {}
+        self.find: Callable[[int], Session | None] = self._by_conn.get
+        """`by_conn` as the table's own method, for what is asked with every message."""
         self.tasks = SpawnedTasks()
         """What sessions have spawned."""
         # The engine's own methods, bound once, so that a reply to a command costs one call. They do not wake.

@@ -38,16 +38,18 @@ _LAG_AGAIN_S: Final = 10.0
 class Histogram:
     """How many values fell below each bound: one count more than bounds, not cumulated."""
 
-    __slots__ = ("bounds", "counts", "sum")
+    __slots__ = ("_first", "bounds", "counts", "sum")
 
     def __init__(self, bounds: Sequence[float] = SECONDS) -> None:
         self.bounds = bounds
+        self._first = bounds[0]
         self.counts = [0] * (len(bounds) + 1)
         self.sum = 0.0
 
     def observe(self, value: float) -> None:
         """Count one value."""
-        self.counts[bisect_left(self.bounds, value)] += 1
+        # Most are below the first bound.
+        self.counts[bisect_left(self.bounds, value) if value > self._first else 0] += 1
         self.sum += value
 
 

@@ -20,6 +20,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from time import perf_counter
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -46,7 +47,6 @@ EventTuple: TypeAlias = tuple[Any, ...]
 Step: TypeAlias = Callable[[Session, Any], Work | None]
 
 _STATUSES: Final = {"unauthorized": 401, "forbidden": 403, "rate_limited": 429}
-_ABSENT: Final = (None, b"null")
 _BODIES: Final = {401: "Unauthorized", 403: "Forbidden", 429: "Too Many Requests", 503: "Service Unavailable"}
 
 
@@ -95,6 +95,8 @@ class Router:
         self._rules = rules
         self._routes = tuple(map(self._with_middleware, rules.routes)) if rules.middleware else rules.routes
         self._connections = connections
+        self._find = connections.find
+        self._mark_s = 0.0
         self._broadcaster = broadcaster
         self._identities = identities
         self._clock = clock
@@ -105,6 +107,7 @@ class Router:
         self._threads: ThreadPoolExecutor | None = None
         self._threads_busy = 0
         self._figures = figures or Figures()
+        self._histograms = tuple(self._figures.handler(route.type) for route in rules.routes)
         self._handler_s = {route.type: self._figures.handler(route.type) for route in rules.routes}
         self._lanes: dict[int, deque[tuple[Step, Any]]] = {}
         # What waits until the engine has run the command that was handed back to it.
@@ -125,9 +128,23 @@ class Router:
 
     def message(self, event: EventTuple) -> None:
         """A command for a handler."""
-        session = self._connections.by_conn(event[1])
-        if session is not None:
-            self._take(session, self._command, event)
+        conn = event[1]
+        find = self._find
+        session = find(conn)
+        if session is None:
+            return
+        # `_take`, without its calls.
+        lane = self._lanes.get(conn)
+        if lane is not None:
+            lane.append((self._command_of_lane, event))
+            return
+        work = self._command(session, event)
+        if work is not None:
+            self._begin(session, work)
+
+    def mark(self) -> None:
+        """Look at the clock: from here on, the commands of this batch take time."""
+        self._mark_s = perf_counter()
 
     def raw(self, event: EventTuple) -> None:
         """A message on a raw endpoint."""
@@ -223,8 +240,11 @@ class Router:
             return
         work = step(session, subject)
         if work is not None:
-            self._lanes[session.conn] = lane = deque()
-            self.spawn(self._work_off(session, lane, work))
+            self._begin(session, work)
+
+    def _begin(self, session: Session, work: Work) -> None:
+        self._lanes[session.conn] = lane = deque[tuple[Step, Any]]()
+        self.spawn(self._work_off(session, lane, work))
 
     async def _work_off(self, session: Session, lane: deque[tuple[Step, Any]], work: Work) -> None:
         waiting: Work | None = work
@@ -240,7 +260,7 @@ class Router:
             del self._lanes[session.conn]
             for step, subject in lane:
                 # Only at the end of the server is a lane left before it is worked off.
-                if step == self._command:
+                if step == self._command_of_lane:
                     self._refuse(session.conn, subject[3], _draining(self._routes[subject[2]]))
 
     def spawn(self, work: Work) -> None:
@@ -254,31 +274,42 @@ class Router:
     def _command(self, session: Session, event: EventTuple) -> Work | None:
         _, conn, index, id, data, _ = event
         route = self._routes[index]
-        started_s = time.perf_counter()
+        handler, payload = route.handler, route.payload
         try:
-            if route.payload is None:
-                arguments: tuple[Any, ...] = (session,)
+            if payload is None:
+                if route.runs != "inline":
+                    return self._command_later(session, route, id, (session,))
+                result = handler(session)
             else:
-                arguments = (session, route.payload.decode(data if data not in _ABSENT else route.payload.absent))
-            if route.runs != "inline":
-                return self._command_later(session, route, id, arguments)
-            result = route.handler(*arguments)
-            if isinstance(result, Publishing) and result.durable:
-                if not self._broadcaster.answer(result, conn, id, route.failure):
-                    return self._answer_later(session, route, id, result)
-            else:
+                decode = payload.decode
+                argument = decode(payload.absent if data is None or data == b"null" else data)
+                if route.runs != "inline":
+                    return self._command_later(session, route, id, (session, argument))
+                result = handler(session, argument)
+            if not isinstance(result, Publishing):
                 self._answer(conn, id, result)
+            elif not self._broadcaster.answer(result, conn, id, route.failure):
+                if result.durable:
+                    return self._answer_later(session, route, id, result)
+                self._answer(conn, id, None)
         except Refused as refusal:
             self._refuse(conn, id, _as_told(refusal, route))
         except msgspec.DecodeError as error:
             self._refuse(conn, id, Refused("invalid_message", INVALID, path=error_path(error)))
         except Exception as error:  # noqa: BLE001 -- an app's handler may raise anything; the connection lives on
             self._fail(session, route, id, error)
-        took_s = time.perf_counter() - started_s
-        self._handler_s[route.type].observe(took_s)
+        # One look at the clock a command: where one ends the next one of the batch begins.
+        now_s = perf_counter()
+        took_s = now_s - self._mark_s
+        self._mark_s = now_s
+        self._histograms[index].observe(took_s)
         if took_s > self._slow_s:
             name_slow(f"handler of {route.type!r}", took_s)
         return None
+
+    def _command_of_lane(self, session: Session, event: EventTuple) -> Work | None:
+        self.mark()
+        return self._command(session, event)
 
     async def _command_later(
         self, session: Session, route: Route, id: bytes | None, arguments: tuple[Any, ...]
@@ -291,7 +322,7 @@ class Router:
 
     async def _answer_later(self, session: Session, route: Route, id: bytes | None, result: Awaitable[Any]) -> None:
         conn = session.conn
-        started_s = time.perf_counter()
+        started_s = perf_counter()
         deadline = _Deadline(self._clock, self._timeout_s)
         try:
             value = await result
@@ -311,7 +342,7 @@ class Router:
             self._fail(session, route, id, error)
         finally:
             deadline.end()
-            self._handler_s[route.type].observe(time.perf_counter() - started_s)
+            self._handler_s[route.type].observe(perf_counter() - started_s)
 
     def _raw(self, session: Session, event: EventTuple) -> Work | None:
         _, conn, message = event
@@ -319,7 +350,7 @@ class Router:
         if handler is None:
             self._connections.done(conn)
             return None
-        started_s = time.perf_counter()
+        started_s = perf_counter()
         try:
             result = handler(session, message)
         except Exception as error:  # noqa: BLE001 -- as in _command
@@ -329,7 +360,7 @@ class Router:
             path = self._rules.endpoints[session.endpoint].path
             return self._raw_later(session, timed(result, f"handler of {path!r}", self._slow_s))
         self._connections.done(conn)
-        if (took_s := time.perf_counter() - started_s) > self._slow_s:
+        if (took_s := perf_counter() - started_s) > self._slow_s:
             name_slow(f"handler of {self._rules.endpoints[session.endpoint].path!r}", took_s)
         return None
 

@@ -56,6 +56,7 @@ _CLEAN_UP_S: Final = 0.2
 _FORWARDED_TTL_S: Final = 60
 _LOG_TRIAL_S: Final = 10.0
 _SIGNALLED: Final = 128
+_MESSAGE: Final = _engine.MESSAGE
 
 _IDENTITY: Final = frozenset(
     f"auth.{name}"
@@ -80,6 +81,10 @@ class Application(Protocol):
 
     def resources(self) -> AbstractAsyncContextManager[None]:
         """Return what the app opens before the first connection and closes after the last."""
+
+
+def _ignore(_: EventTuple) -> None:
+    """Take an event that asks for nothing."""
 
 
 class Control:
@@ -130,7 +135,7 @@ class Control:
         self._takers: dict[int, Callable[[EventTuple], None]] = {
             _engine.OPEN: self._open,
             _engine.CLOSE: self._close,
-            _engine.MESSAGE: self.router.message,
+            _engine.DRAINED: _ignore,
             _engine.RAW: self.router.raw,
             _engine.UPGRADE: self.router.upgrade,
             _engine.AUTHORIZE: self.router.authorize,
@@ -174,14 +179,18 @@ class Control:
         self.clock.hold()
         try:
             events: list[Any] = self._commands.drain(BATCH_MAX)
+            message, mark, takers = self.router.message, self.router.mark, self._takers
+            mark()
             for event in events:
-                taker = self._takers.get(event[0])
-                if taker is None:
-                    continue
+                kind = event[0]
                 try:
-                    taker(event)
+                    if kind == _MESSAGE:
+                        message(event)
+                        continue
+                    takers[kind](event)
                 except Exception:
-                    log.exception("event %d was lost to a bug of the server's", event[0])
+                    log.exception("event %d was lost to a bug of the server's", kind)
+                mark()
         finally:
             self.clock.release()
             self.submit()

@@ -291,8 +291,11 @@ async def test_a_volatile_publish_that_is_returned_is_acknowledged_at_once() -> 
     half = Half(app)
     half.open(1)
     half.command(1)
-    assert decoded(half) == [ack(None)]
-    assert half.engine.named("reply_with") == []
+    assert (half.engine.named("reply_with"), decoded(half), half.credits(1)) == ([(1, 1, b"1", None)], [], 1)
+    half.engine.takes_replies = False
+    half.command(1)
+    assert decoded(half) == [ack(None)], "it was submitted before"
+    assert half.credits(1) == 1
 
 
 @pytest.mark.parametrize("returns", ["publishing", "publication", "something else"])
