@@ -48,6 +48,7 @@ test: setup ## Everything: the checks, Rust, Python, Autobahn's quick set, Node 
 	$(MAKE) --no-print-directory test-unit
 	$(MAKE) --no-print-directory test-integration
 	$(MAKE) --no-print-directory test-alone
+	$(MAKE) --no-print-directory bench QUICK=1
 	$(MAKE) --no-print-directory conformance
 	$(MAKE) --no-print-directory test-node
 	$(MAKE) --no-print-directory test-browser
@@ -74,8 +75,8 @@ test-browser: setup $(STAMPS)/browser ## Two tabs of headless Chromium on the pl
 conformance: setup $(STAMPS)/autobahn ## Autobahn's quick set against /echo of examples/echo.py (CASES=all for every case).
 	$(BIN)/python tests/conformance/run.py --cases $(or $(CASES),quick)
 
-bench: setup ## The load generator against this server and Bun (QUICK=1 for one short round).
-	$(BIN)/python benches/run.py $(if $(QUICK),--quick) $(ARGS)
+bench: setup ## This server beside its rivals, half an hour (QUICK=1: a short round beside Bun; FULL=1: W4b too).
+	$(BIN)/python -m benches.run $(if $(QUICK),--quick --load-profile $(PROFILE),--engine-profile dist) $(if $(FULL),--full) $(ARGS)
 
 picture: setup $(STAMPS)/browser ## Take docs/images/playground.png again.
 	node tests/browser/picture.mjs docs/images/playground.png

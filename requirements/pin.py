@@ -2,8 +2,8 @@
 
 The direct dependencies and the reasons for them are in pyproject.toml; what the files here add is the exact version
 and the hashes of everything that these pull in, so that `pip install --require-hashes` installs the same everywhere.
-Run it as `make pins`: it uses a throw-away environment with pip-tools and touches nothing but requirements/*.txt and
-tests/conformance/requirements.txt.
+Run it as `make pins`: it uses a throw-away environment with pip-tools and touches nothing but requirements/*.txt,
+tests/conformance/requirements.txt and benches/rivals/*/requirements.txt.
 """
 
 import subprocess
@@ -27,6 +27,14 @@ CONFORMANCE = [
     "zope-interface",
 ]
 
+# The rivals of `make bench`, each in an environment of its own, with what its documentation advises for speed.
+RIVALS = {
+    "granian": ["granian", "starlette", "uvloop", "orjson"],
+    "picows": ["picows", "uvloop", "orjson"],
+    "socketify": ["socketify", "orjson"],
+    "websockets": ["websockets", "uvloop", "orjson"],
+}
+
 
 def pinned(pip_compile: Path, direct: list[str]) -> str:
     """Return the requirements file that pip-compile makes of `direct`."""
@@ -40,7 +48,7 @@ def pinned(pip_compile: Path, direct: list[str]) -> str:
 
 
 def main() -> None:
-    """Write the three files."""
+    """Write the files."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     run = project["dependencies"]
     targets = {
@@ -54,6 +62,9 @@ def main() -> None:
             CONFORMANCE,
         ),
     }
+    for rival, direct in RIVALS.items():
+        purpose = f"{rival} as a rival of `make bench`, in an environment of its own"
+        targets[ROOT / "benches" / "rivals" / rival / "requirements.txt"] = (purpose, direct)
     with tempfile.TemporaryDirectory() as folder:
         venv.create(folder, with_pip=True)
         subprocess.run([Path(folder, "bin", "pip"), "install", "--quiet", PIP_TOOLS], check=True)

@@ -1,0 +1,68 @@
+"""The machine that is measured on: its name, and how server and load get a core each."""
+
+import contextlib
+import os
+import platform
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+BENCHES = Path(__file__).resolve().parent
+ROOT = BENCHES.parent
+SERVER_CORE, LOAD_CORE = 0, 1
+
+
+def can_pin() -> bool:
+    """Whether server and load can have a core each."""
+    return hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) > 1
+
+
+@contextlib.contextmanager
+def pinned(core: int) -> Iterator[None]:
+    """Processes started inside run on `core` alone; nothing changes where there is one core or no way to pin."""
+    if not can_pin():
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {sorted(before)[core]})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def description() -> dict[str, Any]:
+    """What a results file says of the machine."""
+    return {
+        "cpu": cpu_model(),
+        "cores": os.cpu_count(),
+        "pinned": can_pin(),
+        "system": f"{platform.system()} {platform.release()}",
+    }
+
+
+def cpu_model() -> str:
+    """The processor's name."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def output_of(*command: str) -> str | None:
+    """What a command prints, or None where there is no such command or it fails."""
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    return None
+
+
+def family(pid: int) -> list[int]:
+    """A process and all its descendants: a server that starts workers pays for them."""
+    pids = [pid]
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            for child in children.read_text().split():
+                pids += family(int(child))
+    return pids

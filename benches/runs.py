@@ -1,0 +1,134 @@
+"""Runs: one workload against one fresh server, and all workloads against all servers in turns."""
+
+import base64
+import contextlib
+import dataclasses
+import hashlib
+import hmac
+import json
+import secrets
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from benches.machine import BENCHES, LOAD_CORE, family, pinned
+from benches.servers import Server, WrongError, running, service_key, wait_for_http
+from benches.workloads import Workload
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a whole run is made of."""
+
+    generator: Path
+    servers: Sequence[Server]
+    workloads: Sequence[Workload]
+    rounds: int = 3
+    seconds: float = 5
+    """Measured time of one run."""
+    warmup: float = 1
+    connections: int | None = None
+    """In place of each workload's own number."""
+
+    def turns(self) -> Iterator[tuple[int, Workload, Server]]:
+        """All runs in their order: who comes second may find a warmer or a throttled machine, so they take turns."""
+        for index in range(self.rounds):
+            ordered = self.servers if index % 2 == 0 else tuple(reversed(self.servers))
+            for workload in self.workloads:
+                for server in ordered:
+                    if workload.asks(server) and (server.rounds is None or index < server.rounds):
+                        yield index + 1, workload, server
+
+
+def measure(plan: Plan) -> tuple[list[dict[str, Any]], list[str]]:
+    """Run everything; returns one entry a run, and what was wrong."""
+    results: list[dict[str, Any]] = []
+    wrong: list[str] = []
+    for number, workload, server in plan.turns():
+        print(f"round {number}/{plan.rounds}  {workload.title:<19} {server.title}", file=sys.stderr)
+        run = {"round": number, "workload": workload.name, "server": server.name}
+        try:
+            results.append(run | {"figures": run_once(plan, server, workload)})
+        except WrongError as fault:
+            print(f"  WRONG: {fault}", file=sys.stderr)
+            wrong.append(str(fault))
+    return results, wrong
+
+
+def run_once(plan: Plan, server: Server, workload: Workload) -> dict[str, Any]:
+    """One workload against one fresh server; returns the load's figures.
+
+    Raises:
+        WrongError: the server crashed, or the load found a fault.
+    """
+    secret = secrets.token_hex(32)
+    users = plan.connections or workload.users
+    seconds = workload.seconds or plan.seconds
+    with tempfile.TemporaryDirectory(prefix="realtime-bench-") as name:
+        directory = Path(name)
+        tokens = directory / "tokens"
+        # A user for each connection, so that every server keeps as many identities as it has sessions.
+        tokens.write_text("\n".join(token(secret, f"u{index}") for index in range(users)))
+        with running(server, directory, secret, compressed=workload.compressed) as (port, api_port, pid):
+            pids = [argument for each in family(pid) for argument in ("--pid", str(each))]
+            load = [str(plan.generator), "--url", f"ws://127.0.0.1:{port}/ws", "--tokens-file", str(tokens)]
+            if workload.script is None:
+                load += [*workload.arguments, *pids, "--connections", str(users)]
+                load += ["--seconds", str(seconds), "--warmup", str(plan.warmup)]
+                stdout = loaded(load, workload, server)
+            else:
+                wait_for_http(api_port)
+                script = [sys.executable, str(BENCHES / workload.script), *workload.arguments]
+                script += ["--port", str(api_port), "--ws-port", str(port), "--key", service_key(secret)]
+                script += ["--token", token(secret, "u0"), "--seconds", str(seconds)]
+                if workload.script == "scrape.py":
+                    idle = ["--workload", "idle", "--connections", str(users), "--seconds", "3600"]
+                    with beside([*load, *idle]):
+                        stdout = loaded([*script, "--connections", str(users)], workload, server)
+                else:
+                    stdout = loaded([*script, *pids], workload, server)
+    figures: dict[str, Any] = json.loads(stdout)
+    return figures
+
+
+def loaded(command: Sequence[str], workload: Workload, server: Server) -> str:
+    """Run a load on its core to the end; returns what it printed.
+
+    Raises:
+        WrongError: it found a fault.
+    """
+    with pinned(LOAD_CORE):
+        load = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    stdout, stderr = load.communicate()
+    if load.returncode:
+        lines = stderr.splitlines()
+        faults = [line.removeprefix("WRONG: ") for line in lines if line.startswith("WRONG")] or lines[-3:]
+        raise WrongError(f"{workload.title} against {server.name}: {'; '.join(faults)}")
+    return stdout
+
+
+@contextlib.contextmanager
+def beside(command: Sequence[str]) -> Iterator[None]:
+    """A load that goes on while something else is measured."""
+    with pinned(LOAD_CORE):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def token(secret: str, user: str) -> str:
+    """An HS256 token for one user, good for a day, with a grant for the channels of the fan-out."""
+
+    def part(raw: bytes) -> bytes:
+        return base64.urlsafe_b64encode(raw).rstrip(b"=")
+
+    claims = {"sub": user, "exp": int(time.time()) + 86_400, "channels": {"bench:*": ["subscribe", "publish"]}}
+    signed = part(b'{"alg":"HS256","typ":"JWT"}') + b"." + part(json.dumps(claims).encode())
+    return (signed + b"." + part(hmac.new(secret.encode(), signed, hashlib.sha256).digest())).decode()

@@ -1,0 +1,90 @@
+"""What is asked: the workloads, what the generator is told for each, who takes part, and which figures are shown."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from benches.servers import Server
+
+Figures = tuple[tuple[str, str], ...]
+"""Pairs of a label with its unit and the dotted path of a figure in what the load prints."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    """One row group of the table."""
+
+    name: str
+    title: str
+    arguments: tuple[str, ...]
+    figures: Figures
+    servers: tuple[str, ...] | None = ("ours", "bun")
+    """Who takes part; None for every server that speaks the bare protocol."""
+    users: int = 1_000
+    seconds: float | None = None
+    """Measured time where it is not that of the whole run."""
+    compressed: bool = False
+    long: bool = False
+    """Left out of a quick run."""
+    full: bool = False
+    """Only in a full run."""
+    script: str | None = None
+    """A client of the HTTP side, in place of the generator; `scrape.py` has idle connections beside it."""
+
+    def asks(self, server: Server) -> bool:
+        """Whether a server takes part."""
+        if self.compressed and not server.compresses:
+            return False
+        if self.servers is None:
+            return server.name != "handler"
+        return server.name in self.servers
+
+
+LATENCY = (("p50, µs", "latency_us.p50"), ("p99, µs", "latency_us.p99"))
+BUSY = (("generator's core", "generator_cpu_share"),)
+LATE = (("generator late p99, µs", "generator_late_us.p99"),)
+PER_DELIVERY = (("CPU a delivery, µs", "server_cpu_us_per_delivery"), *LATENCY, *BUSY)
+PER_MESSAGE = (("CPU a message, µs", "server_cpu_us_per_message"), *LATENCY)
+RATE = (("messages a second", "messages_per_s"),)
+ACK = (("ack p50, µs", "ack_latency_us.p50"), ("ack p99, µs", "ack_latency_us.p99"))
+CONNECT = (
+    ("CPU a connect, µs", "connect.server_cpu_us_per_connection"),
+    ("memory a connection, B", "connect.pss_bytes_per_connection"),
+)
+HOOKS = (
+    ("events a second", "events_per_s"),
+    ("CPU an event, µs", "server_cpu_us_per_event"),
+    ("batch p50, µs", "latency_us.p50"),
+    ("batch p99, µs", "latency_us.p99"),
+    *BUSY,
+)
+SCRAPE = (
+    ("scrape p50, µs", "scrape_us.p50"),
+    ("scrape max, µs", "scrape_us.max"),
+    ("ack p99 without, µs", "ack_alone_us.p99"),
+    ("ack p99 beside, µs", "ack_beside_us.p99"),
+)
+CHURN = (
+    ("RSS closed, cycle 2, MiB", "cycles.1.rss_closed_bytes"),
+    ("RSS closed, cycle 10, MiB", "cycles.9.rss_closed_bytes"),
+    ("RSS open, cycle 2, MiB", "cycles.1.rss_after_bytes"),
+    ("RSS open, cycle 10, MiB", "cycles.9.rss_after_bytes"),
+)
+
+# A short name outside of the conversations, whose events carry their id too, leaves room for the 131 B of all rivals.
+BENCH = ("--prefix", "bench:")
+OURS = ("ours",)
+
+WORKLOADS: Sequence[Workload] = (
+    Workload("w1", "W1   1 x 1,000", ("--workload", "w1", *BENCH), PER_DELIVERY, None),
+    Workload("w1b", "W1b  16 in flight", ("--workload", "w1b", *BENCH), PER_DELIVERY, None),
+    Workload("w2", "W2   100 x 10", ("--workload", "w2", *BENCH), (*RATE, *PER_MESSAGE, *BUSY), None),
+    Workload("w4", "W4   idle", ("--workload", "idle"), CONNECT, None, users=10_000),
+    Workload("w6-10000", "W6   10,000/s", ("--workload", "w2", "--rate", "10000", *BENCH), (*PER_MESSAGE, *LATE)),
+    Workload("w7", "W7   stored", ("--workload", "send"), (*RATE, *PER_MESSAGE, *ACK, *BUSY), OURS),
+    Workload("w7-10000", "W7   10,000/s", ("--workload", "send", "--rate", "10000"), (*PER_MESSAGE, *ACK, *LATE), OURS),
+    Workload("hooks", "hooks volatile", (), HOOKS, OURS, script="hooks.py"),
+    Workload("hooks-50000", "hooks at 50,000/s", ("--rate", "50000"), HOOKS, OURS, script="hooks.py", long=True),
+    Workload("hooks-stored", "hooks stored", ("--target", "conversation"), HOOKS, OURS, script="hooks.py"),
+    Workload("scrape", "scrape 10,000", (), SCRAPE, OURS, users=10_000, script="scrape.py"),
+    Workload("churn", "churn 10 cycles", ("--workload", "churn"), CHURN, users=10_000, long=True),
+)

@@ -1,0 +1,157 @@
+"""What `make bench` computes of its runs: turns, medians, ratios, the table, the README, the pictures."""
+
+import re
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benches import plots, readme, results, runs, table
+from benches.results import Results, figure
+from benches.servers import RIVAL_MAKERS, RIVALS, Server, pinned_version
+from benches.workloads import WORKLOADS, Workload
+
+ROOT = Path(__file__).resolve().parents[2]
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def run(workload: str, server: str, number: int = 1, **figures: Any) -> dict[str, Any]:
+    return {"round": number, "workload": workload, "server": server, "figures": figures}
+
+
+def results_of(*rounds: dict[str, Any], pinned: bool = True) -> Results:
+    machine = {"cpu": "A & B <fast>", "cores": 2, "pinned": pinned, "system": "Linux 6"}
+    servers = {"ours": {"title": "this server"}, "bun": {"title": "Bun"}, "ws": {"title": "ws (Node)"}}
+    document = {"date": "2026-11-05T07:08:09Z", "machine": machine, "engine_profile": "dist", "servers": servers}
+    return Results(document | {"rounds": rounds})
+
+
+def w1(server: str, cpu: float, number: int = 1) -> dict[str, Any]:
+    return run("w1", server, number, server_cpu_us_per_delivery=cpu)
+
+
+def rate(server: str, offered: int, p50: float, p99: float) -> dict[str, Any]:
+    return run(f"w6-{offered}", server, latency_us={"p50": p50, "p99": p99})
+
+
+def test_a_figure_is_found_by_its_path_and_missing_ones_are_none() -> None:
+    figures = {"latency_us": {"p99": 3}, "cycles": [{"rss": 1}, {"rss": 2}]}
+    assert figure(figures, "latency_us.p99") == 3.0
+    assert figure(figures, "cycles.1.rss") == 2.0
+    assert figure(figures, "cycles.9.rss") is None
+    assert figure(figures, "lost") is None
+
+
+def test_ratios_are_of_medians_over_all_rounds() -> None:
+    found = results_of(
+        *(w1("ours", cpu, number) for number, cpu in enumerate((9.0, 2.0, 1.0), 1)),
+        *(w1("bun", cpu, number) for number, cpu in enumerate((4.0, 5.0, 1.0), 1)),
+    )
+    assert found.median("w1", "ours", "server_cpu_us_per_delivery") == 2.0
+    assert found.ratio("w1", "server_cpu_us_per_delivery") == 0.5
+    assert found.ratio("w1b", "server_cpu_us_per_delivery") is None
+    assert found.ratio("w1", "server_cpu_us_per_delivery", to="ws") is None
+    assert found.rounds_each("ours") == 3
+
+
+def test_the_table_has_a_line_for_each_figure_and_the_ratio_to_bun() -> None:
+    workload = Workload("w1", "W1", (), (("CPU, µs", "server_cpu_us_per_delivery"), ("p99, µs", "latency_us.p99")))
+    head, *rest = table.lines(results_of(w1("ours", 1.234), w1("bun", 2.468), w1("ws", 1234.4)), [workload])
+    assert head.split() == ["workload", "figure", "ours", "bun", "ws", "ours/bun"]
+    assert [line.split() for line in rest] == [["W1", "CPU,", "µs", "1.23", "2.47", "1,234", "0.50"]]
+
+
+def test_servers_take_turns_and_a_slow_rival_runs_in_the_first_round_alone() -> None:
+    def server(name: str, rounds: int | None) -> Server:
+        return Server(name, name, (), ROOT, rounds=rounds)
+
+    servers = (server("ours", None), server("bun", None), server("ws", 1))
+    plan = runs.Plan(Path("load"), servers, [Workload("w1", "W1", (), (), None)], rounds=2)
+    found = [(number, asked.name) for number, _, asked in plan.turns()]
+    assert found == [(1, "ours"), (1, "bun"), (1, "ws"), (2, "bun"), (2, "ours")]
+
+
+def test_only_servers_that_compress_are_asked_for_compressed_frames() -> None:
+    workload = Workload("w5", "W5", (), (), None, compressed=True)
+    assert workload.asks(Server("bun", "Bun", (), ROOT, compresses=True))
+    assert not workload.asks(Server("picows", "picows", (), ROOT))
+
+
+def test_workloads_have_names_of_their_own() -> None:
+    assert len({workload.name for workload in WORKLOADS}) == len(WORKLOADS)
+
+
+def test_a_file_that_was_written_is_read_again(tmp_path: Path) -> None:
+    document = results.document([], [w1("ours", 1.0)], engine_profile="dist", seconds=5)
+    path = results.write(document, tmp_path)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d-\d{6}\.json", path.name)
+    assert results.read(path).document == document
+
+
+def test_the_readme_shows_what_its_results_file_says() -> None:
+    found = readme.BLOCK.search((ROOT / "README.md").read_text("utf-8"))
+    assert found is not None
+    told = results.read(ROOT / found["file"])
+    assert found[0] == readme.block(told, Path(found["file"])), (
+        f"run python -m benches.run --readme {found['file']}; no figure is written by hand"
+    )
+    for name, picture in plots.all_pictures(told).items():
+        assert (plots.IMAGES / name).read_text("utf-8") == str(picture)
+        assert name in found[0]
+
+
+def test_the_readme_says_where_there_were_not_two_cores() -> None:
+    block = readme.block(results_of(w1("ours", 1.0), w1("bun", 2.0), pinned=False), Path("x.json"))
+    assert "NOT TWO CORES" in block
+    assert "| one channel of 1,000, one event at a time: CPU per delivery | 1.00 µs | 2.00 µs | 0.50 |" in block
+
+
+def test_a_figure_that_only_ours_has_leaves_the_other_cells_empty() -> None:
+    block = readme.block(results_of(run("w7", "ours", messages_per_s=25_000)), Path("x.json"))
+    assert "messages a second | 25,000 | | |" in block
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (0.1774, "µs", "0.177 µs"),
+        (2.6, "µs", "2.60 µs"),
+        (58.9, "µs", "59 µs"),
+        (2_130, "µs", "2.13 ms"),
+        (1270, "B", "1,270 B"),
+    ],
+)
+def test_figures_are_written_with_the_digits_that_count(value: float, unit: str, text: str) -> None:
+    assert readme.written(value, unit) == text
+
+
+def test_pictures_are_well_formed_and_label_what_they_show() -> None:
+    rounds = [w1("ours", 2.0), w1("bun", 3.0), w1("ws", 30.0)]
+    rounds += [rate(server, offered, 50.0, 900.0) for server in ("ours", "bun") for offered in (10_000, 60_000)]
+    pictures = plots.all_pictures(results_of(*rounds))
+    assert set(pictures) == {"bench-cpu.svg", "bench-latency.svg"}
+    for picture in pictures.values():
+        root = ET.fromstring(str(picture))  # noqa: S314 -- our own text
+        words = [element.text for element in root.iter(f"{SVG}text")]
+        assert {"this server", "Bun"} <= set(words)
+        assert any("A & B <fast>" in (text or "") for text in words)
+        assert "prefers-color-scheme: dark" in str(picture)
+    assert "30" in [element.text for element in ET.fromstring(str(pictures["bench-cpu.svg"])).iter(f"{SVG}text")]  # noqa: S314
+
+
+def test_a_bar_far_beyond_buns_is_cut_and_says_its_figure() -> None:
+    picture = plots.all_pictures(results_of(w1("ours", 2.0), w1("bun", 3.0), w1("ws", 30.0)))["bench-cpu.svg"]
+    root = ET.fromstring(str(picture))  # noqa: S314 -- our own text
+    bars = {bar.get("class"): float(bar.get("width", 0)) for bar in root.iter(f"{SVG}rect") if bar.get("y")}
+    assert bars["bar-other"] == pytest.approx(plots.CUT_AT * bars["bar-bun"], rel=0.01)
+    assert len([line for line in root.iter(f"{SVG}polyline") if line.get("class") == "cut"]) == 1
+
+
+def test_every_rival_has_a_folder_with_pinned_versions_and_no_address_of_a_registry() -> None:
+    for name in RIVAL_MAKERS:
+        folder = RIVALS / name
+        locks = [path for path in (folder / "package-lock.json", folder / "requirements.txt") if path.exists()]
+        assert len(locks) == 1, folder
+        assert "//" not in locks[0].read_text("utf-8"), f"{locks[0]}: take the addresses out"
+    assert pinned_version("granian", "starlette") is not None
