@@ -54,7 +54,7 @@ test: setup ## Everything: the checks, Rust, Python, Autobahn's quick set, Node 
 	$(MAKE) --no-print-directory test-browser
 	@echo "make test: everything passed"
 
-test-rust: setup ## Tests of the Rust crates and of the load generator.
+test-rust: setup ## Tests of the Rust crates.
 	$(PYO3_LIKE_MATURIN) $(CARGO) test --quiet --locked --workspace --profile $(PROFILE)
 
 test-unit: setup ## Tests of the Python modules: no socket, no real time.
@@ -106,7 +106,7 @@ $(STAMPS)/engine: $(STAMPS)/requirements pyproject.toml $(RUST_SOURCES)
 	@mkdir -p .cache && $(BIN)/maturin develop --locked --profile $(PROFILE) >.cache/engine.log 2>&1 || { cat .cache/engine.log >&2; exit 1; }
 	@touch $@
 
-$(STAMPS)/load: $(RUST_SOURCES) $(shell find benches/load -name tests -prune -o \( -name '*.rs' -o -name Cargo.toml \) -print) | $(STAMPS)/python
+$(STAMPS)/load: $(RUST_SOURCES) | $(STAMPS)/python
 	@echo "building the load generator"
 	@$(CARGO) build --quiet --locked --profile $(PROFILE) -p realtime-load
 	@touch $@

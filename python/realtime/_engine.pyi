@@ -5,6 +5,7 @@ at once, without the GIL. Events come back as plain tuples whose first item is o
 opaque integer that names one connection for its whole life and is never reused while the process lives.
 """
 
+from collections.abc import Callable
 from typing import Final, TypeAlias, final
 
 from typing_extensions import Buffer, disjoint_base
@@ -74,6 +75,26 @@ def flush_of(asked: str) -> str:
     """Return what an engine with the option `flush` would send through on this machine: ``uring`` or ``send``.
 
     Raises EngineError with code ``options`` where `asked` is ``uring`` and io_uring cannot be used here.
+    """
+
+def load(arguments: list[str], tokens: list[str], on_progress: Callable[[str], object]) -> str:
+    """Run one load against a server that speaks the protocol, on this thread and without the GIL; return its report.
+
+    Args:
+        arguments: as ``realtime-load`` takes them: ``["--url", "ws://…", "--workload", "w2", …]``.
+        tokens: one for each connection, round-robin; with none, those of `arguments` are used.
+        on_progress: called four times a second with JSON: `phase` (a word), `elapsed_s` in the phase, `connections`
+            that are open, `messages` and `deliveries` with their rates since the last call (`…_per_s`), `p50_us`,
+            `p99_us`, `faults`. A false answer ends the load early: nothing more is sent, and the report is of what
+            was. What it raises ends the load at once, and is raised here.
+
+    Returns:
+        The report as a JSON object. `ok` is false where `wrong`, a list of sentences, says what was lost, doubled,
+        out of order or refused.
+
+    Raises:
+        EngineError: with code ``options`` where an argument is wrong or nobody is there, ``io`` for a load ended
+            before it could begin. Its line names the argument.
     """
 
 class EngineError(Exception):

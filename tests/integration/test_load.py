@@ -1,6 +1,6 @@
 """Promises under load, every delivery counted: nothing lost, doubled or out of order, and memory that comes back.
 
-The generator of benches/load plays a thousand clients; it ends with 1 where it finds anything wrong. These are tests of
+The generator of rust/load plays a thousand clients; it ends with 1 where it finds anything wrong. These are tests of
 correctness: no time is judged. They use the whole machine, so they run one at a time (marker `alone`).
 """
 

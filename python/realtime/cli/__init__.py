@@ -1,4 +1,4 @@
-"""The command line: `serve`, `check`, `token`, and the terminal clients `sub`, `pub` and `chat`.
+"""The command line: `serve`, `check`, `token`, `bench`, and the terminal clients `sub`, `pub` and `chat`.
 
 Every way of failing that the user can do something about ends here, as one line on stderr and exit code 2, without a
 traceback: a broken configuration, an app that cannot be imported, a port in use, a log that cannot be read, a server
@@ -19,8 +19,8 @@ import typer
 from realtime._engine import EngineError
 from realtime.auth import RIGHTS
 from realtime.cli import check as checking
+from realtime.cli import loading, terminal
 from realtime.cli import reload as reloading
-from realtime.cli import terminal
 from realtime.cli.serving import run
 from realtime.cli.target import load_app, watched
 from realtime.client import ClientError
@@ -188,6 +188,82 @@ def chat(
     _talk(terminal.chat(address, bearer, conversation, last))
 
 
+@app.command()
+def bench(
+    *,
+    url: Url = None,
+    token: TokenOption = None,
+    user: Annotated[
+        str | None, typer.Option("--user", help="Sign one token for this user; without, for a thousand users.")
+    ] = None,
+    workload: Annotated[
+        str,
+        typer.Option(
+            "--workload",
+            help="w1, w1b: one channel; w2, w6: many; w3: ping; send: stored messages; idle, churn: connections.",
+        ),
+    ] = "w2",
+    connections: Annotated[int | None, typer.Option("--connections", help="Clients, all open at once.")] = None,
+    channels: Annotated[int | None, typer.Option("--channels", help="Channels; each has one publisher.")] = None,
+    members: Annotated[
+        int | None, typer.Option("--members", help="Clients of each channel, in place of one of the two above.")
+    ] = None,
+    rate: Annotated[
+        float | None,
+        typer.Option("--rate", help="Messages a second in all; 0 sends when the last has arrived. For w2 1000."),
+    ] = None,
+    in_flight: Annotated[
+        int | None, typer.Option("--in-flight", help="With --rate 0: messages under way in each channel.")
+    ] = None,
+    payload: Annotated[int | None, typer.Option("--payload", metavar="BYTES", help="Size of an event.")] = None,
+    duration: Annotated[float, typer.Option("--duration", metavar="SECONDS", help="Time that is measured.")] = 10,
+    warmup: Annotated[float, typer.Option("--warmup", metavar="SECONDS", help="Time before it.")] = 1,
+    timeout: Annotated[
+        float, typer.Option("--timeout", metavar="SECONDS", help="For opening all, and for what does not arrive.")
+    ] = 30,
+    message_type: Annotated[
+        str, typer.Option("--type", help="Type of the messages that publish: a handler's, in place of publish.")
+    ] = "publish",
+    prefix: Annotated[str, typer.Option("--prefix", help="How the names of the channels begin.")] = "conversation:w-",
+    pids: Annotated[
+        list[int] | None, typer.Option("--pid", help="A process of the server on this machine, for CPU and memory.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, for programs.")] = False,
+    config: Config = None,
+    sets: Sets = None,
+) -> None:
+    """Load a server and count every delivery: exit code 1 where one is lost, doubled, out of order or refused."""
+    settings = load(config, sets or ())
+    if rate is None and in_flight is None and workload == "w2":
+        # What a server with its default limits takes, so that the first run needs no option at all.
+        rate = 1_000
+    given = {
+        "--url": url or _address(settings),
+        "--workload": workload,
+        "--connections": connections,
+        "--channels": channels,
+        "--members": members,
+        "--rate": rate,
+        "--in-flight": in_flight,
+        "--payload": payload,
+        "--duration": duration,
+        "--warmup": warmup,
+        "--timeout": timeout,
+        "--type": message_type,
+        "--prefix": prefix,
+    }
+    arguments = [text for name, value in given.items() if value is not None for text in (name, str(value))]
+    arguments += [text for pid in pids or () for text in ("--pid", str(pid))]
+    if token and not user:
+        tokens = [token]
+    else:
+        family, _, _ = prefix.rpartition(":")
+        pattern = f"{family}:*" if family else "*"
+        names = [user] if user else [f"bench-{index}" for index in range(loading.USERS)]
+        tokens = [_signed(settings, name, [pattern], 12 * 3600, create=False) for name in names]
+    raise typer.Exit(loading.run(arguments, tokens, as_json=as_json))
+
+
 def _talk(client: Coroutine[Any, Any, None]) -> None:
     """Run a terminal client; Ctrl-C is the plain way to end one, and not worth a word."""
     try:
@@ -201,12 +277,16 @@ def _who(
 ) -> tuple[str, str]:
     """Return where to connect and with which token: the one given, or one signed for a name."""
     settings = load(config, sets or ())
-    host = settings.server.host
-    address = url or f"ws://{f'[{host}]' if ':' in host else host}:{settings.server.port}/ws"
+    address = url or _address(settings)
     if token and not user:
         return address, token
     name = user or os.environ.get("USER") or "me"
     return address, _signed(settings, name, [], 12 * 3600, create=False)
+
+
+def _address(settings: Settings) -> str:
+    host = settings.server.host
+    return f"ws://{f'[{host}]' if ':' in host else host}:{settings.server.port}/ws"
 
 
 def _signed(settings: Settings, user: str, patterns: list[str], ttl_s: int, *, create: bool) -> str:

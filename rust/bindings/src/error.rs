@@ -21,6 +21,16 @@ pub(crate) fn start_error(py: Python<'_>, error: &StartError) -> PyErr {
     with_code(py, error.message.clone(), error.code.name())
 }
 
+/// The exception for a call whose arguments cannot be carried out.
+pub(crate) fn options_error(py: Python<'_>, line: String) -> PyErr {
+    with_code(py, line, StartCode::Options.name())
+}
+
+/// The exception for what has no code of its own.
+pub(crate) fn io_error(py: Python<'_>, line: String) -> PyErr {
+    with_code(py, line, CODE_IO)
+}
+
 /// Runs `work` and turns a panic into an exception that an `except Exception` sees.
 pub(crate) fn caught<T>(py: Python<'_>, work: impl FnOnce() -> T) -> PyResult<T> {
     // What a panic left half done in the engine is the engine's to mend; nothing of it is used here.

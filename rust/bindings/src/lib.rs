@@ -9,6 +9,7 @@ mod engine;
 mod error;
 mod events;
 mod frames;
+mod load;
 mod virtual_engine;
 
 use pyo3::prelude::*;
@@ -30,6 +31,7 @@ fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<frames::FrameEncoder>()?;
     module.add_class::<frames::Frame>()?;
     module.add_function(wrap_pyfunction!(engine::flush_of, module)?)?;
+    module.add_function(wrap_pyfunction!(load::load, module)?)?;
     module.add("Event", event_type(py)?)?;
     // The stub lists the names.
     module.delattr("__all__")

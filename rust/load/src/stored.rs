@@ -9,6 +9,7 @@
 
 use crate::audit::{Audit, Faults};
 use crate::drive::Workload;
+use crate::figures::Figures;
 use crate::flights::Flights;
 use crate::histogram::Histogram;
 use crate::refusals::Refusals;
@@ -86,18 +87,11 @@ pub struct Stored {
     record: Option<BufWriter<File>>,
     /// Every so many messages of a channel one is sent a second time; 0 for none.
     pub repeat_every: u64,
-    /// Deliveries since the warm-up.
-    pub deliveries: u64,
-    /// Messages sent since the warm-up.
-    pub messages: u64,
     /// Acks since the start.
     pub acks: u64,
-    /// From the schedule to each receiver.
-    pub latency: Histogram,
     /// From the schedule to the ack.
     pub ack_latency: Histogram,
-    /// What should not have come.
-    pub refusals: Refusals,
+    figures: Figures,
 }
 
 impl Stored {
@@ -131,26 +125,10 @@ impl Stored {
             command: Vec::new(),
             record: record.map(BufWriter::new),
             repeat_every: 0,
-            deliveries: 0,
-            messages: 0,
             acks: 0,
-            latency: Histogram::default(),
             ack_latency: Histogram::default(),
-            refusals,
+            figures: Figures { refusals, ..Figures::default() },
         }
-    }
-
-    /// Faults of all receivers, against what was sent.
-    #[must_use]
-    pub fn faults(&self) -> Faults {
-        let mut sum = Faults::default();
-        for (index, channel) in self.channels.iter().enumerate() {
-            let end = self.books[index].first + self.flights.departed(index);
-            for member in &channel.members {
-                sum.add(self.audits[*member].close(end));
-            }
-        }
-        sum
     }
 
     /// Faults of the log.
@@ -176,19 +154,19 @@ impl Stored {
         let (Some((channel, seq)), Some(number)) =
             (self.message_of(event), scan::member_integer(event, b"\"number\":"))
         else {
-            return self.refusals.add(event);
+            return self.figures.refusals.add(event);
         };
         if channel != connection % self.channels.len() || !self.channels[channel].owns(event) {
-            return self.refusals.add(event);
+            return self.figures.refusals.add(event);
         }
-        self.deliveries += 1;
+        self.figures.deliver(event.len());
         if !self.books[channel].enter(number, seq) {
             self.log_faults.disagreements += 1;
         }
         if self.audits[connection].see(number)
             && let Some(due_ns) = self.flights.arrive(channel, seq)
         {
-            self.latency.record(now_ns.saturating_sub(due_ns));
+            self.figures.latency.record(now_ns.saturating_sub(due_ns));
         }
     }
 
@@ -196,7 +174,7 @@ impl Stored {
         let (Some((channel, seq)), Some(number)) =
             (self.message_of(event), scan::member_integer(event, b"\"number\":"))
         else {
-            return self.refusals.add(event);
+            return self.figures.refusals.add(event);
         };
         if !self.books[channel].enter(number, seq) {
             self.log_faults.disagreements += 1;
@@ -224,7 +202,7 @@ impl Workload for Stored {
         match scan::event_type(payload) {
             b"new_message" => self.delivered(connection, payload, now_ns),
             b"ack" => self.acknowledged(connection, payload, now_ns),
-            _ => self.refusals.sort(payload),
+            _ => self.figures.refusals.sort(payload),
         }
     }
 
@@ -248,16 +226,35 @@ impl Workload for Stored {
         for _ in 0..copies {
             swarm.send(members[seq as usize % members.len()], &self.command);
         }
-        self.messages += 1;
+        self.figures.messages += 1;
     }
 
     fn flights(&mut self) -> &mut Flights {
         &mut self.flights
     }
 
+    fn figures(&mut self) -> &mut Figures {
+        &mut self.figures
+    }
+
+    fn faults(&self) -> Faults {
+        let mut sum = Faults::default();
+        for (index, channel) in self.channels.iter().enumerate() {
+            let end = self.books[index].first + self.flights.departed(index);
+            for member in &channel.members {
+                sum.add(self.audits[*member].close(end));
+            }
+        }
+        sum
+    }
+
+    fn faults_so_far(&self) -> u64 {
+        let LogFaults { stray_acks, disagreements, .. } = self.log_faults;
+        self.audits.iter().map(Audit::faults_so_far).sum::<u64>() + stray_acks + disagreements
+    }
+
     fn measure_from_here(&mut self) {
-        (self.deliveries, self.messages) = (0, 0);
-        self.latency.clear();
+        self.figures.measure_from_here();
         self.ack_latency.clear();
     }
 
@@ -300,7 +297,7 @@ mod tests {
         }
         assert!(stored.faults().none());
         assert_eq!(stored.log_faults(), LogFaults::default());
-        assert_eq!((stored.flights.outstanding(), stored.acks, stored.refusals.count), (0, 2, 0));
+        assert_eq!((stored.flights.outstanding(), stored.acks, stored.figures.refusals.count), (0, 2, 0));
     }
 
     #[test]
@@ -320,6 +317,6 @@ mod tests {
         let mut stored = world();
         let foreign = String::from_utf8(event("new_message", 11, 0)).expect("text").replace("r1-0-0", "r2-0-0");
         stored.text(0, foreign.as_bytes(), 1);
-        assert!(stored.refusals.first.is_some_and(|text| text.contains("r2-0-0")));
+        assert!(stored.figures.refusals.first.is_some_and(|text| text.contains("r2-0-0")));
     }
 }

@@ -73,6 +73,13 @@ impl Audit {
         self.next
     }
 
+    /// What is wrong as long as nothing more comes: a number that was overtaken counts until it comes.
+    #[must_use]
+    pub fn faults_so_far(&self) -> u64 {
+        let Faults { lost, doubled, reordered } = self.close(self.next);
+        lost + doubled + reordered
+    }
+
     /// The account when `end` is the number after the last one that was sent.
     #[must_use]
     pub fn close(&self, end: u64) -> Faults {

@@ -70,12 +70,15 @@ pub struct Connection {
     out_sent: usize,
     mask: u32,
     request: Vec<u8>,
+    started_ns: u64,
+    received_bytes: u64,
+    sent_bytes: u64,
 }
 
 impl Connection {
-    /// Begin with a socket whose connect is under way; `request` goes out when it stands.
+    /// Begin with a socket whose connect is under way since `now_ns`; `request` goes out when it stands.
     #[must_use]
-    pub fn new(stream: TcpStream, request: Vec<u8>, seed: u32) -> Self {
+    pub fn new(stream: TcpStream, request: Vec<u8>, seed: u32, now_ns: u64) -> Self {
         // xorshift must not start at zero; any other seed gives all 2^32 - 1 masks.
         Self {
             stream,
@@ -85,7 +88,22 @@ impl Connection {
             out_sent: 0,
             mask: seed | 1,
             request,
+            started_ns: now_ns,
+            received_bytes: 0,
+            sent_bytes: 0,
         }
+    }
+
+    /// When its connect began.
+    #[must_use]
+    pub const fn started_ns(&self) -> u64 {
+        self.started_ns
+    }
+
+    /// Bytes received and sent, as the socket saw them.
+    #[must_use]
+    pub const fn traffic(&self) -> (u64, u64) {
+        (self.received_bytes, self.sent_bytes)
     }
 
     /// The upgrade request for `path` (with its query) on `host`.
@@ -166,7 +184,10 @@ impl Connection {
     pub fn flush(&mut self) -> Result<(), End> {
         while self.out_sent < self.out.len() {
             match self.stream.write(&self.out[self.out_sent..]) {
-                Ok(sent) => self.out_sent += sent,
+                Ok(sent) => {
+                    self.out_sent += sent;
+                    self.sent_bytes += sent as u64;
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(io_end(error)),
@@ -201,6 +222,7 @@ impl Connection {
                 Err(error) => return Err(io_end(error)),
             };
             let now_ns = clock.now_ns();
+            self.received_bytes += count as u64;
             if self.held.is_empty() {
                 let used = self.consume(&buffer[..count], now_ns, &mut on_text)?;
                 self.held.extend_from_slice(&buffer[used..count]);

@@ -7,7 +7,10 @@
 
 use crate::clock::{Clock, ns};
 use crate::connection::{Connection, End, Stage};
+use crate::failure::Failure;
 use crate::frame::Opcode;
+use crate::histogram::Histogram;
+use crate::watch::{Progress, Watch, Wish};
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 use std::io;
@@ -21,7 +24,7 @@ pub struct Target {
     pub address: SocketAddr,
     /// Value of the `Host` header.
     pub host: String,
-    /// Path of the endpoint, without a query.
+    /// Path of the endpoint, with its query if it has one.
     pub path: String,
     /// Tokens, used round-robin; without any, no `token` is sent.
     pub tokens: Vec<String>,
@@ -33,7 +36,8 @@ impl Target {
             return Connection::request(&self.host, &self.path);
         }
         let token = &self.tokens[index % self.tokens.len()];
-        Connection::request(&self.host, &format!("{}?token={token}", self.path))
+        let separator = if self.path.contains('?') { '&' } else { '?' };
+        Connection::request(&self.host, &format!("{}{separator}token={token}", self.path))
     }
 }
 
@@ -48,6 +52,8 @@ pub struct Swarm {
     under_way: usize,
     alive: usize,
     clock: Clock,
+    watch: Watch,
+    connect: Histogram,
 }
 
 impl Swarm {
@@ -55,7 +61,7 @@ impl Swarm {
     ///
     /// # Errors
     /// When the system gives no poller.
-    pub fn new(clock: Clock) -> io::Result<Self> {
+    pub fn new(clock: Clock, watch: Watch) -> io::Result<Self> {
         Ok(Self {
             poll: Poll::new()?,
             events: Events::with_capacity(1024),
@@ -66,6 +72,36 @@ impl Swarm {
             under_way: 0,
             alive: 0,
             clock,
+            watch,
+            connect: Histogram::default(),
+        })
+    }
+
+    /// Ask whoever watches whether to go on; `progress` gets the time in ns and says how far the run is, but for the connections.
+    pub fn look(&mut self, progress: impl FnOnce(u64) -> Progress) -> Wish {
+        let now_ns = self.clock.now_ns();
+        let connections = self.alive - self.under_way;
+        self.watch.look(now_ns, || Progress { connections, ..progress(now_ns) })
+    }
+
+    /// Whether the run was told to end early.
+    #[must_use]
+    pub fn stopped(&self) -> bool {
+        self.watch.stopped()
+    }
+
+    /// From the connect of each connection to its first frame, of the last [`Self::open`].
+    #[must_use]
+    pub const fn connect_times(&self) -> &Histogram {
+        &self.connect
+    }
+
+    /// Bytes received and sent on all connections since they were opened, WebSocket and HTTP.
+    #[must_use]
+    pub fn traffic(&self) -> (u64, u64) {
+        self.connections.iter().fold((0, 0), |sum, connection| {
+            let (received, sent) = connection.traffic();
+            (sum.0 + received, sum.1 + sent)
         })
     }
 
@@ -91,8 +127,10 @@ impl Swarm {
     /// Connections of an earlier call must be closed; indices start at 0 again.
     ///
     /// # Errors
-    /// A sentence with the first connection that failed and why, or that `timeout` passed.
-    pub fn open(&mut self, target: &Target, count: usize, window: usize, timeout: Duration) -> Result<(), String> {
+    /// With the first connection that failed and why, or that `timeout` passed. It is [`Failure::Call`] where the first of all could not
+    /// reach a server, which nobody but the caller can mend.
+    pub fn open(&mut self, target: &Target, count: usize, window: usize, timeout: Duration) -> Result<(), Failure> {
+        self.connect.clear();
         self.connections.clear();
         self.ends.clear();
         self.dirty.clear();
@@ -100,17 +138,23 @@ impl Swarm {
         let deadline_ns = self.clock.now_ns() + ns(timeout);
         while self.connections.len() < count || self.under_way > 0 {
             while self.connections.len() < count && self.under_way < window {
-                self.connect(target).map_err(|error| format!("connection {}: {error}", self.connections.len()))?;
+                let index = self.connections.len();
+                self.connect(target).map_err(|error| Failure::Call(format!("connection {index}: {error}")))?;
             }
-            self.turn(Some(Duration::from_millis(100)), |_, _, _| {}).map_err(|error| format!("poll: {error}"))?;
+            if self.look(|_| Progress { phase: "connecting", ..Progress::default() }) != Wish::GoOn {
+                return Err(Failure::Stopped);
+            }
+            self.turn(Some(Duration::from_millis(100)), |_, _, _| {})?;
+            let open = self.connect.samples();
             if let Some((index, end)) = self.ends.first() {
-                return Err(format!("connection {index}: {end}"));
+                let sentence = format!("connection {index} to {}: {end} ({open} were open)", target.host);
+                let nobody = open == 0 && matches!(end, End::Io(_));
+                return Err(if nobody { Failure::Call(sentence) } else { Failure::Server(sentence) });
             }
             if self.clock.now_ns() > deadline_ns {
-                let open = self.connections.len() - self.under_way;
-                return Err(format!(
+                return Err(Failure::Server(format!(
                     "{open} of {count} connections open after {timeout:?}; raise --timeout or open fewer"
-                ));
+                )));
             }
         }
         Ok(())
@@ -119,7 +163,8 @@ impl Swarm {
     fn connect(&mut self, target: &Target) -> io::Result<()> {
         let index = self.connections.len();
         let stream = TcpStream::connect(target.address)?;
-        let mut connection = Connection::new(stream, target.request(index), index as u32 ^ 0x9e37_79b9);
+        let now_ns = self.clock.now_ns();
+        let mut connection = Connection::new(stream, target.request(index), index as u32 ^ 0x9e37_79b9, now_ns);
         let both = Interest::READABLE | Interest::WRITABLE;
         self.poll.registry().register(connection.stream(), Token(index), both)?;
         self.connections.push(connection);
@@ -150,7 +195,7 @@ impl Swarm {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
             other => other?,
         }
-        let Self { events, connections, buffer, ends, clock, dirty, under_way, alive, poll } = self;
+        let Self { events, connections, buffer, ends, clock, dirty, under_way, alive, poll, connect, .. } = self;
         for event in events.iter() {
             let index = event.token().0;
             // An event of a connection that an earlier `open` left behind has no slot any more.
@@ -180,6 +225,9 @@ impl Swarm {
             }
             if opening(before) && !opening(connection.stage()) {
                 *under_way -= 1;
+                if connection.stage() == Stage::Open {
+                    connect.record(clock.now_ns().saturating_sub(connection.started_ns()));
+                }
             }
         }
         Ok(())
@@ -202,8 +250,8 @@ impl Swarm {
     /// Turn until no frame has come for `quiet`, at most for `longest`; true if it became quiet.
     ///
     /// # Errors
-    /// When the poller fails.
-    pub fn settle(&mut self, quiet: Duration, longest: Duration) -> io::Result<bool> {
+    /// When the poller fails, or whoever watches wants no more of it.
+    pub fn settle(&mut self, quiet: Duration, longest: Duration) -> Result<bool, Failure> {
         let limit_ns = self.clock.now_ns() + ns(longest);
         let mut last_ns = self.clock.now_ns();
         loop {
@@ -213,6 +261,9 @@ impl Swarm {
             }
             if now_ns > limit_ns {
                 return Ok(false);
+            }
+            if self.look(|_| Progress { phase: "settling", ..Progress::default() }) != Wish::GoOn {
+                return Err(Failure::Stopped);
             }
             self.turn(Some(Duration::from_millis(10)), |_, _, read_ns| last_ns = read_ns)?;
         }

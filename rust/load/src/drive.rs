@@ -5,11 +5,15 @@
 //! server that stalls is charged for all that should have been sent meanwhile. It asks how long people wait. In the open loop the
 //! generator spins for the last millisecond before a message is due, since the poller's clock is no finer.
 
+use crate::audit::Faults;
 use crate::clock::ns;
+use crate::failure::Failure;
+use crate::figures::Figures;
 use crate::flights::Flights;
 use crate::histogram::Histogram;
 use crate::process;
 use crate::swarm::Swarm;
+use crate::watch::{Progress, Wish};
 use std::io;
 use std::time::Duration;
 
@@ -45,13 +49,23 @@ pub trait Workload {
     fn send_next(&mut self, swarm: &mut Swarm, channel: usize, due_ns: u64);
     /// The messages under way.
     fn flights(&mut self) -> &mut Flights;
+    /// What it counts.
+    fn figures(&mut self) -> &mut Figures;
+    /// Faults of all receivers, against what was sent.
+    fn faults(&self) -> Faults;
+    /// How many faults there are already, as long as nothing more comes.
+    fn faults_so_far(&self) -> u64;
     /// The warm-up is over: forget its figures, keep its audit.
-    fn measure_from_here(&mut self);
+    fn measure_from_here(&mut self) {
+        self.figures().measure_from_here();
+    }
     /// A turn is over: write what must not wait.
     ///
     /// # Errors
     /// When that cannot be written.
-    fn after_turn(&mut self) -> io::Result<()>;
+    fn after_turn(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// What was measured from outside of the workload.
@@ -65,6 +79,10 @@ pub struct Run {
     pub own_cpu_ns: u64,
     /// Open loop: how long after its schedule a message left the generator.
     pub late: Histogram,
+    /// Bytes that were received in that time, frames and all.
+    pub received_bytes: u64,
+    /// Bytes that were sent in that time.
+    pub sent_bytes: u64,
     /// Every connection ended before the run was over.
     pub server_gone: bool,
 }
@@ -88,29 +106,64 @@ impl Schedule {
     }
 }
 
+/// What has been used when the measured time begins.
+struct Baseline {
+    from_ns: u64,
+    server_cpu_ns: u64,
+    own_cpu_ns: u64,
+    received_bytes: u64,
+    sent_bytes: u64,
+}
+
+impl Baseline {
+    fn now(swarm: &Swarm, plan: &Plan) -> Self {
+        let (received_bytes, sent_bytes) = swarm.traffic();
+        Self {
+            from_ns: swarm.clock().now_ns(),
+            server_cpu_ns: process::cpu_ns(&plan.pids),
+            own_cpu_ns: process::own_cpu_ns(),
+            received_bytes,
+            sent_bytes,
+        }
+    }
+
+    fn close(&self, swarm: &Swarm, plan: &Plan, last_ns: u64, run: &mut Run) {
+        let (received_bytes, sent_bytes) = swarm.traffic();
+        run.elapsed_ns = last_ns.saturating_sub(self.from_ns);
+        run.server_cpu_ns = process::cpu_ns(&plan.pids).saturating_sub(self.server_cpu_ns);
+        run.own_cpu_ns = process::own_cpu_ns().saturating_sub(self.own_cpu_ns);
+        run.received_bytes = received_bytes - self.received_bytes;
+        run.sent_bytes = sent_bytes - self.sent_bytes;
+    }
+}
+
 /// Run `workload` over the open, subscribed connections of `swarm`, whose channels are `0..channels`.
 ///
 /// # Errors
-/// When the poller or the workload's own output fails.
-pub fn drive<W: Workload>(swarm: &mut Swarm, workload: &mut W, channels: usize, plan: &Plan) -> io::Result<Run> {
+/// When the poller or the workload's own output fails, or whoever watches abandons the run.
+pub fn drive<W: Workload>(swarm: &mut Swarm, workload: &mut W, channels: usize, plan: &Plan) -> Result<Run, Failure> {
     let clock = swarm.clock();
     let mut run = Run::default();
     let start_ns = clock.now_ns();
     let figures_ns = start_ns + ns(plan.warmup);
-    let end_ns = figures_ns + ns(plan.measured);
+    let mut end_ns = figures_ns + ns(plan.measured);
     let mut schedule = match plan.pace {
         Pace::Open(rate) => Some(Schedule { interval_ns: 1e9 / rate, start_ns, sent: 0 }),
         Pace::Closed(_) => None,
     };
-    let (mut measured_from_ns, mut server_cpu_ns, mut own_cpu_ns) = (None, 0, 0);
+    let mut baseline: Option<Baseline> = None;
     let mut last_text_ns = start_ns;
     loop {
         let now_ns = clock.now_ns();
-        if measured_from_ns.is_none() && now_ns >= figures_ns {
-            measured_from_ns = Some(now_ns);
-            (server_cpu_ns, own_cpu_ns) = (process::cpu_ns(&plan.pids), process::own_cpu_ns());
+        if baseline.is_none() && now_ns >= figures_ns {
+            baseline = Some(Baseline::now(swarm, plan));
             run.late.clear();
             workload.measure_from_here();
+        }
+        match look(swarm, workload, baseline.as_ref(), start_ns) {
+            Wish::GoOn => {}
+            Wish::Finish => end_ns = end_ns.min(now_ns),
+            Wish::Abandon => return Err(Failure::Stopped),
         }
         let sending = now_ns < end_ns;
         let stalled = now_ns.saturating_sub(last_text_ns) > ns(plan.patience) && workload.flights().outstanding() > 0;
@@ -135,13 +188,31 @@ pub fn drive<W: Workload>(swarm: &mut Swarm, workload: &mut W, channels: usize, 
         })?;
         workload.after_turn()?;
     }
-    run.elapsed_ns = last_text_ns.saturating_sub(measured_from_ns.unwrap_or(last_text_ns));
-    if measured_from_ns.is_some() {
-        run.server_cpu_ns = process::cpu_ns(&plan.pids).saturating_sub(server_cpu_ns);
-        run.own_cpu_ns = process::own_cpu_ns().saturating_sub(own_cpu_ns);
+    if let Some(baseline) = baseline {
+        baseline.close(swarm, plan, last_text_ns, &mut run);
     }
     listen_for_doubles(swarm, workload)?;
     Ok(run)
+}
+
+/// Tell whoever watches how far the run has come.
+fn look<W: Workload>(swarm: &mut Swarm, workload: &mut W, measured: Option<&Baseline>, start_ns: u64) -> Wish {
+    swarm.look(|now_ns| {
+        let faults = workload.faults_so_far() + workload.figures().refusals.count;
+        let figures = workload.figures();
+        Progress {
+            phase: if measured.is_some() { "measuring" } else { "warming up" },
+            elapsed: Duration::from_nanos(
+                now_ns.saturating_sub(measured.map_or(start_ns, |baseline| baseline.from_ns)),
+            ),
+            messages: figures.messages,
+            deliveries: figures.deliveries,
+            p50_ns: figures.latency.quantile_ns(0.5),
+            p99_ns: figures.latency.quantile_ns(0.99),
+            faults,
+            ..Progress::default()
+        }
+    })
 }
 
 /// All messages that are due by now leave, each with its scheduled time.

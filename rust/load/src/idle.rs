@@ -6,10 +6,11 @@
 //! cycle to cycle shows. Memory is compared with what the process had before the first connection.
 
 use crate::clock::ns;
+use crate::failure::Failure;
 use crate::process::{self, Memory};
 use crate::swarm::{Swarm, Target};
+use crate::watch::{Progress, Wish};
 use serde_json::{Value, json};
-use std::io;
 use std::time::Duration;
 
 /// Quiet for this long, a server has done what a connect or a close makes it do.
@@ -52,6 +53,7 @@ impl Opened {
         let grown = |after: u64, before: u64| each(after as f64 - before as f64).round();
         json!({
             "seconds": self.elapsed_ns as f64 / 1e9,
+            "connections_per_s": connections as f64 / (self.elapsed_ns.max(1) as f64 / 1e9),
             "server_cpu_us_per_connection": each(self.server_cpu_ns as f64 / 1e3),
             "rss_before_bytes": self.before.rss_bytes,
             "rss_after_bytes": self.after.rss_bytes,
@@ -64,14 +66,14 @@ impl Opened {
 /// Open all connections and wait until the server is quiet.
 ///
 /// # Errors
-/// A sentence: which connection failed and why.
-pub fn open(swarm: &mut Swarm, opening: &Opening) -> Result<Opened, String> {
+/// As [`Swarm::open`].
+pub fn open(swarm: &mut Swarm, opening: &Opening) -> Result<Opened, Failure> {
     let clock = swarm.clock();
     let (before, cpu_before, start_ns) =
         (process::memory(&opening.pids), process::cpu_ns(&opening.pids), clock.now_ns());
     swarm.open(&opening.target, opening.connections, opening.window, opening.timeout)?;
     let elapsed_ns = clock.now_ns() - start_ns;
-    swarm.settle(QUIET, QUIET_LONGEST).map_err(|error| format!("poll: {error}"))?;
+    swarm.settle(QUIET, QUIET_LONGEST)?;
     Ok(Opened {
         elapsed_ns,
         server_cpu_ns: process::cpu_ns(&opening.pids) - cpu_before,
@@ -83,12 +85,25 @@ pub fn open(swarm: &mut Swarm, opening: &Opening) -> Result<Opened, String> {
 /// Hold the open connections for `time`; returns the server's CPU in that time in ns.
 ///
 /// # Errors
-/// When the poller fails.
-pub fn hold(swarm: &mut Swarm, time: Duration, pids: &[u32]) -> io::Result<u64> {
+/// When the poller fails, or whoever watches abandons the run.
+pub fn hold(swarm: &mut Swarm, time: Duration, pids: &[u32]) -> Result<u64, Failure> {
     let clock = swarm.clock();
     let before = process::cpu_ns(pids);
-    let end_ns = clock.now_ns() + ns(time);
+    let start_ns = clock.now_ns();
+    let end_ns = start_ns + ns(time);
     while clock.now_ns() < end_ns && swarm.alive() > 0 {
+        let ended = swarm.ends().len() as u64;
+        let elapsed = |now_ns: u64| Duration::from_nanos(now_ns.saturating_sub(start_ns));
+        match swarm.look(|now_ns| Progress {
+            phase: "holding",
+            elapsed: elapsed(now_ns),
+            faults: ended,
+            ..Progress::default()
+        }) {
+            Wish::GoOn => {}
+            Wish::Finish => break,
+            Wish::Abandon => return Err(Failure::Stopped),
+        }
         let left = Duration::from_nanos(end_ns.saturating_sub(clock.now_ns()));
         swarm.turn(Some(left.min(Duration::from_millis(100))), |_, _, _| {})?;
     }
@@ -98,17 +113,16 @@ pub fn hold(swarm: &mut Swarm, time: Duration, pids: &[u32]) -> io::Result<u64> 
 /// Open and close all connections `cycles` times; returns one entry a cycle and how many connections ended wrongly.
 ///
 /// # Errors
-/// A sentence: which connection failed and why.
-pub fn churn(swarm: &mut Swarm, opening: &Opening, cycles: usize) -> Result<(Vec<Value>, usize), String> {
+/// As [`Swarm::open`].
+pub fn churn(swarm: &mut Swarm, opening: &Opening, cycles: usize) -> Result<(Vec<Value>, usize), Failure> {
     let mut entries = Vec::with_capacity(cycles);
     let mut unclean = 0;
     for _ in 0..cycles {
         let opened = open(swarm, opening)?;
-        let failed = |error: io::Error| format!("poll: {error}");
         unclean += swarm.ends().len();
-        unclean += swarm.close_all(opening.timeout).map_err(failed)?;
+        unclean += swarm.close_all(opening.timeout)?;
         // The server ends its side of TCP, and whatever it keeps for a closed connection, a little later.
-        swarm.settle(QUIET, QUIET_LONGEST).map_err(failed)?;
+        swarm.settle(QUIET, QUIET_LONGEST)?;
         let closed = process::memory(&opening.pids);
         let mut entry = opened.json(opening.connections);
         entry["rss_closed_bytes"] = json!(closed.rss_bytes);

@@ -37,6 +37,7 @@ impl Report {
         let us = |ns: u64| ns as f64 / 1e3;
         let value = json!({
             "p50": us(histogram.quantile_ns(0.5)),
+            "p90": us(histogram.quantile_ns(0.9)),
             "p99": us(histogram.quantile_ns(0.99)),
             "p999": us(histogram.quantile_ns(0.999)),
             "max": us(histogram.max_ns()),

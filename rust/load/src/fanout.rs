@@ -4,17 +4,17 @@
 //! The first member of each channel publishes `bench` events that carry their number `s` and their time `t`; every member, the publisher
 //! too, must receive every number once and in order. Padding brings a delivered event to the size asked for: what a server puts around
 //! the data (`userId` and the like) is learned from the first event of each channel, so that all servers send as many bytes.
-//! Counts every delivery at every receiver; `drive` decides when the next message leaves.
+//! Counts every delivery at every receiver; `drive` decides when the next message leaves. Messages are `publish` commands, or of a type that
+//! a handler of the server's takes with the same data and publishes: that asks what the way through the handler costs.
 
 use crate::audit::{Audit, Faults};
 use crate::drive::Workload;
+use crate::figures::Figures;
 use crate::flights::Flights;
-use crate::histogram::Histogram;
-use crate::refusals::Refusals;
 use crate::scan;
 use crate::subscription::Channel;
 use crate::swarm::Swarm;
-use std::io::{self, Write};
+use std::io::Write;
 
 /// How a delivery begins when the server keeps the order of the members, as all of ours do.
 const DELIVERY_HEAD: &[u8] = br#"{"type":"bench","data":{"s":"#;
@@ -27,22 +27,14 @@ pub struct FanOut {
     audits: Vec<Audit>,
     envelopes: Vec<Option<usize>>,
     command: Vec<u8>,
-    /// Deliveries since the warm-up.
-    pub deliveries: u64,
-    /// Messages published since the warm-up.
-    pub messages: u64,
-    /// Payload bytes delivered since the warm-up.
-    pub bytes: u64,
-    /// From the schedule to each receiver.
-    pub latency: Histogram,
-    /// What should not have come.
-    pub refusals: Refusals,
+    kind: String,
+    figures: Figures,
 }
 
 impl FanOut {
-    /// Events of about `event_bytes` bytes over `channels`, whose members are connections `0..connections`.
+    /// Events of about `event_bytes` bytes over `channels`, whose members are connections `0..connections`; messages are of type `kind`.
     #[must_use]
-    pub fn new(channels: Vec<Channel>, connections: usize, event_bytes: usize) -> Self {
+    pub fn new(channels: Vec<Channel>, connections: usize, event_bytes: usize, kind: &str) -> Self {
         Self {
             flights: Flights::new(channels.len()),
             envelopes: vec![None; channels.len()],
@@ -50,42 +42,26 @@ impl FanOut {
             event_bytes,
             audits: vec![Audit::default(); connections],
             command: Vec::new(),
-            deliveries: 0,
-            messages: 0,
-            bytes: 0,
-            latency: Histogram::default(),
-            refusals: Refusals::default(),
+            kind: kind.to_owned(),
+            figures: Figures::default(),
         }
-    }
-
-    /// Faults of all receivers, against what was published.
-    #[must_use]
-    pub fn faults(&self) -> Faults {
-        let mut sum = Faults::default();
-        for (index, channel) in self.channels.iter().enumerate() {
-            for member in &channel.members {
-                sum.add(self.audits[*member].close(self.flights.departed(index)));
-            }
-        }
-        sum
     }
 }
 
 impl Workload for FanOut {
     fn text(&mut self, connection: usize, payload: &[u8], now_ns: u64) {
         let Some((seq, sent_ns)) = delivery(payload) else {
-            return self.refusals.sort(payload);
+            return self.figures.refusals.sort(payload);
         };
         let channel = connection % self.channels.len();
         if !self.channels[channel].owns(payload) {
-            return self.refusals.add(payload);
+            return self.figures.refusals.add(payload);
         }
         if self.envelopes[channel].is_none() {
             self.envelopes[channel] = envelope_bytes(payload);
         }
-        self.deliveries += 1;
-        self.bytes += payload.len() as u64;
-        self.latency.record(now_ns.saturating_sub(sent_ns));
+        self.figures.deliver(payload.len());
+        self.figures.latency.record(now_ns.saturating_sub(sent_ns));
         if self.audits[connection].see(seq) {
             self.flights.arrive(channel, seq);
         }
@@ -95,22 +71,31 @@ impl Workload for FanOut {
         let Channel { name, members, .. } = &self.channels[channel];
         let seq = self.flights.depart(channel, members.len() as u32, due_ns);
         let data_bytes = self.event_bytes.saturating_sub(self.envelopes[channel].unwrap_or(0));
-        write_publish(&mut self.command, name, seq, due_ns, data_bytes);
+        write_publish(&mut self.command, &self.kind, name, seq, due_ns, data_bytes);
         swarm.send(members[0], &self.command);
-        self.messages += 1;
+        self.figures.messages += 1;
     }
 
     fn flights(&mut self) -> &mut Flights {
         &mut self.flights
     }
 
-    fn measure_from_here(&mut self) {
-        (self.deliveries, self.messages, self.bytes) = (0, 0, 0);
-        self.latency.clear();
+    fn figures(&mut self) -> &mut Figures {
+        &mut self.figures
     }
 
-    fn after_turn(&mut self) -> io::Result<()> {
-        Ok(())
+    fn faults(&self) -> Faults {
+        let mut sum = Faults::default();
+        for (index, channel) in self.channels.iter().enumerate() {
+            for member in &channel.members {
+                sum.add(self.audits[*member].close(self.flights.departed(index)));
+            }
+        }
+        sum
+    }
+
+    fn faults_so_far(&self) -> u64 {
+        self.audits.iter().map(Audit::faults_so_far).sum()
     }
 }
 
@@ -134,11 +119,11 @@ fn envelope_bytes(event: &[u8]) -> Option<usize> {
     Some(event.len() - data_bytes)
 }
 
-/// The publish command, its data padded to `data_bytes` bytes, or as short as it can be.
-fn write_publish(out: &mut Vec<u8>, channel: &str, seq: u64, due_ns: u64, data_bytes: usize) {
+/// The command of type `kind`, its event's data padded to `data_bytes` bytes, or as short as it can be.
+fn write_publish(out: &mut Vec<u8>, kind: &str, channel: &str, seq: u64, due_ns: u64, data_bytes: usize) {
     out.clear();
     // Writing to a Vec cannot fail.
-    let _ = write!(out, "{{\"type\":\"publish\",\"data\":{{\"channel\":\"{channel}\",\"event\":\"bench\",\"data\":");
+    let _ = write!(out, "{{\"type\":\"{kind}\",\"data\":{{\"channel\":\"{channel}\",\"event\":\"bench\",\"data\":");
     let start = out.len();
     let _ = write!(out, "{{\"s\":{seq},\"t\":{due_ns},\"p\":\"");
     let padding = data_bytes.saturating_sub(out.len() - start + b"\"}".len());
@@ -167,12 +152,12 @@ mod tests {
     #[test]
     fn events_have_exactly_the_size_asked_for_once_the_envelope_is_known() {
         let mut command = Vec::new();
-        write_publish(&mut command, "bench:0", 0, 0, 0);
+        write_publish(&mut command, "publish", "bench:0", 0, 0, 0);
         let first = delivered(&command);
         assert_eq!(delivery(&first), Some((0, 0)));
         let envelope = envelope_bytes(&first).expect("the members are in their places");
         for (seq, due_ns, asked) in [(1, 1, 131), (99_999, 12_345_678_901, 131), (7, 7, 730)] {
-            write_publish(&mut command, "bench:0", seq, due_ns, asked - envelope);
+            write_publish(&mut command, "publish", "bench:0", seq, due_ns, asked - envelope);
             let event = delivered(&command);
             assert_eq!(event.len(), asked, "{}", String::from_utf8_lossy(&event));
             assert_eq!(delivery(&event), Some((seq, due_ns)));
@@ -188,14 +173,14 @@ mod tests {
 
     #[test]
     fn delivery_of_another_channel_and_an_undelivered_message_are_faults() {
-        let mut fan_out = FanOut::new(Channel::all("bench:", 2, 4), 4, 131);
+        let mut fan_out = FanOut::new(Channel::all("bench:", 2, 4), 4, 131, "publish");
         let mut command = Vec::new();
         fan_out.flights.depart(0, 2, 0);
-        write_publish(&mut command, "bench:0", 0, 0, 131);
+        write_publish(&mut command, "publish", "bench:0", 0, 0, 131);
         let event = delivered(&command);
         fan_out.text(0, &event, 5);
         fan_out.text(1, &event, 5);
-        assert_eq!(fan_out.refusals.count, 1, "connection 1 is a member of the other channel");
+        assert_eq!(fan_out.figures.refusals.count, 1, "connection 1 is a member of the other channel");
         assert_eq!(fan_out.faults(), Faults { lost: 1, doubled: 0, reordered: 0 }, "connection 2 got nothing");
         fan_out.text(2, &event, 6);
         assert!(fan_out.faults().none());

@@ -3,9 +3,10 @@
 //! So every receiver has one sequence to check, and a delivery of another channel is a fault by itself. Subscribing sends one command a
 //! connection and waits for every confirmation; a refusal ends the run with the server's words.
 
+use crate::failure::Failure;
 use crate::scan;
 use crate::swarm::Swarm;
-use std::io;
+use crate::watch::{Progress, Wish};
 use std::time::Duration;
 
 /// A channel and its members.
@@ -51,8 +52,8 @@ impl Channel {
 /// Per connection the offset in the confirmation's position: the last publication before the subscription; 0 without one.
 ///
 /// # Errors
-/// A sentence: the server's refusal, a connection that ended, or how many confirmations are missing after `timeout`.
-pub fn subscribe_all(swarm: &mut Swarm, channels: &[Channel], timeout: Duration) -> Result<Vec<u64>, String> {
+/// [`Failure::Server`] with the server's refusal, a connection that ended, or how many confirmations are missing after `timeout`.
+pub fn subscribe_all(swarm: &mut Swarm, channels: &[Channel], timeout: Duration) -> Result<Vec<u64>, Failure> {
     let members: usize = channels.iter().map(|channel| channel.members.len()).sum();
     for channel in channels {
         let command = format!("{{\"type\":\"subscribe\",\"data\":{{\"channel\":\"{}\"}},\"id\":1}}", channel.name);
@@ -65,24 +66,25 @@ pub fn subscribe_all(swarm: &mut Swarm, channels: &[Channel], timeout: Duration)
     let mut refusal = None;
     let deadline_ns = swarm.clock().now_ns() + crate::clock::ns(timeout);
     while confirmed < members {
-        let turned: io::Result<()> =
-            swarm.turn(Some(Duration::from_millis(50)), |connection, payload, _| match scan::event_type(payload) {
-                b"subscription_confirmed" if offsets[connection].is_none() => {
-                    offsets[connection] = Some(scan::member_integer(payload, b"\"offset\":").unwrap_or(0));
-                    confirmed += 1;
-                }
-                b"error" => refusal = Some(String::from_utf8_lossy(payload).into_owned()),
-                _ => {}
-            });
-        turned.map_err(|error| format!("poll: {error}"))?;
+        if swarm.look(|_| Progress { phase: "subscribing", ..Progress::default() }) != Wish::GoOn {
+            return Err(Failure::Stopped);
+        }
+        swarm.turn(Some(Duration::from_millis(50)), |connection, payload, _| match scan::event_type(payload) {
+            b"subscription_confirmed" if offsets[connection].is_none() => {
+                offsets[connection] = Some(scan::member_integer(payload, b"\"offset\":").unwrap_or(0));
+                confirmed += 1;
+            }
+            b"error" => refusal = Some(String::from_utf8_lossy(payload).into_owned()),
+            _ => {}
+        })?;
         if let Some(refusal) = refusal {
-            return Err(format!("subscribe: {refusal}"));
+            return Err(Failure::Server(format!("subscribe: {refusal}")));
         }
         if let Some((index, end)) = swarm.ends().first() {
-            return Err(format!("connection {index}, subscribing: {end}"));
+            return Err(Failure::Server(format!("connection {index}, subscribing: {end}")));
         }
         if swarm.clock().now_ns() > deadline_ns {
-            return Err(format!("{confirmed} of {members} subscriptions confirmed after {timeout:?}"));
+            return Err(Failure::Server(format!("{confirmed} of {members} subscriptions confirmed after {timeout:?}")));
         }
     }
     Ok(offsets.into_iter().flatten().collect())
