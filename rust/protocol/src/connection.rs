@@ -3,12 +3,14 @@
 //! The usual message is one frame that lies whole in what was read: it is unmasked where it lies and handed out as a
 //! slice of it. All else (half a header, half a payload, fragments) is copied into one buffer that grows with the
 //! bytes received: neither an announced length nor a million empty fragments allocate anything. An idle connection
-//! is 16 bytes. Invariants: items and violations do not depend on how the bytes were cut; every call on a non-empty
+//! is 16 bytes. A compressed message (RFC 7692) is inflated when it is whole, into memory that all connections share, so
+//! text in it is judged at its end. Invariants: items and violations do not depend on how the bytes were cut; every call on a non-empty
 //! input consumes some of it; faults of a header are told from the first byte that shows them, text that is not
 //! UTF-8 from the first piece that cannot be repaired, a message over the limit from the header alone.
 //! Called by the reactor for each read, and by tests on both ends of a virtual link.
 
 use crate::close::{self, CloseCode};
+use crate::deflate::Inflater;
 use crate::error::Violation;
 use crate::frame::{CONTROL_BYTES_MAX, Opcode};
 use crate::mask;
@@ -60,20 +62,22 @@ impl Inbound {
     /// Consumes a prefix of `input` (unmasking it in place) and yields at most one item: call in a loop until the
     /// input is used up. Returns the number of bytes consumed, at least 1 unless `input` is empty.
     ///
-    /// `message_bytes_max` is the limit for the payload of one message, all its fragments together; control frames
-    /// have their own of 125. After an error or [`Item::Close`] the caller must not call again.
+    /// `message_bytes_max` is the limit for the payload of one message, all its fragments together, and for what it
+    /// inflates to; control frames have their own of 125. `inflater` is given for every call or for none: given where
+    /// permessage-deflate was agreed on (RFC 7692), it may be any one, since messages keep nothing in it. After an error or [`Item::Close`] the caller must not call again.
     ///
     /// # Errors
     /// 1002 for whatever breaks RFC 6455 §5 (reserved bits and opcodes, a mask that is missing or should be,
     /// control frames that are long or fragmented, a continuation of nothing, a new message inside an open one, a
     /// length with its top bit set, a wrong close code), 1007 for text that is not UTF-8, 1009 for a message over
-    /// the limit, from the header that announces it.
+    /// the limit, from the header that announces it. For a compressed message also what [`Inflater::inflate`] gives.
     ///
-    /// Cost: O(bytes consumed); a copy only of messages that are not one frame whole in `input`.
+    /// Cost: O(bytes consumed and inflated); a copy only of messages that are not one frame whole in `input`.
     pub fn receive<'a>(
         &'a mut self,
         input: &'a mut [u8],
         message_bytes_max: usize,
+        inflater: Option<&'a mut Inflater>,
     ) -> Result<(usize, Option<Item<'a>>), Violation> {
         self.release_finished();
         if input.is_empty() {
@@ -81,15 +85,15 @@ impl Inbound {
         }
         let open = self.partial.as_deref();
         if open.is_none_or(Partial::is_between_frames) {
-            let room = Room::new(open, message_bytes_max);
+            let room = Room::new(open, message_bytes_max, inflater.is_some());
             let Some(header) = Header::parse(input, self.role, room)? else {
-                return self.receive_partial(input, message_bytes_max);
+                return self.receive_partial(input, message_bytes_max, inflater);
             };
             if header.is_whole_item() && input.len() - header.len() >= header.payload_len {
-                return whole_item(&header, input);
+                return whole_item(&header, input, message_bytes_max, inflater);
             }
         }
-        self.receive_partial(input, message_bytes_max)
+        self.receive_partial(input, message_bytes_max, inflater)
     }
 
     /// Bytes held for a message or frame that is not finished, its half header included; 0 when idle.
@@ -118,17 +122,19 @@ impl Inbound {
         &'a mut self,
         input: &[u8],
         message_bytes_max: usize,
+        inflater: Option<&'a mut Inflater>,
     ) -> Result<(usize, Option<Item<'a>>), Violation> {
         let partial = self.partial.get_or_insert_default();
         let mut consumed = 0;
         if partial.frame.is_none() {
-            consumed = partial.take_header(input, self.role, message_bytes_max)?;
+            let room = Room::new(Some(partial), message_bytes_max, inflater.is_some());
+            consumed = partial.take_header(input, self.role, room)?;
         }
         let Some(frame) = partial.frame else {
             return Ok((consumed, None));
         };
         consumed += partial.take_payload(frame, &input[consumed..])?;
-        Ok((consumed, partial.end_frame()?))
+        Ok((consumed, partial.end_frame(message_bytes_max, inflater)?))
     }
 }
 
@@ -137,6 +143,8 @@ impl Inbound {
 struct Header {
     opcode: Opcode,
     fin: bool,
+    /// RSV1: the first frame of a compressed message (RFC 7692 §6).
+    compressed: bool,
     /// Zeroes when the frame is not masked, which masks nothing.
     mask: [u8; 4],
     masked: bool,
@@ -145,19 +153,22 @@ struct Header {
     payload_len: usize,
 }
 
-/// What a data frame may still be: whether it must continue a message, and how long it may be.
+/// What a data frame may still be: whether it must continue a message, how long it may be, and whether a message may
+/// be compressed.
 #[derive(Clone, Copy)]
 struct Room {
     message_open: bool,
     bytes: usize,
+    deflate: bool,
 }
 
 impl Room {
-    fn new(partial: Option<&Partial>, message_bytes_max: usize) -> Self {
+    fn new(partial: Option<&Partial>, message_bytes_max: usize, deflate: bool) -> Self {
         let used = partial.map_or(0, |partial| partial.buffer.len());
         Self {
             message_open: partial.is_some_and(|partial| partial.message.is_some()),
             bytes: message_bytes_max.saturating_sub(used),
+            deflate,
         }
     }
 }
@@ -170,7 +181,7 @@ impl Header {
         let Some((&first, bytes)) = bytes.split_first() else {
             return Ok(None);
         };
-        let (opcode, fin) = Self::parse_first(first, room.message_open)?;
+        let (opcode, fin, compressed) = Self::parse_first(first, room)?;
         let Some((&second, bytes)) = bytes.split_first() else {
             return Ok(None);
         };
@@ -213,12 +224,12 @@ impl Header {
             (true, Some(mask)) => *mask,
             (true, None) => return Ok(None),
         };
-        Ok(Some(Self { opcode, fin, mask, masked, length_bytes, payload_len: payload_len as usize }))
+        Ok(Some(Self { opcode, fin, compressed, mask, masked, length_bytes, payload_len: payload_len as usize }))
     }
 
-    fn parse_first(first: u8, message_open: bool) -> Result<(Opcode, bool), Violation> {
-        // RSV1 belongs to permessage-deflate, which is not negotiated yet.
-        if first & 0x70 != 0 {
+    fn parse_first(first: u8, room: Room) -> Result<(Opcode, bool, bool), Violation> {
+        let compressed = first & 0x40 != 0;
+        if first & 0x30 != 0 || (compressed && !room.deflate) {
             return Err(Violation::protocol("reserved bit set"));
         }
         let Some(opcode) = Opcode::from_nibble(first & 0x0F) else {
@@ -226,12 +237,13 @@ impl Header {
         };
         let fin = first & 0x80 != 0;
         match opcode {
+            // Only a message is marked, by its first frame (RFC 7692 §6).
+            Opcode::Text | Opcode::Binary if !room.message_open => Ok((opcode, fin, compressed)),
+            _ if compressed => Err(Violation::protocol("compression bit on a frame that begins no message")),
             _ if opcode.is_control() && !fin => Err(Violation::protocol("fragmented control frame")),
-            Opcode::Continuation if !message_open => Err(Violation::protocol("continuation without a message")),
-            Opcode::Text | Opcode::Binary if message_open => {
-                Err(Violation::protocol("new message before the end of the last"))
-            }
-            _ => Ok((opcode, fin)),
+            Opcode::Continuation if !room.message_open => Err(Violation::protocol("continuation without a message")),
+            Opcode::Text | Opcode::Binary => Err(Violation::protocol("new message before the end of the last")),
+            _ => Ok((opcode, fin, false)),
         }
     }
 
@@ -247,20 +259,44 @@ impl Header {
 }
 
 /// The item of a frame that lies whole at the front of `input`: no copy.
-fn whole_item<'a>(header: &Header, input: &'a mut [u8]) -> Result<(usize, Option<Item<'a>>), Violation> {
+fn whole_item<'a>(
+    header: &Header,
+    input: &'a mut [u8],
+    message_bytes_max: usize,
+    inflater: Option<&'a mut Inflater>,
+) -> Result<(usize, Option<Item<'a>>), Violation> {
     let end = header.len() + header.payload_len;
     let payload = &mut input[header.len()..end];
     if header.masked {
         mask::apply(header.mask, 0, payload);
     }
     let item = match header.opcode {
-        Opcode::Text if !utf8::is_valid(payload) => return Err(Violation::not_utf8()),
-        Opcode::Text => Item::Text(payload),
+        opcode if opcode.is_control() => control_item(opcode, payload)?,
         // A continuation is never whole by itself and does not come here.
-        Opcode::Binary | Opcode::Continuation => Item::Binary(payload),
-        Opcode::Close | Opcode::Ping | Opcode::Pong => control_item(header.opcode, payload)?,
+        opcode if header.compressed => inflated_item(opcode, payload, message_bytes_max, inflater)?,
+        opcode => message_item(opcode, payload)?,
     };
     Ok((end, Some(item)))
+}
+
+/// The item of a whole message that is not compressed, or not any more.
+fn message_item(opcode: Opcode, payload: &mut [u8]) -> Result<Item<'_>, Violation> {
+    match opcode {
+        Opcode::Text if !utf8::is_valid(payload) => Err(Violation::not_utf8()),
+        Opcode::Text => Ok(Item::Text(payload)),
+        _ => Ok(Item::Binary(payload)),
+    }
+}
+
+fn inflated_item<'a>(
+    opcode: Opcode,
+    payload: &[u8],
+    message_bytes_max: usize,
+    inflater: Option<&'a mut Inflater>,
+) -> Result<Item<'a>, Violation> {
+    // It was there for the message's first frame; a caller that changes its mind is told as if it had not been.
+    let inflater = inflater.ok_or(Violation::protocol("reserved bit set"))?;
+    message_item(opcode, inflater.inflate(payload, message_bytes_max)?)
 }
 
 fn control_item(opcode: Opcode, payload: &[u8]) -> Result<Item<'_>, Violation> {
@@ -291,6 +327,8 @@ struct Partial {
     text: utf8::Validator,
     /// Text or Binary while a message is open, from its first header to its last byte.
     message: Option<Opcode>,
+    /// Whether that message is compressed: `buffer` is then no text.
+    compressed: bool,
     frame: Option<Frame>,
     header: [u8; HEADER_BYTES_MAX],
     header_len: u8,
@@ -304,6 +342,7 @@ impl Default for Partial {
             buffer: Vec::new(),
             text: utf8::Validator::default(),
             message: None,
+            compressed: false,
             frame: None,
             header: [0; HEADER_BYTES_MAX],
             header_len: 0,
@@ -329,11 +368,10 @@ impl Partial {
     }
 
     /// Completes the header from the front of `input`, or keeps what there is; returns the bytes taken.
-    fn take_header(&mut self, input: &[u8], role: Role, message_bytes_max: usize) -> Result<usize, Violation> {
+    fn take_header(&mut self, input: &[u8], role: Role, room: Room) -> Result<usize, Violation> {
         let kept = usize::from(self.header_len);
         let copied = input.len().min(HEADER_BYTES_MAX - kept);
         self.header[kept..kept + copied].copy_from_slice(&input[..copied]);
-        let room = Room::new(Some(self), message_bytes_max);
         let Some(header) = Header::parse(&self.header[..kept + copied], role, room)? else {
             // Fourteen bytes are always enough, so all of the input was copied.
             self.header_len = (kept + copied) as u8;
@@ -343,6 +381,7 @@ impl Partial {
         self.control_len = 0;
         if matches!(header.opcode, Opcode::Text | Opcode::Binary) {
             self.message = Some(header.opcode);
+            self.compressed = header.compressed;
         }
         self.frame = Some(Frame { header, received: 0 });
         Ok(header.len() - kept)
@@ -367,7 +406,7 @@ impl Partial {
             if header.masked {
                 mask::apply(header.mask, frame.received, added);
             }
-            if self.message == Some(Opcode::Text) {
+            if self.message == Some(Opcode::Text) && !self.compressed {
                 self.text.push(added).map_err(|_| Violation::not_utf8())?;
             }
         }
@@ -392,7 +431,11 @@ impl Partial {
     }
 
     /// Ends the frame if its payload is whole, and the message if it was the last; gives the item, if that is one.
-    fn end_frame(&mut self) -> Result<Option<Item<'_>>, Violation> {
+    fn end_frame<'a>(
+        &'a mut self,
+        message_bytes_max: usize,
+        inflater: Option<&'a mut Inflater>,
+    ) -> Result<Option<Item<'a>>, Violation> {
         let Some(Frame { header, received }) = self.frame else {
             return Ok(None);
         };
@@ -407,7 +450,11 @@ impl Partial {
         if !header.fin {
             return Ok(None);
         }
-        if self.message.take() == Some(Opcode::Text) {
+        let opcode = self.message.take().unwrap_or(Opcode::Binary);
+        if self.compressed {
+            return inflated_item(opcode, &self.buffer, message_bytes_max, inflater).map(Some);
+        }
+        if opcode == Opcode::Text {
             self.text.finish().map_err(|_| Violation::not_utf8())?;
             return Ok(Some(Item::Text(&mut self.buffer)));
         }
@@ -427,7 +474,7 @@ mod tests {
         for read in bytes.chunks_mut(read_len) {
             let mut at = 0;
             while at < read.len() {
-                let (consumed, _) = inbound.receive(&mut read[at..], 1 << 24).expect("valid frames");
+                let (consumed, _) = inbound.receive(&mut read[at..], 1 << 24, None).expect("valid frames");
                 at += consumed;
                 let Some(partial) = &inbound.partial else {
                     continue;

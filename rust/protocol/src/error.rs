@@ -8,10 +8,10 @@ use std::fmt;
 
 use crate::close::CloseCode;
 
-/// A breach of RFC 6455 by the peer; ends the connection.
+/// A breach of RFC 6455 or RFC 7692 by the peer; ends the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// 1002 (protocol), 1007 (not UTF-8) or 1009 (too big): RFC 6455 §7.4.1.
+    /// 1002 (protocol), 1007 (not UTF-8, not DEFLATE) or 1009 (too big): RFC 6455 §7.4.1.
     pub code: CloseCode,
     /// Text for the Close frame, at most 123 bytes.
     pub reason: &'static str,
@@ -26,6 +26,11 @@ impl Violation {
     /// 1007: text that is not UTF-8 (RFC 6455 §8.1).
     pub(crate) const fn not_utf8() -> Self {
         Self { code: CloseCode::INVALID_PAYLOAD, reason: "text is not valid UTF-8" }
+    }
+
+    /// 1007: a message marked as compressed that is no whole DEFLATE stream (RFC 7692 §6.2, §7.2.2).
+    pub(crate) const fn not_deflate() -> Self {
+        Self { code: CloseCode::INVALID_PAYLOAD, reason: "message is not valid deflate" }
     }
 
     /// 1009: the message is longer than this end takes.

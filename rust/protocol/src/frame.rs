@@ -78,8 +78,17 @@ pub fn encode_header(opcode: Opcode, fin: bool, rsv1: bool, payload_len: u64, ou
 
 /// A server's frame, whole (FIN) and unmasked.
 pub fn encode_frame(opcode: Opcode, payload: &[u8]) -> Vec<u8> {
+    encode_whole(opcode, false, payload)
+}
+
+/// A server's frame, whole and unmasked, of a message that [`Deflater`](crate::deflate::Deflater) made `payload` of.
+pub fn encode_deflated_frame(opcode: Opcode, payload: &[u8]) -> Vec<u8> {
+    encode_whole(opcode, true, payload)
+}
+
+fn encode_whole(opcode: Opcode, rsv1: bool, payload: &[u8]) -> Vec<u8> {
     let mut header = [0; 10];
-    let header_len = encode_header(opcode, true, false, payload.len() as u64, &mut header);
+    let header_len = encode_header(opcode, true, rsv1, payload.len() as u64, &mut header);
     let mut frame = Vec::with_capacity(header_len + payload.len());
     frame.extend_from_slice(&header[..header_len]);
     frame.extend_from_slice(payload);

@@ -103,6 +103,6 @@ fn is_request_line(line: &[u8]) -> bool {
 }
 
 /// A byte of a token (RFC 9110 §5.6.2).
-fn is_token_byte(byte: u8) -> bool {
+pub(crate) fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }

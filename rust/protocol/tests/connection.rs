@@ -171,7 +171,7 @@ fn a_whole_frame_is_handed_out_where_it_lies() {
     let mut bytes = unhex("8185 37fa213d 7f9f4d5158");
     let payload_at = bytes[6..].as_ptr();
     let mut inbound = Inbound::new(Role::Server);
-    let (consumed, item) = inbound.receive(&mut bytes, 100).expect("a valid frame");
+    let (consumed, item) = inbound.receive(&mut bytes, 100, None).expect("a valid frame");
     assert_eq!(consumed, 11);
     let Some(Item::Text(payload)) = item else {
         panic!("{item:?} is no text");

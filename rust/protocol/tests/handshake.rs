@@ -327,11 +327,11 @@ fn forwarded_addresses_are_read_from_the_right_over_all_headers() {
 #[test]
 fn answers_are_these_bytes() {
     assert_eq!(
-        String::from_utf8_lossy(&switching_protocols("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=", None)),
+        String::from_utf8_lossy(&switching_protocols("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=", None, None)),
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
     );
-    let chosen = switching_protocols("x", Some("realtime.v1"));
+    let chosen = switching_protocols("x", Some("realtime.v1"), None);
     assert!(chosen.ends_with(b"\r\nSec-WebSocket-Protocol: realtime.v1\r\n\r\n"));
     assert_eq!(
         String::from_utf8_lossy(&HttpError::NOT_FOUND.response(&[])),
@@ -364,8 +364,8 @@ fn bodies_are_those_that_clients_rely_on() {
 #[test]
 fn no_value_can_end_its_line_in_an_answer() {
     for subprotocol in ["a\r\nSet-Cookie: b", "a b", "a,b", ""] {
-        let answer = switching_protocols("x", Some(subprotocol));
-        assert_eq!(answer, switching_protocols("x", None), "{subprotocol}");
+        let answer = switching_protocols("x", Some(subprotocol), None);
+        assert_eq!(answer, switching_protocols("x", None, None), "{subprotocol}");
     }
     let answer = error_response(429, "", &[("Retry-After", "1\r\nSet-Cookie: b")]);
     assert!(!String::from_utf8_lossy(&answer).contains("Cookie"));

@@ -48,7 +48,7 @@ impl EchoServer {
             Head::Request(request, head_len) => {
                 let accept = request.upgrade()?.accept();
                 let subprotocol = request.protocols().find(|name| *name == "realtime.v1");
-                self.out.extend(switching_protocols(&accept, subprotocol));
+                self.out.extend(switching_protocols(&accept, subprotocol, None));
                 self.receiver = Some(Receiver::new(Role::Server, MESSAGE_BYTES_MAX));
                 // Frames that came with the head wait for nothing else: the 101 is in front of their answers.
                 let early = self.head.split_off(head_len);
@@ -119,7 +119,7 @@ fn converse(sequence: &[Sent], steps: &[(usize, usize)]) -> (Vec<u8>, Receiver, 
 fn assert_echoed(sequence: &[Sent], steps: &[(usize, usize)]) {
     let sent: Vec<Owned> = sequence.iter().flat_map(Sent::expected).collect();
     let (answer, client, received) = converse(sequence, steps);
-    assert_eq!(answer, switching_protocols(&accept_key(KEY), Some("realtime.v1")));
+    assert_eq!(answer, switching_protocols(&accept_key(KEY), Some("realtime.v1"), None));
     assert_eq!(received, sent, "{steps:?}");
     assert_eq!(client.outcome(), (echoes(&sent), None), "{steps:?}");
 }

@@ -141,7 +141,7 @@ impl LinkClient {
             let Stage::Open(inbound) = &mut self.stage else {
                 return;
             };
-            let (used, item) = match inbound.receive(bytes, usize::MAX >> 1) {
+            let (used, item) = match inbound.receive(bytes, usize::MAX >> 1, None) {
                 Ok(progress) => progress,
                 Err(violation) => {
                     // The server's fault, which a test should see as what a browser makes of it.

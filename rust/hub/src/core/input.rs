@@ -120,7 +120,7 @@ impl ShardCore {
                 self.conns[slot].set(flag::PAUSED);
                 break;
             }
-            match inbound.receive(&mut input[at..], message_bytes_max) {
+            match inbound.receive(&mut input[at..], message_bytes_max, None) {
                 Ok((used, item)) => {
                     at += used;
                     if let Some(item) = item {
@@ -238,7 +238,7 @@ impl ShardCore {
         let held_before = conn.inbound.bytes_held() as u64;
         let mut at = 0;
         while at < input.len() {
-            match conn.inbound.receive(&mut input[at..], self.hub.rules.limits.message_bytes_max) {
+            match conn.inbound.receive(&mut input[at..], self.hub.rules.limits.message_bytes_max, None) {
                 Ok((_, Some(Item::Close(..)))) => {
                     conn.set(flag::PEER_CLOSED);
                     break;

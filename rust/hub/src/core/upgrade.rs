@@ -272,7 +272,7 @@ impl ShardCore {
 
     fn queue_switching(&mut self, slot: usize, answer: &Answer) {
         let accept = answer.accept.as_deref().unwrap_or_default();
-        let bytes = switching_protocols(accept, answer.version_1.then_some(VERSION_1));
+        let bytes = switching_protocols(accept, answer.version_1.then_some(VERSION_1), None);
         self.queue(slot, Queued::reply(Prepared::plain(bytes)));
     }
 

@@ -517,7 +517,8 @@ impl Client {
         }
         let mut at = 0;
         while at < bytes.len() {
-            let (used, item) = self.inbound.receive(&mut bytes[at..], 64 << 20).expect("the server keeps RFC 6455");
+            let (used, item) =
+                self.inbound.receive(&mut bytes[at..], 64 << 20, None).expect("the server keeps RFC 6455");
             at += used;
             let got = match item {
                 None => continue,

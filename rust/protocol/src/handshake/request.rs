@@ -119,6 +119,11 @@ impl<'a> Request<'a> {
         self.list("sec-websocket-protocol")
     }
 
+    /// Values of all `Sec-WebSocket-Extensions` headers, for [`Deflate::negotiate`](crate::extensions::Deflate::negotiate).
+    pub fn extensions(&self) -> impl DoubleEndedIterator<Item = &'a str> + '_ {
+        self.header_values("sec-websocket-extensions")
+    }
+
     /// Addresses of `X-Forwarded-For`, each proxy's at its end. Only what trusted proxies wrote is true: read it from
     /// the right, and only when the peer itself is such a proxy.
     pub fn forwarded_for(&self) -> impl DoubleEndedIterator<Item = &'a str> + '_ {

@@ -9,6 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use sha1::{Digest, Sha1};
 
 use super::is_token_byte;
+use crate::extensions::Deflate;
 
 /// The GUID that RFC 6455 §1.3 has appended to the key.
 const KEY_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
@@ -73,9 +74,9 @@ pub fn accept_key(key: &str) -> String {
 /// The 101 that makes the connection a WebSocket; `accept` is from [`accept_key`].
 ///
 /// `subprotocol` must be one that the client offered. One that is no token (RFC 6455 §4.1) is left out: it could not
-/// have been offered, and nothing may end the line.
-pub fn switching_protocols(accept: &str, subprotocol: Option<&str>) -> Vec<u8> {
-    let mut head = Vec::with_capacity(192);
+/// have been offered, and nothing may end the line. `deflate` is what was agreed on from the client's offer.
+pub fn switching_protocols(accept: &str, subprotocol: Option<&str>, deflate: Option<&Deflate>) -> Vec<u8> {
+    let mut head = Vec::with_capacity(256);
     head.extend_from_slice(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n");
     push_header(&mut head, "Sec-WebSocket-Accept", accept);
     if let Some(name) = subprotocol
@@ -83,6 +84,9 @@ pub fn switching_protocols(accept: &str, subprotocol: Option<&str>) -> Vec<u8> {
         && name.bytes().all(is_token_byte)
     {
         push_header(&mut head, "Sec-WebSocket-Protocol", name);
+    }
+    if let Some(deflate) = deflate {
+        push_header(&mut head, "Sec-WebSocket-Extensions", &deflate.response());
     }
     head.extend_from_slice(b"\r\n");
     head

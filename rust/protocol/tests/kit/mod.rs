@@ -6,6 +6,7 @@
 use proptest::prelude::*;
 use realtime_protocol::close::{CloseCode, encode_close_payload};
 use realtime_protocol::connection::{Inbound, Item, Role};
+use realtime_protocol::deflate::Inflater;
 use realtime_protocol::error::Violation;
 use realtime_protocol::frame::{Opcode, encode_frame, encode_header, encode_masked_frame};
 
@@ -73,12 +74,14 @@ pub(crate) struct Receiver {
     pub(crate) inbound: Inbound,
     pub(crate) items: Vec<Owned>,
     pub(crate) violation: Option<Violation>,
+    /// Where permessage-deflate was agreed on.
+    pub(crate) inflater: Option<Inflater>,
     message_bytes_max: usize,
 }
 
 impl Receiver {
     pub(crate) fn new(role: Role, message_bytes_max: usize) -> Self {
-        Self { inbound: Inbound::new(role), items: Vec::new(), violation: None, message_bytes_max }
+        Self { inbound: Inbound::new(role), items: Vec::new(), violation: None, inflater: None, message_bytes_max }
     }
 
     /// Feeds one read; stops at a violation or a Close, as callers must.
@@ -86,7 +89,7 @@ impl Receiver {
         let mut read = read.to_vec();
         let mut at = 0;
         while at < read.len() && !self.is_over() {
-            match self.inbound.receive(&mut read[at..], self.message_bytes_max) {
+            match self.inbound.receive(&mut read[at..], self.message_bytes_max, self.inflater.as_mut()) {
                 Ok((consumed, item)) => {
                     assert!(consumed > 0, "a call on bytes consumes some");
                     at += consumed;

@@ -120,7 +120,7 @@ impl Client {
 
     fn take(&mut self, mut bytes: &mut [u8]) {
         while !bytes.is_empty() {
-            let (used, item) = self.inbound.receive(bytes, 64 << 20).unwrap();
+            let (used, item) = self.inbound.receive(bytes, 64 << 20, None).unwrap();
             match item {
                 Some(Item::Text(text)) => {
                     let text = String::from_utf8(text.to_vec()).unwrap();
