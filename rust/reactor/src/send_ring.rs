@@ -14,7 +14,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 
 /// Sends of one submission, a power of two; the hub's batches are as large.
-const ENTRIES: u32 = 256;
+const ENTRIES: u32 = 1_024;
 /// Fewer sends than this go one by one: a submission costs as much as two system calls.
 const BATCH_MIN: usize = 3;
 /// How often the kernel may say that it is short of something, without an answer in between, before the ring is given up.
@@ -23,6 +23,10 @@ const IDLE_MAX: u32 = 10_000;
 /// A shard's ring.
 pub(crate) struct SendRing {
     ring: IoUring,
+    /// The sends of the batch under way: their places in it and their sockets.
+    tried: Vec<(u16, types::Fd)>,
+    /// What became of each of them.
+    results: Vec<i32>,
 }
 
 impl SendRing {
@@ -33,7 +37,7 @@ impl SendRing {
     pub(crate) fn open() -> io::Result<Self> {
         let tuned = IoUring::builder().setup_single_issuer().setup_coop_taskrun().setup_submit_all().build(ENTRIES);
         let ring = tuned.or_else(|_| IoUring::new(ENTRIES))?;
-        let mut this = Self { ring };
+        let mut this = Self { ring, tried: Vec::new(), results: Vec::new() };
         this.probe()?;
         Ok(this)
     }
@@ -126,33 +130,34 @@ impl Wire for RingSends<'_> {
                 self.one_by_one(part);
                 continue;
             }
-            let mut results = [0; ENTRIES as usize];
-            let mut tried = [0_u16; ENTRIES as usize];
-            let mut fds = [types::Fd(-1); ENTRIES as usize];
-            let mut count = 0;
+            let (mut tried, mut results) =
+                (std::mem::take(&mut self.ring.tried), std::mem::take(&mut self.ring.results));
+            tried.clear();
             for (place, op) in part.iter_mut().enumerate() {
                 match self.sockets.find(op.conn) {
                     None => op.outcome = Outcome::Gone,
                     Some(socket) if socket.has(BLOCKED) => op.outcome = Outcome::Sent(0),
-                    Some(socket) => {
-                        (tried[count], fds[count]) = (place as u16, types::Fd(socket.fd()));
-                        count += 1;
+                    Some(socket) => tried.push((place as u16, types::Fd(socket.fd()))),
+                }
+            }
+            results.clear();
+            results.resize(tried.len(), 0);
+            let sends = tried.iter().map(|(place, fd)| (*fd, part[*place as usize].bytes));
+            match self.ring.submit(sends, &mut results) {
+                Ok(()) => {
+                    for ((place, _), result) in tried.iter().zip(&results) {
+                        self.settle(&mut part[*place as usize], *result);
+                    }
+                }
+                Err(error) => {
+                    *self.failure = Some(error);
+                    // Nobody knows which of them were taken, so none may be sent again.
+                    for (place, _) in &tried {
+                        self.end(&mut part[*place as usize]);
                     }
                 }
             }
-            let tried = &tried[..count];
-            let sends = tried.iter().zip(&fds).map(|(place, fd)| (*fd, part[*place as usize].bytes));
-            if let Err(error) = self.ring.submit(sends, &mut results) {
-                *self.failure = Some(error);
-                // Nobody knows which of them were taken, so none may be sent again.
-                for place in tried {
-                    self.end(&mut part[*place as usize]);
-                }
-                continue;
-            }
-            for (place, result) in tried.iter().zip(results) {
-                self.settle(&mut part[*place as usize], result);
-            }
+            (self.ring.tried, self.ring.results) = (tried, results);
         }
     }
 }
@@ -237,8 +242,8 @@ mod tests {
 
     #[test]
     fn a_batch_larger_than_the_ring_reaches_every_socket_once() {
-        let Some(mut world) = World::new(600) else { return };
-        let texts: Vec<String> = (0..600).map(|slot| format!("to {slot}")).collect();
+        let Some(mut world) = World::new(2_500) else { return };
+        let texts: Vec<String> = (0..2_500).map(|slot| format!("to {slot}")).collect();
         let parts: Vec<_> = texts.iter().zip(0..).map(|(text, slot)| (conn(slot), text.as_bytes())).collect();
         let outcomes = world.send(&parts);
         for ((reader, text), outcome) in world.readers.iter_mut().zip(&texts).zip(outcomes) {

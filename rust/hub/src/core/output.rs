@@ -19,8 +19,8 @@ use std::sync::Arc;
 const FRAMES_MAX: usize = 32;
 /// Bytes of one send.
 const BYTES_MAX: usize = 64 << 10;
-/// Sends of one batch.
-const BATCH_MAX: usize = 256;
+/// Sends of one batch: what one submission to a ring takes.
+const BATCH_MAX: usize = 1_024;
 /// Sends of one turn: after that, sockets are read again before the rest goes out.
 const SENDS_MAX: usize = 8_192;
 /// What the turn's log may hold when a turn ends with sends left over; beyond it they go out all the same, since only
@@ -266,15 +266,15 @@ impl ShardCore {
     /// Sends what this turn queued.
     pub fn flush(&mut self, wire: &mut dyn Wire, now: Now) {
         self.now = now;
-        let mut budget = SENDS_MAX;
-        while !self.turn.dirty.is_empty() && (budget > 0 || self.turn.is_long()) {
-            let take = self.turn.dirty.len().min(BATCH_MAX);
-            let batch: Vec<u32> = self.turn.dirty.drain(..take).collect();
-            let planned = self.plan_batch(&batch);
+        let (mut budget, mut done) = (SENDS_MAX, 0);
+        // What goes on stands behind the rest of the list, so nothing is moved within it.
+        while done < self.turn.dirty.len() && (budget > 0 || self.turn.is_long()) {
+            let planned = self.plan_batch(done);
             budget = budget.saturating_sub(planned);
-            self.turn.dirty.splice(..0, batch[planned..].iter().copied());
+            done += planned;
             self.send_batch(wire);
         }
+        self.turn.dirty.drain(..done);
         if self.turn.dirty.is_empty() {
             self.turn.frames.clear();
             self.turn.frame_bytes = 0;
@@ -305,15 +305,18 @@ impl ShardCore {
         }
     }
 
-    /// Plans a send for each, as far as the scratch reaches; returns how many connections that is, at least one.
-    fn plan_batch(&mut self, batch: &[u32]) -> usize {
+    /// Plans a send for each of the list from `first` on, as far as a batch and the scratch reach; returns how many
+    /// connections that is, at least one.
+    fn plan_batch(&mut self, first: usize) -> usize {
         self.turn.scratch.clear();
         self.turn.same.clear();
         self.turn.sends.clear();
-        for (place, &slot) in batch.iter().enumerate() {
+        let end = self.turn.dirty.len().min(first + BATCH_MAX);
+        for place in first..end {
             if self.turn.scratch.len() >= SCRATCH_BYTES_MAX {
-                return place;
+                return place - first;
             }
+            let slot = self.turn.dirty[place];
             let conn = &mut self.conns[slot as usize];
             if !conn.has(flag::DIRTY) {
                 continue;
@@ -333,7 +336,7 @@ impl ShardCore {
                 self.turn.plan(slot, conn);
             }
         }
-        batch.len()
+        end - first
     }
 
     fn send_batch(&mut self, wire: &mut dyn Wire) {

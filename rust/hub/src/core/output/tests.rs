@@ -22,7 +22,7 @@ impl Wire for Takes {
 const NOW: Now = Now { mono_ms: 1_000, mono_us: 1_000_000, wall_ms: 1_000 };
 
 fn shard_with(connections: usize) -> (Arc<Hub>, ShardCore, Vec<ConnId>) {
-    let json = br#"{"endpoints": [{"path": "/ws", "mode": "json", "auth": "none"}], "limits": {"outbox_hard_bytes": 33554432}}"#;
+    let json = br#"{"endpoints": [{"path": "/ws", "mode": "json", "auth": "none"}], "limits": {"enabled": false, "outbox_hard_bytes": 33554432}}"#;
     let hub = Hub::new(&Options::from_json(json).unwrap(), 1, Box::new(NoLog), "e", [0; 16]).unwrap();
     let mut shard = ShardCore::new(Arc::clone(&hub), 0);
     let conns = (0..connections).map(|_| shard.open([127, 0, 0, 1].into(), NOW)).collect::<Vec<_>>();
@@ -61,4 +61,48 @@ fn backlogs_that_get_room_together_are_not_all_copied_at_once() {
     shard.flush(&mut wire, NOW);
     assert!(!shard.more_to_flush() && wire.1 < 2 * super::SCRATCH_BYTES_MAX, "{}", wire.1);
     assert_eq!(shard.hub.counters().outbox_bytes.load(std::sync::atomic::Ordering::Relaxed), 0);
+}
+
+/// A kernel that takes everything and keeps whose it was.
+#[derive(Default)]
+struct Keeps(Vec<ConnId>, Vec<usize>);
+impl Wire for Keeps {
+    fn send_batch(&mut self, batch: &mut [SendOp<'_>]) {
+        self.1.push(batch.len());
+        for op in batch {
+            self.0.push(op.conn);
+            op.outcome = Outcome::Sent(op.bytes.len());
+        }
+    }
+}
+
+#[test]
+fn ten_thousand_that_end_in_one_turn_leave_their_places_and_the_list_is_walked_once() {
+    const CONNECTIONS: usize = 10_000;
+    let (hub, mut shard, conns) = shard_with(CONNECTIONS);
+    shard.flush(&mut Keeps::default(), NOW);
+    shard.flush(&mut Keeps::default(), NOW);
+    assert!(!shard.more_to_flush());
+    hub.submit(vec![Command::SendAll { payload: b"x".as_slice().into() }], NOW, &mut Vec::new());
+    shard.run_inbox(NOW);
+    // Each has something queued and ends; half of the slots are taken again, by others who have their hello queued.
+    for &conn in &conns {
+        shard.closed(conn, NOW);
+    }
+    assert_eq!(shard.turn.dirty.len(), CONNECTIONS, "an end takes nothing out of the list");
+    let fresh: Vec<ConnId> = (0..CONNECTIONS / 2).map(|_| shard.open([127, 0, 0, 1].into(), NOW)).collect();
+    for &conn in &fresh {
+        shard.admit_as(conn, 0, "u", None, false, NOW).unwrap();
+    }
+    assert_eq!(shard.turn.dirty.len(), CONNECTIONS * 3 / 2, "a place is not looked for either");
+    let mut kernel = Keeps::default();
+    while shard.more_to_flush() {
+        shard.flush(&mut kernel, NOW);
+    }
+    let Keeps(mut sent, batches) = kernel;
+    assert!(batches.len() <= CONNECTIONS * 3 / 2 / super::BATCH_MAX + 3, "{} batches", batches.len());
+    let mut expected = fresh;
+    sent.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(sent, expected, "one send for each that is there, none for those who are gone");
 }
