@@ -41,7 +41,6 @@ CPU = (
     Panel("W2: 100 channels of 10, per message", "w2", "server_cpu_us_per_message"),
     Panel("W3: ping to pong, per ping", "w3", "server_cpu_us_per_message"),
     Panel("W4: connect with a token, per connection", "w4", "connect.server_cpu_us_per_connection"),
-    Panel("W5: W1 compressed, 730 B, per delivery", "w5", "server_cpu_us_per_delivery"),
 )
 MEMORY = (Panel("W4: 10,000 authenticated, idle connections", "w4", "connect.pss_bytes_per_connection"),)
 RATES = {"ours": "w6-", "handler": "w6-handler-", "bun": "w6-"}

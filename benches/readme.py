@@ -19,6 +19,9 @@ PICTURES = {
     "bench-memory.svg": "Memory of a connection by server",
 }
 
+CLOSED = {"w1", "w1b", "w2", "w3", "w5"}
+"""The loops in which a generator that is full sets the pace."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Row:
@@ -40,7 +43,6 @@ CONNECT, MEMORY_EACH = ("connect.server_cpu_us_per_connection",), ("connect.pss_
 ROWS = (
     Row("one channel of 1,000, one event at a time: CPU per delivery", "w1", DELIVERY, "µs"),
     Row("the same with 16 events under way", "w1b", DELIVERY, "µs"),
-    Row("the first with 730 B events, compressed", "w5", DELIVERY, "µs"),
     Row("100 channels of 10, relayed: CPU per message, with its 10 deliveries", "w2", MESSAGE, "µs"),
     Row("the same through a Python handler", "w2-handler", MESSAGE, "µs", "handler", "w2"),
     Row("the same, relayed, most messages a second", "w2", ("messages_per_s",), ""),
@@ -92,7 +94,13 @@ def source(results: Results, path: Path) -> str:
     """Where and when the figures were taken, and the file that has them all."""
     profile, rounds = results.document["engine_profile"], results.rounds_each("ours")
     medians = f"medians of {rounds} rounds" if rounds > 1 else "one round"
-    return f"{results.date}, {results.machine}, engine profile `{profile}`, {medians}: [{path.name}]({path})."
+    shares = [
+        run["figures"]["generator_cpu_share"]
+        for run in results.rounds
+        if run["server"] in {"ours", "bun"} and run["workload"] in CLOSED
+    ]
+    busy = f", the generator busy for {min(shares):.0%} to {max(shares):.0%} of its core" if shares else ""
+    return f"{results.date}, {results.machine}, engine profile `{profile}`, {medians}{busy}: [{path.name}]({path})."
 
 
 def rivals(results: Results) -> list[str]:
@@ -113,9 +121,8 @@ def main_table(results: Results) -> Iterator[str]:
         cells = [
             " / ".join(written(value, row.unit) for value in values if value is not None) for values in (here, bun)
         ]
-        yield f"| {row.label} | {cells[0]} | {cells[1]} | {' / '.join(f'{ratio:.2f}' for ratio in ratios)} |".replace(
-            "|  ", "| "
-        )
+        cells.append(" / ".join(f"{ratio:.2f}" for ratio in ratios))
+        yield " ".join(["|", row.label, *(f"| {cell}" if cell else "|" for cell in cells), "|"])
 
 
 def others_table(results: Results) -> Iterator[str]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from benches import machine
 from benches.machine import BENCHES, output_of
-from benches.servers import Server
+from benches.runs import Plan
 
 FOLDER = BENCHES / "results"
 LOCAL = FOLDER / "local"
@@ -54,9 +54,16 @@ class Results:
         values = self.values(workload, server, path)
         return statistics.median(values) if values else None
 
-    def ratio(self, workload: str, path: str, server: str = "ours", to: str = "bun") -> float | None:
-        """The median of one server's figure over that of another's; None where there is nothing to divide."""
-        value, other = self.median(workload, server, path), self.median(workload, to, path)
+    def ratio(self, workload: str, path: str, server: str = "ours", beside: str | None = None) -> float | None:
+        """The median of a server's figure over that of Bun's; None where there is nothing to divide.
+
+        Args:
+            workload: what the server was asked.
+            path: the figure.
+            server: ours, or ours with a handler.
+            beside: what Bun was asked, where it is another workload.
+        """
+        value, other = self.median(workload, server, path), self.median(beside or workload, "bun", path)
         return value / other if value is not None and other else None
 
     def servers(self) -> list[str]:
@@ -90,9 +97,9 @@ def read(path: Path) -> Results:
 
 
 def document(
-    servers: Sequence[Server], rounds: Sequence[Mapping[str, Any]], *, engine_profile: str, seconds: float
+    plan: Plan, rounds: Sequence[Mapping[str, Any]], wrong: Sequence[str], *, engine_profile: str
 ) -> dict[str, Any]:
-    """What a results file says."""
+    """What a results file says of a run, what was wrong with it included."""
     return {
         "date": f"{dt.datetime.now(dt.UTC):%Y-%m-%dT%H:%M:%SZ}",
         "revision": output_of("git", "rev-parse", "--short=12", "HEAD"),
@@ -100,8 +107,9 @@ def document(
         "engine_profile": engine_profile,
         "machine": machine.description(),
         "python": platform.python_version(),
-        "seconds": seconds,
-        "servers": {server.name: {"title": server.title, "version": server.version} for server in servers},
+        "seconds": plan.seconds,
+        "servers": {server.name: {"title": server.title, "version": server.version} for server in plan.servers},
+        "wrong": list(wrong),
         "rounds": rounds,
     }
 

@@ -37,15 +37,15 @@ def main() -> int:
         print(f"benches: {missing}", file=sys.stderr)
         return 2
     rounds, wrong = runs.measure(plan)
-    document = results.document(
-        plan.servers, rounds, engine_profile=options.engine_profile or "as installed", seconds=plan.seconds
-    )
-    whole = not (options.quick or options.only or options.match or wrong)
+    document = results.document(plan, rounds, wrong, engine_profile=options.engine_profile or "as installed")
+    whole = not (options.quick or options.only or options.match)
     path = results.write(document, results.FOLDER if whole else results.LOCAL)
     print("\n".join(table.lines(results.Results(document), plan.workloads)))
     print(f"\nwritten: {path.relative_to(ROOT)}")
     for sentence in wrong:
         print(f"WRONG: {sentence}")
+    outcome = f"{len(wrong)} wrong" if wrong else "every delivery came once and in order, and nothing crashed"
+    print(f"bench: {len(rounds) + len(wrong)} runs against {len(plan.servers)} servers, {outcome}")
     return 1 if wrong else 0
 
 
@@ -54,9 +54,9 @@ def command_line() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benches.run", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    names = ("ours", *servers.RIVAL_MAKERS)
+    names = ("ours", "handler", *servers.RIVAL_MAKERS)
     parser.add_argument("--quick", action="store_true", help="one short round; its file goes to benches/results/local")
-    parser.add_argument("--full", action="store_true", help="with W4b: 18,000 connections held for ten minutes")
+    parser.add_argument("--full", action="store_true", help="W4b too: 18,000 connections held for ten minutes")
     parser.add_argument(
         "--rounds", type=int, default=3, help="rounds of ours and Bun; the other rivals run in the first"
     )
@@ -102,11 +102,11 @@ def planned(options: argparse.Namespace) -> runs.Plan:
 
 def built(options: argparse.Namespace) -> Sequence[Server]:
     """The servers that take part; a quick run has ours and Bun, and does without Bun where there is no npm."""
-    quick = ("ours", "bun")
-    wanted = options.only or (quick if options.quick else ("ours", *servers.RIVAL_MAKERS))
+    quick = ("ours", "handler", "bun")
+    wanted = options.only or (quick if options.quick else ("ours", "handler", *servers.RIVAL_MAKERS))
     if options.engine_profile:
         servers.build_engine(options.engine_profile)
-    found = [servers.ours(options.ours_command)] if "ours" in wanted else []
+    found = [server for server in servers.ours(options.ours_command) if server.name in wanted]
     for name in servers.RIVAL_MAKERS:
         if name not in wanted:
             continue

@@ -1,4 +1,4 @@
-"""The servers that are asked, ours and the rivals: how each is built, started and stopped.
+"""The servers that are asked: ours, ours with a Python handler, and rivals; how each is built, started and stopped.
 
 A rival is a folder in rivals/ with the smallest honest server of the same protocol, and a lock file: npm's, or a
 requirements.txt with hashes. Its README line is in docs/decisions/0024-rivals.md.
@@ -74,8 +74,8 @@ def service_key(secret: str) -> str:
 # ---- building ----
 
 
-def ours(command: str | None = None) -> Server:
-    """Our server as it is installed.
+def ours(command: str | None = None) -> tuple[Server, Server]:
+    """Our server as it is installed, and the same with an app whose Python handler publishes.
 
     Without limits and, since the rivals have none, without presence for everyone. Nor do the rivals write lines about
     connections: the log's first ones take megabytes of the interpreter's once.
@@ -92,7 +92,11 @@ def ours(command: str | None = None) -> Server:
     if not plain or shutil.which(plain[0]) is None:
         raise MissingError(f"{' '.join(plain[:1])}: no such program; run `make setup`, or give --ours-command")
     version = output_of(plain[0], "--version")
-    return Server("ours", "this server", plain, ROOT, version, compresses=True, rounds=None)
+    handler = (program, "serve", str(BENCHES / "apps" / "handler.py"), *settings)
+    return (
+        Server("ours", "this server", plain, ROOT, version, compresses=True, rounds=None),
+        Server("handler", "with a Python handler", handler, ROOT, version, rounds=None),
+    )
 
 
 def bun() -> Server:

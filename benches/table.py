@@ -9,7 +9,7 @@ from benches.workloads import Workload
 def lines(results: Results, workloads: Sequence[Workload]) -> Iterator[str]:
     """The table, line by line."""
     servers = results.servers()
-    yield f"{'workload':<20}{'figure':<27}" + "".join(f"{server:>12}" for server in servers) + f"{'ours/bun':>10}"
+    yield f"{'workload':<22}{'figure':<27}" + "".join(f"{server:>12}" for server in servers) + f"{'ours/bun':>10}"
     for workload in workloads:
         title = workload.title
         for label, path in workload.figures:
@@ -18,8 +18,9 @@ def lines(results: Results, workloads: Sequence[Workload]) -> Iterator[str]:
                 continue
             scale = 1 / 1024**2 if "MiB" in label else 1
             cells = "".join(f"{'-' if median is None else plain(median * scale):>12}" for median in medians)
-            ratio = results.ratio(workload.name, path)
-            yield f"{title:<20}{label:<27}{cells}{'' if ratio is None else f'{ratio:.2f}':>10}".rstrip()
+            server = "handler" if workload.beside else "ours"
+            ratio = results.ratio(workload.name, path, server, workload.beside)
+            yield f"{title:<22}{label:<27}{cells}{'' if ratio is None else f'{ratio:.2f}':>10}".rstrip()
             title = ""
 
 

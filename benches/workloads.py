@@ -19,6 +19,8 @@ class Workload:
     figures: Figures
     servers: tuple[str, ...] | None = ("ours", "bun")
     """Who takes part; None for every server that speaks the bare protocol."""
+    beside: str | None = None
+    """The workload of Bun's that this one is compared with, where it is another one."""
     users: int = 1_000
     seconds: float | None = None
     """Measured time where it is not that of the whole run."""
@@ -44,6 +46,7 @@ BUSY = (("generator's core", "generator_cpu_share"),)
 LATE = (("generator late p99, µs", "generator_late_us.p99"),)
 PER_DELIVERY = (("CPU a delivery, µs", "server_cpu_us_per_delivery"), *LATENCY, *BUSY)
 PER_MESSAGE = (("CPU a message, µs", "server_cpu_us_per_message"), *LATENCY)
+PER_PING = (("CPU a ping, µs", "server_cpu_us_per_message"), *LATENCY)
 RATE = (("messages a second", "messages_per_s"),)
 ACK = (("ack p50, µs", "ack_latency_us.p50"), ("ack p99, µs", "ack_latency_us.p99"))
 CONNECT = (
@@ -72,14 +75,46 @@ CHURN = (
 
 # A short name outside of the conversations, whose events carry their id too, leaves room for the 131 B of all rivals.
 BENCH = ("--prefix", "bench:")
+SAY = ("--type", "say")
+"""The command of apps/handler.py."""
 OURS = ("ours",)
+W2 = (*RATE, *PER_MESSAGE, *BUSY)
+QUICK_RATE = 10_000
+
+
+def offered(rate: int, *, handled: bool = False) -> Workload:
+    """W6 at one rate, by the relay or by the handler; a quick run asks for the lowest alone."""
+    arguments = ("--workload", "w6", "--rate", str(rate), *BENCH)
+    figures, long = (*PER_MESSAGE, *LATE), rate > QUICK_RATE
+    if not handled:
+        return Workload(f"w6-{rate}", f"W6   {rate:,}/s", arguments, figures, long=long)
+    title = f"W6   {rate:,}/s handled"
+    return Workload(
+        f"w6-handler-{rate}", title, (*arguments, *SAY), figures, ("handler",), beside=f"w6-{rate}", long=long
+    )
+
+
+HELD = Workload(
+    "w4b",
+    "W4b  held 10 min",
+    ("--workload", "idle", "--timeout", "120"),
+    (*CONNECT, ("RSS opened, MiB", "connect.rss_after_bytes"), ("RSS at the end, MiB", "rss_end_bytes")),
+    OURS,
+    users=18_000,
+    seconds=600,
+    full=True,
+)
 
 WORKLOADS: Sequence[Workload] = (
     Workload("w1", "W1   1 x 1,000", ("--workload", "w1", *BENCH), PER_DELIVERY, None),
     Workload("w1b", "W1b  16 in flight", ("--workload", "w1b", *BENCH), PER_DELIVERY, None),
-    Workload("w2", "W2   100 x 10", ("--workload", "w2", *BENCH), (*RATE, *PER_MESSAGE, *BUSY), None),
+    Workload("w2", "W2   100 x 10", ("--workload", "w2", *BENCH), W2, None),
+    Workload("w2-handler", "W2   handled", ("--workload", "w2", *BENCH, *SAY), W2, ("handler",), beside="w2"),
+    Workload("w3", "W3   ping", ("--workload", "w3"), (*RATE, *PER_PING, *BUSY), None, users=200),
     Workload("w4", "W4   idle", ("--workload", "idle"), CONNECT, None, users=10_000),
-    Workload("w6-10000", "W6   10,000/s", ("--workload", "w2", "--rate", "10000", *BENCH), (*PER_MESSAGE, *LATE)),
+    HELD,
+    *(offered(rate) for rate in (10_000, 30_000, 60_000)),
+    *(offered(rate, handled=True) for rate in (10_000, 30_000)),
     Workload("w7", "W7   stored", ("--workload", "send"), (*RATE, *PER_MESSAGE, *ACK, *BUSY), OURS),
     Workload("w7-10000", "W7   10,000/s", ("--workload", "send", "--rate", "10000"), (*PER_MESSAGE, *ACK, *LATE), OURS),
     Workload("hooks", "hooks volatile", (), HOOKS, OURS, script="hooks.py"),

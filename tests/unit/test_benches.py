@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from benches import plots, readme, results, runs, table
+from benches.apps import handler
 from benches.results import Results, figure
 from benches.servers import RIVAL_MAKERS, RIVALS, Server, pinned_version
 from benches.workloads import WORKLOADS, Workload
+from realtime.testing import TestApp
 
 ROOT = Path(__file__).resolve().parents[2]
 SVG = "{http://www.w3.org/2000/svg}"
@@ -28,7 +30,8 @@ def results_of(*rounds: dict[str, Any], pinned: bool = True) -> Results:
 
 
 def w1(server: str, cpu: float, number: int = 1) -> dict[str, Any]:
-    return run("w1", server, number, server_cpu_us_per_delivery=cpu)
+    busy = 0.9 if server == "ours" else 0.6
+    return run("w1", server, number, server_cpu_us_per_delivery=cpu, generator_cpu_share=busy)
 
 
 def rate(server: str, offered: int, p50: float, p99: float) -> dict[str, Any]:
@@ -51,7 +54,8 @@ def test_ratios_are_of_medians_over_all_rounds() -> None:
     assert found.median("w1", "ours", "server_cpu_us_per_delivery") == 2.0
     assert found.ratio("w1", "server_cpu_us_per_delivery") == 0.5
     assert found.ratio("w1b", "server_cpu_us_per_delivery") is None
-    assert found.ratio("w1", "server_cpu_us_per_delivery", to="ws") is None
+    assert found.ratio("w1", "server_cpu_us_per_delivery", "ws") is None
+    assert found.ratio("w1", "server_cpu_us_per_delivery", "bun", beside="w1") == 1.0
     assert found.rounds_each("ours") == 3
 
 
@@ -80,10 +84,13 @@ def test_only_servers_that_compress_are_asked_for_compressed_frames() -> None:
 
 def test_workloads_have_names_of_their_own() -> None:
     assert len({workload.name for workload in WORKLOADS}) == len(WORKLOADS)
+    shown = {row.workload for row in readme.ROWS} | {panel.workload for panel in (*plots.CPU, *plots.MEMORY)}
+    assert shown <= {workload.name for workload in WORKLOADS}, "the README shows a workload that nothing runs"
 
 
 def test_a_file_that_was_written_is_read_again(tmp_path: Path) -> None:
-    document = results.document([], [w1("ours", 1.0)], engine_profile="dist", seconds=5)
+    plan = runs.Plan(Path("load"), (Server("ours", "this server", (), ROOT),), ())
+    document = results.document(plan, [w1("ours", 1.0)], ["1 lost"], engine_profile="dist")
     path = results.write(document, tmp_path)
     assert re.fullmatch(r"\d{4}-\d\d-\d\d-\d{6}\.json", path.name)
     assert results.read(path).document == document
@@ -104,6 +111,7 @@ def test_the_readme_shows_what_its_results_file_says() -> None:
 def test_the_readme_says_where_there_were_not_two_cores() -> None:
     block = readme.block(results_of(w1("ours", 1.0), w1("bun", 2.0), pinned=False), Path("x.json"))
     assert "NOT TWO CORES" in block
+    assert "busy for 60% to 90% of its core" in block
     assert "| one channel of 1,000, one event at a time: CPU per delivery | 1.00 µs | 2.00 µs | 0.50 |" in block
 
 
@@ -146,6 +154,20 @@ def test_a_bar_far_beyond_buns_is_cut_and_says_its_figure() -> None:
     bars = {bar.get("class"): float(bar.get("width", 0)) for bar in root.iter(f"{SVG}rect") if bar.get("y")}
     assert bars["bar-other"] == pytest.approx(plots.CUT_AT * bars["bar-bun"], rel=0.01)
     assert len([line for line in root.iter(f"{SVG}polyline") if line.get("class") == "cut"]) == 1
+
+
+async def test_the_handler_of_the_benchmarks_publishes_what_the_relay_would() -> None:
+    async with TestApp(handler.app) as test:
+        rights = {"bench:*": ["subscribe", "publish"]}
+        one = await test.connect("u1", grants=rights)
+        await one.command("subscribe", channel="bench:0")
+        data = {"channel": "bench:0", "event": "bench", "data": {"s": 1, "t": 2, "p": "x"}}
+        frames = []
+        for command in ("publish", "say"):
+            await one.send(command, **data)
+            frames.append(await one.expect("bench", s=1, t=2, p="x"))
+        relayed, handled = frames
+        assert handled == relayed
 
 
 def test_every_rival_has_a_folder_with_pinned_versions_and_no_address_of_a_registry() -> None:
