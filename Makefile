@@ -23,7 +23,7 @@ RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust -name tests -prune -o \(
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup serve check test test-rust test-unit test-integration test-alone test-node test-browser conformance bench pins picture clean
+.PHONY: help setup serve check test test-rust test-unit test-integration test-alone test-node test-browser conformance bench bench-micro pins picture clean
 
 help: ## List what there is.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -77,6 +77,10 @@ conformance: setup $(STAMPS)/autobahn ## Autobahn's quick set against /echo of e
 
 bench: setup ## This server beside its rivals, half an hour (QUICK=1: a short round beside Bun; FULL=1: W4b too).
 	$(BIN)/python -m benches.run $(if $(QUICK),--quick --load-profile $(PROFILE),--engine-profile dist) $(if $(FULL),--full) $(ARGS)
+
+bench-micro: setup ## What a message costs Python in this process: frames and fan-out beside the websockets library (ARGS=-k plain).
+	$(PYTEST) -q benches/micro/bench_frames.py --benchmark-timer=time.thread_time --benchmark-warmup=on --benchmark-sort=name \
+	  --benchmark-columns=median,iqr,rounds $(ARGS)
 
 picture: setup $(STAMPS)/browser ## Take docs/images/playground.png again.
 	node tests/browser/picture.mjs docs/images/playground.png

@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from websockets.asyncio.server import ServerConnection, serve
+from websockets.extensions.permessage_deflate import PerMessageDeflate, ServerPerMessageDeflateFactory
 from websockets.protocol import State
 
 from realtime import Fanout
@@ -36,9 +37,15 @@ class Connection:
         return self.connection.state is not State.OPEN
 
 
+def window_bits(connection: ServerConnection) -> int | None:
+    """The window for what this server sends; None where the client did not offer to inflate."""
+    agreed = (each for each in connection.protocol.extensions if isinstance(each, PerMessageDeflate))
+    return next((each.local_max_window_bits for each in agreed), None)
+
+
 async def read(connection: ServerConnection) -> None:
     channel = connection.request.path.removeprefix("/") if connection.request else ""
-    with fanout.member(Connection(connection)) as member:
+    with fanout.member(Connection(connection), window_bits(connection)) as member:
         member.subscribe(channel)
         async for _ in connection:
             pass  # what clients say is nobody's business here
@@ -46,7 +53,9 @@ async def read(connection: ServerConnection) -> None:
 
 @asynccontextmanager
 async def websockets(_: FastAPI) -> AsyncIterator[None]:
-    async with serve(read, "127.0.0.1", PORT, compression=None):
+    # One frame serves all only if none refers to the messages before it: no context takeover.
+    deflate = ServerPerMessageDeflateFactory(server_no_context_takeover=True)
+    async with serve(read, "127.0.0.1", PORT, compression=None, extensions=[deflate]):
         yield
 
 

@@ -34,7 +34,7 @@ def _check_installation() -> None:
 _check_installation()
 
 # Only after the check: these import the engine.
-from realtime._engine import Frame, FrameEncoder  # noqa: E402
+from realtime._engine import Deflate, Frame, FrameEncoder  # noqa: E402
 from realtime.app import Module, Realtime  # noqa: E402
 from realtime.auth import Grant, Identity, UpgradeRequest, mint_token  # noqa: E402
 from realtime.broadcaster import Publication, Publishing  # noqa: E402
@@ -50,6 +50,7 @@ __all__ = [
     "Call",
     "CloseCode",
     "Conversations",
+    "Deflate",
     "Fanout",
     "Frame",
     "FrameEncoder",

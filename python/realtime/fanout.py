@@ -76,12 +76,24 @@ class Fanout:
         """Members whose connection was ended because they were slow, since the start."""
         self._channels: dict[str, dict[Member, None]] = {}
 
-    def member(self, transport: Transport) -> "Member":
+    def member(self, transport: Transport, window_bits: int | None = None) -> "Member":
         """Return a member of no channel yet, for a connection whose upgrade has been answered.
 
         Use it in a ``with`` statement around the time in which the connection is open: it leaves at the end.
+
+        Args:
+            transport: what its frames are written to.
+            window_bits: the server's window, 8 to 15, where permessage-deflate was agreed with
+                ``server_no_context_takeover`` (`Deflate.window_bits`); None where it was not.
+
+        Raises:
+            ValueError: a window outside 8 to 15.
         """
-        return Member(self, transport)
+        if window_bits is not None and not 8 <= window_bits <= 15:
+            raise ValueError(
+                f"window_bits={window_bits} is not within 8 to 15 (RFC 7692 7.1.2); None is for plain frames"
+            )
+        return Member(self, transport, window_bits)
 
     def members(self, channel: str) -> int:
         """How many members the channel has."""
@@ -96,7 +108,7 @@ class Fanout:
         Raises:
             ValueError: a `str` with a lone surrogate; nobody got anything.
 
-        Cost: one encoding, none where nobody is there, and a write for each member.
+        Cost: one encoding, none where nobody is there, one compression at most, and a write for each member.
         """
         members = self._channels.get(channel)
         if not members:
@@ -113,13 +125,14 @@ class Fanout:
 class Member:
     """One connection of a fan-out, with the channels it is in. Made by `Fanout.member`."""
 
-    __slots__ = ("_channels", "_fanout", "_left", "missed", "transport")
+    __slots__ = ("_channels", "_fanout", "_left", "_window_bits", "missed", "transport")
 
-    def __init__(self, fanout: Fanout, transport: Transport) -> None:
+    def __init__(self, fanout: Fanout, transport: Transport, window_bits: int | None) -> None:
         self.transport = transport
         self.missed = 0
         """Frames that were skipped for it; tell its client if this grows, so that it can ask for the state."""
         self._fanout = fanout
+        self._window_bits = window_bits
         self._channels: set[str] = set()
         self._left = False
 
@@ -171,7 +184,7 @@ class Member:
         if self._left:
             return False
         transport = self.transport
-        wire = frame.plain
+        wire = frame.wire(self._window_bits)
         try:
             if transport.is_closing():
                 self.leave()

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import httpx2
 import pytest
 from websockets.asyncio.client import connect
 
-from tests.kit import PATIENCE_S, ROOT, SECRET, Server, free_port
+from tests.kit import PATIENCE_S, ROOT, SECRET, RawSocket, Server, free_port
 
 EXAMPLES = ROOT / "examples"
 GRANIAN = Path(sys.executable).with_name("granian")
@@ -70,6 +71,10 @@ def mounted(tmp_path: Path) -> Iterator[Server]:
     assert server.stop_now() == 0, server.output
 
 
+def inflated(first: int, payload: bytes) -> bytes:
+    return zlib.decompressobj(-15).decompress(payload + b"\x00\x00\xff\xff") if first & 0x40 else payload
+
+
 async def goes_to_whoever_is_connected(server: Server) -> None:
     async with await server.connect("alice") as alice, httpx2.AsyncClient(base_url=server.api_url) as web:
         await alice.subscribe("news:today")
@@ -109,7 +114,10 @@ async def test_the_fan_out_over_another_server_reaches_the_readers_of_a_channel_
         connect(f"{url}/today") as first,
         connect(f"{url}/today", compression=None) as second,
         connect(f"{url}/other") as other,
+        await RawSocket.open(fanned.port) as raw,
     ):
+        head = await raw.upgrade("/today", "Sec-WebSocket-Extensions: permessage-deflate\r\n")
+        assert "permessage-deflate; server_no_context_takeover" in head
 
         async def readers(channel: str) -> int:
             return int((await web.get(f"/news/{channel}")).json()["readers"])
@@ -119,16 +127,19 @@ async def test_the_fan_out_over_another_server_reaches_the_readers_of_a_channel_
                 while await readers(channel) != count:  # noqa: ASYNC110 -- it is another process
                     await asyncio.sleep(0.01)
 
-        await are("today", 2)
+        await are("today", 3)
         await are("other", 1)
-        titles = [f"{number} {'é' * size}" for number, size in enumerate((0, 50, 200, 2_000))]
+        titles = [f"{number} {'é' * size}" for number, size in enumerate((0, 20, 200, 2_000))]
         for title in titles:
             answer = await web.post("/news/today", params={"title": title})
-            assert answer.json() == {"receivers": 2}
+            assert answer.json() == {"receivers": 3}
         for reader in (first, second):
             assert [json.loads(await reader.recv())["title"] for _ in titles] == titles
+        frames = [await raw.frame() for _ in titles]
+        assert [byte for byte, _ in frames] == [0x81, 0x81, 0xC1, 0xC1], "short ones plain, long ones deflated"
+        assert [json.loads(inflated(*frame))["title"] for frame in frames] == titles
         await first.close()
-        await are("today", 1)
+        await are("today", 2)
         assert (await web.post("/news/other", params={"title": "x"})).json() == {"receivers": 1}
         assert json.loads(await other.recv()) == {"title": "x"}
 

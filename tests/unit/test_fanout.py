@@ -43,9 +43,11 @@ class Broken(Wire):
         raise OSError("no such wire")
 
 
-def joined(fanout: Fanout, *channels: str, wire: Wire | None = None) -> tuple[Member, Wire]:
+def joined(
+    fanout: Fanout, *channels: str, wire: Wire | None = None, window_bits: int | None = None
+) -> tuple[Member, Wire]:
     wire = wire or Wire()
-    member = fanout.member(wire)
+    member = fanout.member(wire, window_bits)
     for channel in channels:
         assert member.subscribe(channel)
     return member, wire
@@ -68,6 +70,23 @@ def test_a_frame_made_before_goes_to_several_channels() -> None:
     frame = fanout.encode("hi")
     assert [fanout.publish(channel, frame) for channel in "abc"] == [1, 1, 0]
     assert first.written[0] is second.written[0] is frame.plain
+
+
+def test_a_thousand_members_cost_one_compression_and_each_gets_the_form_that_it_agreed_to() -> None:
+    fanout = Fanout()
+    windows = [None, 8, 10, 15] * 250
+    wires = [joined(fanout, "a", window_bits=bits)[1] for bits in windows]
+    frame = fanout.encode("state " * 150)
+    assert fanout.publish("a", frame) == 1_000
+    assert fanout.encoder.compressions == 1
+    assert [wire.written for wire in wires] == [[frame.plain], [frame.plain], [frame.deflated], [frame.deflated]] * 250
+
+
+def test_nothing_is_compressed_where_nobody_agreed_to_it() -> None:
+    fanout = Fanout()
+    joined(fanout, "a")
+    assert fanout.publish("a", "state " * 150) == 1
+    assert fanout.encoder.compressions == 0
 
 
 def test_members_come_and_go() -> None:
@@ -183,6 +202,8 @@ def test_wrong_arguments_are_named() -> None:
         Fanout(backlog_bytes_max=0)
     with pytest.raises(ValueError, match="slow='wait' is neither 'abort' nor 'skip'"):
         Fanout(slow="wait")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="window_bits=7 is not within 8 to 15"):
+        Fanout().member(Wire(), 7)
 
 
 @settings(deadline=None)

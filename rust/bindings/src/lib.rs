@@ -30,6 +30,7 @@ fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<virtual_engine::VirtualEngine>()?;
     module.add_class::<frames::FrameEncoder>()?;
     module.add_class::<frames::Frame>()?;
+    module.add_class::<frames::Deflate>()?;
     module.add_function(wrap_pyfunction!(engine::flush_of, module)?)?;
     module.add_function(wrap_pyfunction!(load::load, module)?)?;
     module.add("Event", event_type(py)?)?;
