@@ -16,11 +16,11 @@ was taken is carried out even if its connection is gone by then. Called by `serv
 import asyncio
 import inspect
 import logging
-import time
-from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from time import perf_counter
+from types import CoroutineType
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -31,20 +31,20 @@ from realtime.broadcaster import Broadcaster, Publication, Publishing
 from realtime.clock import Clock
 from realtime.config import HandlerSettings
 from realtime.connections import Connections, Session
+from realtime.deadline import Deadline
 from realtime.errors import PublishFailed, Refused
 from realtime.identity import Identities, request_of
+from realtime.lanes import Lanes, Step, Work
 from realtime.logs import facts, name_slow
 from realtime.messages import INVALID, ErrorData, ack_frame, error_frame, error_path
 from realtime.metrics import Figures
 from realtime.middleware import around
 from realtime.rules import Handler, Hook, Route, Rules
-from realtime.steps import timed
+from realtime.steps import name_step, rest_of, timed
 
 log = logging.getLogger("realtime")
 
-Work: TypeAlias = Coroutine[Any, Any, None]
 EventTuple: TypeAlias = tuple[Any, ...]
-Step: TypeAlias = Callable[[Session, Any], Work | None]
 
 _STATUSES: Final = {"unauthorized": 401, "forbidden": 403, "rate_limited": 429}
 _BODIES: Final = {401: "Unauthorized", 403: "Forbidden", 429: "Too Many Requests", 503: "Service Unavailable"}
@@ -54,27 +54,6 @@ class _Typed(Struct):
     """The one member of a command that a refusal looks at."""
 
     type: str
-
-
-class _Deadline:
-    """The time limit of what the current task awaits now; `asyncio.timeout` would not follow our clock."""
-
-    __slots__ = ("_task", "_timer", "passed")
-
-    def __init__(self, clock: Clock, timeout_s: float) -> None:
-        self._task = asyncio.current_task()
-        self.passed = False
-        self._timer = clock.call_later(timeout_s, self._expire)
-
-    def _expire(self) -> None:
-        self.passed = True
-        if self._task is not None:
-            self._task.cancel()
-
-    def end(self) -> None:
-        self._timer.cancel()
-        if self.passed and self._task is not None:
-            self._task.uncancel()
 
 
 class Router:
@@ -108,16 +87,17 @@ class Router:
         self._threads_busy = 0
         self._figures = figures or Figures()
         self._histograms = tuple(self._figures.handler(route.type) for route in rules.routes)
-        self._handler_s = {route.type: self._figures.handler(route.type) for route in rules.routes}
-        self._lanes: dict[int, deque[tuple[Step, Any]]] = {}
+        self._lanes = Lanes(connections.wake, self._left)
+        self._find_lane = self._lanes.find
+        self.spawn = self._lanes.spawn
+        """Run work as a task that `finish` waits for."""
         # What waits until the engine has run the command that was handed back to it.
         self._carried: dict[int, asyncio.Future[None]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def busy(self) -> int:
-        """How many tasks are under way: at most one a session, and one an upgrade."""
-        return len(self._tasks)
+        """How many tasks are under way: at most one a session and one an upgrade, and one that may find nothing."""
+        return self._lanes.busy
 
     @property
     def threads_busy(self) -> int:
@@ -133,14 +113,15 @@ class Router:
         session = find(conn)
         if session is None:
             return
-        # `_take`, without its calls.
-        lane = self._lanes.get(conn)
+        # `Lanes.take`, without its calls.
+        find_lane = self._find_lane
+        lane = find_lane(conn)
         if lane is not None:
             lane.append((self._command_of_lane, event))
             return
         work = self._command(session, event)
         if work is not None:
-            self._begin(session, work)
+            self._lanes.open(session, work)
 
     def mark(self) -> None:
         """Look at the clock: from here on, the commands of this batch take time."""
@@ -150,30 +131,30 @@ class Router:
         """A message on a raw endpoint."""
         session = self._connections.by_conn(event[1])
         if session is not None:
-            self._take(session, self._raw, event)
+            self._lanes.take(session, self._raw, event)
 
     def authorize(self, event: EventTuple) -> None:
         """A command needs a right that no grant gives."""
         session = self._connections.by_conn(event[1])
         if session is not None:
-            self._take(session, self._authorize, event)
+            self._lanes.take(session, self._authorize, event)
 
     def deferred(self, event: EventTuple) -> None:
         """A command of the engine's own, which waits for its turn behind those of handlers."""
         session = self._connections.by_conn(event[1])
         if session is not None:
-            self._take(session, self._resume, event)
+            self._lanes.take(session, self._resume, event)
 
     def refresh(self, event: EventTuple) -> None:
         """A session wants to go on with a token that the engine cannot judge."""
         session = self._connections.by_conn(event[1])
         if session is not None:
-            self._take(session, self._refresh, event)
+            self._lanes.take(session, self._refresh, event)
 
     def carried(self, event: EventTuple) -> None:
         """A command that was handed back has run, or has come up again: it is then what came last and goes first."""
         _, conn, goes_on = event
-        lane = self._lanes.get(conn)
+        lane = self._find_lane(conn)
         if goes_on and lane:
             lane.appendleft(lane.pop())
         self._let_go(conn)
@@ -185,13 +166,13 @@ class Router:
     def opened(self, session: Session) -> None:
         """A session opened; its commands wait until the hooks are through."""
         if self._rules.on_open:
-            self._take(session, self._hooks, (self._rules.on_open, (session,)))
+            self._lanes.take(session, self._hooks, (self._rules.on_open, (session,)))
 
     def closed(self, session: Session, code: int) -> None:
         """A session closed; the hooks come after the commands that it sent before."""
         self._let_go(session.conn)
         if self._rules.on_close:
-            self._take(session, self._hooks, (self._rules.on_close, (session, code)))
+            self._lanes.take(session, self._hooks, (self._rules.on_close, (session, code)))
 
     async def draining(self) -> None:
         """Call the `on_drain` hooks."""
@@ -201,8 +182,7 @@ class Router:
 
     async def settled(self, timeout_s: float) -> None:
         """Wait until what is under way now has ended, at most `timeout_s`. Commands that come meanwhile are begun."""
-        if tasks := set(self._tasks):
-            await asyncio.wait(tasks, timeout=timeout_s)
+        await self._lanes.settled(timeout_s)
 
     async def finish(self, timeout_s: float) -> int:
         """Wait until nothing is under way; after `timeout_s` cancel the rest, whose commands answer `draining`.
@@ -210,15 +190,7 @@ class Router:
         Returns:
             How many tasks were cancelled.
         """
-        deadline = time.monotonic() + timeout_s
-        while self._tasks and (left_s := deadline - time.monotonic()) > 0:
-            await asyncio.wait(self._tasks, timeout=left_s)
-        cancelled = list(self._tasks)
-        for task in cancelled:
-            task.cancel()
-        if cancelled:
-            await asyncio.wait(cancelled, timeout=1)
-        return len(cancelled)
+        return await self._lanes.finish(timeout_s)
 
     def stop(self) -> None:
         """Let the threads go, without waiting for handlers that still run in them."""
@@ -231,44 +203,6 @@ class Router:
         call, runs = around(route.handler, route.type, route.runs, layers, self.in_thread, takes_payload=takes_payload)
         return msgspec.structs.replace(route, handler=call, runs=runs)
 
-    # Lanes.
-
-    def _take(self, session: Session, step: Step, subject: Any) -> None:
-        lane = self._lanes.get(session.conn)
-        if lane is not None:
-            lane.append((step, subject))
-            return
-        work = step(session, subject)
-        if work is not None:
-            self._begin(session, work)
-
-    def _begin(self, session: Session, work: Work) -> None:
-        self._lanes[session.conn] = lane = deque[tuple[Step, Any]]()
-        self.spawn(self._work_off(session, lane, work))
-
-    async def _work_off(self, session: Session, lane: deque[tuple[Step, Any]], work: Work) -> None:
-        waiting: Work | None = work
-        try:
-            while waiting is not None:
-                await waiting
-                waiting = None
-                while lane and waiting is None:
-                    step, subject = lane.popleft()
-                    waiting = step(session, subject)
-                self._connections.wake()
-        finally:
-            del self._lanes[session.conn]
-            for step, subject in lane:
-                # Only at the end of the server is a lane left before it is worked off.
-                if step == self._command_of_lane:
-                    self._refuse(session.conn, subject[3], _draining(self._routes[subject[2]]))
-
-    def spawn(self, work: Work) -> None:
-        """Run `work` as a task that `finish` waits for."""
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
     # Steps. Each answers for itself what goes wrong in it, and gives its credit back.
 
     def _command(self, session: Session, event: EventTuple) -> Work | None:
@@ -278,19 +212,19 @@ class Router:
         try:
             if payload is None:
                 if route.runs != "inline":
-                    return self._command_later(session, route, id, (session,))
+                    return self._command_later(session, route, index, id, (session,))
                 result = handler(session)
             else:
                 decode = payload.decode
                 argument = decode(payload.absent if data is None or data == b"null" else data)
                 if route.runs != "inline":
-                    return self._command_later(session, route, id, (session, argument))
+                    return self._command_later(session, route, index, id, (session, argument))
                 result = handler(session, argument)
             if not isinstance(result, Publishing):
                 self._answer(conn, id, result)
             elif not self._broadcaster.answer(result, conn, id, route.failure):
                 if result.durable:
-                    return self._answer_later(session, route, id, result)
+                    return self._answer_later(session, route, index, id, result)
                 self._answer(conn, id, None)
         except Refused as refusal:
             self._refuse(conn, id, _as_told(refusal, route))
@@ -311,23 +245,48 @@ class Router:
         self.mark()
         return self._command(session, event)
 
-    async def _command_later(
-        self, session: Session, route: Route, id: bytes | None, arguments: tuple[Any, ...]
-    ) -> None:
-        if route.runs == "thread":
-            await self._answer_later(session, route, id, self.in_thread(route.handler, arguments))
-        else:
-            result = timed(route.handler(*arguments), f"handler of {route.type!r}", self._slow_s)
-            await self._answer_later(session, route, id, result)
+    def _left(self, session: Session, step: Step, subject: Any) -> None:
+        """Take what was never begun: only at the end of the server is a lane left before it is worked off."""
+        if step == self._command_of_lane:
+            self._refuse(session.conn, subject[3], _draining(self._routes[subject[2]]))
 
-    async def _answer_later(self, session: Session, route: Route, id: bytes | None, result: Awaitable[Any]) -> None:
+    def _command_later(
+        self, session: Session, route: Route, index: int, id: bytes | None, arguments: tuple[Any, ...]
+    ) -> Work:
+        if route.runs == "thread":
+            return self._answer_later(session, route, index, id, self.in_thread(route.handler, arguments))
+        return self._answer_later(session, route, index, id, route.handler(*arguments))
+
+    async def _answer_later(
+        self, session: Session, route: Route, index: int, id: bytes | None, result: Awaitable[Any]
+    ) -> None:
         conn = session.conn
         started_s = perf_counter()
-        deadline = _Deadline(self._clock, self._timeout_s)
+        deadline = Deadline(self._clock, self._timeout_s)
         try:
-            value = await result
+            # What never waits needs no time limit and no task of its own, but a context of its own.
+            if isinstance(result, CoroutineType) and route.runs == "task":
+                context = copy_context()
+                try:
+                    try:
+                        waits_for = context.run(result.send, None)
+                    finally:
+                        if (took_s := perf_counter() - started_s) > self._slow_s:
+                            name_step(f"handler of {route.type!r}", took_s)
+                except StopIteration as end:
+                    value = end.value
+                else:
+                    deadline.arm()
+                    value = await rest_of(result, waits_for, context, f"handler of {route.type!r}", self._slow_s)
+            else:
+                deadline.arm()
+                value = await result
             if isinstance(value, Publishing):
-                value = await value
+                if self._broadcaster.answer(value, conn, id, route.failure):
+                    return
+                if value.durable:
+                    deadline.arm()
+                    value = await value
             self._answer(conn, id, value)
         except Refused as refusal:
             self._refuse(conn, id, _as_told(refusal, route))
@@ -342,7 +301,7 @@ class Router:
             self._fail(session, route, id, error)
         finally:
             deadline.end()
-            self._handler_s[route.type].observe(perf_counter() - started_s)
+            self._histograms[index].observe(perf_counter() - started_s)
 
     def _raw(self, session: Session, event: EventTuple) -> Work | None:
         _, conn, message = event
@@ -365,7 +324,7 @@ class Router:
         return None
 
     async def _raw_later(self, session: Session, result: Awaitable[object]) -> None:
-        deadline = _Deadline(self._clock, self._timeout_s)
+        deadline = Deadline(self._clock, self._timeout_s).arm()
         try:
             await result
         except asyncio.CancelledError:
@@ -394,7 +353,7 @@ class Router:
         return self._decide(session, event, decision)
 
     async def _authorize_later(self, session: Session, event: EventTuple, decision: Awaitable[Grant | None]) -> None:
-        deadline = _Deadline(self._clock, self._timeout_s)
+        deadline = Deadline(self._clock, self._timeout_s).arm()
         carried = None
         try:
             carried = self._decide(session, event, await decision)
@@ -429,7 +388,7 @@ class Router:
 
     async def _refresh(self, session: Session, event: EventTuple) -> None:
         _, conn, id, token = event
-        deadline = _Deadline(self._clock, self._handshake_timeout_s)
+        deadline = Deadline(self._clock, self._handshake_timeout_s).arm()
         try:
             path = self._rules.endpoints[session.endpoint].path
             facts = _facts(await self._identities.identify_renewal(token, path))
@@ -488,7 +447,7 @@ class Router:
     async def _hooks_later(
         self, session: Session | None, result: Awaitable[object], hooks: tuple[Hook, ...], arguments: tuple[Any, ...]
     ) -> None:
-        deadline = _Deadline(self._clock, self._timeout_s)
+        deadline = Deadline(self._clock, self._timeout_s).arm()
         try:
             await result
         except asyncio.CancelledError:
@@ -506,7 +465,7 @@ class Router:
     async def _authenticate(self, event: EventTuple) -> None:
         _, conn, _, path, query, headers, peer = event
         status = 503
-        deadline = _Deadline(self._clock, self._handshake_timeout_s)
+        deadline = Deadline(self._clock, self._handshake_timeout_s).arm()
         try:
             identity = await self._identities.identify_upgrade(request_of(path, query, headers, peer))
             if identity.user:

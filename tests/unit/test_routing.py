@@ -4,6 +4,7 @@
 
 import asyncio
 import time
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -311,6 +312,7 @@ async def test_an_async_handler_may_return_a_publish_or_await_it(returns: str) -
         return publication if returns == "publication" else {"offset": publication.offset if publication else 0}
 
     half = Half(app)
+    half.engine.takes_replies = False
     half.open(1)
     half.command(1)
     await half.settle()
@@ -319,6 +321,97 @@ async def test_an_async_handler_may_return_a_publish_or_await_it(returns: str) -
     await half.settle()
     assert decoded(half) == [ack({"offset": 5} if returns == "something else" else {"number": 5})]
     assert half.credits(1) == 1
+
+
+async def test_a_publish_that_an_async_handler_returns_is_answered_by_the_engine_where_it_still_can() -> None:
+    app = ledger()
+
+    @app.on("write")
+    async def write(session: Session) -> Publishing:
+        return app.publish("ledger:1", "line", {})
+
+    half = Half(app)
+    half.open(1)
+    half.command(1)
+    await half.settle()
+    assert half.engine.named("reply_with") == [(1, 1, b"1", None)]
+    assert (half.texts(1), half.credits(1), half.control.router.busy) == ([], 1, 0)
+    assert half.control.broadcaster.waiting == 0
+
+
+async def test_async_handlers_that_never_wait_share_tasks_and_nothing_else() -> None:
+    app, seen = Realtime(), list[tuple[str, str]]()
+    whose: ContextVar[str] = ContextVar("whose", default="nobody's")
+    tasks = set[Any]()
+
+    @app.on("say")
+    async def say(session: Session) -> None:
+        seen.append((session.user, whose.get()))
+        whose.set(session.user)
+        tasks.add(asyncio.current_task())
+
+    half = Half(app)
+    users = [f"u{number}" for number in range(1, 51)]
+    for conn, user in enumerate(users, 1):
+        half.open(conn, user)
+    half.take(*((_engine.MESSAGE, conn, 0, b"1", None, 0) for conn in range(1, 51)))
+    await half.settle()
+    assert seen == [(user, "nobody's") for user in users]
+    assert len(tasks) < 5
+    assert all(half.credits(conn) == 1 for conn in range(1, 51))
+
+
+async def test_one_async_handler_that_waits_keeps_nobody_behind_it() -> None:
+    app, seen = Realtime(), list[str]()
+    gate = asyncio.Event()
+    whose: ContextVar[str] = ContextVar("whose", default="nobody's")
+
+    @app.on("say")
+    async def say(session: Session) -> str:
+        task = asyncio.current_task()
+        whose.set(session.user)
+        if session.user in {"u1", "u3"}:
+            await gate.wait()
+        assert asyncio.current_task() is task
+        seen.append(session.user)
+        return whose.get()
+
+    half = Half(app)
+    for conn in range(1, 5):
+        half.open(conn, f"u{conn}")
+    half.take(*((_engine.MESSAGE, conn, 0, b"1", None, 0) for conn in (1, 1, 2, 3, 4)))
+    await half.settle()
+    assert seen == ["u2", "u4"]
+    gate.set()
+    await half.settle()
+    assert sorted(seen) == ["u1", "u1", "u2", "u3", "u4"]
+    assert [decoded(half, conn) for conn in range(1, 5)] == [
+        [ack("u1"), ack("u1")],
+        *([ack(f"u{conn}")] for conn in range(2, 5)),
+    ]
+    assert half.control.router.busy == 0
+
+
+async def test_a_time_limit_ends_the_handler_that_waits_and_no_other_one() -> None:
+    app = Realtime()
+
+    @app.on("say")
+    async def say(session: Session) -> str:
+        if session.user == "slow":
+            await asyncio.Event().wait()
+        return "said"
+
+    half = Half(app, QUICK)
+    half.open(1, "slow")
+    half.open(2, "quick")
+    half.take(*((_engine.MESSAGE, conn, 0, b"1", None, 0) for conn in (1, 2, 1)))
+    await half.settle()
+    assert decoded(half, 2) == [ack("said")]
+    for answered in (1, 2):
+        half.clock.advance_to(half.clock.now_ms() + 2_000)
+        await half.settle()
+        assert [frame["data"]["code"] for frame in decoded(half)] == ["timeout"] * answered
+    assert half.control.router.busy == 0
 
 
 async def test_a_publish_that_fails_answers_with_its_code() -> None:
