@@ -1,8 +1,5 @@
 """Fan-out over transports: who gets what, in which order, and what becomes of those that fail, close or do not read."""
 
-import asyncio
-import socket
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -245,23 +242,3 @@ def test_everybody_gets_what_was_published_while_they_were_members_in_order(step
     assert [fanout.members(str(channel)) for channel in range(3)] == [
         sum(channel in channels for channels in subscribed) for channel in range(3)
     ]
-
-
-async def test_over_a_real_transport_a_reader_that_stops_is_cut_off_with_its_backlog_bounded() -> None:
-    """A socket pair whose far end reads nothing until the near end has given up; what the kernel had is in order."""
-    near, far = socket.socketpair()
-    transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=near)
-    fanout = Fanout(backlog_bytes_max=100_000)
-    with far, fanout.member(transport) as member:
-        member.subscribe("a")
-        frame = fanout.encode("x" * 1_000)
-        written = 0
-        while fanout.publish("a", frame):
-            assert transport.get_write_buffer_size() <= 100_000
-            written += 1
-        assert fanout.aborted == 1
-        far.setblocking(False)
-        got = bytearray()
-        while piece := await asyncio.get_running_loop().sock_recv(far, 65_536):
-            got += piece
-        assert (frame.plain * written).startswith(got)
