@@ -26,6 +26,7 @@ REFRESH: Final[int]
 RENEWED: Final[int]
 HEARD: Final[int]
 MEMBERS: Final[int]
+WARNED: Final[int]
 
 Event: TypeAlias = tuple[object, ...]
 """One of, by its first item:
@@ -68,6 +69,7 @@ Event: TypeAlias = tuple[object, ...]
   high-water mark as a command does, but costs no credit.
 - ``(MEMBERS, ticket: int, conns: list[int], parts: int)``: a part of what ``members_of`` asked
   for; `parts` of them come, in any order.
+- ``(WARNED, message: str)``: the engine goes on, but not as it was told to; `message` says what and why.
 - ``(FATAL, message: str)``: the engine cannot go on; end the process with this line.
 """
 
@@ -296,7 +298,8 @@ class Commands:
         - ``histograms``: ``connection_s``, ``delivery_s`` (from the read of a message to the last send of its fan-out,
           once on each shard with members), ``log_commit_s``, ``log_batch``, each
           ``{"bounds": [float], "counts": [int], "sum": float}`` with one count more than bounds, not cumulated.
-        - ``shards`` ``[{"busy_ns", "elapsed_ns", "connections"}]``; ``queues`` (now) ``{"events", "commands_bytes",
+        - ``flush`` (now): ``uring``, ``send``, ``mixed`` where rings of some shards have failed; ``shards``
+          ``[{"busy_ns", "elapsed_ns", "connections", "flush"}]``; ``queues`` (now) ``{"events", "commands_bytes",
           "log", "outbox_bytes"}``; ``log_failures``, ``log_error`` (what it said last, or null).
         """
 
@@ -326,7 +329,9 @@ class Engine(Commands):
 
     @property
     def flush(self) -> str:
-        """How sends reach the kernel: ``uring`` (batches) or ``send`` (one by one); ``none`` before the start."""
+        """How sends reach the kernel now: ``uring`` (batches), ``send`` (one by one), ``mixed`` where rings of some
+        shards have failed; ``none`` before the start.
+        """
 
     def stop_accepting(self) -> None:
         """Close the listening socket; connections stay."""

@@ -141,6 +141,7 @@ class _Stats(Struct):
     accept_errors: int
     unfinished_bytes: int
     panics: int
+    flush_ring_failures: int
     log_failures: int = 0
     flush: str = "none"
     closed_by_code: dict[str, int] = {}
@@ -165,6 +166,7 @@ _COUNTERS: Final = (
     ("log_events", "log_events", "Events that the log stored."),
     ("log_failures", "log_failures", "Batches and reads that the log could not do."),
     ("panics", "panics", "Connections that ended by a fault of the engine's."),
+    ("flush_ring_failures", "flush_ring_failures", "Shards whose io_uring failed: they send one by one."),
 )
 _GAUGES: Final = (
     ("connections", "connections", "Connections that are open now."),

@@ -83,6 +83,10 @@ class Application(Protocol):
         """Return what the app opens before the first connection and closes after the last."""
 
 
+def _warn(event: EventTuple) -> None:
+    log.warning("%s", event[1])
+
+
 def _ignore(_: EventTuple) -> None:
     """Take an event that asks for nothing."""
 
@@ -147,6 +151,7 @@ class Control:
             _engine.HISTORY: self.broadcaster.read,
             _engine.HEARD: self.listeners.heard,
             _engine.MEMBERS: self.broadcaster.told,
+            _engine.WARNED: _warn,
             _engine.FATAL: self._fail,
         }
 
@@ -440,7 +445,7 @@ class Server:
 
     @property
     def flush(self) -> str:
-        """How sends reach the kernel: `uring` (batches) or `send` (one by one)."""
+        """How sends reach the kernel: `uring` (batches), `send` (one by one), `mixed` where rings have failed."""
         return self._engine.flush
 
     @property

@@ -325,6 +325,16 @@ async def test_a_signal_ends_the_server_with_code_0_and_a_fatal_event_with_1(eng
     assert await serve(Realtime(), QUICK, ready=fail) == 1
 
 
+async def test_what_the_engine_warns_of_is_a_line_of_the_log(
+    engines: list[Socketless], caplog: pytest.LogCaptureFixture
+) -> None:
+    async with Server(Realtime(), QUICK) as server:
+        engines[0].events = [(_engine.WARNED, "io_uring of shard 1 failed: no memory; its sends go one by one now")]
+        server.control.turn()
+    told = [record for record in caplog.records if "io_uring of shard 1" in record.getMessage()]
+    assert [record.levelname for record in told] == ["WARNING"]
+
+
 async def test_mounts_are_left_once_everybody_was_told_and_before_reading_stops(engines: list[Socketless]) -> None:
     order = list[Any]()
 

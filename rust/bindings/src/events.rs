@@ -21,9 +21,10 @@ const REFRESH: u8 = 12;
 const RENEWED: u8 = 13;
 const HEARD: u8 = 14;
 const MEMBERS: u8 = 15;
+const WARNED: u8 = 16;
 
 /// The kinds by their names; Python keeps one object for each such small number.
-pub(crate) const KINDS: [(&str, u8); 16] = [
+pub(crate) const KINDS: [(&str, u8); 17] = [
     ("OPEN", OPEN),
     ("CLOSE", CLOSE),
     ("MESSAGE", MESSAGE),
@@ -40,6 +41,7 @@ pub(crate) const KINDS: [(&str, u8); 16] = [
     ("RENEWED", RENEWED),
     ("HEARD", HEARD),
     ("MEMBERS", MEMBERS),
+    ("WARNED", WARNED),
 ];
 
 /// A list of tuples, in order.
@@ -102,6 +104,7 @@ fn to_tuple(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyTuple>> {
             let conns = PyList::new(py, conns.iter().map(|conn| conn.as_u64()))?;
             (MEMBERS, ticket, conns, parts).into_pyobject(py)
         }
+        Event::Warned { message } => (WARNED, &*message).into_pyobject(py),
         Event::Fatal { message } => (FATAL, &*message).into_pyobject(py),
     }
 }

@@ -119,6 +119,8 @@ counters! {
     revocations_dropped,
     /// Connections that ended by a panic in their shard.
     panics,
+    /// Rings that failed while they were in use, or could not be made: their shards send one by one.
+    flush_ring_failures,
 }
 
 impl Counters {

@@ -62,6 +62,8 @@ pub enum Event {
     Heard { channel: Arc<str>, frame: Box<[u8]> },
     /// A part of the answer to [`crate::Command::Members`]: one of `parts`, which come in any order.
     Members { ticket: u64, conns: Vec<ConnId>, parts: usize },
+    /// The engine goes on, but not as it was told to.
+    Warned { message: Box<str> },
     /// The engine cannot go on.
     Fatal { message: Box<str> },
 }

@@ -109,6 +109,11 @@ impl Bridge {
         self.push(&mut vec![event]);
     }
 
+    /// Tells Python that the engine goes on, but not as it was told to.
+    pub(crate) fn warn(&self, message: String) {
+        self.push_one(Event::Warned { message: message.into() });
+    }
+
     /// Tells Python that the engine cannot go on.
     pub(crate) fn fatal(&self, message: String) {
         self.push_one(Event::Fatal { message: message.into() });

@@ -9,7 +9,7 @@ use crate::arrivals::Arrivals;
 use crate::clock::Clock;
 use crate::descriptors;
 use crate::error::{StartCode, StartError};
-use crate::flush::FlushKind;
+use crate::flush::{FlushKind, Flushes};
 use crate::handle::Handle;
 use crate::listener;
 use crate::log_thread::{self, LogPort, LogRequests, far_deadline};
@@ -131,12 +131,13 @@ impl Engine {
         let hub = Hub::new(&self.options, shards, queue, &epoch, nonce()?).map_err(options_error)?;
         let bridge = Arc::clone(&handle.bridge);
         hub.set_ear(Box::new(move |event| bridge.push_one(event)));
+        let flushes = Arc::new(Flushes::new(flush, shards));
         let shared = Arc::new(Shared {
             hub: Arc::clone(&hub),
             bridge: Arc::clone(&handle.bridge),
             clock: Arc::clone(&handle.clock),
             stopping: AtomicBool::new(false),
-            flush,
+            flushes: Arc::clone(&flushes),
         });
         let (polls, arrivals) = open_pollers(&hub, shards)?;
         let admission = Admission {
@@ -168,7 +169,7 @@ impl Engine {
         watch_pressure(&running, handle);
         // Last: commands are taken from now on. Both are set once: `start` has looked.
         let _ = self.facts.set(Facts { port, epoch });
-        let _ = handle.flush.set(flush);
+        let _ = handle.flushes.set(flushes);
         let _ = handle.hub.set(hub);
         Ok(running)
     }
@@ -179,7 +180,8 @@ impl Engine {
         self.facts.get().map_or(0, |facts| facts.port)
     }
 
-    /// How sends reach the kernel: `uring` or `send`; `none` before the start.
+    /// How sends reach the kernel now: `uring` or `send`, `mixed` where rings of some shards have failed; `none` before
+    /// the start.
     #[must_use]
     pub fn flush(&self) -> &'static str {
         self.handle.flush()

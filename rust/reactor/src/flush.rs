@@ -1,7 +1,8 @@
 //! How a shard hands its sends to the kernel: in one submission where the kernel allows it, else one by one.
 //!
 //! The choice is made once, when the engine starts ([`FlushKind::choose`]), so that it can be told; each shard then
-//! makes its ring on its own thread. A ring that fails later leaves its shard with the loop.
+//! makes its ring on its own thread. A ring that fails later, or cannot be made, leaves its shard with the loop; that
+//! is counted, and [`Flushes`] says what is in use.
 
 use crate::engine::options_error;
 use crate::error::StartError;
@@ -11,6 +12,7 @@ use crate::send_ring::{RingSends, SendRing};
 use crate::sockets::Sockets;
 use realtime_hub::{ConnId, FlushOption, Now, ShardCore};
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What the sends of a flush go through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +44,34 @@ impl FlushKind {
             Self::Ring => "uring",
             Self::Loop => "send",
         }
+    }
+}
+
+/// What each shard sends through now.
+#[derive(Debug)]
+pub(crate) struct Flushes {
+    /// Whether the shard has its ring.
+    rings: Box<[AtomicBool]>,
+}
+
+impl Flushes {
+    pub(crate) fn new(chosen: FlushKind, shards: usize) -> Self {
+        Self { rings: (0..shards).map(|_| AtomicBool::new(chosen == FlushKind::Ring)).collect() }
+    }
+
+    pub(crate) fn of(&self, shard: usize) -> FlushKind {
+        if self.rings[shard].load(Ordering::Relaxed) { FlushKind::Ring } else { FlushKind::Loop }
+    }
+
+    /// A shard goes on without its ring.
+    pub(crate) fn lost_ring(&self, shard: usize) {
+        self.rings[shard].store(false, Ordering::Relaxed);
+    }
+
+    /// As statistics name all of them together.
+    pub(crate) fn name(&self) -> &'static str {
+        let first = self.of(0);
+        if (1..self.rings.len()).all(|shard| self.of(shard) == first) { first.name() } else { "mixed" }
     }
 }
 
@@ -80,34 +110,57 @@ pub(crate) struct Flusher {
 }
 
 impl Flusher {
-    /// Makes the ring where there is to be one; without it the loop serves.
-    pub(crate) fn open(kind: FlushKind) -> Self {
+    /// Makes the ring where there is to be one.
+    ///
+    /// # Errors
+    /// Why there is none; a flusher without one sends by the loop.
+    pub(crate) fn open(kind: FlushKind) -> io::Result<Self> {
         #[cfg(target_os = "linux")]
         if kind == FlushKind::Ring {
-            return Self { ring: SendRing::open().ok() };
+            return Ok(Self { ring: Some(SendRing::open()?) });
         }
         let _ = kind;
-        Self::default()
+        Ok(Self::default())
     }
 
     /// Sends what the turn queued; `gone` gets the connections whose peer is gone.
-    pub(crate) fn flush(&mut self, core: &mut ShardCore, sockets: &mut Sockets, gone: &mut Vec<ConnId>, now: Now) {
+    ///
+    /// # Errors
+    /// The ring's, once: from then on the loop serves.
+    pub(crate) fn flush(
+        &mut self,
+        core: &mut ShardCore,
+        sockets: &mut Sockets,
+        gone: &mut Vec<ConnId>,
+        now: Now,
+    ) -> io::Result<()> {
         #[cfg(target_os = "linux")]
         if let Some(ring) = self.ring.as_mut() {
             let mut failure = None;
             core.flush(&mut RingSends { ring, sockets, gone, failure: &mut failure }, now);
-            if failure.is_some() {
-                self.ring = None;
-            }
-            return;
+            let Some(error) = failure else { return Ok(()) };
+            self.ring = None;
+            return Err(error);
         }
         core.flush(&mut SendLoop { sockets, gone }, now);
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_in_use_is_told_of_all_shards_together() {
+        let flushes = Flushes::new(FlushKind::Ring, 2);
+        assert_eq!(flushes.name(), "uring");
+        flushes.lost_ring(1);
+        assert_eq!((flushes.name(), flushes.of(0), flushes.of(1)), ("mixed", FlushKind::Ring, FlushKind::Loop));
+        flushes.lost_ring(0);
+        assert_eq!(flushes.name(), "send");
+        assert_eq!(Flushes::new(FlushKind::Loop, 1).name(), "send");
+    }
 
     #[test]
     fn what_is_asked_for_is_taken_or_refused_and_never_passed_over() {

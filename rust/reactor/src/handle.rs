@@ -7,7 +7,7 @@ use crate::bridge::Bridge;
 use crate::clock::Clock;
 use crate::engine::options_error;
 use crate::error::StartError;
-use crate::flush::FlushKind;
+use crate::flush::Flushes;
 use crate::log_health::LogHealth;
 use crate::log_thread::LogRequests;
 use realtime_hub::{Command, ConnId, Counters, Event, Hub};
@@ -25,7 +25,7 @@ pub struct Handle {
     pub(crate) log_health: Arc<LogHealth>,
     pub(crate) stopped: AtomicBool,
     /// How sends reach the kernel; never set where there is no kernel, as over virtual links.
-    pub(crate) flush: OnceLock<FlushKind>,
+    pub(crate) flushes: OnceLock<Arc<Flushes>>,
     commands_waiting_bytes_max: usize,
 }
 
@@ -38,7 +38,7 @@ impl Handle {
             requests: Arc::default(),
             log_health: Arc::default(),
             stopped: AtomicBool::new(false),
-            flush: OnceLock::new(),
+            flushes: OnceLock::new(),
             commands_waiting_bytes_max: limits.commands_waiting_bytes_max,
         }))
     }
@@ -114,9 +114,9 @@ impl Handle {
         usize::try_from(commands).unwrap_or(usize::MAX).saturating_add(log) > self.commands_waiting_bytes_max
     }
 
-    /// How sends reach the kernel: `uring` or `send`; `none` where there is no kernel, or before the start.
+    /// How sends reach the kernel now: `uring`, `send` or `mixed`; `none` where there is no kernel, or before the start.
     pub(crate) fn flush(&self) -> &'static str {
-        self.flush.get().map_or("none", |kind| kind.name())
+        self.flushes.get().map_or("none", |flushes| flushes.name())
     }
 
     /// The engine's counters and the log's health, one JSON object.
@@ -131,9 +131,11 @@ impl Handle {
         let shards: Vec<String> = hub
             .tallies()
             .iter()
-            .map(|tally| {
+            .enumerate()
+            .map(|(shard, tally)| {
+                let flush = self.flushes.get().map_or("none", |flushes| flushes.of(shard).name());
                 let (busy_ns, connections) = (gauge(&tally.busy_ns), tally.connections());
-                format!("{{\"busy_ns\":{busy_ns},\"elapsed_ns\":{elapsed_ns},\"connections\":{connections}}}")
+                format!("{{\"busy_ns\":{busy_ns},\"elapsed_ns\":{elapsed_ns},\"connections\":{connections},\"flush\":\"{flush}\"}}")
             })
             .collect();
         let members = counters.to_json(hub.tallies());

@@ -9,7 +9,7 @@
 use crate::arrivals::{Arrival, Arrivals};
 use crate::bridge::Bridge;
 use crate::clock::Clock;
-use crate::flush::{FlushKind, Flusher};
+use crate::flush::{Flusher, Flushes};
 use crate::panics;
 use crate::sockets::{BLOCKED, ENDING, LISTED, READABLE, SHUT, Sockets};
 use mio::event::Event as Readiness;
@@ -38,7 +38,7 @@ pub(crate) struct Shared {
     pub(crate) bridge: Arc<Bridge>,
     pub(crate) clock: Arc<Clock>,
     pub(crate) stopping: AtomicBool,
-    pub(crate) flush: FlushKind,
+    pub(crate) flushes: Arc<Flushes>,
 }
 
 pub(crate) struct Shard {
@@ -104,7 +104,10 @@ impl Shard {
 
     fn run(&mut self) -> io::Result<()> {
         // Here and not earlier: a ring belongs to the thread that makes it.
-        self.flusher = Flusher::open(self.shared.flush);
+        match Flusher::open(self.shared.flushes.of(self.index)) {
+            Ok(flusher) => self.flusher = flusher,
+            Err(error) => self.lost_ring(&error),
+        }
         while !self.shared.stopping.load(Ordering::Acquire) {
             self.turn()?;
         }
@@ -332,7 +335,9 @@ impl Shard {
     }
 
     fn flush(&mut self, now: Now) {
-        self.flusher.flush(&mut self.core, &mut self.sockets, &mut self.scratch.gone, now);
+        if let Err(error) = self.flusher.flush(&mut self.core, &mut self.sockets, &mut self.scratch.gone, now) {
+            self.lost_ring(&error);
+        }
         if self.core.has_fanned_out() {
             self.core.fanned_out(self.shared.clock.now());
         }
@@ -340,6 +345,14 @@ impl Shard {
         for conn in self.scratch.gone.drain(..) {
             self.core.closed(conn, now);
         }
+    }
+
+    /// The shard goes on with the send loop, and that is told.
+    fn lost_ring(&self, error: &io::Error) {
+        let Shared { hub, bridge, flushes, .. } = &*self.shared;
+        hub.counters().flush_ring_failures.fetch_add(1, Ordering::Relaxed);
+        flushes.lost_ring(self.index);
+        bridge.warn(format!("io_uring of shard {} failed: {error}; its sends go one by one now", self.index));
     }
 
     fn release(&mut self) {
