@@ -290,7 +290,8 @@ class Commands:
         """JSON of the engine's counters, each since the start unless it says now; no walk over connections.
 
         Plain numbers: ``accepted connections`` (now) ``opened closed refused messages_in bytes_in bytes_out sends
-        deliveries publications errors rate_limited log_commits log_events panics`` and more. Then:
+        deliveries compressions inflations publications errors rate_limited log_commits log_events panics`` and more.
+        Then:
 
         - ``closed_by_code`` ``{"1000": n}``, ``errors_by_code`` ``{"rate_limited": n}`` (the engine's own ones),
           ``refused_by_status`` ``{"401": n}``: what never happened is left out, what has no name is ``"other"``.

@@ -195,12 +195,13 @@ class Realtime:
             "ends": ends,
         }
 
-    def raw(self, path: str, *, auth: bool = True) -> Callable[[HandlerT], HandlerT]:
+    def raw(self, path: str, *, auth: bool = True, compression: bool = True) -> Callable[[HandlerT], HandlerT]:
         """Register a path of its own without the envelope: the handler gets `(session, message)`, a `str` or `bytes`.
 
         Args:
             path: exact, such as `/echo`.
             auth: False lets everybody in, as the user "".
+            compression: False agrees to no permessage-deflate: for images, audio and what is compressed already.
 
         Raises:
             ValueError: the path is taken or does not begin with `/`.
@@ -209,7 +210,7 @@ class Realtime:
             raise ValueError(f"{path!r} is taken or no path; use another one that begins with /")
 
         def register(handler: HandlerT) -> HandlerT:
-            self._declared.raws[path] = Endpoint(path, "raw", "token" if auth else "none", handler)
+            self._declared.raws[path] = Endpoint(path, "raw", "token" if auth else "none", handler, compression)
             return handler
 
         return register
@@ -612,7 +613,7 @@ class Realtime:
         hook = declared.authenticate[0] if declared.authenticate else None
         who: Literal["token", "hook"] = "token" if hook is None else "hook"
         raws = [
-            Endpoint(raw.path, raw.mode, who if raw.auth == "token" else "none", raw.handler)
+            Endpoint(raw.path, raw.mode, who if raw.auth == "token" else "none", raw.handler, raw.compression)
             for raw in declared.raws.values()
         ]
         return Rules(

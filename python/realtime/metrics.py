@@ -136,6 +136,11 @@ class _Stats(Struct):
     bytes_out: int
     sends: int
     deliveries: int
+    compressions: int
+    compressed_bytes_in: int
+    compressed_bytes_out: int
+    inflations: int
+    inflated_bytes: int
     publications: int
     log_events: int
     accept_errors: int
@@ -162,6 +167,11 @@ _COUNTERS: Final = (
     ("bytes_out", "sent_bytes", "Bytes that the kernel took."),
     ("sends", "sends", "Calls of the kernel that sent something."),
     ("deliveries", "deliveries", "Frames queued for connections."),
+    ("compressions", "compressions", "Messages that were compressed, once each for all who get them."),
+    ("compressed_bytes_in", "compression_in_bytes", "What these messages were before."),
+    ("compressed_bytes_out", "compression_out_bytes", "What came of them."),
+    ("inflations", "inflations", "Compressed messages from clients."),
+    ("inflated_bytes", "inflated_bytes", "What these messages were, inflated."),
     ("publications", "publications", "Events of channels that have members or a past in memory."),
     ("log_events", "log_events", "Events that the log stored."),
     ("log_failures", "log_failures", "Batches and reads that the log could not do."),

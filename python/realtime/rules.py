@@ -29,6 +29,7 @@ class Endpoint(Struct, frozen=True):
     mode: Literal["json", "raw"]
     auth: Literal["token", "hook", "none"]
     handler: Handler | None = None
+    compression: bool = True
 
 
 class Route(Struct, frozen=True, kw_only=True):

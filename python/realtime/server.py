@@ -307,13 +307,20 @@ def engine_options(rules: Rules, settings: Settings, keys: Keys, *, in_memory: b
             "shards": settings.server.shards,
             "flush": settings.engine.flush,
             "data_dir": None if in_memory else str(Path(settings.data_dir)),
+            "compression": settings.compression,
             "limits": settings.limits,
             "proxies": settings.server.proxies,
             "token": token_rule(auth, keys).document(),
             "tell_tokens": settings.api.url is not None,
             "origins": auth.origins,
             "endpoints": [
-                {"path": endpoint.path, "mode": endpoint.mode, "auth": endpoint.auth} for endpoint in rules.endpoints
+                {
+                    "path": endpoint.path,
+                    "mode": endpoint.mode,
+                    "auth": endpoint.auth,
+                    "compression": endpoint.compression,
+                }
+                for endpoint in rules.endpoints
             ],
             "routes": [_route_option(route) for route in rules.routes],
             "relays": rules.relays,

@@ -60,10 +60,14 @@ for (const shards of [1, 2]) {
       ada.socket.close();
     });
 
-    test("an offer of permessage-deflate is declined and the connection works", async () => {
-      const ada = await open("ada", { perMessageDeflate: true });
-      assert.equal(ada.socket.extensions, "");
+    test("an offer of permessage-deflate is taken and long messages go through both ways", async () => {
+      const ada = await open("ada", { perMessageDeflate: { threshold: 0 } });
+      assert.equal(ada.socket.extensions, "permessage-deflate");
       assert.equal((await ada.ask("ping")).type, "pong");
+      await ada.ask("subscribe", { channel: "conversation:deflated" });
+      const content = "again and ".repeat(500);
+      await ada.ask("send_message", { conversationId: "deflated", content });
+      assert.equal((await ada.expect("new_message")).data.content, content);
       ada.socket.close();
     });
 

@@ -54,6 +54,7 @@ def test_the_options_are_the_rules_and_the_configuration_as_plain_data() -> None
             "port",
             "shards",
             "flush",
+            "compression",
             "data_dir",
             "limits",
             "proxies",
@@ -76,7 +77,7 @@ def test_the_options_are_the_rules_and_the_configuration_as_plain_data() -> None
         "expiry": "close",
         "ask": False,
     }
-    assert options["endpoints"] == [{"path": "/ws", "mode": "json", "auth": "token"}]
+    assert options["endpoints"] == [{"path": "/ws", "mode": "json", "auth": "token", "compression": True}]
     assert options["routes"] == ["send_message"]
     assert options["policies"] == [
         {

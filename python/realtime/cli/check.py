@@ -134,10 +134,18 @@ def _derived(settings: Settings) -> dict[str, Any]:
         "secret": "configured" if settings.auth.secrets else generated,
         "shards": shards,
         "sends": _sends(settings),
+        "compression": _compression(settings),
         "descriptors": descriptors,
         "connections at most": settings.limits.connections_max or max(0, descriptors - _DESCRIPTORS_KEPT),
         "end": f"within {settings.drain.grace_s:g} s, clients come back over {settings.drain.window_s:g} s",
     }
+
+
+def _compression(settings: Settings) -> str:
+    compression = settings.compression
+    if not compression.enabled:
+        return "off"
+    return f"messages from {compression.threshold_bytes} bytes, at level {compression.level}"
 
 
 def _sends(settings: Settings) -> str:

@@ -302,6 +302,21 @@ class LimitSettings(Section, frozen=True):
     close_timeout_s: Annotated[Seconds, Meta(description="Seconds that a peer has to answer a close.")] = 5
 
 
+class CompressionSettings(Section, frozen=True):
+    """permessage-deflate: smaller messages for clients that offer it, as browsers do."""
+
+    enabled: Annotated[
+        bool, Meta(description="Whether it is agreed to. False where a proxy or the network compresses already.")
+    ] = True
+    level: Annotated[int, Meta(ge=1, le=9, description="From 1, quick, to 9, small.")] = 1
+    threshold_bytes: Annotated[
+        Count,
+        Meta(
+            description="Bytes of a message below which it goes as it is; an answer to one client goes so below 1024."
+        ),
+    ] = 256
+
+
 class PresenceSettings(Section, frozen=True):
     """Who is told that a user is online."""
 
@@ -436,6 +451,7 @@ class Settings(Section, frozen=True):
     api: ApiSettings = ApiSettings()
     auth: AuthSettings = AuthSettings()
     limits: LimitSettings = LimitSettings()
+    compression: CompressionSettings = CompressionSettings()
     presence: PresenceSettings = PresenceSettings()
     typing: TypingSettings = TypingSettings()
     conversations: ConversationSettings = ConversationSettings()

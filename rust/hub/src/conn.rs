@@ -3,10 +3,12 @@
 
 use crate::bucket::Bucket;
 use crate::channel::Channel;
+use crate::compression::Window;
 use crate::core::Seat;
 use crate::outbox::Backlog;
 use crate::pattern::{Grant, Rights};
 use realtime_protocol::connection::{Inbound, Role};
+use realtime_protocol::extensions::Deflate;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -48,6 +50,9 @@ pub(crate) mod flag {
     pub(crate) const BROKEN: u16 = 1 << 8;
     /// The kernel has not had the whole 101 and first frame yet.
     pub(crate) const FRESH: u16 = 1 << 9;
+    /// Four bits: the window that permessage-deflate was agreed with, by its place.
+    pub(crate) const WINDOW_SHIFT: u16 = 10;
+    pub(crate) const WINDOW: u16 = 0xF << WINDOW_SHIFT;
 }
 
 /// The credit of a command that the hub runs itself, on its way to a channel or the log and back.
@@ -146,6 +151,7 @@ pub(crate) struct Cold {
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub accept: Option<String>,
+    pub deflate: Option<Deflate>,
     pub version_1: bool,
 }
 
@@ -193,6 +199,15 @@ impl Conn {
 
     pub(crate) const fn clear(&mut self, flag: u16) {
         self.flags &= !flag;
+    }
+
+    /// How far back deflated frames to it may refer.
+    pub(crate) const fn window(&self) -> Window {
+        Window::at(((self.flags & flag::WINDOW) >> flag::WINDOW_SHIFT) as u8)
+    }
+
+    pub(crate) const fn set_window(&mut self, window: Window) {
+        self.flags = self.flags & !flag::WINDOW | (window.place() as u16) << flag::WINDOW_SHIFT;
     }
 
     pub(crate) fn user(&self) -> &str {

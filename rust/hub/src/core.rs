@@ -18,6 +18,7 @@ mod upgrade;
 
 pub(crate) use admission::Seat;
 
+use crate::compression::Compressor;
 use crate::conn::{Cold, Conn, Phase, flag};
 use crate::counters::{Tally, add, sub};
 use crate::inbox::{Deliver, ShardMsg};
@@ -27,6 +28,7 @@ use drain::Drain;
 use fan_outs::FanOuts;
 use members::LocalChannel;
 use output::Turn;
+use realtime_protocol::deflate::Inflater;
 use rustc_hash::FxHashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -47,6 +49,9 @@ pub struct ShardCore {
     members: FxHashMap<u64, LocalChannel>,
     scanner: Scanner,
     turn: Turn,
+    compressor: Compressor,
+    /// None while it is used, and before the first use.
+    inflater: Option<Inflater>,
     events: Vec<Event>,
     releases: Vec<Release>,
     unpaused: Vec<ConnId>,
@@ -63,6 +68,7 @@ impl ShardCore {
     #[must_use]
     pub fn new(hub: Arc<Hub>, shard: usize) -> Self {
         Self {
+            compressor: Compressor::new(Arc::clone(&hub), shard),
             hub,
             shard,
             conns: Vec::new(),
@@ -72,6 +78,7 @@ impl ShardCore {
             members: FxHashMap::default(),
             scanner: Scanner::default(),
             turn: Turn::default(),
+            inflater: None,
             events: Vec::new(),
             releases: Vec::new(),
             unpaused: Vec::new(),

@@ -217,17 +217,32 @@ pub struct Tally {
     pub(crate) deliveries: AtomicU64,
     /// Connections that are open here.
     pub(crate) connections: AtomicU64,
+    /// Messages that were deflated, once each for everyone who gets them.
+    pub(crate) compressions: AtomicU64,
+    /// Their payloads.
+    pub(crate) compressed_bytes_in: AtomicU64,
+    /// What came of them.
+    pub(crate) compressed_bytes_out: AtomicU64,
+    /// Messages from clients that were inflated.
+    pub(crate) inflations: AtomicU64,
+    /// What came of them.
+    pub(crate) inflated_bytes: AtomicU64,
     /// How long the shard has worked and not slept.
     pub busy_ns: AtomicU64,
 }
 
 impl Tally {
-    const ROWS: [(&'static str, CounterOf); 5] = [
+    const ROWS: [(&'static str, CounterOf); 10] = [
         ("messages_in", |tally| &tally.messages_in),
         ("bytes_in", |tally| &tally.bytes_in),
         ("bytes_out", |tally| &tally.bytes_out),
         ("sends", |tally| &tally.sends),
         ("deliveries", |tally| &tally.deliveries),
+        ("compressions", |tally| &tally.compressions),
+        ("compressed_bytes_in", |tally| &tally.compressed_bytes_in),
+        ("compressed_bytes_out", |tally| &tally.compressed_bytes_out),
+        ("inflations", |tally| &tally.inflations),
+        ("inflated_bytes", |tally| &tally.inflated_bytes),
     ];
 
     /// Connections that are open on the shard.

@@ -25,7 +25,7 @@ use crate::inbox::{Deliver, Inbox, ShardMsg, lock};
 use crate::log_queue::LogQueue;
 use crate::options::Options;
 use crate::pattern::Rights;
-use crate::prepared::Prepared;
+use crate::prepared::{Form, Prepared};
 use crate::revocations::{Revocation, Revocations};
 use crate::rules::Rules;
 use crate::session_id::{scramble, unscramble};
@@ -312,7 +312,7 @@ impl Hub {
     pub(crate) fn send(&self, conn: ConnId, frame: Arc<Prepared>, credits: u16) {
         // Counted only where a shard takes it off again: any number may come as a connection.
         let Some(inbox) = self.inboxes.get(conn.shard()) else { return };
-        add(&self.counters.commands_bytes, frame.wire_len() as u64);
+        add(&self.counters.commands_bytes, frame.wire_len(Form::Plain) as u64);
         inbox.push(ShardMsg::Send { conn, frame, credits });
     }
 

@@ -16,6 +16,7 @@ pub mod bucket;
 mod channel;
 mod command;
 pub mod compose;
+mod compression;
 mod confidential;
 mod conn;
 mod core;
@@ -55,9 +56,9 @@ pub use log_queue::{
     AppendError, AppendedEvent, Bounds, LogFailure, LogPage, LogQueue, LogRequest, PagePurpose, StoredEvent,
 };
 pub use options::{
-    Auth, Crowd, Endpoint, Expiry, FlushOption, KeyRule, Limits, Mode, OpenGrant, Options, Overflow, PolicyOptions,
-    RelayOptions, Retention, Route, TokenRule,
+    Auth, CompressionOptions, Crowd, Endpoint, Expiry, FlushOption, KeyRule, Limits, Mode, OpenGrant, Options,
+    Overflow, PolicyOptions, RelayOptions, Retention, Route, TokenRule,
 };
 pub use outbox::Class;
-pub use prepared::Prepared;
+pub use prepared::{Form, Prepared};
 pub use wire::{Outcome, Release, SendOp, Wire};

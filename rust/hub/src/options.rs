@@ -23,6 +23,8 @@ pub struct Options {
     pub flush: FlushOption,
     /// Where the log lives; None keeps it in memory.
     pub data_dir: Option<String>,
+    /// Which messages are compressed, and how much.
+    pub compression: CompressionOptions,
     /// Limits and deadlines.
     pub limits: Limits,
     /// Addresses and networks whose `X-Forwarded-For` is believed.
@@ -61,6 +63,7 @@ impl Default for Options {
             shards: 1,
             flush: FlushOption::Auto,
             data_dir: None,
+            compression: CompressionOptions::default(),
             limits: Limits::default(),
             proxies: Vec::new(),
             token: None,
@@ -100,6 +103,24 @@ pub enum FlushOption {
     Uring,
     /// By `send()`.
     Send,
+}
+
+/// permessage-deflate (RFC 7692).
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CompressionOptions {
+    /// Whether it is agreed to with clients that offer it.
+    pub enabled: bool,
+    /// 1 (quick) to 9 (small).
+    pub level: u8,
+    /// Payload below which a message stays plain.
+    pub threshold_bytes: usize,
+}
+
+impl Default for CompressionOptions {
+    fn default() -> Self {
+        Self { enabled: true, level: 1, threshold_bytes: 256 }
+    }
 }
 
 /// Limits and deadlines. With `enabled = false` rates, and what one user or address may have open, are not applied;
@@ -276,6 +297,9 @@ pub struct Endpoint {
     pub mode: Mode,
     /// Who decides about the caller.
     pub auth: Auth,
+    /// Whether permessage-deflate is agreed to here, where it is at all.
+    #[serde(default = "default_true")]
+    pub compression: bool,
 }
 
 /// What messages of an endpoint look like.

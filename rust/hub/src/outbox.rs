@@ -7,12 +7,16 @@
 
 use crate::channel::Channel;
 use crate::compose;
+use crate::compression::{Compressor, Window};
 use crate::counters::{Counters, add, sub};
 use crate::hub::channel_member;
 use crate::options::Overflow;
-use crate::prepared::Prepared;
+use crate::prepared::{Form, Prepared};
 use std::collections::VecDeque;
 use std::sync::Arc;
+
+/// What one connection alone gets stays plain below this: nobody shares the cost.
+const REPLY_BYTES_MIN: usize = 1_024;
 
 /// What may happen to an event whose reader is too slow.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,21 +38,38 @@ pub(crate) struct Queued {
     pub class: Class,
     /// None for what belongs to no channel.
     pub channel: Option<Arc<Channel>>,
+    /// Plain in a turn's log, where it is for many; in an outbox what this connection gets.
+    pub form: Form,
 }
 
 impl Queued {
     pub(crate) const fn reply(frame: Arc<Prepared>) -> Self {
-        Self { frame, class: Class::Reply, channel: None }
+        Self { frame, class: Class::Reply, channel: None, form: Form::Plain }
     }
 
     /// Bytes on the wire.
     pub(crate) fn wire_len(&self) -> usize {
-        self.frame.wire_len()
+        self.frame.wire_len(self.form)
     }
 
     /// What goes to the socket.
     pub(crate) fn bytes(&self) -> &[u8] {
-        self.frame.bytes()
+        self.frame.bytes(self.form)
+    }
+
+    /// What a connection with this window gets, always the same.
+    pub(crate) fn form_for(&self, window: Window, compressor: &mut Compressor) -> Form {
+        if !window.is_agreed() {
+            return Form::Plain;
+        }
+        let threshold = compressor.options().threshold_bytes;
+        let bytes_min = if self.class == Class::Reply { threshold.max(REPLY_BYTES_MIN) } else { threshold };
+        self.frame.form_for(window, bytes_min, compressor)
+    }
+
+    /// The same for the outbox of a connection with this window.
+    pub(crate) fn to(&self, window: Window, compressor: &mut Compressor) -> Self {
+        Self { form: self.form_for(window, compressor), ..self.clone() }
     }
 
     const fn is_droppable(&self, resumable: bool) -> bool {
@@ -114,7 +135,7 @@ impl Backlog {
 
     fn append(&mut self, queued: Queued, counters: &Counters) {
         self.bytes += queued.wire_len();
-        if queued.frame.hold() {
+        if queued.frame.hold(queued.form) {
             add(&counters.outbox_bytes, queued.wire_len() as u64);
         }
         self.entries.push_back(Entry::Frame(queued));
@@ -122,7 +143,7 @@ impl Backlog {
 
     fn forget(&mut self, queued: &Queued, counters: &Counters) {
         self.bytes -= queued.wire_len();
-        if queued.frame.release() {
+        if queued.frame.release(queued.form) {
             sub(&counters.outbox_bytes, queued.wire_len() as u64);
         }
     }
@@ -195,7 +216,7 @@ impl Backlog {
             if let Entry::Lag { channel, skipped } = &self.entries[place] {
                 let lag = Queued::reply(lag_frame(channel.as_deref(), *skipped, wall_ms));
                 self.bytes += lag.wire_len();
-                if lag.frame.hold() {
+                if lag.frame.hold(lag.form) {
                     add(&counters.outbox_bytes, lag.wire_len() as u64);
                 }
                 self.entries[place] = Entry::Frame(lag);
@@ -275,7 +296,7 @@ mod tests {
     use crate::channel::Policy;
 
     fn event(channel: &Arc<Channel>, class: Class, text: &str) -> Queued {
-        Queued { frame: Prepared::text(text.as_bytes()), class, channel: Some(Arc::clone(channel)) }
+        Queued { frame: Prepared::text(text.as_bytes()), class, channel: Some(Arc::clone(channel)), form: Form::Plain }
     }
 
     fn channel() -> Arc<Channel> {
@@ -323,7 +344,7 @@ mod tests {
         for step in 1..40 {
             let (channel, counters) = (channel(), Counters::default());
             let frames: Vec<Queued> = (0..4).map(|n| event(&channel, Class::Reply, &format!("frame {n}"))).collect();
-            let whole: Vec<u8> = frames.iter().flat_map(|q| q.frame.bytes().to_vec()).collect();
+            let whole: Vec<u8> = frames.iter().flat_map(|q| q.bytes().to_vec()).collect();
             let mut backlog = Backlog::start(frames.into_iter(), 2, &counters);
             let mut got = whole[..2].to_vec();
             while !backlog.is_empty() {

@@ -4,7 +4,7 @@ use crate::accounts::Seats;
 use crate::address::Proxies;
 use crate::bucket::Rate;
 use crate::channel::{Keep, Policy};
-use crate::options::{Crowd, Endpoint, Limits, Options, Route};
+use crate::options::{CompressionOptions, Crowd, Endpoint, Limits, Options, Route};
 use crate::pattern::{Grant, Pattern, Rights, rights_on};
 use crate::relay::{Relay, Template};
 use std::collections::{HashMap, HashSet};
@@ -49,6 +49,7 @@ pub(crate) enum Traffic {
 pub(crate) struct Rules {
     pub limits: Limits,
     pub proxies: Proxies,
+    pub compression: CompressionOptions,
     pub endpoints: Vec<Endpoint>,
     pub tell_tokens: bool,
     /// Types come from clients: std's keyed hash.
@@ -114,6 +115,7 @@ impl Rules {
         Ok(Self {
             limits: options.limits.clone(),
             proxies: Proxies::parse(&options.proxies)?,
+            compression: compression_of(&options.compression)?,
             endpoints: options.endpoints.clone(),
             tell_tokens: options.tell_tokens,
             verbs,
@@ -227,6 +229,13 @@ impl Rules {
         let burst = if burst == 0 { per_s } else { burst };
         let burst = if burst > BURST_MAX { BURST_MAX } else { burst };
         Rate { per_s: if self.limits.enabled { per_s } else { 0 }, burst }
+    }
+}
+
+fn compression_of(options: &CompressionOptions) -> Result<CompressionOptions, String> {
+    match options.level {
+        1..=9 => Ok(options.clone()),
+        level => Err(format!("compression: level={level} is not from 1 (quick) to 9 (small)")),
     }
 }
 

@@ -17,6 +17,13 @@ use world::{Got, Store, World};
 
 const CHANNELS: [&str; 4] = ["conversation:a", "conversation:b", "ring:a", "news:a"];
 const CLIENTS: usize = 4;
+/// What each client offers at its upgrade: none, and windows of all kinds.
+const OFFERS: [Option<&str>; CLIENTS] = [
+    None,
+    Some("permessage-deflate; client_max_window_bits"),
+    Some("permessage-deflate; server_max_window_bits=8"),
+    Some("permessage-deflate; server_max_window_bits=15"),
+];
 
 #[derive(Debug, Clone)]
 enum Op {
@@ -154,6 +161,7 @@ struct Model {
 impl Model {
     fn new(shards: usize, small: bool) -> Self {
         let mut options = world::options();
+        options["compression"] = json!({"threshold_bytes": 16});
         options["listen"] = json!(["conversation:*", "news:*"]);
         if small {
             options["limits"] = json!({"enabled": false, "outbox_soft_bytes": 400, "outbox_hard_bytes": 1_500,
@@ -175,7 +183,9 @@ impl Model {
         };
         model.world.log_stands = true;
         for client in 0..CLIENTS {
-            model.world.connect(client % shards, &format!("user{client}"));
+            model.enter(client, client % shards);
+            model.world.run();
+            model.world.take(client);
             model.seen.push(BTreeMap::new());
         }
         model
@@ -262,7 +272,7 @@ impl Model {
 
     fn publish(&mut self, channel: &str, dedupe: Option<u8>, from: Option<usize>) {
         self.sent += 1;
-        let mut data = json!({"sent": self.sent});
+        let mut data = json!({"sent": self.sent, "text": "again and again ".repeat(self.sent as usize % 4 * 4)});
         if channel == "news:a" {
             self.numbers += 1;
             data = json!({"n": self.numbers});
@@ -313,11 +323,21 @@ impl Model {
         self.take_place(client, shard);
     }
 
+    /// Opens a connection for a client, behind those that are there; returns its place.
+    fn enter(&mut self, client: usize, shard: usize) -> usize {
+        let user = format!("user{client}");
+        let Some(offer) = OFFERS[client] else {
+            let socket = self.world.socket(shard);
+            let conn = self.world.clients[socket].conn;
+            self.world.shards[shard].admit_as(conn, 0, &user, None, false, self.world.now).unwrap();
+            return socket;
+        };
+        self.world.offer(shard, &user, offer)
+    }
+
     /// A new connection in the client's place.
     fn take_place(&mut self, client: usize, shard: usize) {
-        let socket = self.world.socket(shard);
-        let conn = self.world.clients[socket].conn;
-        self.world.shards[shard].admit_as(conn, 0, &format!("user{client}"), None, false, self.world.now).unwrap();
+        let socket = self.enter(client, shard);
         let fresh = self.world.clients.remove(socket);
         self.world.clients[client] = fresh;
     }
@@ -340,10 +360,7 @@ impl Model {
         self.world.now = now;
         self.world.log_stands = true;
         for client in 0..CLIENTS {
-            self.world.socket(client % self.shards);
-            let conn = self.world.clients[client].conn;
-            let shard = client % self.shards;
-            self.world.shards[shard].admit_as(conn, 0, &format!("user{client}"), None, false, now).unwrap();
+            self.enter(client, client % self.shards);
             self.forget(client);
             // Channels in memory begin anew, under an epoch that this test's nonce makes the same.
             self.seen[client].remove("ring:a");

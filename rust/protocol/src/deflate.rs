@@ -75,6 +75,8 @@ pub struct Inflater {
     /// The message is its first `len` bytes.
     buffer: Vec<u8>,
     len: usize,
+    /// What [`Self::take_inflated`] gives.
+    inflated: Option<usize>,
 }
 
 /// Why [`Inflater::run`] stopped.
@@ -89,7 +91,7 @@ enum Stop {
 impl Inflater {
     /// A decompressor for windows of any size.
     pub fn new() -> Self {
-        Self { stream: zlib_rs::Inflate::new(false, 15), buffer: Vec::new(), len: 0 }
+        Self { stream: zlib_rs::Inflate::new(false, 15), buffer: Vec::new(), len: 0, inflated: None }
     }
 
     /// Inflates the whole payload of one message, the fragments put together.
@@ -104,7 +106,13 @@ impl Inflater {
         self.len = 0;
         self.stream.reset(false);
         self.inflate_all(payload, message_bytes_max)?;
+        self.inflated = Some(self.len);
         Ok(&mut self.buffer[..self.len])
+    }
+
+    /// Bytes of the message that was inflated since this was asked for the last time; `None` if there was none.
+    pub fn take_inflated(&mut self) -> Option<usize> {
+        self.inflated.take()
     }
 
     /// Gives back what a long message took; the next [`Self::inflate`] does it too.

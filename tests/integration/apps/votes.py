@@ -108,6 +108,12 @@ def echo(session: Session, message: str | bytes) -> None:
     session.send(message)
 
 
+@app.raw("/images", auth=False, compression=False)
+def images(session: Session, message: str | bytes) -> None:
+    """Send everything back as it came, which was compressed before."""
+    session.send(message)
+
+
 @app.raw("/private")
 def private(session: Session, message: str | bytes) -> None:
     """Send everything back with the user's name."""

@@ -14,9 +14,13 @@ use crate::rules::Traffic;
 use crate::{ConnId, Event, Now};
 use realtime_protocol::close::CloseCode;
 use realtime_protocol::connection::{Inbound, Item, Role};
+use realtime_protocol::deflate::Inflater;
 use realtime_protocol::frame::Opcode;
 use realtime_protocol::handshake::{Head, HttpError, Limits, parse_head};
 use std::sync::atomic::Ordering;
+
+/// What is inflated costs a command for each of these: some tens of microseconds.
+const INFLATED_UNIT: usize = 64 << 10;
 
 impl ShardCore {
     /// Takes bytes that were read from the connection; they are parsed (and unmasked) in place.
@@ -107,6 +111,25 @@ impl ShardCore {
     }
 
     fn frames_in(&mut self, slot: usize, input: &mut [u8]) {
+        let mut inflater = self.lend_inflater(slot);
+        self.frames_through(slot, input, inflater.as_mut());
+        self.take_inflater(inflater);
+    }
+
+    /// The shard's inflater, where the connection may send what needs it. Messages keep nothing in it, so one serves
+    /// all connections.
+    fn lend_inflater(&mut self, slot: usize) -> Option<Inflater> {
+        self.conns[slot].window().is_agreed().then(|| self.inflater.take().unwrap_or_default())
+    }
+
+    fn take_inflater(&mut self, inflater: Option<Inflater>) {
+        if let Some(mut inflater) = inflater {
+            inflater.release();
+            self.inflater = Some(inflater);
+        }
+    }
+
+    fn frames_through(&mut self, slot: usize, input: &mut [u8], mut inflater: Option<&mut Inflater>) {
         // The parser is taken out while it is used: what it yields borrows it, and handling that needs the shard.
         let mut inbound = std::mem::replace(&mut self.conns[slot].inbound, Inbound::new(Role::Server));
         let generation = self.conns[slot].generation;
@@ -120,12 +143,13 @@ impl ShardCore {
                 self.conns[slot].set(flag::PAUSED);
                 break;
             }
-            match inbound.receive(&mut input[at..], message_bytes_max, None) {
+            match inbound.receive(&mut input[at..], message_bytes_max, inflater.as_deref_mut()) {
                 Ok((used, item)) => {
                     at += used;
                     if let Some(item) = item {
                         self.item_in(slot, item);
                     }
+                    self.charge_inflated(slot, inflater.as_deref_mut());
                 }
                 Err(violation) => {
                     self.conns[slot].set(flag::BROKEN);
@@ -143,6 +167,24 @@ impl ShardCore {
         if held != held_before || at < input.len() {
             add(&self.hub.counters.unfinished_bytes, held.wrapping_sub(held_before));
             self.check_unfinished(slot);
+        }
+    }
+
+    /// A message that was long only once it was inflated costs the more of it, whatever it was: some hundred bytes can
+    /// keep a shard busy for a hundred thousand. Who has no tokens left for that is closed.
+    fn charge_inflated(&mut self, slot: usize, inflater: Option<&mut Inflater>) {
+        let Some(len) = inflater.and_then(Inflater::take_inflated) else { return };
+        add_own(&self.tally().inflations, 1);
+        add_own(&self.tally().inflated_bytes, len as u64);
+        let cost = (len / INFLATED_UNIT) as u32;
+        let is_open = matches!(self.conns[slot].phase, Phase::Open | Phase::Closing);
+        if cost == 0 || !is_open || self.take_tokens(slot, Traffic::Commands, cost).is_ok() {
+            return;
+        }
+        add(&self.hub.counters.rate_limited, 1);
+        self.conns[slot].set(flag::BROKEN);
+        if self.conns[slot].phase == Phase::Open {
+            self.close_behind(slot, CloseCode::RATE_LIMITED.0, "too many compressed bytes");
         }
     }
 
@@ -236,20 +278,22 @@ impl ShardCore {
             return;
         }
         let held_before = conn.inbound.bytes_held() as u64;
+        let mut inflater = self.lend_inflater(slot);
         let mut at = 0;
-        while at < input.len() {
-            match conn.inbound.receive(&mut input[at..], self.hub.rules.limits.message_bytes_max, None) {
+        while at < input.len() && !self.conns[slot].has(flag::BROKEN) {
+            let (conn, bytes_max) = (&mut self.conns[slot], self.hub.rules.limits.message_bytes_max);
+            match conn.inbound.receive(&mut input[at..], bytes_max, inflater.as_mut()) {
                 Ok((_, Some(Item::Close(..)))) => {
                     conn.set(flag::PEER_CLOSED);
                     break;
                 }
                 Ok((used, _)) => at += used,
-                Err(_) => {
-                    conn.set(flag::BROKEN);
-                    break;
-                }
+                Err(_) => conn.set(flag::BROKEN),
             }
+            self.charge_inflated(slot, inflater.as_mut());
         }
+        self.take_inflater(inflater);
+        let conn = &mut self.conns[slot];
         conn.inbound.release_finished();
         let held = conn.inbound.bytes_held() as u64;
         add(&self.hub.counters.unfinished_bytes, held.wrapping_sub(held_before));

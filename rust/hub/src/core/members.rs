@@ -11,7 +11,7 @@ use crate::hub::{Replay, channel_member};
 use crate::inbox::{Deliver, Join, ShardMsg};
 use crate::outbox::{Class, Queued};
 use crate::pattern::Rights;
-use crate::prepared::Prepared;
+use crate::prepared::{Form, Prepared};
 use crate::{ConnId, Event, Now};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -152,7 +152,8 @@ impl ShardCore {
         let mut run = Run { first: 0, count: offsets.len() as u32 };
         for (place, Deliver { frame, class, read_us, .. }) in burst.drain(..).enumerate() {
             self.fan_outs.begin(read_us);
-            let index = self.turn.add(Queued { frame, class, channel: Some(Arc::clone(&of)) });
+            let queued = Queued { frame, class, channel: Some(Arc::clone(&of)), form: Form::Plain };
+            let index = self.turn.add(queued);
             if place == 0 {
                 run.first = index;
             }
@@ -415,7 +416,7 @@ impl ShardCore {
             }
             // What is over the room comes from the ring or the log again, when this is sent. One that is larger than
             // all room goes alone, when nothing waits: behind others it could pass the hard limit.
-            let len = publication.frame.wire_len();
+            let len = publication.frame.wire_len(Form::Plain);
             let conn = &self.conns[slot];
             let is_alone = queued_bytes == 0 && conn.backlog.is_none() && conn.pending_head == NOTHING;
             if !is_alone && (len > soft || queued_bytes + len > soft) {
@@ -429,6 +430,7 @@ impl ShardCore {
                 frame: Arc::clone(&publication.frame),
                 class: Class::Durable,
                 channel: Some(Arc::clone(channel)),
+                form: Form::Plain,
             };
             self.queue(slot, queued);
             if self.find(id).is_none() {
@@ -493,5 +495,5 @@ impl ShardCore {
 }
 
 const fn volatile(frame: Arc<Prepared>) -> Queued {
-    Queued { frame, class: Class::Volatile(crate::options::Overflow::DropOldest), channel: None }
+    Queued { frame, class: Class::Volatile(crate::options::Overflow::DropOldest), channel: None, form: Form::Plain }
 }

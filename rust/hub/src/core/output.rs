@@ -6,10 +6,11 @@
 //! ([`Backlog`]).
 
 use super::{ShardCore, tick_of};
+use crate::compression::{Compressor, Window};
 use crate::conn::{Conn, NOTHING, Phase, flag};
 use crate::counters::{add, add_own, sub};
 use crate::outbox::{Backlog, Bounds, Queued, TooSlow};
-use crate::prepared::Prepared;
+use crate::prepared::{Form, Prepared};
 use crate::{ConnId, Event, Now, Outcome, SendOp, Wire};
 use realtime_protocol::close::{CloseCode, encode_close_payload};
 use realtime_protocol::frame::Opcode;
@@ -58,12 +59,18 @@ pub(super) struct Turn {
     dirty: Vec<u32>,
     /// Assembled bytes of one batch.
     scratch: Vec<u8>,
-    /// The list assembled last, and where its bytes are.
-    same: Vec<Run>,
-    same_bytes: (usize, usize),
+    /// The list assembled last for each window, so that clients of both kinds among each other still share.
+    same: [Same; Window::COUNT],
     /// The list being planned.
     list: Vec<Run>,
     sends: Vec<Planned>,
+}
+
+/// A pending list, and where its bytes are in the scratch.
+#[derive(Debug, Default)]
+struct Same {
+    list: Vec<Run>,
+    bytes: (usize, usize),
 }
 
 /// One send of a batch.
@@ -77,7 +84,7 @@ struct Planned {
 
 #[derive(Debug, Clone, Copy)]
 enum Source {
-    Frame(u32),
+    Frame(u32, Form),
     Scratch { start: usize, end: usize },
     Backlog { start: usize, end: usize },
 }
@@ -161,14 +168,16 @@ impl Turn {
     }
 
     /// Plans the next send of a pending list: the frame itself, bytes assembled for the one before, or new ones.
-    fn plan(&mut self, slot: u32, conn: &Conn) {
+    fn plan(&mut self, slot: u32, conn: &Conn, compressor: &mut Compressor) {
+        let window = conn.window();
         let mut list = std::mem::take(&mut self.list);
         list.clear();
         let (mut frames, mut bytes) = (0, 0);
         'full: for run in self.runs(conn) {
             let mut count = 0;
             for frame in run.first..run.first + run.count {
-                let len = self.frames[frame as usize].wire_len();
+                let queued = &self.frames[frame as usize];
+                let len = queued.frame.wire_len(queued.form_for(window, compressor));
                 if frames as usize == FRAMES_MAX || (frames > 0 && bytes + len > BYTES_MAX) {
                     if count > 0 {
                         list.push(Run { first: run.first, count });
@@ -180,25 +189,34 @@ impl Turn {
             list.push(Run { first: run.first, count });
         }
         let source = match list[..] {
-            [Run { first, count: 1 }] => Source::Frame(first),
-            _ => self.assemble(&list),
+            [Run { first, count: 1 }] => Source::Frame(first, self.frames[first as usize].form_for(window, compressor)),
+            _ => self.assemble(&list, window, compressor),
         };
         self.list = list;
         self.sends.push(Planned { slot, source, frames });
     }
 
-    fn assemble(&mut self, list: &[Run]) -> Source {
-        if self.same != list {
+    fn assemble(&mut self, list: &[Run], window: Window, compressor: &mut Compressor) -> Source {
+        let same = &mut self.same[usize::from(window.place())];
+        if same.list != list {
             let start = self.scratch.len();
             for frame in list.iter().flat_map(|run| run.first..run.first + run.count) {
-                self.scratch.extend_from_slice(self.frames[frame as usize].bytes());
+                let queued = &self.frames[frame as usize];
+                self.scratch.extend_from_slice(queued.frame.bytes(queued.form_for(window, compressor)));
             }
-            self.same.clear();
-            self.same.extend_from_slice(list);
-            self.same_bytes = (start, self.scratch.len());
+            same.list.clear();
+            same.list.extend_from_slice(list);
+            same.bytes = (start, self.scratch.len());
         }
-        let (start, end) = self.same_bytes;
+        let (start, end) = same.bytes;
         Source::Scratch { start, end }
+    }
+
+    /// What was assembled is gone from the scratch.
+    fn forget_assembled(&mut self) {
+        for same in &mut self.same {
+            same.list.clear();
+        }
     }
 }
 
@@ -238,8 +256,8 @@ impl ShardCore {
 
     fn queue_behind(&mut self, slot: usize, frame: u32) {
         let bounds = self.bounds(slot);
-        let queued = self.turn.frame(frame).clone();
         let conn = &mut self.conns[slot];
+        let queued = self.turn.frame(frame).to(conn.window(), &mut self.compressor);
         let Some(backlog) = conn.backlog.as_mut() else { return };
         let outcome = backlog.push(queued, bounds, &self.hub.counters);
         let bytes = backlog.bytes();
@@ -279,7 +297,7 @@ impl ShardCore {
             self.turn.frames.clear();
             self.turn.frame_bytes = 0;
             self.turn.links.clear();
-            self.turn.same.clear();
+            self.turn.forget_assembled();
             if self.turn.scratch.capacity() > 4 << 20 {
                 self.turn.scratch = Vec::new();
             }
@@ -309,7 +327,7 @@ impl ShardCore {
     /// connections that is, at least one.
     fn plan_batch(&mut self, first: usize) -> usize {
         self.turn.scratch.clear();
-        self.turn.same.clear();
+        self.turn.forget_assembled();
         self.turn.sends.clear();
         let end = self.turn.dirty.len().min(first + BATCH_MAX);
         for place in first..end {
@@ -333,7 +351,7 @@ impl ShardCore {
                 }
             } else if conn.pending_head != NOTHING {
                 let conn = &self.conns[slot as usize];
-                self.turn.plan(slot, conn);
+                self.turn.plan(slot, conn, &mut self.compressor);
             }
         }
         end - first
@@ -346,7 +364,7 @@ impl ShardCore {
             .map(|planned| SendOp {
                 conn: self.id(planned.slot as usize),
                 bytes: match planned.source {
-                    Source::Frame(frame) => self.turn.frames[frame as usize].bytes(),
+                    Source::Frame(frame, form) => self.turn.frames[frame as usize].frame.bytes(form),
                     Source::Scratch { start, end } | Source::Backlog { start, end } => &self.turn.scratch[start..end],
                 },
                 outcome: Outcome::Gone,
@@ -444,9 +462,9 @@ impl ShardCore {
 
     /// Moves the pending list to a backlog: the kernel took `sent` bytes of its next send and wants no more now.
     fn fall_behind(&mut self, slot: usize, sent: usize, tried: u32) {
-        let frames: Vec<Queued> =
-            self.turn.pending(&self.conns[slot]).map(|frame| self.turn.frame(frame).clone()).collect();
         let conn = &mut self.conns[slot];
+        let (turn, compressor, window) = (&self.turn, &mut self.compressor, conn.window());
+        let frames: Vec<Queued> = turn.pending(conn).map(|frame| turn.frame(frame).to(window, compressor)).collect();
         (conn.pending_head, conn.pending_tail) = (NOTHING, NOTHING);
         let mut front_sent = sent;
         let mut whole = 0;
@@ -576,7 +594,7 @@ impl ShardCore {
     }
 
     pub(super) fn take_command_bytes(&self, frame: &Arc<Prepared>) {
-        sub(&self.hub.counters.commands_bytes, frame.wire_len() as u64);
+        sub(&self.hub.counters.commands_bytes, frame.wire_len(Form::Plain) as u64);
     }
 }
 

@@ -6,6 +6,7 @@
 use super::ShardCore;
 use crate::accounts::Full;
 use crate::compose;
+use crate::compression::Window;
 use crate::conn::{Answer, Phase, Session, flag};
 use crate::counters::{add, add_own};
 use crate::event::Event;
@@ -16,6 +17,7 @@ use crate::prepared::Prepared;
 use crate::token::Refusal;
 use crate::{ConnId, Now};
 use realtime_protocol::close::CloseCode;
+use realtime_protocol::extensions::Deflate;
 use realtime_protocol::handshake::{HttpError, Request, query_values, switching_protocols};
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -70,7 +72,8 @@ impl ShardCore {
             Ok(upgrade) => upgrade,
             Err(error) => return self.refuse(slot, error, &[]),
         };
-        let answer = Answer { accept: Some(upgrade.accept()), version_1 };
+        let deflate = self.deflate_with(request, rule.compression);
+        let answer = Answer { accept: Some(upgrade.accept()), deflate, version_1 };
         match identity {
             Some(identity) => self.establish(slot, &answer, identity),
             None => self.ask_python(slot, request, answer),
@@ -95,6 +98,12 @@ impl ShardCore {
             (None, Some(_)) => Ok(None),
             _ => Err(Unauthorized),
         }
+    }
+
+    /// The first offer of permessage-deflate that can be served.
+    fn deflate_with(&self, request: &Request<'_>, is_wanted: bool) -> Option<Deflate> {
+        let is_wanted = is_wanted && self.hub.rules.compression.enabled;
+        is_wanted.then(|| Deflate::negotiate(request.extensions())).flatten()
     }
 
     fn is_origin_allowed(&self, request: &Request<'_>, auth: Auth) -> bool {
@@ -176,7 +185,7 @@ impl ShardCore {
             return Err(format!("endpoint {endpoint} does not exist"));
         };
         self.conns[slot].endpoint = endpoint;
-        let answer = Answer { accept: Some(String::new()), version_1: !first_version };
+        let answer = Answer { accept: Some(String::new()), deflate: None, version_1: !first_version };
         self.establish(slot, &answer, Identity { grants, ..Identity::of(user) });
         Ok(())
     }
@@ -213,6 +222,7 @@ impl ShardCore {
         if answer.version_1 {
             conn.set(flag::VERSION_1);
         }
+        conn.set_window(Window::of(answer.deflate.as_ref()));
         let endpoint = conn.endpoint;
         self.queue_switching(slot, answer);
         if self.hub.rules.endpoints[endpoint as usize].mode == Mode::Json {
@@ -272,7 +282,8 @@ impl ShardCore {
 
     fn queue_switching(&mut self, slot: usize, answer: &Answer) {
         let accept = answer.accept.as_deref().unwrap_or_default();
-        let bytes = switching_protocols(accept, answer.version_1.then_some(VERSION_1), None);
+        let version = answer.version_1.then_some(VERSION_1);
+        let bytes = switching_protocols(accept, version, answer.deflate.as_ref());
         self.queue(slot, Queued::reply(Prepared::plain(bytes)));
     }
 
@@ -280,7 +291,7 @@ impl ShardCore {
     fn refuse_seen(&mut self, slot: usize, request: &Request<'_>, version_1: bool, error: HttpError) {
         match request.upgrade() {
             Ok(upgrade) if version_1 => {
-                let answer = Answer { accept: Some(upgrade.accept()), version_1 };
+                let answer = Answer { accept: Some(upgrade.accept()), deflate: None, version_1 };
                 self.refuse_by_close(slot, &answer, error.status, error.body);
             }
             _ => self.refuse_with(slot, error.status, error.body),

@@ -13,7 +13,7 @@ use crate::event::{Event, Published};
 use crate::inbox::ShardMsg;
 use crate::log_queue::{AppendError, AppendedEvent, LogRequest, StoredEvent};
 use crate::pattern::is_channel_name;
-use crate::prepared::Prepared;
+use crate::prepared::{Form, Prepared};
 use std::sync::Arc;
 
 /// What may wait for a channel's head before volatile events are no longer kept for those who subscribe.
@@ -62,7 +62,7 @@ impl Hub {
         let frame = Prepared::text(&event.to_json());
         self.hear(channel, &frame);
         if offset == 0 && !state.waiting.is_empty() {
-            let bytes = state.waiting_bytes + frame.wire_len();
+            let bytes = state.waiting_bytes + frame.wire_len(Form::Plain);
             if state.waiting.len() < WAITING_MAX && bytes <= WAITING_BYTES_MAX {
                 state.waiting_bytes = bytes;
                 state.waiting.push(Waiting::Deliver { frame, key });

@@ -9,6 +9,8 @@ use realtime_hub::{
     LogQueue, LogRequest, Now, Options, Outcome, Publish, Release, SendOp, ShardCore, StoredEvent, Wire,
 };
 use realtime_protocol::connection::{Inbound, Item, Role};
+use realtime_protocol::deflate::Inflater;
+use realtime_protocol::extensions::Deflate;
 use realtime_protocol::frame::{Opcode, encode_masked_frame};
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -191,6 +193,10 @@ pub(crate) struct Client {
     pub(crate) conn: ConnId,
     pub(crate) shard: usize,
     inbound: Inbound,
+    /// Where permessage-deflate was agreed, and the bytes that a deflated message may have been.
+    inflater: Option<(Inflater, usize)>,
+    /// Messages that came deflated.
+    pub(crate) inflated: usize,
     head: Vec<u8>,
     upgraded: bool,
     raw: bool,
@@ -257,6 +263,8 @@ impl World {
             conn,
             shard,
             inbound,
+            inflater: None,
+            inflated: 0,
             head: Vec::new(),
             upgraded: false,
             raw: false,
@@ -274,6 +282,21 @@ impl World {
         self.run();
         let Some(Got::Json(hello)) = self.clients[client].got.pop_front() else { panic!("no hello") };
         assert_eq!(hello["type"], "connection_established");
+        client
+    }
+
+    /// A client of `/ws` that upgrades by itself and offers this extension; nothing is run yet.
+    pub(crate) fn offer(&mut self, shard: usize, user: &str, extension: &str) -> usize {
+        let claims = serde_json::json!({"sub": user, "exp": 4_000_000_000_u64});
+        let key = jsonwebtoken::EncodingKey::from_secret(SECRET.as_bytes());
+        let token = jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key).unwrap();
+        let client = self.socket(shard);
+        let head = format!(
+            "GET /ws?token={token} HTTP/1.1\r\nHost: edge\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\
+             Sec-WebSocket-Protocol: realtime.v1\r\nSec-WebSocket-Extensions: {extension}\r\n\r\n"
+        );
+        self.raw_bytes(client, head.as_bytes());
         client
     }
 
@@ -512,13 +535,18 @@ impl Client {
             }
             let rest = self.head.len() - end - 4;
             self.upgraded = true;
+            let answer = head.lines().filter_map(|line| line.strip_prefix("Sec-WebSocket-Extensions: "));
+            if let Some(agreed) = Deflate::from_answer(answer).expect("what was offered") {
+                self.inflater = Some((Inflater::new(), 1 << agreed.server_max_window_bits.unwrap_or(30)));
+            }
             let skip = bytes.len() - rest;
             bytes = &mut bytes[skip..];
         }
         let mut at = 0;
         while at < bytes.len() {
-            let (used, item) =
-                self.inbound.receive(&mut bytes[at..], 64 << 20, None).expect("the server keeps RFC 6455");
+            let inflater = self.inflater.as_mut().map(|(inflater, _)| inflater);
+            let item = self.inbound.receive(&mut bytes[at..], 64 << 20, inflater);
+            let (used, item) = item.expect("the server keeps RFC 6455 and RFC 7692");
             at += used;
             let got = match item {
                 None => continue,
@@ -532,6 +560,12 @@ impl Client {
                 Some(Item::Close(code, reason)) => Got::Close(code.map(|code| code.0), reason.to_owned()),
             };
             self.got.push_back(got);
+            if let Some((inflater, window)) = &mut self.inflater
+                && let Some(len) = inflater.take_inflated()
+            {
+                assert!(len <= *window, "{len} bytes may refer beyond the window of {window}");
+                self.inflated += 1;
+            }
         }
     }
 }

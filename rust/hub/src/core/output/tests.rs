@@ -1,5 +1,6 @@
 //! Many connections at once: what one turn holds.
 
+use crate::compression::Window;
 use crate::{Command, ConnId, Hub, LogQueue, LogRequest, Now, Options, Outcome, SendOp, ShardCore, Wire};
 use std::sync::Arc;
 
@@ -105,4 +106,89 @@ fn ten_thousand_that_end_in_one_turn_leave_their_places_and_the_list_is_walked_o
     sent.sort_unstable();
     expected.sort_unstable();
     assert_eq!(sent, expected, "one send for each that is there, none for those who are gone");
+}
+
+/// Every other connection agreed to permessage-deflate, with windows of 15 bits.
+fn mixed(shard: &mut ShardCore) {
+    for conn in shard.conns.iter_mut().step_by(2) {
+        conn.set_window(Window::at(8));
+    }
+}
+
+/// A kernel that takes everything, and where the bytes of each send of its last batch lay.
+#[derive(Default)]
+struct Places(Vec<(usize, usize)>);
+impl Wire for Places {
+    fn send_batch(&mut self, batch: &mut [SendOp<'_>]) {
+        self.0 = batch.iter().map(|op| (op.bytes.as_ptr() as usize, op.bytes.len())).collect();
+        for op in batch {
+            op.outcome = Outcome::Sent(op.bytes.len());
+        }
+    }
+}
+
+fn compressions(hub: &Hub) -> u64 {
+    hub.tallies().iter().map(|tally| tally.compressions.load(std::sync::atomic::Ordering::Relaxed)).sum()
+}
+
+#[test]
+fn plain_and_deflated_members_among_each_other_cost_two_assemblies_and_one_compression_a_message() {
+    let (hub, mut shard, _) = shard_with(40);
+    shard.flush(&mut Takes(usize::MAX, 0), NOW);
+    mixed(&mut shard);
+    for frames in [1, 3] {
+        let before = compressions(&hub);
+        for _ in 0..frames {
+            hub.submit(vec![Command::SendAll { payload: vec![b'x'; 700].into() }], NOW, &mut Vec::new());
+        }
+        shard.run_inbox(NOW);
+        let mut wire = Places::default();
+        shard.flush(&mut wire, NOW);
+        assert_eq!(wire.0.len(), 40);
+        wire.0.sort_unstable();
+        wire.0.dedup();
+        assert_eq!(wire.0.len(), 2, "{:?}", wire.0);
+        assert_eq!(compressions(&hub) - before, frames);
+    }
+}
+
+#[test]
+fn shards_compress_a_message_once_together() {
+    let json = br#"{"endpoints": [{"path": "/ws", "mode": "json", "auth": "none"}]}"#;
+    let hub = Hub::new(&Options::from_json(json).unwrap(), 4, Box::new(NoLog), "e", [0; 16]).unwrap();
+    let mut shards: Vec<ShardCore> = (0..4).map(|shard| ShardCore::new(Arc::clone(&hub), shard)).collect();
+    for shard in &mut shards {
+        let conn = shard.open([127, 0, 0, 1].into(), NOW);
+        shard.admit_as(conn, 0, "u", None, false, NOW).unwrap();
+        shard.conns[0].set_window(Window::at(8));
+    }
+    hub.submit(vec![Command::SendAll { payload: vec![b'x'; 700].into() }], NOW, &mut Vec::new());
+    std::thread::scope(|scope| {
+        for shard in &mut shards {
+            scope.spawn(move || {
+                shard.run_inbox(NOW);
+                shard.flush(&mut Takes(usize::MAX, 0), NOW);
+            });
+        }
+    });
+    assert_eq!(compressions(&hub), 1);
+}
+
+#[test]
+fn outboxes_weigh_what_waits_in_them_and_the_budget_each_form_once() {
+    let (hub, mut shard, conns) = shard_with(40);
+    shard.flush(&mut Takes(usize::MAX, 0), NOW);
+    mixed(&mut shard);
+    turn(&hub, &mut shard, 2, 10_000, &mut Takes(1, 0));
+    let (deflated, plain) = (shard.conns[0].backlog_bytes(), shard.conns[1].backlog_bytes());
+    assert!(plain > 20_000 && deflated < 2_000, "{plain} {deflated}");
+    let all = || shard.hub.counters().outbox_bytes.load(std::sync::atomic::Ordering::Relaxed) as usize;
+    assert_eq!(all(), plain + deflated + 2, "the byte that each first frame has sent is held with it");
+    for conn in conns {
+        shard.writable(conn);
+    }
+    while shard.conns.iter().any(|conn| conn.backlog.is_some()) {
+        shard.flush(&mut Takes(usize::MAX, 0), NOW);
+    }
+    assert_eq!(shard.hub.counters().outbox_bytes.load(std::sync::atomic::Ordering::Relaxed), 0);
 }
