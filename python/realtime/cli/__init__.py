@@ -200,7 +200,7 @@ def bench(
         str,
         typer.Option(
             "--workload",
-            help="w1, w1b: one channel; w2, w6: many; w3: ping; send: stored messages; idle, churn: connections.",
+            help="w1, w1b: one channel; w2, w6: many; w3: ping; w5: packed; send: stored; idle, churn: connections.",
         ),
     ] = "w2",
     connections: Annotated[int | None, typer.Option("--connections", help="Clients, all open at once.")] = None,
@@ -221,6 +221,9 @@ def bench(
     timeout: Annotated[
         float, typer.Option("--timeout", metavar="SECONDS", help="For opening all, and for what does not arrive.")
     ] = 30,
+    compress: Annotated[
+        bool, typer.Option("--compress", help="Ask for permessage-deflate, and fail where it is not given.")
+    ] = False,
     message_type: Annotated[
         str, typer.Option("--type", help="Type of the messages that publish: a handler's, in place of publish.")
     ] = "publish",
@@ -254,6 +257,8 @@ def bench(
     }
     arguments = [text for name, value in given.items() if value is not None for text in (name, str(value))]
     arguments += [text for pid in pids or () for text in ("--pid", str(pid))]
+    if compress:
+        arguments.append("--compress")
     if token and not user:
         tokens = [token]
     else:

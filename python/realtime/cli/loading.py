@@ -118,6 +118,8 @@ def _rows(figures: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if "messages" in figures:
         yield "messages", f"{figures['messages']:,} in {figures['seconds']:.2f} s ({figures['messages_per_s']:,.0f}/s)"
         each = f"{figures['event_bytes']:.0f} B each"
+        if "compressed_messages" in figures:
+            each += f", {figures['compressed_messages']:,} of them compressed"
         yield "deliveries", f"{figures['deliveries']:,} ({figures['deliveries_per_s']:,.0f}/s), {each}"
         yield "latency", _percentiles(figures["latency_us"])
     if "ack_latency_us" in figures:
@@ -126,6 +128,8 @@ def _rows(figures: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "bytes", f"{_size(figures['received_bytes'])} received, {_size(figures['sent_bytes'])} sent"
         late = f", late p99 {_time(figures['generator_late_us']['p99'])}" if "generator_late_us" in figures else ""
         yield "generator", f"{figures['generator_cpu_share']:.0%} of a core{late}"
+    if "held_seconds" in figures:
+        yield "held", f"{figures['held_seconds']:.0f} s, {figures['pings_answered']:,} pings answered"
     yield from _server(figures)
     if figures["stopped"]:
         yield "stopped", "before its end; the figures are of the time until then"

@@ -5,6 +5,7 @@
 //! echoed here; every text frame goes to the caller. Called by `swarm` alone, which owns readiness.
 
 use crate::clock::Clock;
+use crate::deflate::{self, Agreement, Context, Inflater};
 use crate::frame::{self, Opcode};
 use crate::scan;
 use mio::net::TcpStream;
@@ -71,14 +72,59 @@ pub struct Connection {
     mask: u32,
     request: Vec<u8>,
     started_ns: u64,
-    received_bytes: u64,
-    sent_bytes: u64,
+    traffic: Traffic,
+    offers_deflate: bool,
+    deflate: Option<Agreement>,
+    context: Context,
+}
+
+/// What went over a connection, or over many.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Bytes that the socket gave.
+    pub received_bytes: u64,
+    /// Bytes that the socket took.
+    pub sent_bytes: u64,
+    /// Text messages that came compressed.
+    pub compressed: u64,
+    /// Pings that were answered.
+    pub pings: u64,
+}
+
+impl Traffic {
+    /// Add another connection's.
+    pub const fn add(&mut self, other: Self) {
+        self.received_bytes += other.received_bytes;
+        self.sent_bytes += other.sent_bytes;
+        self.compressed += other.compressed;
+        self.pings += other.pings;
+    }
+
+    /// What came since `before`.
+    #[must_use]
+    pub const fn since(self, before: Self) -> Self {
+        Self {
+            received_bytes: self.received_bytes - before.received_bytes,
+            sent_bytes: self.sent_bytes - before.sent_bytes,
+            compressed: self.compressed - before.compressed,
+            pings: self.pings - before.pings,
+        }
+    }
+}
+
+/// What is read with, shared by all connections.
+pub struct Reader {
+    /// What the kernel writes into.
+    pub buffer: Box<[u8]>,
+    /// What inflates.
+    pub inflater: Inflater,
 }
 
 impl Connection {
     /// Begin with a socket whose connect is under way since `now_ns`; `request` goes out when it stands.
     #[must_use]
     pub fn new(stream: TcpStream, request: Vec<u8>, seed: u32, now_ns: u64) -> Self {
+        let offers_deflate = scan::after(&request, deflate::OFFER.as_bytes()).is_some();
         // xorshift must not start at zero; any other seed gives all 2^32 - 1 masks.
         Self {
             stream,
@@ -89,8 +135,10 @@ impl Connection {
             mask: seed | 1,
             request,
             started_ns: now_ns,
-            received_bytes: 0,
-            sent_bytes: 0,
+            traffic: Traffic::default(),
+            offers_deflate,
+            deflate: None,
+            context: Context::default(),
         }
     }
 
@@ -100,18 +148,19 @@ impl Connection {
         self.started_ns
     }
 
-    /// Bytes received and sent, as the socket saw them.
+    /// What has gone over it.
     #[must_use]
-    pub const fn traffic(&self) -> (u64, u64) {
-        (self.received_bytes, self.sent_bytes)
+    pub const fn traffic(&self) -> Traffic {
+        self.traffic
     }
 
-    /// The upgrade request for `path` (with its query) on `host`.
+    /// The upgrade request for `path` (with its query) on `host`, with an offer of permessage-deflate if `compress`.
     #[must_use]
-    pub fn request(host: &str, path: &str) -> Vec<u8> {
+    pub fn request(host: &str, path: &str, compress: bool) -> Vec<u8> {
+        let offer = if compress { format!("Sec-WebSocket-Extensions: {}\r\n", deflate::OFFER) } else { String::new() };
         format!(
             "GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-             Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\n\r\n"
+             Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\n{offer}\r\n"
         )
         .into_bytes()
     }
@@ -186,7 +235,7 @@ impl Connection {
             match self.stream.write(&self.out[self.out_sent..]) {
                 Ok(sent) => {
                     self.out_sent += sent;
-                    self.sent_bytes += sent as u64;
+                    self.traffic.sent_bytes += sent as u64;
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -209,12 +258,13 @@ impl Connection {
     /// The [`End`] of the connection, after everything that came before it was handed over.
     pub fn readable(
         &mut self,
-        buffer: &mut [u8],
+        reader: &mut Reader,
         clock: &Clock,
         mut on_text: impl FnMut(&[u8], u64),
     ) -> Result<(), End> {
+        let Reader { buffer, inflater } = reader;
         loop {
-            let count = match self.stream.read(buffer) {
+            let count = match self.stream.read(&mut buffer[..]) {
                 Ok(0) => return Err(End::Cut),
                 Ok(count) => count,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
@@ -222,14 +272,14 @@ impl Connection {
                 Err(error) => return Err(io_end(error)),
             };
             let now_ns = clock.now_ns();
-            self.received_bytes += count as u64;
+            self.traffic.received_bytes += count as u64;
             if self.held.is_empty() {
-                let used = self.consume(&buffer[..count], now_ns, &mut on_text)?;
+                let used = self.consume(&buffer[..count], inflater, now_ns, &mut on_text)?;
                 self.held.extend_from_slice(&buffer[used..count]);
             } else {
                 let mut held = std::mem::take(&mut self.held);
                 held.extend_from_slice(&buffer[..count]);
-                let used = self.consume(&held, now_ns, &mut on_text)?;
+                let used = self.consume(&held, inflater, now_ns, &mut on_text)?;
                 if used < held.len() {
                     held.drain(..used);
                     self.held = held;
@@ -243,27 +293,43 @@ impl Connection {
     }
 
     /// Handle all that is whole in `bytes`; returns how much that was.
-    fn consume(&mut self, bytes: &[u8], now_ns: u64, on_text: &mut impl FnMut(&[u8], u64)) -> Result<usize, End> {
+    fn consume(
+        &mut self,
+        bytes: &[u8],
+        inflater: &mut Inflater,
+        now_ns: u64,
+        on_text: &mut impl FnMut(&[u8], u64),
+    ) -> Result<usize, End> {
         let mut used = 0;
         if self.stage == Stage::Upgrading {
             let Some(head) = head_bytes(bytes)? else {
                 return Ok(0);
             };
-            check_upgrade(bytes, head)?;
+            self.deflate = check_upgrade(bytes, head, self.offers_deflate)?;
             self.stage = Stage::Greeting;
             used = head;
         }
-        while let Some(frame) = frame::parse(&bytes[used..]).map_err(|fault| End::Protocol(fault.to_string()))? {
+        let broken = |fault: frame::FrameFault| End::Protocol(fault.to_string());
+        while let Some(frame) = frame::parse(&bytes[used..], self.deflate.is_some()).map_err(broken)? {
             used += frame.bytes;
             match frame.opcode {
                 Opcode::Text => {
+                    let payload = match self.deflate {
+                        Some(agreement) if frame.compressed => {
+                            self.traffic.compressed += 1;
+                            let inflated = inflater.message(frame.payload, agreement, &mut self.context);
+                            inflated.map_err(|fault| End::Protocol(fault.to_owned()))?
+                        }
+                        _ => frame.payload,
+                    };
                     if self.stage == Stage::Greeting {
-                        check_greeting(frame.payload)?;
+                        check_greeting(payload)?;
                         self.stage = Stage::Open;
                     }
-                    on_text(frame.payload, now_ns);
+                    on_text(payload, now_ns);
                 }
                 Opcode::Ping => {
+                    self.traffic.pings += 1;
                     let payload = frame.payload.to_vec();
                     self.queue(Opcode::Pong, &payload);
                 }
@@ -308,18 +374,28 @@ fn head_bytes(bytes: &[u8]) -> Result<Option<usize>, End> {
     }
 }
 
-fn check_upgrade(bytes: &[u8], head: usize) -> Result<(), End> {
+/// Returns what was agreed on.
+fn check_upgrade(bytes: &[u8], head: usize, offers_deflate: bool) -> Result<Option<Agreement>, End> {
     let text = String::from_utf8_lossy(&bytes[..head]);
     let status = text.lines().next().unwrap_or_default();
     if !status.starts_with("HTTP/1.1 101") {
         let body = String::from_utf8_lossy(&bytes[head..]);
         return Err(End::Refused(format!("{status} {}", body.trim()).trim().to_owned()));
     }
-    let accepted = text.lines().any(|line| {
-        let (name, value) = line.split_once(':').unwrap_or_default();
-        name.eq_ignore_ascii_case("sec-websocket-accept") && value.trim().as_bytes() == ACCEPT
-    });
-    if accepted { Ok(()) } else { Err(End::Refused("101 without the accept value of our key".to_owned())) }
+    let header = |wanted: &str| {
+        let mut pairs = text.lines().filter_map(|line| line.split_once(':'));
+        pairs.find(|(name, _)| name.eq_ignore_ascii_case(wanted)).map(|(_, value)| value.trim())
+    };
+    if header("sec-websocket-accept").map(str::as_bytes) != Some(ACCEPT) {
+        return Err(End::Refused("101 without the accept value of our key".to_owned()));
+    }
+    match deflate::agreed(header("sec-websocket-extensions")).map_err(End::Protocol)? {
+        None if offers_deflate => {
+            Err(End::Refused("101 without permessage-deflate; turn it on there, or leave --compress away".to_owned()))
+        }
+        Some(_) if !offers_deflate => Err(End::Protocol("agreed to an extension that nobody offered".to_owned())),
+        agreement => Ok(agreement),
+    }
 }
 
 fn check_greeting(payload: &[u8]) -> Result<(), End> {
@@ -339,16 +415,17 @@ mod tests {
     #[test]
     fn upgrade_is_accepted_only_with_101_and_our_accept_value() {
         let good = b"HTTP/1.1 101 Switching Protocols\r\nsec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
-        assert_eq!(check_upgrade(good, good.len()), Ok(()));
+        assert_eq!(check_upgrade(good, good.len(), false), Ok(None));
         let other_key = b"HTTP/1.1 101 Switching Protocols\r\nSec-WebSocket-Accept: AAAA\r\n\r\n";
-        assert!(check_upgrade(other_key, other_key.len()).is_err());
+        assert!(check_upgrade(other_key, other_key.len(), false).is_err());
+        assert!(check_upgrade(good, good.len(), true).is_err(), "compression was asked for and is not there");
     }
 
     #[test]
     fn refusal_carries_status_and_body() {
         let answer = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 12\r\n\r\nUnauthorized";
         let head = head_bytes(answer).expect("a short head").expect("a whole head");
-        let refused = check_upgrade(answer, head).expect_err("401 is a refusal");
+        let refused = check_upgrade(answer, head, false).expect_err("401 is a refusal");
         assert_eq!(refused.to_string(), "refused: HTTP/1.1 401 Unauthorized Unauthorized");
     }
 

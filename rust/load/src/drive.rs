@@ -7,6 +7,7 @@
 
 use crate::audit::Faults;
 use crate::clock::ns;
+use crate::connection::Traffic;
 use crate::failure::Failure;
 use crate::figures::Figures;
 use crate::flights::Flights;
@@ -79,10 +80,8 @@ pub struct Run {
     pub own_cpu_ns: u64,
     /// Open loop: how long after its schedule a message left the generator.
     pub late: Histogram,
-    /// Bytes that were received in that time, frames and all.
-    pub received_bytes: u64,
-    /// Bytes that were sent in that time.
-    pub sent_bytes: u64,
+    /// What went over the connections in that time.
+    pub traffic: Traffic,
     /// Every connection ended before the run was over.
     pub server_gone: bool,
 }
@@ -111,29 +110,24 @@ struct Baseline {
     from_ns: u64,
     server_cpu_ns: u64,
     own_cpu_ns: u64,
-    received_bytes: u64,
-    sent_bytes: u64,
+    traffic: Traffic,
 }
 
 impl Baseline {
     fn now(swarm: &Swarm, plan: &Plan) -> Self {
-        let (received_bytes, sent_bytes) = swarm.traffic();
         Self {
             from_ns: swarm.clock().now_ns(),
             server_cpu_ns: process::cpu_ns(&plan.pids),
             own_cpu_ns: process::own_cpu_ns(),
-            received_bytes,
-            sent_bytes,
+            traffic: swarm.traffic(),
         }
     }
 
     fn close(&self, swarm: &Swarm, plan: &Plan, last_ns: u64, run: &mut Run) {
-        let (received_bytes, sent_bytes) = swarm.traffic();
         run.elapsed_ns = last_ns.saturating_sub(self.from_ns);
         run.server_cpu_ns = process::cpu_ns(&plan.pids).saturating_sub(self.server_cpu_ns);
         run.own_cpu_ns = process::own_cpu_ns().saturating_sub(self.own_cpu_ns);
-        run.received_bytes = received_bytes - self.received_bytes;
-        run.sent_bytes = sent_bytes - self.sent_bytes;
+        run.traffic = swarm.traffic().since(self.traffic);
     }
 }
 

@@ -8,9 +8,11 @@
 //! a handler of the server's takes with the same data and publishes: that asks what the way through the handler costs.
 
 use crate::audit::{Audit, Faults};
+use crate::corpus::Corpus;
 use crate::drive::Workload;
 use crate::figures::Figures;
 use crate::flights::Flights;
+use crate::options::Options;
 use crate::scan;
 use crate::subscription::Channel;
 use crate::swarm::Swarm;
@@ -28,21 +30,25 @@ pub struct FanOut {
     envelopes: Vec<Option<usize>>,
     command: Vec<u8>,
     kind: String,
+    corpus: Option<Corpus>,
     figures: Figures,
 }
 
 impl FanOut {
-    /// Events of about `event_bytes` bytes over `channels`, whose members are connections `0..connections`; messages are of type `kind`.
+    /// Events over `channels`, whose members are the connections.
     #[must_use]
-    pub fn new(channels: Vec<Channel>, connections: usize, event_bytes: usize, kind: &str) -> Self {
+    pub fn new(channels: Vec<Channel>, options: &Options) -> Self {
+        let event_bytes = options.payload;
         Self {
             flights: Flights::new(channels.len()),
             envelopes: vec![None; channels.len()],
             channels,
             event_bytes,
-            audits: vec![Audit::default(); connections],
+            audits: vec![Audit::default(); options.connections],
             command: Vec::new(),
-            kind: kind.to_owned(),
+            kind: options.message_type.clone(),
+            // A run of one letter would compress to nothing.
+            corpus: options.compress.then(|| Corpus::new(event_bytes)),
             figures: Figures::default(),
         }
     }
@@ -55,6 +61,11 @@ impl Workload for FanOut {
         };
         let channel = connection % self.channels.len();
         if !self.channels[channel].owns(payload) {
+            return self.figures.refusals.add(payload);
+        }
+        if let Some(corpus) = &self.corpus
+            && scan::member_text(payload, b"\"p\":\"").is_none_or(|text| text != corpus.text(seq, text.len()))
+        {
             return self.figures.refusals.add(payload);
         }
         if self.envelopes[channel].is_none() {
@@ -71,7 +82,7 @@ impl Workload for FanOut {
         let Channel { name, members, .. } = &self.channels[channel];
         let seq = self.flights.depart(channel, members.len() as u32, due_ns);
         let data_bytes = self.event_bytes.saturating_sub(self.envelopes[channel].unwrap_or(0));
-        write_publish(&mut self.command, &self.kind, name, seq, due_ns, data_bytes);
+        write_publish(&mut self.command, &self.kind, name, seq, due_ns, data_bytes, self.corpus.as_ref());
         swarm.send(members[0], &self.command);
         self.figures.messages += 1;
     }
@@ -120,20 +131,36 @@ fn envelope_bytes(event: &[u8]) -> Option<usize> {
 }
 
 /// The command of type `kind`, its event's data padded to `data_bytes` bytes, or as short as it can be.
-fn write_publish(out: &mut Vec<u8>, kind: &str, channel: &str, seq: u64, due_ns: u64, data_bytes: usize) {
+fn write_publish(
+    out: &mut Vec<u8>,
+    kind: &str,
+    channel: &str,
+    seq: u64,
+    due_ns: u64,
+    data_bytes: usize,
+    corpus: Option<&Corpus>,
+) {
     out.clear();
     // Writing to a Vec cannot fail.
     let _ = write!(out, "{{\"type\":\"{kind}\",\"data\":{{\"channel\":\"{channel}\",\"event\":\"bench\",\"data\":");
     let start = out.len();
     let _ = write!(out, "{{\"s\":{seq},\"t\":{due_ns},\"p\":\"");
     let padding = data_bytes.saturating_sub(out.len() - start + b"\"}".len());
-    out.resize(out.len() + padding, b'x');
+    match corpus {
+        Some(corpus) => out.extend_from_slice(corpus.text(seq, padding)),
+        None => out.resize(out.len() + padding, b'x'),
+    }
     out.extend_from_slice(b"\"}}}");
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn options(workload: &str) -> Options {
+        let line = format!("--workload {workload} --url ws://127.0.0.1:9/ws --connections 4 --members 2");
+        crate::options::parse(line.split(' ').map(str::to_owned)).expect("a good line")
+    }
 
     /// The event that a server makes of a command.
     fn delivered(command: &[u8]) -> Vec<u8> {
@@ -152,12 +179,12 @@ mod tests {
     #[test]
     fn events_have_exactly_the_size_asked_for_once_the_envelope_is_known() {
         let mut command = Vec::new();
-        write_publish(&mut command, "publish", "bench:0", 0, 0, 0);
+        write_publish(&mut command, "publish", "bench:0", 0, 0, 0, None);
         let first = delivered(&command);
         assert_eq!(delivery(&first), Some((0, 0)));
         let envelope = envelope_bytes(&first).expect("the members are in their places");
         for (seq, due_ns, asked) in [(1, 1, 131), (99_999, 12_345_678_901, 131), (7, 7, 730)] {
-            write_publish(&mut command, "publish", "bench:0", seq, due_ns, asked - envelope);
+            write_publish(&mut command, "publish", "bench:0", seq, due_ns, asked - envelope, None);
             let event = delivered(&command);
             assert_eq!(event.len(), asked, "{}", String::from_utf8_lossy(&event));
             assert_eq!(delivery(&event), Some((seq, due_ns)));
@@ -173,10 +200,10 @@ mod tests {
 
     #[test]
     fn delivery_of_another_channel_and_an_undelivered_message_are_faults() {
-        let mut fan_out = FanOut::new(Channel::all("bench:", 2, 4), 4, 131, "publish");
+        let mut fan_out = FanOut::new(Channel::all("bench:", 2, 4), &options("w2"));
         let mut command = Vec::new();
         fan_out.flights.depart(0, 2, 0);
-        write_publish(&mut command, "publish", "bench:0", 0, 0, 131);
+        write_publish(&mut command, "publish", "bench:0", 0, 0, 131, None);
         let event = delivered(&command);
         fan_out.text(0, &event, 5);
         fan_out.text(1, &event, 5);
@@ -185,5 +212,22 @@ mod tests {
         fan_out.text(2, &event, 6);
         assert!(fan_out.faults().none());
         assert_eq!(fan_out.flights.outstanding(), 0);
+    }
+
+    #[test]
+    fn text_that_was_compressed_on_its_way_is_compared_as_a_whole() {
+        let options = options("w5");
+        let mut fan_out = FanOut::new(Channel::all("bench:", 2, 4), &options);
+        fan_out.flights.depart(0, 2, 0);
+        let mut command = Vec::new();
+        write_publish(&mut command, "publish", "bench:0", 0, 0, 500, fan_out.corpus.as_ref());
+        let event = delivered(&command);
+        fan_out.text(0, &event, 5);
+        assert_eq!((fan_out.figures.deliveries, fan_out.figures.refusals.count), (1, 0));
+        let mut changed = event;
+        let at = scan::after(&changed, b"\"p\":\"").expect("a text") + 100;
+        changed[at] = b'#';
+        fan_out.text(2, &changed, 5);
+        assert_eq!((fan_out.figures.deliveries, fan_out.figures.refusals.count), (1, 1));
     }
 }

@@ -1,7 +1,7 @@
 //! Frames as a client sees them (RFC 6455 §5.2): parse what a server sent, write what a client sends.
 //!
 //! Written apart from the server's own protocol crate on purpose: a mistake shared by both ends would go unseen.
-//! A server must not mask, must not set reserved bits and, in this protocol, sends every event as one frame; anything
+//! A server must not mask, must not set reserved bits that nobody agreed on and, in this protocol, sends every event as one frame; anything
 //! else is a [`FrameFault`]. Parsing borrows the input and allocates nothing. Called by `swarm` for every read.
 
 /// What a frame carries, by its opcode (RFC 6455 §11.8).
@@ -28,6 +28,8 @@ pub struct Frame<'a> {
     pub payload: &'a [u8],
     /// Bytes that the frame takes with its header.
     pub bytes: usize,
+    /// RSV1: the payload is compressed (RFC 7692 §6).
+    pub compressed: bool,
 }
 
 /// Bytes that no server may send to this client; the connection cannot go on.
@@ -54,15 +56,17 @@ impl std::fmt::Display for FrameFault {
     }
 }
 
-/// The first frame of `input`, or `None` while it is not whole.
+/// The first frame of `input`, or `None` while it is not whole; `deflate` says whether data frames may be compressed.
 ///
 /// # Errors
 /// [`FrameFault`] as soon as the header shows it.
-pub fn parse(input: &[u8]) -> Result<Option<Frame<'_>>, FrameFault> {
+pub fn parse(input: &[u8], deflate: bool) -> Result<Option<Frame<'_>>, FrameFault> {
     let [first, second, ..] = *input else {
         return Ok(None);
     };
-    if first & 0x70 != 0 {
+    let compressed = first & 0x40 != 0;
+    // RSV1 belongs to the first frame of a data message alone.
+    if first & 0x30 != 0 || (compressed && !(deflate && matches!(first & 0x0f, 1 | 2))) {
         return Err(FrameFault::Reserved);
     }
     if second & 0x80 != 0 {
@@ -97,7 +101,7 @@ pub fn parse(input: &[u8]) -> Result<Option<Frame<'_>>, FrameFault> {
         short => (2, usize::from(short)),
     };
     let bytes = header + len;
-    Ok(input.get(header..bytes).map(|payload| Frame { opcode, payload, bytes }))
+    Ok(input.get(header..bytes).map(|payload| Frame { opcode, payload, bytes, compressed }))
 }
 
 /// Append a client's frame, masked with `mask` (RFC 6455 §5.3).
@@ -148,8 +152,11 @@ mod tests {
             let payload = vec![b'x'; len];
             let whole = [header.as_slice(), &payload, b"\x81"].concat();
             let bytes = header.len() + len;
-            assert_eq!(parse(&whole), Ok(Some(Frame { opcode: Opcode::Text, payload: &payload, bytes })));
-            assert_eq!(parse(&whole[..bytes - 1]), Ok(None));
+            assert_eq!(
+                parse(&whole, false),
+                Ok(Some(Frame { opcode: Opcode::Text, payload: &payload, bytes, compressed: false }))
+            );
+            assert_eq!(parse(&whole[..bytes - 1], false), Ok(None));
         }
     }
 
@@ -162,7 +169,16 @@ mod tests {
             ([0x80, 0x00], FrameFault::Fragmented),
             ([0x83, 0x00], FrameFault::Opcode(3)),
         ] {
-            assert_eq!(parse(&bytes), Err(fault));
+            assert_eq!(parse(&bytes, false), Err(fault));
+        }
+    }
+
+    #[test]
+    fn rsv1_is_for_data_frames_of_a_connection_that_agreed_on_it() {
+        let frame = parse(&[0xc1, 0x01, b'x'], true).expect("allowed").expect("whole");
+        assert!(frame.compressed);
+        for bytes in [[0xc9, 0x00], [0xc8, 0x00], [0xe1, 0x00], [0x91, 0x00]] {
+            assert_eq!(parse(&bytes, true), Err(FrameFault::Reserved));
         }
     }
 

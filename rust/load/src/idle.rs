@@ -1,8 +1,9 @@
 //! W4 `idle` and `churn`: what does a connection cost that does nothing, and does the server give it all back?
 //! Unit: µs of the server's CPU per connect (handshake, token, first frame); bytes of the server's memory per connection.
 //!
-//! `idle` opens N connections, waits until the server is quiet, reads its memory, and holds them while answering pings; a connection
-//! that ends meanwhile is a fault. `churn` opens and closes N connections in cycles and reads the memory after each half, so growth from
+//! `idle` opens N connections, waits until the server is quiet, reads its memory, and holds them while answering pings, reading the memory
+//! from time to time; a connection that ends meanwhile is a fault. The kernel's memory is that of the machine (slabs and socket buffers):
+//! it says something on a quiet one, and counts both ends where both are on it. `churn` opens and closes N connections in cycles and reads the memory after each half, so growth from
 //! cycle to cycle shows. Memory is compared with what the process had before the first connection.
 
 use crate::clock::ns;
@@ -43,6 +44,8 @@ pub struct Opened {
     pub before: Memory,
     /// Memory when it was quiet.
     pub after: Memory,
+    /// What the kernel's own memory grew by meanwhile, whoever made it grow.
+    pub kernel_grown_bytes: i64,
 }
 
 impl Opened {
@@ -59,6 +62,7 @@ impl Opened {
             "rss_after_bytes": self.after.rss_bytes,
             "rss_bytes_per_connection": grown(self.after.rss_bytes, self.before.rss_bytes),
             "pss_bytes_per_connection": grown(self.after.pss_bytes, self.before.pss_bytes),
+            "kernel_bytes_per_connection": each(self.kernel_grown_bytes as f64).round(),
         })
     }
 }
@@ -69,45 +73,77 @@ impl Opened {
 /// As [`Swarm::open`].
 pub fn open(swarm: &mut Swarm, opening: &Opening) -> Result<Opened, Failure> {
     let clock = swarm.clock();
-    let (before, cpu_before, start_ns) =
-        (process::memory(&opening.pids), process::cpu_ns(&opening.pids), clock.now_ns());
+    let (before, kernel_before) = (process::memory(&opening.pids), process::kernel_bytes());
+    let (cpu_before, start_ns) = (process::cpu_ns(&opening.pids), clock.now_ns());
     swarm.open(&opening.target, opening.connections, opening.window, opening.timeout)?;
     let elapsed_ns = clock.now_ns() - start_ns;
     swarm.settle(QUIET, QUIET_LONGEST)?;
     Ok(Opened {
         elapsed_ns,
-        server_cpu_ns: process::cpu_ns(&opening.pids) - cpu_before,
+        server_cpu_ns: process::cpu_ns(&opening.pids).saturating_sub(cpu_before),
         before,
         after: process::memory(&opening.pids),
+        kernel_grown_bytes: process::kernel_bytes() as i64 - kernel_before as i64,
     })
 }
 
-/// Hold the open connections for `time`; returns the server's CPU in that time in ns.
+/// What holding the connections cost.
+#[derive(Debug, Default)]
+pub struct Held {
+    /// For how long they were held.
+    pub elapsed: Duration,
+    /// CPU of the server in that time.
+    pub server_cpu_ns: u64,
+    /// Pings of the server that were answered in that time.
+    pub pings: u64,
+    /// The server's memory from time to time, and at the end, with what the kernel keeps for all sockets of this machine.
+    pub samples: Vec<Value>,
+}
+
+/// Hold the open connections for `time`, and look at the server's memory `samples` times in equal steps, the end included.
 ///
 /// # Errors
 /// When the poller fails, or whoever watches abandons the run.
-pub fn hold(swarm: &mut Swarm, time: Duration, pids: &[u32]) -> Result<u64, Failure> {
+pub fn hold(swarm: &mut Swarm, time: Duration, samples: u32, pids: &[u32]) -> Result<Held, Failure> {
     let clock = swarm.clock();
-    let before = process::cpu_ns(pids);
+    let (cpu_before, pings_before) = (process::cpu_ns(pids), swarm.traffic().pings);
     let start_ns = clock.now_ns();
     let end_ns = start_ns + ns(time);
-    while clock.now_ns() < end_ns && swarm.alive() > 0 {
-        let ended = swarm.ends().len() as u64;
-        let elapsed = |now_ns: u64| Duration::from_nanos(now_ns.saturating_sub(start_ns));
-        match swarm.look(|now_ns| Progress {
-            phase: "holding",
-            elapsed: elapsed(now_ns),
-            faults: ended,
-            ..Progress::default()
-        }) {
+    let mut held = Held::default();
+    loop {
+        let now_ns = clock.now_ns();
+        let over = now_ns >= end_ns || swarm.alive() == 0;
+        held.elapsed = Duration::from_nanos(now_ns - start_ns);
+        let due_ns = ns(time) / u64::from(samples.max(1)) * (held.samples.len() as u64 + 1);
+        if over || ns(held.elapsed) >= due_ns {
+            held.samples.push(sample(held.elapsed, swarm.alive(), pids));
+        }
+        if over {
+            break;
+        }
+        let (elapsed, faults) = (held.elapsed, swarm.ends().len() as u64);
+        match swarm.look(|_| Progress { phase: "holding", elapsed, faults, ..Progress::default() }) {
             Wish::GoOn => {}
             Wish::Finish => break,
             Wish::Abandon => return Err(Failure::Stopped),
         }
-        let left = Duration::from_nanos(end_ns.saturating_sub(clock.now_ns()));
+        let left = Duration::from_nanos(end_ns.min(start_ns + due_ns).saturating_sub(now_ns));
         swarm.turn(Some(left.min(Duration::from_millis(100))), |_, _, _| {})?;
     }
-    Ok(process::cpu_ns(pids).saturating_sub(before))
+    held.server_cpu_ns = process::cpu_ns(pids).saturating_sub(cpu_before);
+    held.pings = swarm.traffic().pings - pings_before;
+    Ok(held)
+}
+
+fn sample(elapsed: Duration, connections: usize, pids: &[u32]) -> Value {
+    let memory = process::memory(pids);
+    json!({
+        "at_s": elapsed.as_secs_f64(),
+        "connections": connections,
+        "rss_bytes": memory.rss_bytes,
+        "pss_bytes": memory.pss_bytes,
+        "kernel_bytes": process::kernel_bytes(),
+    })
 }
 
 /// Open and close all connections `cycles` times; returns one entry a cycle and how many connections ended wrongly.

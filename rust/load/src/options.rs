@@ -9,17 +9,19 @@ use std::time::Duration;
 
 /// How to call the program.
 pub const USAGE: &str = "\
-usage: realtime-load --url ws://HOST:PORT/PATH --workload w1|w1b|w2|w3|w6|send|idle|churn [options]
+usage: realtime-load --url ws://HOST:PORT/PATH --workload w1|w1b|w2|w3|w5|w6|send|idle|churn [options]
   --token T | --tokens-file FILE   one token for all, or one a line, used round-robin
   --connections N                  default 1000; w3 200; idle and churn 10000
-  --channels C                     default 1 (w1, w1b), 100 (w2, w6, send), 0 (w3, idle: no subscriptions)
+  --channels C                     default 1 (w1, w1b, w5), 100 (w2, w6, send), 0 (w3, idle: no subscriptions)
   --members M                      of each channel, in place of one of the two above
-  --in-flight K                    messages under way per channel: default 1 (w1, w3), 16 (w1b), 4 (w2, send)
+  --in-flight K                    messages under way per channel: default 1 (w1, w3, w5), 16 (w1b), 4 (w2, send)
   --rate R                         open loop instead: R messages a second in all; default 30000 (w6), else 0: closed loop
   --duration S --warmup S          measured time 5, before it 1; idle: time to hold the connections; --seconds is --duration
-  --payload BYTES                  size of a delivered event, default 131; send: of the content, default 60
+  --payload BYTES                  size of a delivered event, default 131, w5 730; send: of the content, 60
+  --compress                       permessage-deflate is offered and must be agreed to; text in place of filling; w5 does it
   --type T                         of the messages that publish, default publish; a handler's that publishes the same
   --pid PID                        process of the server, for CPU and memory; may be repeated
+  --samples N                      idle: looks at the server's memory while they are held, default 4, the end included
   --cycles N                       churn: default 10
   --window N --timeout S           handshakes under way at a time (64); limit for opening and for lost messages (30)
   --prefix P                       channels are P0, P1, ...; default conversation:w-
@@ -28,12 +30,12 @@ usage: realtime-load --url ws://HOST:PORT/PATH --workload w1|w1b|w2|w3|w6|send|i
 exit: 0 well, 1 something lost, doubled, out of order or refused, 2 wrong call or nobody there, 3 the server went away
 ";
 
-const WORKLOADS: &str = "w1, w1b, w2, w3, w6, send, idle or churn";
+const WORKLOADS: &str = "w1, w1b, w2, w3, w5, w6, send, idle or churn";
 
 /// What to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Publish and deliver (w1, w1b, w2, w6).
+    /// Publish and deliver (w1, w1b, w2, w5, w6).
     FanOut,
     /// `ping` and `pong` (w3).
     Pings,
@@ -53,11 +55,12 @@ struct Defaults {
     in_flight: u32,
     rate: f64,
     payload: usize,
+    compress: bool,
 }
 
 impl Defaults {
     const fn of(kind: Kind, connections: usize, channels: usize, in_flight: u32) -> Self {
-        Self { kind, connections, channels, in_flight, rate: 0.0, payload: 131 }
+        Self { kind, connections, channels, in_flight, rate: 0.0, payload: 131, compress: false }
     }
 
     fn named(workload: &str) -> Option<Self> {
@@ -66,6 +69,7 @@ impl Defaults {
             "w1b" => Self::of(Kind::FanOut, 1_000, 1, 16),
             "w2" => Self::of(Kind::FanOut, 1_000, 100, 4),
             "w3" => Self::of(Kind::Pings, 200, 0, 1),
+            "w5" => Self { payload: 730, compress: true, ..Self::of(Kind::FanOut, 1_000, 1, 1) },
             "w6" => Self { rate: 30_000.0, ..Self::of(Kind::FanOut, 1_000, 100, 4) },
             "send" => Self { payload: 60, ..Self::of(Kind::Send, 1_000, 100, 4) },
             "idle" => Self::of(Kind::Idle, 10_000, 0, 1),
@@ -102,10 +106,14 @@ pub struct Options {
     pub warmup: Duration,
     /// Size of an event or content.
     pub payload: usize,
+    /// Whether permessage-deflate is offered, and required.
+    pub compress: bool,
     /// Type of the messages that publish.
     pub message_type: String,
     /// The server's processes.
     pub pids: Vec<u32>,
+    /// Looks at the memory while connections are held.
+    pub samples: u32,
     /// Cycles of churn.
     pub cycles: usize,
     /// Handshakes at a time.
@@ -218,8 +226,10 @@ pub fn parse(arguments: impl Iterator<Item = String>) -> Result<Options, String>
         },
         warmup: pairs.seconds("--warmup", 1.0)?,
         payload: pairs.number("--payload", defaults.payload)?,
+        compress: pairs.take("--compress").is_some() || defaults.compress,
         message_type: pairs.take("--type").unwrap_or_else(|| "publish".to_owned()),
         pids: pids(&mut pairs)?,
+        samples: pairs.number("--samples", 4)?,
         cycles: pairs.number("--cycles", 10)?,
         window: pairs.number("--window", 64)?,
         timeout: pairs.seconds("--timeout", 30.0)?,
@@ -238,6 +248,10 @@ pub fn parse(arguments: impl Iterator<Item = String>) -> Result<Options, String>
 fn pairs(mut arguments: impl Iterator<Item = String>) -> Result<Pairs, String> {
     let mut pairs = Vec::new();
     while let Some(name) = arguments.next() {
+        if name == "--compress" {
+            pairs.push((name, String::new()));
+            continue;
+        }
         let value = arguments.next().ok_or_else(|| format!("{name}: a value must follow"))?;
         pairs.push((name, value));
     }
@@ -336,6 +350,16 @@ mod tests {
         let w6 = parsed("--workload w6 --url ws://localhost/ws?a=b --seconds 2").expect("a good line");
         assert_eq!((w6.pace, w6.path.as_str(), w6.address.port()), (Pace::Open(30_000.0), "/ws?a=b", 80));
         assert_eq!(w6.measured, Duration::from_secs(2));
+    }
+
+    #[test]
+    fn compression_is_asked_for_by_a_word_without_a_value() {
+        let given =
+            |line: &str| parsed(&format!("--url ws://127.0.0.1:9/ws {line}")).map(|it| (it.compress, it.payload));
+        assert_eq!(given("--workload w1"), Ok((false, 131)));
+        assert_eq!(given("--compress --workload w1"), Ok((true, 131)));
+        assert_eq!(given("--workload w5"), Ok((true, 730)));
+        assert!(given("--workload w5 --compress yes").is_err());
     }
 
     #[test]

@@ -47,6 +47,24 @@ pub fn memory(pids: &[u32]) -> Memory {
     Memory { rss_bytes: sum("status", "VmRSS:"), pss_bytes: sum("smaps_rollup", "Pss:") }
 }
 
+/// Memory of the kernel itself that sockets are in: slabs, and the pages of TCP's buffers; of the whole machine, 0 where it is not told.
+#[must_use]
+pub fn kernel_bytes() -> u64 {
+    let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let slabs = field_bytes(&text("/proc/meminfo"), "Slab:").unwrap_or(0);
+    slabs + tcp_pages(&text("/proc/net/sockstat")).unwrap_or(0) * PAGE_BYTES
+}
+
+/// What the kernel counts buffers in, on every machine that this is measured on.
+const PAGE_BYTES: u64 = 4096;
+
+/// The value after `mem` in the line `TCP: inuse 5 orphan 0 tw 2 alloc 7 mem 3`.
+fn tcp_pages(sockstat: &str) -> Option<u64> {
+    let mut words = sockstat.lines().find(|line| line.starts_with("TCP:"))?.split_whitespace();
+    words.find(|word| *word == "mem")?;
+    words.next()?.parse().ok()
+}
+
 /// The value of a line `field   123 kB`, in bytes.
 fn field_bytes(text: &str, field: &str) -> Option<u64> {
     let line = text.lines().find(|line| line.starts_with(field))?;
@@ -62,6 +80,13 @@ mod tests {
         let text = "Pss_Dirty:     7 kB\nPss:          12 kB\n";
         assert_eq!(field_bytes(text, "Pss:"), Some(12 * 1024));
         assert_eq!(field_bytes(text, "VmRSS:"), None);
+    }
+
+    #[test]
+    fn pages_of_tcp_are_read_and_missing_where_there_is_no_such_line() {
+        let text = "sockets: used 123\nTCP: inuse 5 orphan 0 tw 2 alloc 7 mem 3\nUDP: inuse 1 mem 9\n";
+        assert_eq!(tcp_pages(text), Some(3));
+        assert_eq!(tcp_pages("UDP: inuse 1 mem 9"), None);
     }
 
     #[test]

@@ -66,6 +66,7 @@ fn steps(swarm: &mut Swarm, options: &Options, report: &mut Report) -> Result<bo
             host: options.host.clone(),
             path: options.path.clone(),
             tokens: options.tokens.clone(),
+            compress: options.compress,
         },
         connections: options.connections,
         window: options.window,
@@ -87,7 +88,7 @@ fn steps(swarm: &mut Swarm, options: &Options, report: &mut Report) -> Result<bo
     let server_gone = match options.kind {
         Kind::FanOut => {
             let count = channels.len();
-            let mut workload = FanOut::new(channels, options.connections, options.payload, &options.message_type);
+            let mut workload = FanOut::new(channels, options);
             measure(swarm, &mut workload, count, options, report)?
         }
         Kind::Pings => {
@@ -161,9 +162,12 @@ fn send(
 }
 
 fn hold(swarm: &mut Swarm, options: &Options, report: &mut Report) -> Result<bool, Failure> {
-    let cpu_ns = idle::hold(swarm, options.measured, &options.pids)?;
-    report.figure("held_seconds", options.measured.as_secs_f64());
-    report.figure("server_cpu_ms_per_second", cpu_ns as f64 / 1e6 / options.measured.as_secs_f64().max(1e-9));
+    let held = idle::hold(swarm, options.measured, options.samples, &options.pids)?;
+    let seconds = held.elapsed.as_secs_f64();
+    report.figure("held_seconds", seconds);
+    report.figure("server_cpu_ms_per_second", held.server_cpu_ns as f64 / 1e6 / seconds.max(1e-9));
+    report.figure("pings_answered", held.pings);
+    report.figure("memory", held.samples);
     let memory = process::memory(&options.pids);
     report.figure("rss_end_bytes", memory.rss_bytes);
     report.figure("pss_end_bytes", memory.pss_bytes);
@@ -193,8 +197,11 @@ fn costs<W: Workload>(report: &mut Report, options: &Options, run: &Run, workloa
     report.figure("server_cpu_share", share(run.server_cpu_ns));
     report.figure("generator_cpu_us_per_delivery", each(run.own_cpu_ns, deliveries));
     report.figure("generator_cpu_share", share(run.own_cpu_ns));
-    report.figure("received_bytes", run.received_bytes);
-    report.figure("sent_bytes", run.sent_bytes);
+    report.figure("received_bytes", run.traffic.received_bytes);
+    report.figure("sent_bytes", run.traffic.sent_bytes);
+    if options.compress {
+        report.figure("compressed_messages", run.traffic.compressed);
+    }
     report.figure("event_bytes", figures.bytes as f64 / deliveries.max(1) as f64);
     report.latency("latency_us", &figures.latency);
     if messages == 0 && !options.measured.is_zero() {

@@ -6,7 +6,8 @@
 //! cannot reach the swarm, so it records and the caller acts after the turn. Edge-triggered: every ready socket is read until empty.
 
 use crate::clock::{Clock, ns};
-use crate::connection::{Connection, End, Stage};
+use crate::connection::{Connection, End, Reader, Stage, Traffic};
+use crate::deflate::Inflater;
 use crate::failure::Failure;
 use crate::frame::Opcode;
 use crate::histogram::Histogram;
@@ -28,16 +29,18 @@ pub struct Target {
     pub path: String,
     /// Tokens, used round-robin; without any, no `token` is sent.
     pub tokens: Vec<String>,
+    /// Whether permessage-deflate is offered, and required.
+    pub compress: bool,
 }
 
 impl Target {
     fn request(&self, index: usize) -> Vec<u8> {
         if self.tokens.is_empty() {
-            return Connection::request(&self.host, &self.path);
+            return Connection::request(&self.host, &self.path, self.compress);
         }
         let token = &self.tokens[index % self.tokens.len()];
         let separator = if self.path.contains('?') { '&' } else { '?' };
-        Connection::request(&self.host, &format!("{}{separator}token={token}", self.path))
+        Connection::request(&self.host, &format!("{}{separator}token={token}", self.path), self.compress)
     }
 }
 
@@ -46,7 +49,7 @@ pub struct Swarm {
     poll: Poll,
     events: Events,
     connections: Vec<Connection>,
-    buffer: Box<[u8]>,
+    reader: Reader,
     dirty: Vec<usize>,
     ends: Vec<(usize, End)>,
     under_way: usize,
@@ -66,7 +69,7 @@ impl Swarm {
             poll: Poll::new()?,
             events: Events::with_capacity(1024),
             connections: Vec::new(),
-            buffer: vec![0; 256 * 1024].into_boxed_slice(),
+            reader: Reader { buffer: vec![0; 256 * 1024].into_boxed_slice(), inflater: Inflater::default() },
             dirty: Vec::new(),
             ends: Vec::new(),
             under_way: 0,
@@ -96,13 +99,14 @@ impl Swarm {
         &self.connect
     }
 
-    /// Bytes received and sent on all connections since they were opened, WebSocket and HTTP.
+    /// What went over all connections since they were opened, WebSocket and HTTP.
     #[must_use]
-    pub fn traffic(&self) -> (u64, u64) {
-        self.connections.iter().fold((0, 0), |sum, connection| {
-            let (received, sent) = connection.traffic();
-            (sum.0 + received, sum.1 + sent)
-        })
+    pub fn traffic(&self) -> Traffic {
+        let mut sum = Traffic::default();
+        for connection in &self.connections {
+            sum.add(connection.traffic());
+        }
+        sum
     }
 
     /// The clock of every time that callbacks are given.
@@ -195,7 +199,7 @@ impl Swarm {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
             other => other?,
         }
-        let Self { events, connections, buffer, ends, clock, dirty, under_way, alive, poll, connect, .. } = self;
+        let Self { events, connections, reader, ends, clock, dirty, under_way, alive, poll, connect, .. } = self;
         for event in events.iter() {
             let index = event.token().0;
             // An event of a connection that an earlier `open` left behind has no slot any more.
@@ -211,7 +215,7 @@ impl Swarm {
                 result = connection.writable();
             }
             if result.is_ok() && (event.is_readable() || event.is_read_closed() || event.is_error()) {
-                result = connection.readable(buffer, clock, |payload, now_ns| on_text(index, payload, now_ns));
+                result = connection.readable(reader, clock, |payload, now_ns| on_text(index, payload, now_ns));
             }
             let opening = |stage| matches!(stage, Stage::Connecting | Stage::Upgrading | Stage::Greeting);
             if let Err(end) = result {

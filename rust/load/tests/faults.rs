@@ -54,9 +54,9 @@ fn events_that_no_single_read_or_write_holds_are_put_together() {
 
 #[test]
 fn idle_connections_are_held_and_churned_ones_closed_cleanly() {
-    for (workload, figure) in [("idle", "/connect/rss_bytes_per_connection"), ("churn", "/cycles/1/rss_closed_bytes")] {
+    for (workload, figure) in [("idle", "/memory/1/rss_bytes"), ("churn", "/cycles/1/rss_closed_bytes")] {
         let pid = std::process::id().to_string();
-        let twenty = ["--workload", workload, "--connections", "20", "--cycles", "2"];
+        let twenty = ["--workload", workload, "--connections", "20", "--cycles", "2", "--samples", "2"];
         let output = load(Fault::None, &[&twenty[..], &["--seconds", "0.1", "--pid", &pid]].concat());
         assert_eq!(wrong(&output), (Some(0), "[]".to_owned()), "{workload}");
         let json: Value = serde_json::from_slice(&output.stdout).expect("checked above");
@@ -89,6 +89,34 @@ fn broken_delivery_fails_by_its_name() {
             (workload, Fault::Close, "closed by the server with 4000"),
         ]);
     }
+}
+
+#[test]
+fn broken_pong_fails_by_its_name() {
+    assert_eq!(wrong(&run("w3", Fault::None, &[])), (Some(0), "[]".to_owned()));
+    fails_by_name(&[("w3", Fault::Lose, "\"1 lost\""), ("w3", Fault::Double, "\"1 doubled\"")]);
+}
+
+#[test]
+fn compressed_deliveries_are_counted_as_others_are_and_compared_letter_by_letter() {
+    let output = run("w5", Fault::None, &[]);
+    assert_eq!(wrong(&output), (Some(0), "[]".to_owned()));
+    let json: Value = serde_json::from_slice(&output.stdout).expect("checked above");
+    assert_eq!(json["compressed_messages"], json["deliveries"]);
+    assert!(json["event_bytes"].as_f64() > Some(700.0));
+    assert!(json["received_bytes"].as_f64() < json["deliveries"].as_f64().map(|count| count * 600.0));
+    fails_by_name(&[
+        ("w5", Fault::Lose, "\"1 lost\""),
+        ("w5", Fault::Double, "\"1 doubled\""),
+        ("w5", Fault::Swap, "\"1 out of order\""),
+        ("w5", Fault::Garble, "1 refused or misrouted"),
+        ("w5", Fault::Unreadable, "no DEFLATE stream"),
+    ]);
+}
+
+#[test]
+fn messages_of_a_handlers_type_are_published_as_others_are() {
+    assert_eq!(wrong(&run("w2", Fault::None, &["--type", "say"])), (Some(0), "[]".to_owned()));
 }
 
 #[test]

@@ -74,6 +74,14 @@ def test_the_report_of_a_load_that_could_not_begin_is_what_is_known() -> None:
     assert loading.text_of(begun).splitlines() == ["load   w3: 200 connections", "WRONG  refused"]
 
 
+def test_the_report_of_held_connections_says_for_how_long() -> None:
+    held = {name: value for name, value in FIGURES.items() if name in {"workload", "connect", "connect_us", "ok"}}
+    held |= {"connections": 18_000, "channels": 0, "held_seconds": 600.0, "pings_answered": 432_000}
+    lines = loading.text_of(held | {"stopped": False, "wrong": []}).splitlines()
+    assert lines[0] == "load      w2: 18,000 connections"
+    assert lines[2] == "held      600 s, 432,000 pings answered"
+
+
 def test_progress_is_one_line() -> None:
     now = {"phase": "measuring", "elapsed_s": 3.21, "connections": 1_000, "messages": 3_200, "deliveries": 32_000}
     now |= {"messages_per_s": 1_004.0, "deliveries_per_s": 10_040.0, "p50_us": 210.0, "p99_us": 1_234.0, "faults": 0}
@@ -114,12 +122,12 @@ def test_without_options_the_configured_server_is_loaded_within_its_limits(
 
 def test_options_are_passed_on_as_they_are(run: Run, loaded: list[tuple[list[str], list[str]]]) -> None:
     line = "--url ws://there:1/ws --token t --workload w1b --in-flight 3 --rate 0 --payload 730 --pid 1 --pid 2 --json"
-    code, out, _ = run("bench", *line.split())
+    code, out, _ = run("bench", *line.split(), "--compress")
     assert code == 0
     assert json.loads(out) == FIGURES
     [(arguments, tokens)] = loaded
     assert tokens == ["t"]
-    for pair in ("--url ws://there:1/ws", "--in-flight 3", "--rate 0", "--payload 730", "--pid 1 --pid 2"):
+    for pair in ("--url ws://there:1/ws", "--in-flight 3", "--rate 0", "--payload 730", "--pid 1 --pid 2 --compress"):
         assert pair in " ".join(arguments)
 
 

@@ -3,6 +3,7 @@
 //! Blocking, a thread per connection, one lock around everything: the right answers to the generator's commands, and [`Fault`] applied once,
 //! to the fifth message. It checks no tokens and relies on the generator's fixed key. Ports are the system's choice.
 
+use miniz_oxide::deflate::core::{CompressorOxide, TDEFLFlush, compress_to_output, create_comp_flags_from_zip_params};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -28,6 +29,10 @@ pub(crate) enum Fault {
     Close,
     /// Every connection is cut, and no answer comes any more.
     Die,
+    /// A letter of the text of the first member's is another; where the load is compressed, since no other text is looked at.
+    Garble,
+    /// What the first member gets is no stream, where it agreed to compression.
+    Unreadable,
     /// Stored, delivered, never acknowledged.
     NoAck,
     /// Acknowledged under another number than it was delivered under.
@@ -42,6 +47,7 @@ struct Shared {
     numbers: HashMap<String, u64>,
     held: Option<Vec<u8>>,
     messages: u64,
+    compresses: bool,
 }
 
 /// Start it; it lives as long as the test process.
@@ -66,8 +72,14 @@ fn serve(mut stream: TcpStream, shared: &Mutex<Shared>, fault: Fault) -> Option<
         stream.read_exact(&mut byte).ok()?;
         head.push(byte[0]);
     }
-    let answer = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-                  Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+    let compresses = String::from_utf8_lossy(&head).contains("Sec-WebSocket-Extensions: permessage-deflate");
+    shared.lock().expect("no thread panics with the lock").compresses |= compresses;
+    let extension =
+        if compresses { "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover\r\n" } else { "" };
+    let answer = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n{extension}\r\n"
+    );
     stream.write_all(answer.as_bytes()).ok()?;
     send(&mut stream, &json!({"type": "connection_established", "data": {}}));
     while let Some((opcode, payload)) = read_frame(&mut stream) {
@@ -92,7 +104,15 @@ fn command_in(stream: &mut TcpStream, shared: &mut Shared, command: &Value, faul
             let confirmed = json!({"channel": channel, "position": {"offset": 0, "epoch": "e"}});
             send(stream, &json!({"type": "subscription_confirmed", "data": confirmed, "id": 1}));
         }
-        Some("publish") => {
+        Some("ping") => {
+            shared.messages += 1;
+            let pong = json!({"type": "pong", "data": {}, "id": command["id"]});
+            let twice = u64::from(fault == Fault::Double && shared.messages == 5);
+            for _ in 0..if fault == Fault::Lose && shared.messages == 5 { 0 } else { 1 + twice } {
+                send(stream, &pong);
+            }
+        }
+        Some("publish" | "say") => {
             let channel = data["channel"].as_str().expect("a channel");
             let event = json!({"type": data["event"], "data": data["data"], "channel": channel});
             deliver(stream, shared, channel, &event, fault);
@@ -125,26 +145,35 @@ fn store(stream: &mut TcpStream, shared: &mut Shared, channel: &str, command: &V
 fn deliver(sender: &mut TcpStream, shared: &mut Shared, channel: &str, event: &Value, fault: Fault) {
     let now = shared.messages == 4;
     shared.messages += 1;
-    let frame = frame(event);
+    let compresses = shared.compresses;
+    let frame = |event: &Value| if compresses { compressed(event, false) } else { frame(event) };
+    let whole = frame(event);
     let members = shared.members.get_mut(channel).expect("a channel with members");
     for (index, member) in members.iter_mut().enumerate() {
         let first = index == 0;
         let frames = match fault {
             Fault::Lose if now && first => Vec::new(),
-            Fault::Double if now && first => [frame.clone(), frame.clone()].concat(),
+            Fault::Double if now && first => [whole.clone(), whole.clone()].concat(),
             Fault::Swap if now && first => {
-                shared.held = Some(frame.clone());
+                shared.held = Some(whole.clone());
                 Vec::new()
             }
             Fault::Misroute if now && first => {
                 let mut other = event.clone();
                 other["channel"] = json!("conversation:elsewhere");
-                self::frame(&other)
+                frame(&other)
+            }
+            Fault::Unreadable if now && first => compressed(event, true),
+            Fault::Garble if now && first => {
+                let mut other = event.clone();
+                let text = other["data"]["p"].as_str().expect("a text").replacen('e', "x", 1);
+                other["data"]["p"] = json!(text);
+                frame(&other)
             }
             _ => {
                 // One channel in these tests: what is held belongs to this member.
                 let held = if first { shared.held.take() } else { None };
-                [frame.clone(), held.unwrap_or_default()].concat()
+                [whole.clone(), held.unwrap_or_default()].concat()
             }
         };
         let _ = member.write_all(&frames);
@@ -169,6 +198,22 @@ fn frame(event: &Value) -> Vec<u8> {
     let payload = event.to_string();
     let len = u16::try_from(payload.len()).expect("a small event").to_be_bytes();
     [&[0x81, 0x7e], &len[..], payload.as_bytes()].concat()
+}
+
+/// The event with RSV1, or bytes that are no DEFLATE stream in its place.
+fn compressed(event: &Value, unreadable: bool) -> Vec<u8> {
+    let mut stream = CompressorOxide::new(create_comp_flags_from_zip_params(6, -15, 0));
+    let mut payload = Vec::new();
+    compress_to_output(&mut stream, event.to_string().as_bytes(), TDEFLFlush::Sync, |bytes| {
+        payload.extend_from_slice(bytes);
+        true
+    });
+    payload.truncate(payload.len() - 4);
+    if unreadable {
+        payload.fill(0xff);
+    }
+    let len = u16::try_from(payload.len()).expect("a small event").to_be_bytes();
+    [&[0xc1, 0x7e], &len[..], &payload].concat()
 }
 
 /// Opcode and unmasked payload of a client's frame of at most 64 KiB.
