@@ -9,8 +9,10 @@ Importing fails with one line where the compiled engine is missing, or where ano
 package of the same name into this one.
 """
 
+from importlib import import_module as _import_module
 from importlib import metadata as _metadata
 from importlib.util import find_spec as _find_spec
+from typing import TYPE_CHECKING
 
 
 def _check_installation() -> None:
@@ -33,18 +35,18 @@ def _check_installation() -> None:
 
 _check_installation()
 
-# Only after the check: these import the engine.
-from realtime._engine import Deflate, Frame, FrameEncoder  # noqa: E402
-from realtime.app import Module, Realtime  # noqa: E402
-from realtime.auth import Grant, Identity, UpgradeRequest, mint_token  # noqa: E402
-from realtime.broadcaster import Publication, Publishing  # noqa: E402
-from realtime.codes import CloseCode  # noqa: E402
-from realtime.connections import Session  # noqa: E402
-from realtime.errors import NotRunning, PublishFailed, Refused  # noqa: E402
-from realtime.fanout import Fanout  # noqa: E402
-from realtime.handlers import Conversations  # noqa: E402
-from realtime.listening import Heard  # noqa: E402
-from realtime.middleware import Call, Proceed  # noqa: E402
+if TYPE_CHECKING:
+    from realtime._engine import Deflate, Frame, FrameEncoder
+    from realtime.app import Module, Realtime
+    from realtime.auth import Grant, Identity, UpgradeRequest, mint_token
+    from realtime.broadcaster import Publication, Publishing
+    from realtime.codes import CloseCode
+    from realtime.connections import Session
+    from realtime.errors import NotRunning, PublishFailed, Refused
+    from realtime.fanout import Fanout
+    from realtime.handlers import Conversations
+    from realtime.listening import Heard
+    from realtime.middleware import Call, Proceed
 
 __all__ = [
     "Call",
@@ -69,3 +71,41 @@ __all__ = [
     "UpgradeRequest",
     "mint_token",
 ]
+
+_HOMES = {
+    "Call": "middleware",
+    "CloseCode": "codes",
+    "Conversations": "handlers",
+    "Deflate": "_engine",
+    "Fanout": "fanout",
+    "Frame": "_engine",
+    "FrameEncoder": "_engine",
+    "Grant": "auth",
+    "Heard": "listening",
+    "Identity": "auth",
+    "Module": "app",
+    "NotRunning": "errors",
+    "Proceed": "middleware",
+    "Publication": "broadcaster",
+    "PublishFailed": "errors",
+    "Publishing": "broadcaster",
+    "Realtime": "app",
+    "Refused": "errors",
+    "Session": "connections",
+    "UpgradeRequest": "auth",
+    "mint_token": "auth",
+}
+"""The module of each public name. It is imported when the name is first used: frames need no HTTP client."""
+
+if not TYPE_CHECKING:  # so that a type checker knows no names but those above
+
+    def __getattr__(name: str) -> object:
+        """Import a public name from its module."""
+        home = _HOMES.get(name)
+        if home is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = value = getattr(_import_module(f"{__name__}.{home}"), name)
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

@@ -5,6 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+import realtime
+
 SOURCES = Path(__file__).parents[2] / "python" / "realtime"
 
 
@@ -36,3 +40,18 @@ def test_a_missing_engine_is_named_with_what_to_do(tmp_path: Path) -> None:
     assert last.startswith(
         f"ImportError: {tmp_path / 'realtime'} has no compiled engine (realtime._engine); run: make setup"
     )
+
+
+def test_every_public_name_is_there_and_what_is_none_is_told() -> None:
+    assert set(realtime.__all__) <= set(dir(realtime))
+    assert all(hasattr(realtime, name) for name in realtime.__all__)
+    with pytest.raises(AttributeError, match="module 'realtime' has no attribute 'Server'"):
+        realtime.Server  # type: ignore[attr-defined]  # noqa: B018 -- to read it is the test
+
+
+def test_frames_and_fan_out_import_nothing_of_the_server() -> None:
+    code = "import sys; from realtime import Fanout, FrameEncoder; print(*sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(result.stdout.split())
+    assert "realtime" in loaded
+    assert not loaded & {"httpx2", "jwt", "litestar", "msgspec", "prometheus_client", "websockets"}
