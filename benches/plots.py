@@ -41,6 +41,7 @@ CPU = (
     Panel("W2: 100 channels of 10, per message", "w2", "server_cpu_us_per_message"),
     Panel("W3: ping to pong, per ping", "w3", "server_cpu_us_per_message"),
     Panel("W4: connect with a token, per connection", "w4", "connect.server_cpu_us_per_connection"),
+    Panel("W5: W1 compressed, 730 B, per delivery", "w5", "server_cpu_us_per_delivery"),
 )
 MEMORY = (Panel("W4: 10,000 authenticated, idle connections", "w4", "connect.pss_bytes_per_connection"),)
 RATES = {"ours": "w6-", "handler": "w6-handler-", "bun": "w6-"}
@@ -168,8 +169,8 @@ def latency(results: Results, note: Sequence[str]) -> Picture | None:
         picture.line([place(rate, p99) for rate, _, p99 in found], f"line line-{style}")
         for rate, _, p99 in found:
             picture.dot(*place(rate, p99), f"bar-{style}")
-        picture.box(380 + index * 170, 45, 14, 14, f"bar-{style}")
-        picture.text(400 + index * 170, 57, results.title(server))
+        picture.box(380 + index * 190, 45, 14, 14, f"bar-{style}")
+        picture.text(400 + index * 190, 57, results.title(server))
     footnote(picture, 476, note)
     return picture
 

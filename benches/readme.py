@@ -1,4 +1,4 @@
-"""The README's figures: tables and pictures between two markers, made of one results file and of nothing else."""
+"""The pages' figures: tables and pictures between two markers, made of one results file and of nothing else."""
 
 import dataclasses
 import re
@@ -43,6 +43,7 @@ CONNECT, MEMORY_EACH = ("connect.server_cpu_us_per_connection",), ("connect.pss_
 ROWS = (
     Row("one channel of 1,000, one event at a time: CPU per delivery", "w1", DELIVERY, "µs"),
     Row("the same with 16 events under way", "w1b", DELIVERY, "µs"),
+    Row("the first with 730 B events, compressed", "w5", DELIVERY, "µs"),
     Row("100 channels of 10, relayed: CPU per message, with its 10 deliveries", "w2", MESSAGE, "µs"),
     Row("the same through a Python handler", "w2-handler", MESSAGE, "µs", "handler", "w2"),
     Row("the same, relayed, most messages a second", "w2", ("messages_per_s",), ""),
@@ -62,32 +63,49 @@ ROWS = (
 
 
 def write(path: Path) -> None:
-    """Put the figures of a results file into the README and its pictures into docs/images.
+    """Put the figures of a results file into the pages that it has some for, and its pictures into docs/images.
 
     Raises:
-        ValueError: the README has no markers.
+        ValueError: a page has no markers.
     """
-    results = read(path)
-    text = README.read_text("utf-8")
-    if BLOCK.search(text) is None:
-        raise ValueError(f"{README.name} has no line <!-- figures of … --> with <!-- end of figures --> after it")
-    made = block(results, path.resolve().relative_to(ROOT))
-    README.write_text(BLOCK.sub(lambda _: made, text, count=1), "utf-8")
-    plots.write(results)
+    results, named = read(path), path.resolve().relative_to(ROOT)
+    for page, lines in PAGES.items():
+        made = "\n".join(lines(results, named))
+        if not made:
+            continue
+        text = page.read_text("utf-8")
+        found = BLOCK.search(text)
+        if found is None:
+            raise ValueError(f"{page.name} has no line <!-- figures of … --> with <!-- end of figures --> after it")
+        page.write_text(text[: found.start()] + marked(named, made) + text[found.end() :], "utf-8")
+    if results.median("w1", "ours", DELIVERY[0]):
+        plots.write(results)
 
 
-def block(results: Results, path: Path) -> str:
-    """Everything from marker to marker."""
+def marked(path: Path, made: str) -> str:
+    """What stands between the markers, with them."""
+    return f"<!-- figures of {path} -->\n{made}\n<!-- end of figures -->"
+
+
+def lines(results: Results, path: Path) -> Iterator[str]:
+    """The README's part: the tables, the pictures, where it is from; nothing of a file without W1."""
+    if results.median("w1", "ours", DELIVERY[0]) is None:
+        return
+    yield from main_table(results)
+    if len(rivals(results)) > 1:
+        yield ""
+        yield from others_table(results)
     pictures = plots.all_pictures(results)
-    parts = [
-        f"<!-- figures of {path} -->",
-        "\n".join(main_table(results)),
-        *(["\n".join(others_table(results))] if len(rivals(results)) > 1 else []),
-        *(f"![{words}](docs/images/{name})" for name, words in PICTURES.items() if name in pictures),
-        source(results, path),
-        "<!-- end of figures -->",
-    ]
-    return "\n\n".join(parts).replace("-->\n\n", "-->\n", 1).replace("\n\n<!-- end", "\n<!-- end")
+    for name, words in PICTURES.items():
+        if name in pictures:
+            yield ""
+            yield f"![{words}](docs/images/{name})"
+    yield ""
+    yield source(results, path)
+
+
+PAGES = {README: lines}
+"""The pages with figures, and what makes them."""
 
 
 def source(results: Results, path: Path) -> str:

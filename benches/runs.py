@@ -7,17 +7,23 @@ import hashlib
 import hmac
 import json
 import secrets
+import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+from benches import machine
 from benches.machine import BENCHES, LOAD_CORE, family, pinned
 from benches.servers import Server, WrongError, running, service_key, wait_for_http
 from benches.workloads import Workload
+
+NOT_STARTED = 2
+"""The generator's exit code for a wrong call, or nobody there."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +71,7 @@ def run_once(plan: Plan, server: Server, workload: Workload) -> dict[str, Any]:
     Raises:
         WrongError: the server crashed, or the load found a fault.
     """
-    secret = secrets.token_hex(32)
+    secret, sockets = secrets.token_hex(32), Sockets()
     users = plan.connections or workload.users
     seconds = workload.seconds or plan.seconds
     with tempfile.TemporaryDirectory(prefix="realtime-bench-") as name:
@@ -79,7 +85,8 @@ def run_once(plan: Plan, server: Server, workload: Workload) -> dict[str, Any]:
             if workload.script is None:
                 load += [*workload.arguments, *pids, "--connections", str(users)]
                 load += ["--seconds", str(seconds), "--warmup", str(plan.warmup)]
-                stdout = loaded(load, workload, server)
+                with sockets if workload.idle else contextlib.nullcontext():
+                    stdout = loaded(load, workload, server)
             else:
                 wait_for_http(api_port)
                 script = [sys.executable, str(BENCHES / workload.script), *workload.arguments]
@@ -92,6 +99,9 @@ def run_once(plan: Plan, server: Server, workload: Workload) -> dict[str, Any]:
                 else:
                     stdout = loaded([*script, *pids], workload, server)
     figures: dict[str, Any] = json.loads(stdout)
+    if sockets.bytes:
+        # Both ends are on this machine, and one of them is the server's.
+        figures["socket_bytes_per_connection"] = round(sockets.bytes / 2 / users)
     return figures
 
 
@@ -106,9 +116,39 @@ def loaded(command: Sequence[str], workload: Workload, server: Server) -> str:
     stdout, stderr = load.communicate()
     if load.returncode:
         lines = stderr.splitlines()
-        faults = [line.removeprefix("WRONG: ") for line in lines if line.startswith("WRONG")] or lines[-3:]
+        faults = [line.removeprefix("WRONG: ") for line in lines if line.startswith("WRONG")]
+        # A load that did not start says why in its first line, a script that failed in its last ones.
+        faults = faults or (lines[:1] if load.returncode == NOT_STARTED else lines[-3:])
         raise WrongError(f"{workload.title} against {server.name}: {'; '.join(faults)}")
     return stdout
+
+
+class Sockets:
+    """How much the kernel's memory for sockets grew while the body ran; it is looked at twice a second."""
+
+    def __init__(self) -> None:
+        self._looks: list[int] = []
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._before = machine.socket_bytes() or 0
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while not self._ended.wait(0.5):
+            self._looks.append((machine.socket_bytes() or 0) - self._before)
+
+    @property
+    def bytes(self) -> float:
+        """While all connections were open; what others on the machine opened for a while does not count."""
+        most = max(self._looks, default=0)
+        return statistics.median([look for look in self._looks if look >= most / 2]) if most > 0 else 0
 
 
 @contextlib.contextmanager

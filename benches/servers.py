@@ -265,31 +265,32 @@ def running(server: Server, directory: Path, secret: str, *, compressed: bool) -
 
 
 def wait_until_ready(server: Server, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    """Return when the port accepts connections."""
+    """Return when something is answered: a port may be listened on before the process that serves it is there."""
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise WrongError(f"{server.name} did not start, exit code {process.returncode}:\n{tail(log)}")
-        if listens(port):
+        if answers(port):
             return
         time.sleep(0.05)
-    raise WrongError(f"{server.name} did not listen on port {port} within {START_TIMEOUT_S:g} s:\n{tail(log)}")
+    raise WrongError(f"{server.name} did not answer on port {port} within {START_TIMEOUT_S:g} s:\n{tail(log)}")
 
 
 def wait_for_http(port: int) -> None:
-    """Return when the HTTP side, which comes after the sockets, accepts connections."""
+    """Return when the HTTP side, which comes after the sockets, answers."""
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline:
-        if listens(port):
+        if answers(port):
             return
         time.sleep(0.05)
-    raise WrongError(f"nothing listened on port {port} within {START_TIMEOUT_S:g} s")
+    raise WrongError(f"nothing answered on port {port} within {START_TIMEOUT_S:g} s")
 
 
-def listens(port: int) -> bool:
-    """Whether something on this machine accepts connections on a port."""
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-        return True
+def answers(port: int) -> bool:
+    """Whether a request for a page, which no server here has, is answered."""
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        return connection.recv(1) != b""
     return False
 
 

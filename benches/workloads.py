@@ -25,6 +25,8 @@ class Workload:
     seconds: float | None = None
     """Measured time where it is not that of the whole run."""
     compressed: bool = False
+    idle: bool = False
+    """Its connections do nothing, so that the kernel's memory for their sockets can be told."""
     long: bool = False
     """Left out of a quick run."""
     full: bool = False
@@ -52,6 +54,7 @@ ACK = (("ack p50, µs", "ack_latency_us.p50"), ("ack p99, µs", "ack_latency_us.
 CONNECT = (
     ("CPU a connect, µs", "connect.server_cpu_us_per_connection"),
     ("memory a connection, B", "connect.pss_bytes_per_connection"),
+    ("its socket's, B", "socket_bytes_per_connection"),
 )
 HOOKS = (
     ("events a second", "events_per_s"),
@@ -98,9 +101,10 @@ HELD = Workload(
     "w4b",
     "W4b  held 10 min",
     ("--workload", "idle", "--timeout", "120"),
-    (*CONNECT, ("RSS opened, MiB", "connect.rss_after_bytes"), ("RSS at the end, MiB", "rss_end_bytes")),
+    (*CONNECT, ("RSS opened, MiB", "connect.rss_after_bytes"), ("RSS at the end, MiB", "memory.-1.rss_bytes")),
     OURS,
     users=18_000,
+    idle=True,
     seconds=600,
     full=True,
 )
@@ -111,8 +115,10 @@ WORKLOADS: Sequence[Workload] = (
     Workload("w2", "W2   100 x 10", ("--workload", "w2", *BENCH), W2, None),
     Workload("w2-handler", "W2   handled", ("--workload", "w2", *BENCH, *SAY), W2, ("handler",), beside="w2"),
     Workload("w3", "W3   ping", ("--workload", "w3"), (*RATE, *PER_PING, *BUSY), None, users=200),
-    Workload("w4", "W4   idle", ("--workload", "idle"), CONNECT, None, users=10_000),
+    Workload("w4", "W4   idle", ("--workload", "idle"), CONNECT, None, users=10_000, idle=True),
     HELD,
+    Workload("w5", "W5   compressed", ("--workload", "w5", *BENCH), PER_DELIVERY, None, compressed=True),
+    Workload("w5-plain", "W5   as it is", ("--workload", "w1", "--payload", "730", *BENCH), PER_DELIVERY, long=True),
     *(offered(rate) for rate in (10_000, 30_000, 60_000)),
     *(offered(rate, handled=True) for rate in (10_000, 30_000)),
     Workload("w7", "W7   stored", ("--workload", "send"), (*RATE, *PER_MESSAGE, *ACK, *BUSY), OURS),

@@ -96,27 +96,36 @@ def test_a_file_that_was_written_is_read_again(tmp_path: Path) -> None:
     assert results.read(path).document == document
 
 
-def test_the_readme_shows_what_its_results_file_says() -> None:
-    found = readme.BLOCK.search((ROOT / "README.md").read_text("utf-8"))
+@pytest.mark.parametrize("page", readme.PAGES, ids=lambda page: page.name)
+def test_a_page_shows_what_its_results_file_says(page: Path) -> None:
+    found = readme.BLOCK.search(page.read_text("utf-8"))
     assert found is not None
-    told = results.read(ROOT / found["file"])
-    assert found[0] == readme.block(told, Path(found["file"])), (
-        f"run python -m benches.run --readme {found['file']}; no figure is written by hand"
+    named = Path(found["file"])
+    told = results.read(ROOT / named)
+    assert found[0] == readme.marked(named, "\n".join(readme.PAGES[page](told, named))), (
+        f"run python -m benches.run --readme {named}; no figure is written by hand"
     )
-    for name, picture in plots.all_pictures(told).items():
+
+
+def test_the_pictures_are_those_of_the_readmes_results_file() -> None:
+    found = readme.BLOCK.search(readme.README.read_text("utf-8"))
+    assert found is not None
+    pictures = plots.all_pictures(results.read(ROOT / found["file"]))
+    assert {path.name for path in plots.IMAGES.glob("bench-*.svg")} == set(pictures)
+    for name, picture in pictures.items():
         assert (plots.IMAGES / name).read_text("utf-8") == str(picture)
         assert name in found[0]
 
 
 def test_the_readme_says_where_there_were_not_two_cores() -> None:
-    block = readme.block(results_of(w1("ours", 1.0), w1("bun", 2.0), pinned=False), Path("x.json"))
+    block = "\n".join(readme.lines(results_of(w1("ours", 1.0), w1("bun", 2.0), pinned=False), Path("x.json")))
     assert "NOT TWO CORES" in block
     assert "busy for 60% to 90% of its core" in block
     assert "| one channel of 1,000, one event at a time: CPU per delivery | 1.00 µs | 2.00 µs | 0.50 |" in block
 
 
 def test_a_figure_that_only_ours_has_leaves_the_other_cells_empty() -> None:
-    block = readme.block(results_of(run("w7", "ours", messages_per_s=25_000)), Path("x.json"))
+    block = "\n".join(readme.main_table(results_of(run("w7", "ours", messages_per_s=25_000))))
     assert "messages a second | 25,000 | | |" in block
 
 
