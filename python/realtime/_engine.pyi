@@ -425,7 +425,7 @@ class Frame:
 
     @property
     def deflated(self) -> bytes | None:
-        """The frame compressed (RFC 7692), for receivers that agreed to it with a window of 15 bits.
+        """The frame compressed (RFC 7692), for receivers that agreed to it with a window of 13 to 15 bits.
 
         A stream of its own that refers to no message before it, so one serves all. Made at the first call, once, which
         takes some 16 ms a MiB at level 6 and lets other threads run; then always the same object. None where the
@@ -439,7 +439,7 @@ class Frame:
             window_bits: `Deflate.window_bits` of its connection, 8 to 15; None where permessage-deflate was not agreed.
 
         Returns:
-            ``deflated`` where there is one and the payload fits the window, else ``plain``.
+            ``deflated`` where there is one and the window is 13 bits or more or the payload fits it, else ``plain``.
 
         Raises:
             ValueError: a window outside 8 to 15.

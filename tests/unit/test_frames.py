@@ -185,8 +185,18 @@ def test_a_message_longer_than_the_window_goes_plain_and_others_fit_it(window_bi
     longer = encoder.text("ab" * (1 << window_bits - 1) + "c")
     assert fits.wire(window_bits) is fits.deflated
     assert inflated(fits.wire(window_bits), window_bits) == fits.payload
-    assert longer.wire(window_bits) is (longer.deflated if window_bits == 15 else longer.plain)
+    # What is compressed never refers back by more than 13 bits.
+    assert longer.wire(window_bits) is (longer.deflated if window_bits >= 13 else longer.plain)
     assert longer.wire() is longer.plain
+
+
+@pytest.mark.parametrize("level", range(1, 10))
+def test_a_long_message_is_read_with_a_window_of_13_bits(level: int) -> None:
+    # Parts of 6,000 characters that come again within 8 KiB, and once beyond it.
+    near, far = (random.Random(level * 2 + part).randbytes(3_000).hex() for part in range(2))
+    frame = FrameEncoder(threshold_bytes=0, level=level).text(near * 2 + far * 2 + near)
+    assert frame.wire(13) is frame.deflated
+    assert inflated(frame.wire(13), 13) == frame.payload
 
 
 def test_what_does_not_shrink_goes_plain() -> None:

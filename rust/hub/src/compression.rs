@@ -7,12 +7,12 @@
 use crate::Hub;
 use crate::counters::add_own;
 use crate::options::CompressionOptions;
-use realtime_protocol::deflate::Deflater;
+use realtime_protocol::deflate::{Deflater, WINDOW_BITS};
 use realtime_protocol::extensions::Deflate;
 use realtime_protocol::frame::{Opcode, encode_deflated_frame};
 use std::sync::Arc;
 
-/// The largest window of RFC 7692, and that of our compressor.
+/// The largest window of RFC 7692, where none is named.
 const WINDOW_BITS_MAX: u8 = 15;
 /// The longest message that is deflated. A shard does nothing else meanwhile: this is about two milliseconds.
 const DEFLATED_BYTES_MAX: usize = 256 << 10;
@@ -45,9 +45,10 @@ impl Window {
         self.0 > 0
     }
 
-    /// Whether a message of so many bytes may be deflated for it: one within the window cannot refer beyond it.
+    /// Whether a message of so many bytes may be deflated for it: one within the window cannot refer beyond it, nor can
+    /// any where the window is that of the compressor.
     pub(crate) const fn holds(self, len: usize) -> bool {
-        self.0 > 0 && len <= DEFLATED_BYTES_MAX && (self.0 == WINDOW_BITS_MAX || len <= 1 << self.0)
+        self.0 > 0 && len <= DEFLATED_BYTES_MAX && (self.0 >= WINDOW_BITS || len <= 1 << self.0)
     }
 }
 

@@ -9,6 +9,7 @@
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 
+use crate::deflate;
 use crate::handshake::is_token_byte;
 
 /// Name of the only extension there is.
@@ -79,10 +80,10 @@ impl Deflate {
     /// Whether the server may send a message of `payload_len` bytes deflated.
     ///
     /// No distance in a DEFLATE stream is longer than what was compressed before it, so a message that fits the
-    /// agreed window needs no smaller one: what was compressed once, with the largest window, serves all.
+    /// agreed window needs no smaller one: what was compressed once, with the compressor's own window, serves all.
     pub fn may_deflate(&self, payload_len: usize) -> bool {
         let bits = self.server_max_window_bits.unwrap_or(WINDOW_BITS_MAX);
-        bits >= WINDOW_BITS_MAX || payload_len <= 1 << bits
+        bits >= deflate::WINDOW_BITS || payload_len <= 1 << bits
     }
 }
 

@@ -4,13 +4,12 @@
 
 mod kit;
 
-use kit::{Owned, Receiver, unhex};
+use kit::{Owned, Sent, receive_deflated, unhex};
 use miniz_oxide::deflate::core::{CompressorOxide, TDEFLFlush, compress, create_comp_flags_from_zip_params};
 use miniz_oxide::inflate::decompress_to_vec_with_limit;
 use proptest::prelude::*;
 use realtime_protocol::connection::Role;
 use realtime_protocol::deflate::{Deflater, Inflater};
-use realtime_protocol::error::Violation;
 use realtime_protocol::frame::{Opcode, encode_deflated_frame};
 
 const LIMIT: usize = 1 << 20;
@@ -51,21 +50,10 @@ fn oracle_inflate(payload: &[u8]) -> Vec<u8> {
 fn received(hex: &str, message_bytes_max: usize) -> (Vec<Owned>, Option<u16>) {
     let bytes = unhex(hex);
     let receive = |sizes: &[usize]| {
-        let mut receiver = Receiver::new(Role::Client, message_bytes_max);
-        receiver.inflater = Some(Inflater::new());
-        let mut rest = &bytes[..];
-        for size in sizes.iter().cycle() {
-            let (read, after) = rest.split_at((*size).min(rest.len()));
-            receiver.feed(read);
-            rest = after;
-            if rest.is_empty() {
-                break;
-            }
-        }
-        let (items, violation) = receiver.outcome();
-        (items, violation.map(|violation: Violation| violation.code.0))
+        let (items, violation) = receive_deflated(Role::Client, &bytes, sizes, message_bytes_max);
+        (items, violation.map(|violation| violation.code.0))
     };
-    let whole = receive(&[usize::MAX]);
+    let whole = receive(&[]);
     for size in 1..bytes.len() {
         assert_eq!(receive(&[size]), whole, "{hex} in reads of {size}");
     }
@@ -141,15 +129,9 @@ fn what_is_no_whole_stream_is_refused() {
 #[test]
 fn inflated_text_must_be_utf8() {
     let bad = deflate(6, b"abc\xff");
-    let frame = encode_deflated_frame(Opcode::Text, &bad);
-    let mut receiver = Receiver::new(Role::Client, 100);
-    receiver.inflater = Some(Inflater::new());
-    receiver.feed(&frame);
-    assert_eq!(receiver.violation.map(|violation| violation.code.0), Some(1007));
-    let mut receiver = Receiver::new(Role::Client, 100);
-    receiver.inflater = Some(Inflater::new());
-    receiver.feed(&encode_deflated_frame(Opcode::Binary, &bad));
-    assert_eq!(receiver.outcome(), (vec![Owned::Binary(b"abc\xff".to_vec())], None));
+    let receive = |opcode| receive_deflated(Role::Client, &encode_deflated_frame(opcode, &bad), &[], 100);
+    assert_eq!(receive(Opcode::Text).1.map(|violation| violation.code.0), Some(1007));
+    assert_eq!(receive(Opcode::Binary), (vec![Owned::Binary(b"abc\xff".to_vec())], None));
 }
 
 #[test]
@@ -246,6 +228,25 @@ proptest! {
             // No state is left of the message before.
             prop_assert!(deflate(level, payload) == deflated);
         }
+    }
+
+    #[test]
+    fn compressed_messages_in_any_fragments_and_any_reads_give_the_same_items(
+        role in kit::role(),
+        sequence in prop::collection::vec((kit::sent(), prop::option::of(1u8..=9)), 0..8),
+        sizes in kit::read_sizes(),
+    ) {
+        let mut bytes = Vec::new();
+        for (sent, level) in &sequence {
+            match level {
+                Some(level) => sent.push_deflated(role, *level, &mut bytes),
+                None => sent.push(role, &mut bytes),
+            }
+        }
+        let expected: Vec<Owned> = sequence.iter().flat_map(|(sent, _)| Sent::expected(sent)).collect();
+        let (items, violation) = receive_deflated(role, &bytes, &sizes, 1 << 24);
+        prop_assert_eq!(violation, None);
+        prop_assert_eq!(items, expected);
     }
 
     #[test]

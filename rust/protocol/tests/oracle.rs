@@ -5,7 +5,10 @@
 
 mod kit;
 
-use kit::{Owned, Sent, push_frame, receive_cut};
+use kit::{Owned, Sent, push_frame, receive_cut, receive_deflated};
+use miniz_oxide::inflate::TINFLStatus;
+use miniz_oxide::inflate::core::inflate_flags::{TINFL_FLAG_HAS_MORE_INPUT, TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF};
+use miniz_oxide::inflate::core::{DecompressorOxide, decompress};
 use proptest::prelude::*;
 use realtime_protocol::connection::Role;
 use realtime_protocol::frame::Opcode;
@@ -23,8 +26,11 @@ struct Oracle<'a> {
     at: usize,
     is_server: bool,
     message_bytes_max: u64,
+    /// Whether permessage-deflate was agreed on.
+    is_deflate: bool,
     /// Opcode and payload of the open message.
     open: Option<(u8, Vec<u8>)>,
+    is_compressed: bool,
     items: Vec<Owned>,
 }
 
@@ -44,8 +50,12 @@ impl Oracle<'_> {
             1 | 2 => self.open.is_none(),
             _ => fin,
         };
-        if reserved != 0 || !is_known || !is_in_place {
+        let is_marked = reserved == 4 && self.is_deflate && [1, 2].contains(&opcode);
+        if (reserved != 0 && !is_marked) || !is_known || !is_in_place {
             return Err(Stop::Fault(1002));
+        }
+        if [1, 2].contains(&opcode) {
+            self.is_compressed = is_marked;
         }
         let second = self.byte()?;
         if (second >= 128) != self.is_server {
@@ -104,6 +114,13 @@ impl Oracle<'_> {
         let (opcode, mut message) = self.open.take().expect("opened above or before");
         message.extend(payload);
         let is_whole = fin && end.is_ok();
+        if self.is_compressed {
+            if !is_whole {
+                self.open = Some((opcode, message));
+                return end;
+            }
+            message = inflate(&message, self.message_bytes_max as usize)?;
+        }
         if opcode == 1
             && let Err(error) = std::str::from_utf8(&message)
             && (is_whole || error.error_len().is_some())
@@ -147,14 +164,56 @@ impl Oracle<'_> {
     }
 }
 
+/// A compressed message as RFC 7692 §7.2.2 has it, with an inflate that shares no code with the crate's.
+fn inflate(payload: &[u8], message_bytes_max: usize) -> Result<Vec<u8>, Stop> {
+    let mut stream = DecompressorOxide::new();
+    let mut message = vec![0; message_bytes_max + 1];
+    let mut len = 0;
+    let mut step = |input: &[u8]| {
+        let flags = TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF | TINFL_FLAG_HAS_MORE_INPUT;
+        let (status, used, made) = decompress(&mut stream, input, &mut message, len, flags);
+        len += made;
+        if status == TINFLStatus::Done {
+            stream.init();
+        }
+        match status {
+            _ if len > message_bytes_max => Err(Stop::Fault(1009)),
+            TINFLStatus::Done => Ok((true, used, made)),
+            TINFLStatus::NeedsMoreInput => Ok((false, used, made)),
+            _ => Err(Stop::Fault(1007)),
+        }
+    };
+    let mut rest = payload;
+    let mut ends = 0;
+    while !rest.is_empty() {
+        let (is_final, used, _) = step(rest)?;
+        rest = &rest[used..];
+        ends += usize::from(is_final);
+        if is_final && rest.is_empty() {
+            message.truncate(len);
+            return Ok(message);
+        }
+        if ends > 64 {
+            return Err(Stop::Fault(1007));
+        }
+    }
+    if !payload.is_empty() && step(&[0, 0, 255, 255, 1, 0, 0, 255, 255])? != (true, 9, 0) {
+        return Err(Stop::Fault(1007));
+    }
+    message.truncate(len);
+    Ok(message)
+}
+
 /// Items and code that the oracle gives.
-fn decode(role: Role, bytes: &[u8], message_bytes_max: usize) -> (Vec<Owned>, Option<u16>) {
+fn decode(role: Role, bytes: &[u8], message_bytes_max: usize, is_deflate: bool) -> (Vec<Owned>, Option<u16>) {
     let mut oracle = Oracle {
         bytes,
         at: 0,
         is_server: role == Role::Server,
         message_bytes_max: message_bytes_max as u64,
+        is_deflate,
         open: None,
+        is_compressed: false,
         items: Vec::new(),
     };
     while !matches!(oracle.items.last(), Some(Owned::Close(..))) {
@@ -167,24 +226,45 @@ fn decode(role: Role, bytes: &[u8], message_bytes_max: usize) -> (Vec<Owned>, Op
     (oracle.items, None)
 }
 
-fn received(role: Role, bytes: &[u8], sizes: &[usize], message_bytes_max: usize) -> (Vec<Owned>, Option<u16>) {
-    let (items, violation) = receive_cut(role, bytes, sizes, message_bytes_max);
+fn received(
+    role: Role,
+    bytes: &[u8],
+    sizes: &[usize],
+    message_bytes_max: usize,
+    is_deflate: bool,
+) -> (Vec<Owned>, Option<u16>) {
+    let receive = if is_deflate { receive_deflated } else { receive_cut };
+    let (items, violation) = receive(role, bytes, sizes, message_bytes_max);
     (items, violation.map(|violation| violation.code.0))
 }
 
 fn limit() -> impl Strategy<Value = usize> {
-    prop_oneof![0usize..200, Just(kit::MESSAGE_BYTES_MAX)]
+    prop_oneof![0usize..200, Just(1 << 20)]
 }
+
+/// Payloads of RFC 7692 §7.2.3, whole and in halves, and blocks that end or contradict themselves.
+const DEFLATED: [&[u8]; 9] = [
+    b"\xf2\x48\xcd\xc9\xc9\x07\x00",
+    b"\xf2\x48\xcd",
+    b"\xc9\xc9\x07\x00",
+    b"\xf2\x00\x11\x00\x00",
+    b"\xf3\x48\xcd\xc9\xc9\x07\x00",
+    b"\x00\x05\x00\xfa\xffHello",
+    b"\x00\x00\x00\xff\xff",
+    b"\x03\x00",
+    b"\x00",
+];
 
 /// A frame with any first byte that is not hopeless, in any of the three forms of its length.
 fn loose_frame() -> impl Strategy<Value = (u8, u8, Vec<u8>)> {
     let first = prop_oneof![
-        6 => prop::sample::select(vec![0x01, 0x02, 0x00, 0x80, 0x81, 0x82, 0x88, 0x89, 0x8A]),
+        6 => prop::sample::select(vec![0x01, 0x02, 0x00, 0x80, 0x81, 0x82, 0x88, 0x89, 0x8A, 0xC1, 0xC2, 0x41]),
         1 => any::<u8>(),
     ];
     let payload = prop_oneof![
         3 => kit::text().prop_map(String::into_bytes),
         2 => prop::collection::vec(any::<u8>(), 0..12),
+        2 => prop::sample::select(DEFLATED.map(<[u8]>::to_vec).to_vec()),
         1 => prop::sample::select(vec![b"\x03\xe8bye".to_vec(), b"\xf0\x9f".to_vec(), b"\x98\x80".to_vec()]),
     ];
     (first, 0u8..8, payload)
@@ -210,21 +290,28 @@ proptest! {
     #[test]
     fn messages_with_changed_bytes_are_read_as_the_oracle_reads_them(
         role in kit::role(),
-        sequence in prop::collection::vec(kit::sent(), 1..5),
+        sequence in prop::collection::vec((kit::sent(), prop::option::of(1u8..=9)), 1..5),
         close in prop::option::of(kit::close()),
         faults in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3),
         message_bytes_max in limit(),
+        is_deflate in any::<bool>(),
         sizes in kit::read_sizes(),
     ) {
         let mut bytes = Vec::new();
         let close = close.map(|item| Sent { item, fragments: vec![], between: vec![] });
-        sequence.iter().chain(&close).for_each(|sent| sent.push(role, &mut bytes));
+        for (sent, level) in &sequence {
+            match level {
+                Some(level) if is_deflate => sent.push_deflated(role, *level, &mut bytes),
+                _ => sent.push(role, &mut bytes),
+            }
+        }
+        close.iter().for_each(|sent| sent.push(role, &mut bytes));
         for (place, fault) in faults {
             let place = place.index(bytes.len());
             bytes[place] ^= fault;
         }
-        let expected = decode(role, &bytes, message_bytes_max);
-        prop_assert_eq!(received(role, &bytes, &sizes, message_bytes_max), expected);
+        let expected = decode(role, &bytes, message_bytes_max, is_deflate);
+        prop_assert_eq!(received(role, &bytes, &sizes, message_bytes_max, is_deflate), expected);
     }
 
     #[test]
@@ -233,12 +320,13 @@ proptest! {
         frames in prop::collection::vec(loose_frame(), 0..8),
         kept in any::<prop::sample::Index>(),
         message_bytes_max in limit(),
+        is_deflate in any::<bool>(),
         sizes in kit::read_sizes(),
     ) {
         let mut bytes = Vec::new();
         frames.iter().for_each(|frame| push_loose(role, frame, &mut bytes));
         bytes.truncate(bytes.len() - kept.index(bytes.len() + 1) / 2);
-        let expected = decode(role, &bytes, message_bytes_max);
-        prop_assert_eq!(received(role, &bytes, &sizes, message_bytes_max), expected);
+        let expected = decode(role, &bytes, message_bytes_max, is_deflate);
+        prop_assert_eq!(received(role, &bytes, &sizes, message_bytes_max, is_deflate), expected);
     }
 }

@@ -6,7 +6,7 @@
 use proptest::prelude::*;
 use realtime_protocol::close::{CloseCode, encode_close_payload};
 use realtime_protocol::connection::{Inbound, Item, Role};
-use realtime_protocol::deflate::Inflater;
+use realtime_protocol::deflate::{Deflater, Inflater};
 use realtime_protocol::error::Violation;
 use realtime_protocol::frame::{Opcode, encode_frame, encode_header, encode_masked_frame};
 
@@ -117,7 +117,22 @@ pub(crate) fn receive_cut(
     sizes: &[usize],
     message_bytes_max: usize,
 ) -> (Vec<Owned>, Option<Violation>) {
+    feed_cut(Receiver::new(role, message_bytes_max), bytes, sizes)
+}
+
+/// As [`receive_cut`], where permessage-deflate was agreed on.
+pub(crate) fn receive_deflated(
+    role: Role,
+    bytes: &[u8],
+    sizes: &[usize],
+    message_bytes_max: usize,
+) -> (Vec<Owned>, Option<Violation>) {
     let mut receiver = Receiver::new(role, message_bytes_max);
+    receiver.inflater = Some(Inflater::new());
+    feed_cut(receiver, bytes, sizes)
+}
+
+fn feed_cut(mut receiver: Receiver, bytes: &[u8], sizes: &[usize]) -> (Vec<Owned>, Option<Violation>) {
     let mut rest = bytes;
     let mut sizes = sizes.iter().cycle();
     while !rest.is_empty() {
@@ -157,8 +172,24 @@ pub(crate) struct Sent {
 
 impl Sent {
     pub(crate) fn push(&self, receiver: Role, out: &mut Vec<u8>) {
-        let payload = self.item.payload();
-        let mut rest = &payload[..];
+        self.push_payload(receiver, &self.item.payload(), out);
+    }
+
+    /// Writes a message compressed at `level`, and control frames as they are.
+    pub(crate) fn push_deflated(&self, receiver: Role, level: u8, out: &mut Vec<u8>) {
+        if self.item.opcode().is_control() {
+            return self.push(receiver, out);
+        }
+        let mut payload = Vec::new();
+        Deflater::new(level).deflate(&self.item.payload(), &mut payload);
+        let first = out.len();
+        self.push_payload(receiver, &payload, out);
+        // RSV1 on the first frame alone (RFC 7692 §6).
+        out[first] |= 0x40;
+    }
+
+    fn push_payload(&self, receiver: Role, payload: &[u8], out: &mut Vec<u8>) {
+        let mut rest = payload;
         let mut opcode = self.item.opcode();
         if !opcode.is_control() {
             for (i, &len) in self.fragments.iter().enumerate() {
