@@ -35,6 +35,7 @@ from realtime.broadcaster import Broadcaster, Policy, Publishing
 from realtime.clock import Clock
 from realtime.config import ConfigError, Settings, load
 from realtime.connections import Connections
+from realtime.control import Control
 from realtime.errors import NotRunning
 from realtime.forwarding import Forwarding
 from realtime.identity import Identities
@@ -43,7 +44,7 @@ from realtime.middleware import Middleware
 from realtime.periodic import Job, checked_period_s
 from realtime.presence import Presence
 from realtime.rules import Authorization, Endpoint, Handler, Hook, Mount, Route, Rules, bind
-from realtime.server import Control, Server
+from realtime.server import Server
 from realtime.signatures import positional
 
 log = logging.getLogger("realtime")

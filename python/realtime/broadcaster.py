@@ -8,7 +8,7 @@ From the loop's thread nothing is locked. From another thread the command is han
 and the lock makes sure that its outcome, which arrives on the loop, finds the `Publishing`. Invariant: a ticket stands
 in `_waiting` from before its outcome can be read until it is settled or the engine has taken over the answer.
 
-Called by `app.publish` and by `server` (presence); `server` hands it the outcomes.
+Called by `app.publish` and by `control` (presence); `control` hands it the outcomes.
 """
 
 import asyncio

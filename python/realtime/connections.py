@@ -6,7 +6,7 @@ idle one costs Python under 400 bytes. What it asks for is buffered in the engin
 `submit`, which `wake` sees to.
 
 By user are found the sessions of JSON endpoints only: those can be sent events, and those make a user online. A raw
-session (an own path without the envelope) is found by its id. Called by `server`, `routing` and, through sessions, by
+session (an own path without the envelope) is found by its id. Called by `control`, `routing` and, through sessions, by
 handlers, on any thread; entries are added and removed on the loop's thread alone.
 """
 
@@ -161,7 +161,7 @@ class Connections(Collection[Session]):
         """Whether the session speaks the protocol's envelope."""
         return session.endpoint not in self._raw_endpoints
 
-    # Who comes and goes: `server` alone tells.
+    # Who comes and goes: `control` alone tells.
 
     def add(self, session: Session) -> bool:
         """Take in a connection that opened. Returns whether it is its user's first."""

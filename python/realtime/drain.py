@@ -21,7 +21,7 @@ from realtime.codes import CloseCode
 from realtime.config import DrainSettings
 
 if TYPE_CHECKING:
-    from realtime.server import Control
+    from realtime.control import Control
 
 log = logging.getLogger("realtime")
 

@@ -9,7 +9,7 @@ The same message may be told twice: by the answer and by a hook, by a hook that 
 again what it was not answered. By `id` it is published once within 10 minutes, whoever tells it; by `clientMessageId`
 it is sent once within that time, unless it failed.
 
-Made by `server`; called by the handler of `send_message` and by the HTTP routes, on the loop's thread.
+Made by `control`; called by the handler of `send_message` and by the HTTP routes, on the loop's thread.
 """
 
 import asyncio

@@ -11,7 +11,7 @@ with what is heard live. What has no offset (typing, cursors, anything volatile)
 and the log says how much.
 
 Invariant: while a lane is behind, `newest` is the highest offset that was heard and not taken; it is live again only in
-the same step of the loop in which it has handled that one. Called by `server`, on the loop's thread.
+the same step of the loop in which it has handled that one. Called by `control`, on the loop's thread.
 """
 
 import asyncio

@@ -33,6 +33,7 @@ SECONDS: Final = (0.00001, 0.00005, 0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.
 _LAG_INTERVAL_S: Final = 0.1
 _LAG_NAMED_S: Final = 0.25
 _LAG_AGAIN_S: Final = 10.0
+_WINDOW_S: Final = 60.0
 
 
 class Histogram:
@@ -53,6 +54,39 @@ class Histogram:
         self.sum += value
 
 
+class Highest:
+    """The highest value of the last one to two minutes; looking changes nothing, so any number may look.
+
+    Args:
+        clock: tells seconds that never jump.
+    """
+
+    __slots__ = ("_before", "_clock", "_now", "_since_s")
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._since_s = clock()
+        self._now = self._before = 0.0
+
+    def observe(self, value: float) -> None:
+        """Take one value in."""
+        self._age()
+        self._now = max(self._now, value)
+
+    def value(self) -> float:
+        """Return the highest; 0 where there was none."""
+        self._age()
+        return max(self._now, self._before)
+
+    def _age(self) -> None:
+        now_s = self._clock()
+        if (over_s := now_s - self._since_s) < _WINDOW_S:
+            return
+        self._before = self._now if over_s < 2 * _WINDOW_S else 0.0
+        self._now = 0.0
+        self._since_s = now_s
+
+
 class Figures:
     """What Python's half counts. For the loop's thread."""
 
@@ -63,6 +97,9 @@ class Figures:
         """`error` events by their code, those that Python answered."""
         self.lag_s = Histogram()
         self.lag_last_s = 0.0
+        self.lag_max_s = Highest()
+        self.turn_s = Histogram()
+        """How long one batch of events held the loop."""
 
     def handler(self, type: str) -> Histogram:
         """Return the histogram of a type of command."""
@@ -106,6 +143,7 @@ class LoopLag:
         lag_s = max(0.0, now_s - self._due_s)
         self._figures.lag_last_s = lag_s
         self._figures.lag_s.observe(lag_s)
+        self._figures.lag_max_s.observe(lag_s)
         if lag_s > _LAG_NAMED_S and now_s - self._told_s > _LAG_AGAIN_S and not logs.named_within(lag_s + 1):
             self._told_s = now_s
             logs.name_slow("something that is no handler", lag_s, "look at tasks, mounted apps and callbacks")
@@ -283,6 +321,9 @@ class Families(Collector):
         yield _histogram("handler_seconds", told, figures.handler_s, label="type")
         yield _histogram("loop_lag_seconds", "How late Python's event loop is.", {"": figures.lag_s})
         yield _gauge("loop_lag_last_seconds", "How late it was when it was last measured.", figures.lag_last_s)
+        told = "The latest that it was within the last one to two minutes."
+        yield _gauge("loop_lag_max_seconds", told, figures.lag_max_s.value())
+        yield _histogram("loop_turn_seconds", "How long a batch of events held the loop.", {"": figures.turn_s})
 
 
 def _of_process() -> Iterator[Metric]:

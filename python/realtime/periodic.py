@@ -4,7 +4,7 @@ A job that is due runs once and is due again at the next whole period after it h
 what was missed meanwhile is not made up for. A failure is logged and the job goes on. Time is `Clock`'s, so tests drive
 jobs by hand. Jobs run from the moment the app is served to the beginning of the drain, which waits for those under way.
 
-Called by `server`, on the loop's thread.
+Called by `control`, on the loop's thread.
 """
 
 import logging

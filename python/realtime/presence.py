@@ -14,7 +14,7 @@ share a channel with the user, and a switch is told to all. In that second mode:
 The mode at a session's end decides who is told, not that at the end of the grace: when most of many sessions are cut at
 once, those that are left must not be told of each of them.
 
-Called by `server` with what `connections` found (first session, last session) and the time.
+Called by `control` with what `connections` found (first session, last session) and the time.
 """
 
 from collections.abc import Sequence

@@ -10,7 +10,7 @@ holds the lane, too, until the engine says that it has run.
 
 Invariants: every command is answered at most once and gives exactly one credit back; a session's commands are begun
 in the order they came; whatever a handler raises ends in an `error` event and never leaves the router. A command that
-was taken is carried out even if its connection is gone by then. Called by `server` alone, on the loop's thread.
+was taken is carried out even if its connection is gone by then. Called by `control` alone, on the loop's thread.
 """
 
 import asyncio
@@ -123,9 +123,10 @@ class Router:
         if work is not None:
             self._lanes.open(session, work)
 
-    def mark(self) -> None:
-        """Look at the clock: from here on, the commands of this batch take time."""
-        self._mark_s = perf_counter()
+    def mark(self) -> float:
+        """Look at the clock and return what it says: from here on, the commands of this batch take time."""
+        self._mark_s = now_s = perf_counter()
+        return now_s
 
     def raw(self, event: EventTuple) -> None:
         """A message on a raw endpoint."""

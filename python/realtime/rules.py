@@ -1,6 +1,6 @@
 """An app, compiled: what the engine is told as plain data, and what Python calls for the rest.
 
-`Rules` is made by `app.Realtime.compile`, handed to the engine by `server.engine_options` and worked by
+`Rules` is made by `app.Realtime.compile`, handed to the engine by `options.engine_options` and worked by
 `routing.Router`. Everything that can be known of a handler is found out when it is registered, by `bind`, so that
 nothing is looked at twice for a message. The indices of `endpoints`, `routes` and `authorize` are those that the
 engine's events carry.

@@ -1,12 +1,7 @@
 """The composition root: an app, its settings and the engine become one running server.
 
-`Control` is Python's half over any engine: it takes events in bounded batches, hands each to `routing` or, for those
-who come and go, to `connections` and `presence`, and submits what was answered once at the end of the batch. It is the
-only reader of events. Time is read once a batch. `Server` owns a real engine with its sockets and drains it in the
-order that loses nothing; `testing` puts the same `Control` over an engine without sockets. `serve` adds the signals.
-
-Invariants: an event that makes a handler, a hook or us fail never stops the batch; every command that is buffered is
-submitted by the end of its batch or, outside of one, in the next turn of the loop. Called by `app` and `cli`.
+`Server` owns a real engine with its sockets, calls `Control` when there are events, says whether it is ready, and
+drains in the order that loses nothing. `serve` adds the signals. Called by `app` and `cli`.
 """
 
 import asyncio
@@ -14,12 +9,9 @@ import contextlib
 import logging
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from functools import partial
-from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Final, Protocol, Self
 
@@ -27,36 +19,23 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from realtime import _engine, logs
-from realtime._engine import Commands, Engine
-from realtime.auth import OWN_CHANNELS, Pattern
-from realtime.broadcaster import Broadcaster
-from realtime.clock import Clock, SystemClock, Timer
-from realtime.config import ConfigError, Keys, Settings, differing, keys_of, parse_retention
-from realtime.connections import Connections, Session
+from realtime import logs
+from realtime._engine import Engine
+from realtime.clock import SystemClock
+from realtime.config import ConfigError, Settings, differing, keys_of
+from realtime.control import Control
 from realtime.drain import Drain
 from realtime.errors import Refused
-from realtime.forwarding import Forwarding
-from realtime.identity import Identities, token_rule
-from realtime.listening import Listeners
-from realtime.messages import RESERVED_EVENTS, encode
-from realtime.metrics import Figures, LoopLag
-from realtime.periodic import PeriodicJobs
-from realtime.presence import Change, Notice, Presence
-from realtime.routing import EventTuple, Router
-from realtime.rules import Route, Rules
-from realtime.upstream import Upstream
+from realtime.identity import Identities
+from realtime.metrics import LoopLag
+from realtime.options import engine_options
+from realtime.rules import Rules
 
 log = logging.getLogger("realtime")
 
-BATCH_MAX: Final = 512
-"""Events that one turn of the loop takes; the rest keeps the engine's descriptor readable."""
 _BEHIND_S: Final = 0.002
-_CLEAN_UP_S: Final = 0.2
-_FORWARDED_TTL_S: Final = 60
 _LOG_TRIAL_S: Final = 10.0
 _SIGNALLED: Final = 128
-_MESSAGE: Final = _engine.MESSAGE
 
 _IDENTITY: Final = frozenset(
     f"auth.{name}"
@@ -76,292 +55,11 @@ class Application(Protocol):
     def compile(self, settings: Settings) -> Rules:
         """Return everything that was registered, with what the settings decide filled in."""
 
-    def running(self, control: "Control | None") -> None:
+    def running(self, control: Control | None) -> None:
         """Take what publishes and finds sessions while the server runs, None after it."""
 
     def resources(self) -> AbstractAsyncContextManager[None]:
         """Return what the app opens before the first connection and closes after the last."""
-
-
-def _warn(event: EventTuple) -> None:
-    log.warning("%s", event[1])
-
-
-def _ignore(_: EventTuple) -> None:
-    """Take an event that asks for nothing."""
-
-
-class Control:
-    """Python's half of a server, over an engine that somebody else drives. For one event loop and thread."""
-
-    def __init__(self, rules: Rules, settings: Settings, keys: Keys, commands: Commands, clock: Clock) -> None:
-        self.rules = rules
-        self.settings = settings
-        self.failure: str | None = None
-        self._commands = commands
-        self.clock = clock
-        self._loop = asyncio.get_running_loop()
-        self._thread = threading.get_ident()
-        self._submit_due = False
-        self._presence_timer: Timer | None = None
-        self.figures = Figures()
-        self._lines = logs.ConnectionLines(settings.log.connections_per_s)
-        raw = frozenset(index for index, endpoint in enumerate(rules.endpoints) if endpoint.mode == "raw")
-        self.connections = Connections(commands, raw, self.wake)
-        limits = settings.limits
-        self.broadcaster = Broadcaster(commands, self.connections, rules.policies, clock, limits.publication_bytes_max)
-        self.identities = Identities(settings, keys, commands, self.broadcaster, clock, authenticate=rules.authenticate)
-        self.forwarding: Forwarding | None = None
-        if settings.api.url is not None:
-            upstream = Upstream(
-                settings.api,
-                limits.publication_bytes_max,
-                partial(self.identities.signed, ttl_s=_FORWARDED_TTL_S),
-            )
-            self.forwarding = Forwarding(upstream, self.broadcaster, clock)
-        self.presence = Presence(round(settings.presence.grace_s * 1000), settings.presence.everyone_max)
-        self.router = Router(
-            rules,
-            self.connections,
-            self.broadcaster,
-            clock,
-            settings.handlers,
-            identities=self.identities,
-            handshake_timeout_s=limits.handshake_timeout_s,
-            figures=self.figures,
-        )
-        slow_s, spawn = settings.handlers.slow_ms / 1000, self.router.spawn
-        self.jobs = PeriodicJobs(rules.jobs, clock, slow_s, spawn, self.router.in_thread)
-        self.listeners = Listeners(
-            rules.listeners, settings.handlers.listener_events_max, self.broadcaster.history, slow_s, spawn
-        )
-        self._fatal: Callable[[str], None] = lambda _: None
-        self._takers: dict[int, Callable[[EventTuple], None]] = {
-            _engine.OPEN: self._open,
-            _engine.CLOSE: self._close,
-            _engine.DRAINED: _ignore,
-            _engine.RAW: self.router.raw,
-            _engine.UPGRADE: self.router.upgrade,
-            _engine.AUTHORIZE: self.router.authorize,
-            _engine.DEFERRED: self.router.deferred,
-            _engine.CARRIED: self.router.carried,
-            _engine.REFRESH: self.router.refresh,
-            _engine.RENEWED: self._renewed,
-            _engine.PUBLISHED: self.broadcaster.published,
-            _engine.HISTORY: self.broadcaster.read,
-            _engine.HEARD: self.listeners.heard,
-            _engine.MEMBERS: self.broadcaster.told,
-            _engine.WARNED: _warn,
-            _engine.FATAL: self._fail,
-        }
-
-    def on_fatal(self, callback: Callable[[str], None]) -> None:
-        """Call `callback` with one line when the engine cannot go on."""
-        self._fatal = callback
-
-    async def draining(self) -> None:
-        """Begin the end: run no more jobs, call the `on_drain` hooks."""
-        self.jobs.stop()
-        await self.router.draining()
-
-    async def finish(self, timeout_s: float) -> int:
-        """Wait until no handler, listener or job is under way, then end the tasks of sessions.
-
-        Returns:
-            How many were cut off after `timeout_s`; the tasks of sessions always are, and count where they do not end.
-        """
-        deadline_s = time.monotonic() + timeout_s
-        cut_off = await self.router.finish(timeout_s)
-        return cut_off + await self.connections.tasks.finish(max(_CLEAN_UP_S, deadline_s - time.monotonic()))
-
-    def stats(self) -> bytes:
-        """Return the engine's counters; see `Commands.stats`."""
-        return self._commands.stats()
-
-    def turn(self) -> int:
-        """Take one batch of events and submit what it led to. Returns how many there were."""
-        self._submit_due = True
-        self.clock.hold()
-        try:
-            events: list[Any] = self._commands.drain(BATCH_MAX)
-            message, mark, takers = self.router.message, self.router.mark, self._takers
-            mark()
-            for event in events:
-                kind = event[0]
-                try:
-                    if kind == _MESSAGE:
-                        message(event)
-                        continue
-                    takers[kind](event)
-                except Exception:
-                    log.exception("event %d was lost to a bug of the server's", kind)
-                mark()
-        finally:
-            self.clock.release()
-            self.submit()
-        return len(events)
-
-    def wake(self) -> None:
-        """See to it that what was just buffered is submitted soon. Safe from any thread."""
-        if self._submit_due:
-            # The loop's thread clears this before it submits, so whatever was buffered before this look goes along.
-            return
-        if threading.get_ident() == self._thread:
-            self._submit_due = True
-            self._loop.call_soon(self.submit)
-        else:
-            self._commands.submit()
-
-    def submit(self) -> None:
-        """Hand over what is buffered."""
-        self._submit_due = False
-        self._commands.submit()
-
-    def _open(self, event: EventTuple) -> None:
-        _, conn, user, endpoint, first_version, peer, token, expires_at_ms, _, _ = event
-        session = Session(conn, user, endpoint, self.connections, expires_at_ms)
-        first = self.connections.add(session)
-        self.connections.note_token(conn, token)
-        if self._lines.due():
-            told = {"endpoint": self.rules.endpoints[endpoint].path, "peer": peer, "first_version": first_version}
-            log.info("connection opened", extra=logs.facts("opened", session=session.id, user=user, **told))
-        if self.connections.is_json(session):
-            self._tell(self.presence.opened(user, first=first, sessions=self.connections.json_count))
-        self.router.opened(session)
-
-    def _close(self, event: EventTuple) -> None:
-        _, conn, code, channels, open_ms = event
-        session = self.connections.by_conn(conn)
-        if session is None:
-            return
-        last = self.connections.remove(session)
-        if self._lines.due():
-            told = {"code": code, "duration_s": open_ms / 1000}
-            log.info("connection closed", extra=logs.facts("closed", session=session.id, user=session.user, **told))
-        if self.connections.is_json(session):
-            notices = self.presence.closed(
-                session.user,
-                last=last,
-                code=code,
-                channels=channels,
-                sessions=self.connections.json_count,
-                now_ms=self.clock.monotonic_ms(),
-            )
-            self._tell(notices)
-            self._arm_presence()
-        self.router.closed(session, code)
-
-    def _renewed(self, event: EventTuple) -> None:
-        _, conn, expires_at_ms, token, _, _ = event
-        session = self.connections.by_conn(conn)
-        if session is not None:
-            session.expires_at_ms = expires_at_ms
-            self.connections.note_token(conn, token)
-
-    def _tell(self, notices: Iterable[Notice]) -> None:
-        for notice in notices:
-            if isinstance(notice, Change):
-                self.broadcaster.user_presence(notice.user, notice.status, notice.channels)
-            else:
-                self.broadcaster.to_all("presence_mode", {"mode": notice.mode})
-
-    def _arm_presence(self) -> None:
-        next_ms = self.presence.next_ms()
-        if self._presence_timer is None and next_ms is not None:
-            delay_s = max(0, next_ms - self.clock.monotonic_ms()) / 1000
-            self._presence_timer = self.clock.call_later(delay_s, self._presence_due)
-
-    def _presence_due(self) -> None:
-        self._presence_timer = None
-        self._tell(self.presence.due(self.clock.monotonic_ms()))
-        self._arm_presence()
-
-    def _fail(self, event: EventTuple) -> None:
-        self.failure = str(event[1])
-        log.critical("%s", self.failure)
-        self._fatal(self.failure)
-
-    async def close(self) -> None:
-        """Let go of everything; the engine has stopped."""
-        if self.forwarding is not None:
-            await self.forwarding.close()
-        await self.identities.close()
-        self.end()
-
-    def end(self) -> None:
-        """Do what of `close` needs no loop."""
-        if self._presence_timer is not None:
-            self._presence_timer.cancel()
-        self.router.stop()
-        self.broadcaster.abandon()
-        self.connections.clear()
-
-
-def engine_options(rules: Rules, settings: Settings, keys: Keys, *, in_memory: bool = False) -> bytes:
-    """Return the engine's options as JSON: the app's rules and the configuration as plain data."""
-    auth = settings.auth
-    return encode(
-        {
-            "host": settings.server.host,
-            "port": settings.server.port,
-            "shards": settings.server.shards,
-            "flush": settings.engine.flush,
-            "data_dir": None if in_memory else str(Path(settings.data_dir)),
-            "compression": settings.compression,
-            "limits": settings.limits,
-            "proxies": settings.server.proxies,
-            "token": token_rule(auth, keys).document(),
-            "tell_tokens": settings.api.url is not None,
-            "origins": auth.origins,
-            "endpoints": [
-                {
-                    "path": endpoint.path,
-                    "mode": endpoint.mode,
-                    "auth": endpoint.auth,
-                    "compression": endpoint.compression,
-                }
-                for endpoint in rules.endpoints
-            ],
-            "routes": [_route_option(route) for route in rules.routes],
-            "relays": rules.relays,
-            "policies": [
-                {
-                    "pattern": policy.pattern.text,
-                    "durable": policy.durable,
-                    "history": policy.history,
-                    "overflow": policy.overflow,
-                    "keep_s": policy.keep_s,
-                    "keep_events": policy.keep_events,
-                }
-                for policy in rules.policies
-            ],
-            "retention": [
-                # First, so that no pattern of an operator's forgets what was revoked.
-                {"pattern": f"{OWN_CHANNELS}**", "keep_s": auth.revocations_keep_s, "keep_events": None},
-                *map(_retention_option, settings.history.retention),
-            ],
-            "open_grants": [{"pattern": pattern, "rights": rights} for pattern, rights in rules.open_grants],
-            "authorize": [authorization.pattern.text for authorization in rules.authorize],
-            "listen": list(dict.fromkeys(listener.pattern.text for listener in rules.listeners)),
-            "reserved_events": RESERVED_EVENTS,
-        }
-    )
-
-
-def _retention_option(text: str) -> object:
-    retention = parse_retention(text)
-    try:
-        Pattern(retention.pattern)
-    except ValueError as error:
-        raise ConfigError(f"history.retention = {text!r}: {error}") from error
-    return retention
-
-
-def _route_option(route: Route) -> object:
-    if route.guard is None:
-        return route.type
-    right, channel = route.guard
-    return {"type": route.type, "right": right, "channel": channel, "failure": route.failure}
 
 
 class _Queues(Struct):

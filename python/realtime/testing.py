@@ -8,7 +8,7 @@
         bob.refute("lag")
         t.clock.advance(6)
 
-What runs is `server.Control` with the app's own rules over `VirtualEngine`: the same hub and log as in production, in
+What runs is `control.Control` with the app's own rules over `VirtualEngine`: the same hub and log as in production, in
 memory, stepped by hand. Each call here steps it and the event loop until nothing moves, so a test never sleeps. Time
 stands until `clock.advance`: timers of the engine (heartbeats, typing) and of Python (presence, time limits) go by it,
 `asyncio.sleep` in a handler does not. Names are snake_case here and camelCase on the wire, as everywhere.
@@ -30,10 +30,12 @@ from realtime.clock import ManualClock
 from realtime.codes import CloseCode
 from realtime.config import Keys, Settings
 from realtime.connections import Session
+from realtime.control import Control
 from realtime.identity import token_for
 from realtime.messages import camel, encode
+from realtime.options import engine_options
 from realtime.rules import Rules
-from realtime.server import Application, Control, engine_options
+from realtime.server import Application
 
 _SECRET: Final = "a secret that only tests use, 32 bytes and more"  # noqa: S105 -- it opens nothing
 _START_MS: Final = 1_767_268_800_000

@@ -12,7 +12,7 @@ is not greeted by a crowd when it comes back. Redirects are not followed: they w
 same reason proxies and `.netrc` of the environment are not looked at.
 
 The breaker is our own: those on the index are without asyncio or without a release for years, and it is two counters.
-Made by `server`; called by the handler of `send_message` and by the HTTP route, on the loop's thread.
+Made by `control`; called by the handler of `send_message` and by the HTTP route, on the loop's thread.
 """
 
 import asyncio

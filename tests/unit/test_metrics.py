@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from realtime import Realtime, Session
-from realtime.metrics import SECONDS, Families, Figures, Histogram, LoopLag
+from realtime.metrics import SECONDS, Families, Figures, Highest, Histogram, LoopLag
 from realtime.testing import TestApp
 
 
@@ -82,3 +82,14 @@ async def test_the_loops_lag_is_measured_and_what_is_no_handler_is_told(caplog: 
     assert figures.lag_last_s > 0.3
     assert figures.lag_s.counts[len(SECONDS) - 4 :] != [0, 0, 0, 0, 0]
     assert "something that is no handler held the event loop" in caplog.text
+
+
+def test_the_highest_value_is_told_for_one_to_two_minutes_however_often_it_is_looked_at() -> None:
+    now = [0.0]
+    highest = Highest(lambda: now[0])
+    assert highest.value() == 0
+    for now[0], value, told in ((1.0, 3.0, 3.0), (59.0, 1.0, 3.0), (61.0, 2.0, 3.0), (122.0, 1.0, 2.0)):
+        highest.observe(value)
+        assert [highest.value(), highest.value()] == [told, told]
+    now[0] = 500.0
+    assert highest.value() == 0

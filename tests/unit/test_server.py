@@ -27,8 +27,10 @@ from realtime.config import (
     ServerSettings,
     Settings,
 )
+from realtime.control import BATCH_MAX
 from realtime.handlers import Conversations
-from realtime.server import BATCH_MAX, Server, engine_options, serve
+from realtime.options import engine_options
+from realtime.server import Server, serve
 from tests.unit.engine import Half, RecordingEngine
 
 SECRET = "s" * 32
@@ -450,3 +452,26 @@ async def test_keys_that_were_never_fetched_are_why_a_server_is_not_ready(tmp_pa
     assert server.readiness() == ["starting"]
     async with server:
         assert [reason.partition(":")[0] for reason in server.readiness()] == ["auth.jwks_url"]
+
+
+async def test_a_batch_is_as_large_as_its_events_allow(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = Realtime()
+    now_s = 0.0
+    costs_s = 0.001
+
+    @app.on("tick")
+    def tick(session: Session) -> None:
+        nonlocal now_s
+        now_s += costs_s
+
+    monkeypatch.setattr("realtime.control.perf_counter", lambda: now_s)
+    monkeypatch.setattr("realtime.routing.perf_counter", lambda: now_s)
+    half = Half(app)
+    half.open(1)
+    half.engine.events = [(_engine.MESSAGE, 1, 0, None, None, 0)] * 10_000
+    assert [half.control.turn() for _ in range(3)] == [BATCH_MAX, 8, 8], "a batch of the smallest size is always taken"
+    costs_s = 0.000001
+    assert [half.control.turn() for _ in range(8)] == [8, 16, 32, 64, 128, 256, 512, 512]
+    costs_s = 0.00001
+    assert half.control.turn() == BATCH_MAX
+    assert all(100 <= half.control.turn() <= 200 for _ in range(5)), "at most 2 ms of 10 µs each"

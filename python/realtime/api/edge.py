@@ -9,8 +9,8 @@ from functools import cached_property
 from msgspec import Struct
 
 from realtime.config import Keys, Settings
+from realtime.control import Control
 from realtime.conversations import Archive
-from realtime.server import Control
 
 
 class Edge(Struct, frozen=True, dict=True):

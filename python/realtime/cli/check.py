@@ -31,7 +31,7 @@ from realtime.config import (
     keys_of,
     value_of,
 )
-from realtime.server import engine_options
+from realtime.options import engine_options
 
 _DESCRIPTORS_KEPT = 64
 _GRACE_ADVICE = "handlers that take longer are cut off at a restart"

@@ -1,6 +1,6 @@
 """Entries of `history.retention`: a pattern, an age and perhaps a count, in one text.
 
-`server.engine_options` hands them to the engine; whether the pattern is one is for `auth.Pattern` to say.
+`options.engine_options` hands them to the engine; whether the pattern is one is for `auth.Pattern` to say.
 """
 
 import re

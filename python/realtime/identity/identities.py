@@ -5,7 +5,7 @@ For sockets the engine checks tokens by itself and asks only what it cannot know
 it was given, an endpoint with a hook, a `refresh` with any of these. Whatever was revoked since is refused on each way.
 
 Invariants: keys that are fetched or configured anew are the engine's and ours at the same moment; no secret, token or
-ticket is ever part of an error or of the log. Made by `server.Control`; called on the loop's thread.
+ticket is ever part of an error or of the log. Made by `control`; called on the loop's thread.
 """
 
 import asyncio

@@ -7,7 +7,7 @@ import pytest
 
 from realtime import Realtime
 from realtime.config import ConfigError, HistorySettings, Keys, Retention, Settings, parse_retention
-from realtime.server import engine_options
+from realtime.options import engine_options
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,270 @@
+"""`Control`: Python's half of a server, over any engine.
+
+It takes events in batches, hands each to `routing` or, for those who come and go, to `connections` and `presence`, and
+submits what was answered once at the end of the batch. It is the only reader of events. Time is read once a batch. A
+batch is as large as what such events cost lately allows: one turn of the loop should not hold it for over 2 ms, so that
+timers, other sockets and tasks run in between; what is left keeps the engine's descriptor readable.
+
+Invariants: an event that makes a handler, a hook or us fail never stops the batch; every command that is buffered is
+submitted by the end of its batch or, outside of one, in the next turn of the loop. Made by `server` and, over an engine
+without sockets, by `testing`.
+"""
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from time import perf_counter
+from typing import Any, Final
+
+from realtime import _engine, logs
+from realtime._engine import Commands
+from realtime.broadcaster import Broadcaster
+from realtime.clock import Clock, Timer
+from realtime.config import Keys, Settings
+from realtime.connections import Connections, Session
+from realtime.forwarding import Forwarding
+from realtime.identity import Identities
+from realtime.listening import Listeners
+from realtime.metrics import Figures
+from realtime.periodic import PeriodicJobs
+from realtime.presence import Change, Notice, Presence
+from realtime.routing import EventTuple, Router
+from realtime.rules import Rules
+from realtime.upstream import Upstream
+
+log = logging.getLogger("realtime")
+
+BATCH_MAX: Final = 512
+"""Events that one turn of the loop takes at most."""
+_BATCH_MIN: Final = 8
+_HOLD_S: Final = 0.002
+_CLEAN_UP_S: Final = 0.2
+_FORWARDED_TTL_S: Final = 60
+_MESSAGE: Final = _engine.MESSAGE
+
+
+def _warn(event: EventTuple) -> None:
+    log.warning("%s", event[1])
+
+
+def _ignore(_: EventTuple) -> None:
+    """Take an event that asks for nothing."""
+
+
+class Control:
+    """Python's half of a server, over an engine that somebody else drives. For one event loop and thread."""
+
+    def __init__(self, rules: Rules, settings: Settings, keys: Keys, commands: Commands, clock: Clock) -> None:
+        self.rules = rules
+        self.settings = settings
+        self.failure: str | None = None
+        self._commands = commands
+        self.clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
+        self._submit_due = False
+        self._most = BATCH_MAX
+        self._presence_timer: Timer | None = None
+        self.figures = Figures()
+        self._lines = logs.ConnectionLines(settings.log.connections_per_s)
+        raw = frozenset(index for index, endpoint in enumerate(rules.endpoints) if endpoint.mode == "raw")
+        self.connections = Connections(commands, raw, self.wake)
+        limits = settings.limits
+        self.broadcaster = Broadcaster(commands, self.connections, rules.policies, clock, limits.publication_bytes_max)
+        self.identities = Identities(settings, keys, commands, self.broadcaster, clock, authenticate=rules.authenticate)
+        self.forwarding: Forwarding | None = None
+        if settings.api.url is not None:
+            upstream = Upstream(
+                settings.api,
+                limits.publication_bytes_max,
+                partial(self.identities.signed, ttl_s=_FORWARDED_TTL_S),
+            )
+            self.forwarding = Forwarding(upstream, self.broadcaster, clock)
+        self.presence = Presence(round(settings.presence.grace_s * 1000), settings.presence.everyone_max)
+        self.router = Router(
+            rules,
+            self.connections,
+            self.broadcaster,
+            clock,
+            settings.handlers,
+            identities=self.identities,
+            handshake_timeout_s=limits.handshake_timeout_s,
+            figures=self.figures,
+        )
+        slow_s, spawn = settings.handlers.slow_ms / 1000, self.router.spawn
+        self.jobs = PeriodicJobs(rules.jobs, clock, slow_s, spawn, self.router.in_thread)
+        self.listeners = Listeners(
+            rules.listeners, settings.handlers.listener_events_max, self.broadcaster.history, slow_s, spawn
+        )
+        self._fatal: Callable[[str], None] = lambda _: None
+        self._takers: dict[int, Callable[[EventTuple], None]] = {
+            _engine.OPEN: self._open,
+            _engine.CLOSE: self._close,
+            _engine.DRAINED: _ignore,
+            _engine.RAW: self.router.raw,
+            _engine.UPGRADE: self.router.upgrade,
+            _engine.AUTHORIZE: self.router.authorize,
+            _engine.DEFERRED: self.router.deferred,
+            _engine.CARRIED: self.router.carried,
+            _engine.REFRESH: self.router.refresh,
+            _engine.RENEWED: self._renewed,
+            _engine.PUBLISHED: self.broadcaster.published,
+            _engine.HISTORY: self.broadcaster.read,
+            _engine.HEARD: self.listeners.heard,
+            _engine.MEMBERS: self.broadcaster.told,
+            _engine.WARNED: _warn,
+            _engine.FATAL: self._fail,
+        }
+
+    def on_fatal(self, callback: Callable[[str], None]) -> None:
+        """Call `callback` with one line when the engine cannot go on."""
+        self._fatal = callback
+
+    async def draining(self) -> None:
+        """Begin the end: run no more jobs, call the `on_drain` hooks."""
+        self.jobs.stop()
+        await self.router.draining()
+
+    async def finish(self, timeout_s: float) -> int:
+        """Wait until no handler, listener or job is under way, then end the tasks of sessions.
+
+        Returns:
+            How many were cut off after `timeout_s`; the tasks of sessions always are, and count where they do not end.
+        """
+        deadline_s = time.monotonic() + timeout_s
+        cut_off = await self.router.finish(timeout_s)
+        return cut_off + await self.connections.tasks.finish(max(_CLEAN_UP_S, deadline_s - time.monotonic()))
+
+    def stats(self) -> bytes:
+        """Return the engine's counters; see `Commands.stats`."""
+        return self._commands.stats()
+
+    def turn(self) -> int:
+        """Take one batch of events and submit what it led to. Returns how many there were."""
+        self._submit_due = True
+        self.clock.hold()
+        message, mark, takers = self.router.message, self.router.mark, self._takers
+        began_s = mark()
+        try:
+            events: list[Any] = self._commands.drain(self._most)
+            for event in events:
+                kind = event[0]
+                try:
+                    if kind == _MESSAGE:
+                        message(event)
+                        continue
+                    takers[kind](event)
+                except Exception:
+                    log.exception("event %d was lost to a bug of the server's", kind)
+                mark()
+        finally:
+            self.clock.release()
+            self.submit()
+        if events:
+            self._size_next(len(events), perf_counter() - began_s)
+        return len(events)
+
+    def _size_next(self, count: int, took_s: float) -> None:
+        self.figures.turn_s.observe(took_s)
+        if took_s > _HOLD_S:
+            self._most = max(_BATCH_MIN, int(count * _HOLD_S / took_s))
+        elif count == self._most < BATCH_MAX and took_s < _HOLD_S / 2:
+            self._most = min(BATCH_MAX, 2 * count)
+
+    def wake(self) -> None:
+        """See to it that what was just buffered is submitted soon. Safe from any thread."""
+        if self._submit_due:
+            # The loop's thread clears this before it submits, so whatever was buffered before this look goes along.
+            return
+        if threading.get_ident() == self._thread:
+            self._submit_due = True
+            self._loop.call_soon(self.submit)
+        else:
+            self._commands.submit()
+
+    def submit(self) -> None:
+        """Hand over what is buffered."""
+        self._submit_due = False
+        self._commands.submit()
+
+    def _open(self, event: EventTuple) -> None:
+        _, conn, user, endpoint, first_version, peer, token, expires_at_ms, _, _ = event
+        session = Session(conn, user, endpoint, self.connections, expires_at_ms)
+        first = self.connections.add(session)
+        self.connections.note_token(conn, token)
+        if self._lines.due():
+            told = {"endpoint": self.rules.endpoints[endpoint].path, "peer": peer, "first_version": first_version}
+            log.info("connection opened", extra=logs.facts("opened", session=session.id, user=user, **told))
+        if self.connections.is_json(session):
+            self._tell(self.presence.opened(user, first=first, sessions=self.connections.json_count))
+        self.router.opened(session)
+
+    def _close(self, event: EventTuple) -> None:
+        _, conn, code, channels, open_ms = event
+        session = self.connections.by_conn(conn)
+        if session is None:
+            return
+        last = self.connections.remove(session)
+        if self._lines.due():
+            told = {"code": code, "duration_s": open_ms / 1000}
+            log.info("connection closed", extra=logs.facts("closed", session=session.id, user=session.user, **told))
+        if self.connections.is_json(session):
+            notices = self.presence.closed(
+                session.user,
+                last=last,
+                code=code,
+                channels=channels,
+                sessions=self.connections.json_count,
+                now_ms=self.clock.monotonic_ms(),
+            )
+            self._tell(notices)
+            self._arm_presence()
+        self.router.closed(session, code)
+
+    def _renewed(self, event: EventTuple) -> None:
+        _, conn, expires_at_ms, token, _, _ = event
+        session = self.connections.by_conn(conn)
+        if session is not None:
+            session.expires_at_ms = expires_at_ms
+            self.connections.note_token(conn, token)
+
+    def _tell(self, notices: Iterable[Notice]) -> None:
+        for notice in notices:
+            if isinstance(notice, Change):
+                self.broadcaster.user_presence(notice.user, notice.status, notice.channels)
+            else:
+                self.broadcaster.to_all("presence_mode", {"mode": notice.mode})
+
+    def _arm_presence(self) -> None:
+        next_ms = self.presence.next_ms()
+        if self._presence_timer is None and next_ms is not None:
+            delay_s = max(0, next_ms - self.clock.monotonic_ms()) / 1000
+            self._presence_timer = self.clock.call_later(delay_s, self._presence_due)
+
+    def _presence_due(self) -> None:
+        self._presence_timer = None
+        self._tell(self.presence.due(self.clock.monotonic_ms()))
+        self._arm_presence()
+
+    def _fail(self, event: EventTuple) -> None:
+        self.failure = str(event[1])
+        log.critical("%s", self.failure)
+        self._fatal(self.failure)
+
+    async def close(self) -> None:
+        """Let go of everything; the engine has stopped."""
+        if self.forwarding is not None:
+            await self.forwarding.close()
+        await self.identities.close()
+        self.end()
+
+    def end(self) -> None:
+        """Do what of `close` needs no loop."""
+        if self._presence_timer is not None:
+            self._presence_timer.cancel()
+        self.router.stop()
+        self.broadcaster.abandon()
+        self.connections.clear()

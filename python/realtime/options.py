@@ -1,0 +1,79 @@
+"""The engine's options: an app's rules and the configuration as plain data, which the engine works by without asking.
+
+Called by `server`, by `testing` and by the command line's check of a configuration.
+"""
+
+from pathlib import Path
+
+from realtime.auth import OWN_CHANNELS, Pattern
+from realtime.config import ConfigError, Keys, Settings, parse_retention
+from realtime.identity import token_rule
+from realtime.messages import RESERVED_EVENTS, encode
+from realtime.rules import Route, Rules
+
+
+def engine_options(rules: Rules, settings: Settings, keys: Keys, *, in_memory: bool = False) -> bytes:
+    """Return the engine's options as JSON: the app's rules and the configuration as plain data."""
+    auth = settings.auth
+    return encode(
+        {
+            "host": settings.server.host,
+            "port": settings.server.port,
+            "shards": settings.server.shards,
+            "flush": settings.engine.flush,
+            "data_dir": None if in_memory else str(Path(settings.data_dir)),
+            "compression": settings.compression,
+            "limits": settings.limits,
+            "proxies": settings.server.proxies,
+            "token": token_rule(auth, keys).document(),
+            "tell_tokens": settings.api.url is not None,
+            "origins": auth.origins,
+            "endpoints": [
+                {
+                    "path": endpoint.path,
+                    "mode": endpoint.mode,
+                    "auth": endpoint.auth,
+                    "compression": endpoint.compression,
+                }
+                for endpoint in rules.endpoints
+            ],
+            "routes": [_route_option(route) for route in rules.routes],
+            "relays": rules.relays,
+            "policies": [
+                {
+                    "pattern": policy.pattern.text,
+                    "durable": policy.durable,
+                    "history": policy.history,
+                    "overflow": policy.overflow,
+                    "keep_s": policy.keep_s,
+                    "keep_events": policy.keep_events,
+                }
+                for policy in rules.policies
+            ],
+            "retention": [
+                # First, so that no pattern of an operator's forgets what was revoked.
+                {"pattern": f"{OWN_CHANNELS}**", "keep_s": auth.revocations_keep_s, "keep_events": None},
+                *map(_retention_option, settings.history.retention),
+            ],
+            "open_grants": [{"pattern": pattern, "rights": rights} for pattern, rights in rules.open_grants],
+            "authorize": [authorization.pattern.text for authorization in rules.authorize],
+            "listen": list(dict.fromkeys(listener.pattern.text for listener in rules.listeners)),
+            "reserved_events": RESERVED_EVENTS,
+        }
+    )
+
+
+def _retention_option(text: str) -> object:
+    retention = parse_retention(text)
+    try:
+        Pattern(retention.pattern)
+    except ValueError as error:
+        raise ConfigError(f"history.retention = {text!r}: {error}") from error
+    return retention
+
+
+def _route_option(route: Route) -> object:
+    if route.guard is None:
+        return route.type
+    right, channel = route.guard
+    return {"type": route.type, "right": right, "channel": channel, "failure": route.failure}
