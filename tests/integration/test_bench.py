@@ -64,12 +64,14 @@ async def test_a_load_of_a_server_as_it_starts_needs_no_option_but_its_size(serv
     assert {"connects", "messages", "deliveries", "latency", "bytes", "generator", "server"} <= lines.keys()
 
 
-@pytest.mark.parametrize("workload", ["w1", "w1b", "w2", "w6", "send"])
+@pytest.mark.parametrize("workload", ["w1", "w1b", "w2", "w5", "w6", "send"])
 async def test_a_member_receives_every_message_of_a_workload(server: Server, tag: str, workload: str) -> None:
     counted = await figures(server, "--workload", workload, "--prefix", f"conversation:{tag}-")
     assert (counted["lost"], counted["doubled"], counted["out_of_order"], counted["wrong"]) == (0, 0, 0, [])
     assert counted["messages"] > 0
-    assert counted["received_bytes"] > counted["deliveries"] * counted["event_bytes"]
+    plain_bytes = counted["deliveries"] * counted["event_bytes"]
+    assert (counted["received_bytes"] < plain_bytes) == (workload == "w5")
+    assert counted.get("compressed_messages", 0) == (counted["deliveries"] if workload == "w5" else 0)
 
 
 async def test_every_ping_has_its_pong(server: Server) -> None:
@@ -78,6 +80,16 @@ async def test_every_ping_has_its_pong(server: Server) -> None:
     counted = json.loads(out)
     assert counted["connections"] == 200
     assert counted["latency_us"]["samples"] == counted["deliveries"] > 0
+
+
+async def test_members_that_are_cut_come_back_and_miss_nothing(serve: Callable[..., Server]) -> None:
+    async with serve("limits.enabled=false") as server:
+        cut = ("--workload", "w8", "--connections", "200", "--channels", "10", "--rate", "1000")
+        code, out, err = await bench(server, *cut, "--duration", "0.3", "--warmup", "0.3", "--json")
+        assert (code, err) == (0, ""), out
+        counted = json.loads(out)
+        assert (counted["lost"], counted["doubled"], counted["not_recovered"]) == (0, 0, 0)
+        assert counted["back_us"]["samples"] == 200
 
 
 async def test_idle_and_churned_connections_are_opened_with_their_times(server: Server) -> None:

@@ -200,7 +200,7 @@ def bench(
         str,
         typer.Option(
             "--workload",
-            help="w1, w1b: one channel; w2, w6: many; w3: ping; w5: packed; send: stored; idle, churn: connections.",
+            help="w1, w1b: one channel; w2, w6: many; w3: ping; w5: compressed; w8: reconnects; send, idle, churn.",
         ),
     ] = "w2",
     connections: Annotated[int | None, typer.Option("--connections", help="Clients, all open at once.")] = None,

@@ -115,7 +115,7 @@ def _rows(figures: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if connect := figures.get("connect"):
         opened = f"{figures['connections']:,} in {connect['seconds']:.2f} s ({connect['connections_per_s']:,.0f}/s)"
         yield "connects", f"{opened}, each {_percentiles(figures['connect_us'])}"
-    if "messages" in figures:
+    if "messages_per_s" in figures:
         yield "messages", f"{figures['messages']:,} in {figures['seconds']:.2f} s ({figures['messages_per_s']:,.0f}/s)"
         each = f"{figures['event_bytes']:.0f} B each"
         if "compressed_messages" in figures:
@@ -128,6 +128,10 @@ def _rows(figures: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "bytes", f"{_size(figures['received_bytes'])} received, {_size(figures['sent_bytes'])} sent"
         late = f", late p99 {_time(figures['generator_late_us']['p99'])}" if "generator_late_us" in figures else ""
         yield "generator", f"{figures['generator_cpu_share']:.0%} of a core{late}"
+    if "back_us" in figures:
+        yield "reconnects", _percentiles(figures["reconnect_us"])
+        yield "all back", f"{_percentiles(figures['back_us'])}, from the cut to the last missed event"
+        yield "replayed", f"{figures['replayed']:,} of {figures['deliveries']:,} deliveries"
     if "held_seconds" in figures:
         yield "held", f"{figures['held_seconds']:.0f} s, {figures['pings_answered']:,} pings answered"
     yield from _server(figures)
@@ -153,7 +157,7 @@ def _server(figures: dict[str, Any]) -> Iterator[tuple[str, str]]:
     connect = figures.get("connect", {})
     if not connect.get("rss_after_bytes"):
         return
-    if "messages" in figures:
+    if "messages_per_s" in figures:
         delivery, message = figures["server_cpu_us_per_delivery"], figures["server_cpu_us_per_message"]
         share = f"{figures['server_cpu_share']:.0%} of a core"
         yield "server CPU", f"{delivery:.2f} µs a delivery, {message:.2f} µs a message, {share}"

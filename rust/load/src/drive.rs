@@ -87,15 +87,31 @@ pub struct Run {
 }
 
 /// The open loop's next departure.
-struct Schedule {
+pub(crate) struct Schedule {
     interval_ns: f64,
     start_ns: u64,
     sent: u64,
 }
 
 impl Schedule {
-    fn due_ns(&self) -> u64 {
+    /// `rate` messages a second from `start_ns` on.
+    pub(crate) fn new(rate: f64, start_ns: u64) -> Self {
+        Self { interval_ns: 1e9 / rate, start_ns, sent: 0 }
+    }
+
+    /// When the next one is due.
+    pub(crate) fn due_ns(&self) -> u64 {
         self.start_ns + (self.interval_ns * self.sent as f64) as u64
+    }
+
+    /// How many have left.
+    pub(crate) const fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// The next one leaves.
+    pub(crate) const fn leave(&mut self) {
+        self.sent += 1;
     }
 
     /// How long the poller may sleep: not at all when less than its resolution of 1 ms is left.
@@ -142,7 +158,7 @@ pub fn drive<W: Workload>(swarm: &mut Swarm, workload: &mut W, channels: usize, 
     let figures_ns = start_ns + ns(plan.warmup);
     let mut end_ns = figures_ns + ns(plan.measured);
     let mut schedule = match plan.pace {
-        Pace::Open(rate) => Some(Schedule { interval_ns: 1e9 / rate, start_ns, sent: 0 }),
+        Pace::Open(rate) => Some(Schedule::new(rate, start_ns)),
         Pace::Closed(_) => None,
     };
     let mut baseline: Option<Baseline> = None;
@@ -221,8 +237,8 @@ fn send_due<W: Workload>(
     while schedule.due_ns() <= now_ns {
         let due_ns = schedule.due_ns();
         late.record(now_ns - due_ns);
-        workload.send_next(swarm, (schedule.sent % channels as u64) as usize, due_ns);
-        schedule.sent += 1;
+        workload.send_next(swarm, (schedule.sent() % channels as u64) as usize, due_ns);
+        schedule.leave();
     }
 }
 

@@ -4,7 +4,7 @@
 //! figures are read. It counts every event at every receiver, and a run in which one is lost, doubled or out of order fails, whatever its times.
 //! Readiness by mio, frames by a parser of its own, JSON members found by scanning: it must be quicker than what it measures, and its own
 //! CPU stands beside every result. Layers: `frame deflate corpus scan histogram audit flights figures process clock watch` know no socket; `connection`
-//! and `swarm` own the sockets; `fanout pings stored idle` are the workloads; `drive` runs them; `run` is the whole, between `options` and
+//! and `swarm` own the sockets; `fanout pings stored idle recovery` are the workloads; `drive` runs them; `run` is the whole, between `options` and
 //! `report`. Two programs call it: `realtime-load`, and `realtime bench` through `rust/bindings`.
 
 pub mod audit;
@@ -24,6 +24,7 @@ pub mod idle;
 pub mod options;
 pub mod pings;
 pub mod process;
+pub mod recovery;
 pub mod refusals;
 pub mod report;
 pub mod run;

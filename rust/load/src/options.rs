@@ -9,15 +9,15 @@ use std::time::Duration;
 
 /// How to call the program.
 pub const USAGE: &str = "\
-usage: realtime-load --url ws://HOST:PORT/PATH --workload w1|w1b|w2|w3|w5|w6|send|idle|churn [options]
+usage: realtime-load --url ws://HOST:PORT/PATH --workload w1|w1b|w2|w3|w5|w6|w8|send|idle|churn [options]
   --token T | --tokens-file FILE   one token for all, or one a line, used round-robin
-  --connections N                  default 1000; w3 200; idle and churn 10000
-  --channels C                     default 1 (w1, w1b, w5), 100 (w2, w6, send), 0 (w3, idle: no subscriptions)
+  --connections N                  default 1000; w3 200; w8, idle and churn 10000
+  --channels C                     default 1 (w1, w1b, w5), 100 (w2, w6, w8, send), 0 (w3, idle: no subscriptions)
   --members M                      of each channel, in place of one of the two above
   --in-flight K                    messages under way per channel: default 1 (w1, w3, w5), 16 (w1b), 4 (w2, send)
-  --rate R                         open loop instead: R messages a second in all; default 30000 (w6), else 0: closed loop
-  --duration S --warmup S          measured time 5, before it 1; idle: time to hold the connections; --seconds is --duration
-  --payload BYTES                  size of a delivered event, default 131, w5 730; send: of the content, 60
+  --rate R                         open loop instead: R messages a second in all; default 30000 (w6), 500 (w8), else 0: closed loop
+  --duration S --warmup S          measured time 5, before it 1; idle: time to hold the connections; --seconds is the same
+  --payload BYTES                  size of a delivered event, default 131, w5 730; send, w8: of the content, 60
   --compress                       permessage-deflate is offered and must be agreed to; text in place of filling; w5 does it
   --type T                         of the messages that publish, default publish; a handler's that publishes the same
   --pid PID                        process of the server, for CPU and memory; may be repeated
@@ -30,7 +30,7 @@ usage: realtime-load --url ws://HOST:PORT/PATH --workload w1|w1b|w2|w3|w5|w6|sen
 exit: 0 well, 1 something lost, doubled, out of order or refused, 2 wrong call or nobody there, 3 the server went away
 ";
 
-const WORKLOADS: &str = "w1, w1b, w2, w3, w5, w6, send, idle or churn";
+const WORKLOADS: &str = "w1, w1b, w2, w3, w5, w6, w8, send, idle or churn";
 
 /// What to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +41,8 @@ pub enum Kind {
     Pings,
     /// `send_message`, stored and acknowledged.
     Send,
+    /// Cut everybody, and count what they miss (w8).
+    Recover,
     /// Open and hold.
     Idle,
     /// Open and close in cycles.
@@ -72,6 +74,7 @@ impl Defaults {
             "w5" => Self { payload: 730, compress: true, ..Self::of(Kind::FanOut, 1_000, 1, 1) },
             "w6" => Self { rate: 30_000.0, ..Self::of(Kind::FanOut, 1_000, 100, 4) },
             "send" => Self { payload: 60, ..Self::of(Kind::Send, 1_000, 100, 4) },
+            "w8" => Self { rate: 500.0, payload: 60, ..Self::of(Kind::Recover, 10_000, 100, 1) },
             "idle" => Self::of(Kind::Idle, 10_000, 0, 1),
             "churn" => Self::of(Kind::Churn, 10_000, 0, 1),
             _ => return None,
@@ -126,6 +129,14 @@ pub struct Options {
     pub repeat_every: u64,
     /// Where acknowledged messages are recorded.
     pub record: Option<String>,
+}
+
+impl Options {
+    /// Connections that are open at a time: where everybody is cut, the publishers are others.
+    #[must_use]
+    pub fn sockets(&self) -> usize {
+        self.connections + if self.kind == Kind::Recover { self.channels } else { 0 }
+    }
 }
 
 /// The pairs of a command line.
@@ -263,7 +274,7 @@ fn check(options: &Options) -> Result<(), String> {
     if connections == 0 {
         return Err("--connections 0: must be 1 or more".to_owned());
     }
-    let subscribes = matches!(options.kind, Kind::FanOut | Kind::Send);
+    let subscribes = matches!(options.kind, Kind::FanOut | Kind::Send | Kind::Recover);
     if channels > connections || (subscribes && channels == 0) {
         return Err(format!("--channels {channels}: must be 1 to --connections {connections}, a publisher for each"));
     }
@@ -274,7 +285,7 @@ fn check(options: &Options) -> Result<(), String> {
             return Err(format!("{name} {value:?}: must be 1 to 100 of the characters A-Z a-z 0-9 _ . : @ -"));
         }
     }
-    if options.kind == Kind::Send && !options.prefix.starts_with("conversation:") {
+    if matches!(options.kind, Kind::Send | Kind::Recover) && !options.prefix.starts_with("conversation:") {
         return Err(format!(
             "--prefix {}: messages are stored in conversations; it must begin with conversation:",
             options.prefix

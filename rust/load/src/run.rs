@@ -11,6 +11,8 @@ use crate::idle::{self, Opening};
 use crate::options::{Kind, Options};
 use crate::pings::Pings;
 use crate::process;
+use crate::recovery::recover;
+use crate::refusals::Refusals;
 use crate::report::Report;
 use crate::stored::Stored;
 use crate::subscription::{Channel, subscribe_all};
@@ -40,7 +42,7 @@ impl Outcome {
 /// # Errors
 /// [`Failure::Call`] where there is nothing to run against or with, [`Failure::Stopped`] where `watch` wanted no report.
 pub fn run(options: &Options, watch: Watch) -> Result<Outcome, Failure> {
-    descriptors::make_room(options.connections)?;
+    descriptors::make_room(options.sockets())?;
     let mut swarm = Swarm::new(Clock::default(), watch)?;
     let mut report = Report::default();
     report.figure("workload", options.workload.as_str());
@@ -68,7 +70,7 @@ fn steps(swarm: &mut Swarm, options: &Options, report: &mut Report) -> Result<bo
             tokens: options.tokens.clone(),
             compress: options.compress,
         },
-        connections: options.connections,
+        connections: options.sockets(),
         window: options.window,
         timeout: options.timeout,
         pids: options.pids.clone(),
@@ -80,9 +82,14 @@ fn steps(swarm: &mut Swarm, options: &Options, report: &mut Report) -> Result<bo
         return Ok(false);
     }
     let opened = idle::open(swarm, &opening)?;
-    report.figure("connect", opened.json(options.connections));
+    report.figure("connect", opened.json(options.sockets()));
     report.latency("connect_us", swarm.connect_times());
     let channels = Channel::all(&options.prefix, options.channels, options.connections);
+    if options.kind == Kind::Recover {
+        recovered(swarm, &opening.target, channels, options, report)?;
+        end(swarm, false, report)?;
+        return Ok(false);
+    }
     let offsets = subscribe_all(swarm, &channels, options.timeout)?;
     swarm.settle(Duration::from_millis(200), Duration::from_secs(20))?;
     let server_gone = match options.kind {
@@ -96,7 +103,7 @@ fn steps(swarm: &mut Swarm, options: &Options, report: &mut Report) -> Result<bo
             measure(swarm, &mut workload, options.connections, options, report)?
         }
         Kind::Send => send(swarm, channels, &offsets, options, report)?,
-        Kind::Idle | Kind::Churn => hold(swarm, options, report)?,
+        Kind::Idle | Kind::Churn | Kind::Recover => hold(swarm, options, report)?,
     };
     end(swarm, server_gone, report)?;
     Ok(server_gone)
@@ -161,6 +168,31 @@ fn send(
     Ok(server_gone)
 }
 
+fn recovered(
+    swarm: &mut Swarm,
+    target: &Target,
+    channels: Vec<Channel>,
+    options: &Options,
+    report: &mut Report,
+) -> Result<(), Failure> {
+    let cpu_before = process::cpu_ns(&options.pids);
+    let found = recover(swarm, target, channels, options)?;
+    let used_ns = process::cpu_ns(&options.pids).saturating_sub(cpu_before);
+    report.latency("reconnect_us", swarm.connect_times());
+    report.latency("back_us", &found.back);
+    report.figure("messages", found.messages);
+    report.figure("deliveries", found.deliveries);
+    report.figure("replayed", found.replayed);
+    report.figure("server_cpu_ms", used_ns as f64 / 1e6);
+    report.fault("not_recovered", found.refused);
+    report.fault("lost", found.faults.lost);
+    report.fault("doubled", found.faults.doubled);
+    report.fault("out_of_order", found.faults.reordered);
+    report.fault("unacknowledged", found.unacknowledged);
+    refusals(report, &found.refusals);
+    Ok(())
+}
+
 fn hold(swarm: &mut Swarm, options: &Options, report: &mut Report) -> Result<bool, Failure> {
     let held = idle::hold(swarm, options.measured, options.samples, &options.pids)?;
     let seconds = held.elapsed.as_secs_f64();
@@ -210,7 +242,10 @@ fn costs<W: Workload>(report: &mut Report, options: &Options, run: &Run, workloa
 }
 
 fn refused<W: Workload>(report: &mut Report, workload: &mut W) {
-    let refusals = &workload.figures().refusals;
+    refusals(report, &workload.figures().refusals);
+}
+
+fn refusals(report: &mut Report, refusals: &Refusals) {
     report.figure("events_ignored", refusals.ignored);
     report.fault("refused_or_misrouted", refusals.count);
     if let Some(first) = &refusals.first {

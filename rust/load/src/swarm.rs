@@ -164,17 +164,53 @@ impl Swarm {
         Ok(())
     }
 
+    /// Drop a connection's socket without a Close frame; it is no end that [`Self::ends`] tells of.
+    pub fn cut(&mut self, index: usize) {
+        let connection = &mut self.connections[index];
+        if connection.stage() != Stage::Closed {
+            // Failing to deregister a dead socket changes nothing.
+            let _ = self.poll.registry().deregister(connection.stream());
+            connection.end();
+            self.alive -= 1;
+        }
+    }
+
+    /// Open a connection that was cut once more; its first frame comes to the callback of [`Self::turn`].
+    ///
+    /// # Errors
+    /// When the system gives no socket.
+    pub fn reopen(&mut self, target: &Target, index: usize) -> io::Result<()> {
+        let connection = self.begin(target, index)?;
+        self.connections[index] = connection;
+        Ok(())
+    }
+
+    /// Handshakes that are under way.
+    #[must_use]
+    pub const fn under_way(&self) -> usize {
+        self.under_way
+    }
+
+    /// Begin [`Self::connect_times`] anew.
+    pub fn forget_connect_times(&mut self) {
+        self.connect.clear();
+    }
+
     fn connect(&mut self, target: &Target) -> io::Result<()> {
-        let index = self.connections.len();
+        let connection = self.begin(target, self.connections.len())?;
+        self.connections.push(connection);
+        Ok(())
+    }
+
+    fn begin(&mut self, target: &Target, index: usize) -> io::Result<Connection> {
         let stream = TcpStream::connect(target.address)?;
         let now_ns = self.clock.now_ns();
         let mut connection = Connection::new(stream, target.request(index), index as u32 ^ 0x9e37_79b9, now_ns);
         let both = Interest::READABLE | Interest::WRITABLE;
         self.poll.registry().register(connection.stream(), Token(index), both)?;
-        self.connections.push(connection);
         self.under_way += 1;
         self.alive += 1;
-        Ok(())
+        Ok(connection)
     }
 
     /// Queue a text frame; the next turn sends it. Nothing happens on a connection that is over.

@@ -114,6 +114,36 @@ fn compressed_deliveries_are_counted_as_others_are_and_compared_letter_by_letter
     ]);
 }
 
+/// Everybody is cut once, with messages before, meanwhile and after.
+#[test]
+fn members_that_were_cut_see_everything_once_or_the_run_fails_by_name() {
+    let few = ["--connections", "40", "--warmup", "0.2", "--rate", "2000", "--window", "2"];
+    let output = run_w8(Fault::None, &few);
+    assert_eq!(wrong(&output), (Some(0), "[]".to_owned()));
+    let json: Value = serde_json::from_slice(&output.stdout).expect("checked above");
+    assert_eq!(json["back_us"]["samples"], 40);
+    assert!(json["replayed"].as_u64() > Some(0), "{json}");
+    std::thread::scope(|scope| {
+        let faults = [(Fault::Forget, " lost"), (Fault::Repeat, " doubled"), (Fault::NotRecovered, "40 not recovered")];
+        for (fault, name) in faults {
+            scope.spawn(move || {
+                let (code, sentences) = wrong(&run_w8(fault, &few));
+                assert_eq!(code, Some(1), "{fault:?}");
+                assert!(sentences.contains(name), "{fault:?}: {sentences}");
+            });
+        }
+    });
+}
+
+fn run_w8(fault: Fault, more: &[&str]) -> Output {
+    let url = format!("ws://{}/ws", server::start(fault));
+    Command::new(env!("CARGO_BIN_EXE_realtime-load"))
+        .args(["--url", &url, "--workload", "w8", "--channels", "2", "--seconds", "0.2", "--timeout", "2"])
+        .args(more)
+        .output()
+        .expect("the program starts")
+}
+
 #[test]
 fn messages_of_a_handlers_type_are_published_as_others_are() {
     assert_eq!(wrong(&run("w2", Fault::None, &["--type", "say"])), (Some(0), "[]".to_owned()));

@@ -82,6 +82,20 @@ def test_the_report_of_held_connections_says_for_how_long() -> None:
     assert lines[2] == "held      600 s, 432,000 pings answered"
 
 
+def test_the_report_of_clients_that_were_cut_says_when_all_were_back() -> None:
+    times = FIGURES["latency_us"]
+    cut = {"workload": "w8", "connections": 10, "channels": 2, "reconnect_us": times, "back_us": times, "ok": True}
+    cut |= {"messages": 7, "deliveries": 35, "replayed": 9, "stopped": False, "wrong": []}
+    lines = loading.text_of(cut).splitlines()
+    shown = "p50 210 µs  p90 400 µs  p99 999 µs  p99.9 1.00 ms  max 6.00 ms"
+    assert lines[1:] == [
+        f"reconnects  {shown}",
+        f"all back    {shown}, from the cut to the last missed event",
+        "replayed    9 of 35 deliveries",
+        "faults      none",
+    ]
+
+
 def test_progress_is_one_line() -> None:
     now = {"phase": "measuring", "elapsed_s": 3.21, "connections": 1_000, "messages": 3_200, "deliveries": 32_000}
     now |= {"messages_per_s": 1_004.0, "deliveries_per_s": 10_040.0, "p50_us": 210.0, "p99_us": 1_234.0, "faults": 0}

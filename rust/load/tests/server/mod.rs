@@ -39,12 +39,20 @@ pub(crate) enum Fault {
     WrongNumber,
     /// Stored and delivered under two numbers.
     StoreTwice,
+    /// Of what a member missed while it was away, the first event is not replayed.
+    Forget,
+    /// What a member missed is replayed twice.
+    Repeat,
+    /// A position is not recovered.
+    NotRecovered,
 }
 
 #[derive(Default)]
 struct Shared {
     members: HashMap<String, Vec<TcpStream>>,
     numbers: HashMap<String, u64>,
+    /// By channel, what was stored: number and frame.
+    log: HashMap<String, Vec<(u64, Vec<u8>)>>,
     held: Option<Vec<u8>>,
     messages: u64,
     compresses: bool,
@@ -101,8 +109,20 @@ fn command_in(stream: &mut TcpStream, shared: &mut Shared, command: &Value, faul
             let channel = data["channel"].as_str().expect("a channel").to_owned();
             let clone = stream.try_clone().expect("a second handle");
             shared.members.entry(channel.clone()).or_default().push(clone);
-            let confirmed = json!({"channel": channel, "position": {"offset": 0, "epoch": "e"}});
+            let last = shared.numbers.get(&channel).copied().unwrap_or(0);
+            let mut confirmed = json!({"channel": channel, "position": {"offset": last, "epoch": "e"}});
+            let since = data["position"]["offset"].as_u64().filter(|_| fault != Fault::NotRecovered);
+            if let Some(recovered) = data.get("position").map(|_| since.is_some()) {
+                confirmed["recovered"] = json!(recovered);
+            }
             send(stream, &json!({"type": "subscription_confirmed", "data": confirmed, "id": 1}));
+            let log = shared.log.entry(channel).or_default();
+            let missed = log.iter().filter(|(number, _)| since.is_some_and(|since| *number > since));
+            for (_, frame) in missed.skip(usize::from(fault == Fault::Forget)) {
+                for _ in 0..if fault == Fault::Repeat { 2 } else { 1 } {
+                    let _ = stream.write_all(frame);
+                }
+            }
         }
         Some("ping") => {
             shared.messages += 1;
@@ -132,6 +152,7 @@ fn store(stream: &mut TcpStream, shared: &mut Shared, channel: &str, command: &V
     *number += 1;
     let mut message = json!({"number": *number, "clientMessageId": command["data"]["clientMessageId"]});
     let event = json!({"type": "new_message", "data": message, "channel": channel});
+    shared.log.entry(channel.to_owned()).or_default().push((*number, frame(&event)));
     let now = shared.messages == 4;
     deliver(stream, shared, channel, &event, fault);
     if now && fault == Fault::WrongNumber {
