@@ -1,5 +1,6 @@
 //! What is agreed on from the headers: offers and answers as they are written on the wire.
 
+use proptest::prelude::*;
 use realtime_protocol::extensions::{Deflate, InvalidAnswer};
 
 /// The answer to the offers, or `None` where they are declined.
@@ -129,5 +130,53 @@ fn a_smaller_window_is_kept_by_the_length_of_what_is_deflated() {
     for bits in [None, Some(13), Some(15)] {
         let deflate = Deflate { server_max_window_bits: bits, client_max_window_bits: Some(8) };
         assert!(deflate.may_deflate(usize::MAX));
+    }
+}
+
+/// Offers that are nearly right, and any text.
+fn nearly_an_offer() -> impl Strategy<Value = String> {
+    let pieces = vec![
+        "permessage-deflate",
+        "server_max_window_bits",
+        "client_max_window_bits",
+        "server_no_context_takeover",
+        "client_no_context_takeover",
+        "=",
+        ";",
+        ",",
+        "\"",
+        "\\",
+        " ",
+        "\t",
+        "8",
+        "15",
+        "16",
+        "0",
+        "é",
+        "😀",
+        "x",
+    ];
+    let pieces = prop_oneof![20 => prop::sample::select(pieces).prop_map(String::from), 1 => any::<String>()];
+    prop::collection::vec(pieces, 0..24).prop_map(|pieces| pieces.concat())
+}
+
+proptest! {
+    #[test]
+    fn any_offers_are_declined_or_answered_with_what_was_offered(
+        offers in prop::collection::vec(nearly_an_offer(), 0..3),
+    ) {
+        let Some(agreed) = Deflate::negotiate(offers.iter().map(String::as_str)) else {
+            return Ok(());
+        };
+        let offered = offers.concat();
+        for (name, bits) in [
+            ("server_max_window_bits", agreed.server_max_window_bits),
+            ("client_max_window_bits", agreed.client_max_window_bits),
+        ] {
+            prop_assert_eq!(agreed.response().contains(name), bits.is_some());
+            prop_assert!(bits.is_none_or(|bits| (8..=15).contains(&bits) && offered.contains(name)));
+        }
+        // Its own answer, offered, is agreed to as it stands.
+        prop_assert_eq!(Deflate::negotiate([&*agreed.response()]), Some(agreed));
     }
 }
