@@ -308,13 +308,15 @@ class CompressionSettings(Section, frozen=True):
     enabled: Annotated[
         bool, Meta(description="Whether it is agreed to. False where a proxy or the network compresses already.")
     ] = True
-    level: Annotated[int, Meta(ge=1, le=9, description="From 1, quick, to 9, small.")] = 1
+    level: Annotated[
+        int, Meta(ge=1, le=9, description="From 1, quick, to 9, small; messages above 16 KiB always take 1.")
+    ] = 1
     threshold_bytes: Annotated[
         Count,
         Meta(
             description="Bytes of a message below which it goes as it is; an answer to one client goes so below 1024."
         ),
-    ] = 256
+    ] = 512
 
 
 class PresenceSettings(Section, frozen=True):

@@ -14,8 +14,11 @@ use std::sync::Arc;
 
 /// The largest window of RFC 7692, where none is named.
 const WINDOW_BITS_MAX: u8 = 15;
-/// The longest message that is deflated. A shard does nothing else meanwhile: this is about two milliseconds.
+/// The longest message that is deflated. A shard does nothing else meanwhile: with [`QUICK`] about a millisecond.
 const DEFLATED_BYTES_MAX: usize = 256 << 10;
+/// Above this a message is deflated with [`QUICK`], whatever the configured level: level 9 would take 50 ms for one.
+const LEVEL_BYTES_MAX: usize = 16 << 10;
+const QUICK: u8 = 1;
 
 /// How far back the frames to a connection may refer; 0 bits where it did not agree to be sent deflated ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -57,12 +60,14 @@ pub(crate) struct Compressor {
     hub: Arc<Hub>,
     shard: usize,
     deflater: Option<Deflater>,
+    /// For long messages, where the configured level is not [`QUICK`] itself.
+    quick: Option<Deflater>,
     out: Vec<u8>,
 }
 
 impl Compressor {
     pub(crate) fn new(hub: Arc<Hub>, shard: usize) -> Self {
-        Self { hub, shard, deflater: None, out: Vec::new() }
+        Self { hub, shard, deflater: None, quick: None, out: Vec::new() }
     }
 
     pub(crate) fn options(&self) -> &CompressionOptions {
@@ -72,7 +77,11 @@ impl Compressor {
     /// The frame with its payload deflated; None where that saves less than a tenth.
     pub(crate) fn deflate(&mut self, opcode: Opcode, payload: &[u8]) -> Option<Vec<u8>> {
         let level = self.options().level;
-        let deflater = self.deflater.get_or_insert_with(|| Deflater::new(level));
+        let deflater = if level == QUICK || payload.len() <= LEVEL_BYTES_MAX {
+            self.deflater.get_or_insert_with(|| Deflater::new(level))
+        } else {
+            self.quick.get_or_insert_with(|| Deflater::new(QUICK))
+        };
         self.out.clear();
         deflater.deflate(payload, &mut self.out);
         let tally = &self.hub.tallies()[self.shard];

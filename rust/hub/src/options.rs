@@ -111,7 +111,7 @@ pub enum FlushOption {
 pub struct CompressionOptions {
     /// Whether it is agreed to with clients that offer it.
     pub enabled: bool,
-    /// 1 (quick) to 9 (small).
+    /// 1 (quick) to 9 (small); long messages always take 1.
     pub level: u8,
     /// Payload below which a message stays plain.
     pub threshold_bytes: usize,
@@ -119,7 +119,7 @@ pub struct CompressionOptions {
 
 impl Default for CompressionOptions {
     fn default() -> Self {
-        Self { enabled: true, level: 1, threshold_bytes: 256 }
+        Self { enabled: true, level: 1, threshold_bytes: 512 }
     }
 }
 

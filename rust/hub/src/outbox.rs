@@ -63,7 +63,11 @@ impl Queued {
             return Form::Plain;
         }
         let threshold = compressor.options().threshold_bytes;
-        let bytes_min = if self.class == Class::Reply { threshold.max(REPLY_BYTES_MIN) } else { threshold };
+        let bytes_min = if self.class == Class::Reply || self.frame.is_for_one() {
+            threshold.max(REPLY_BYTES_MIN)
+        } else {
+            threshold
+        };
         self.frame.form_for(window, bytes_min, compressor)
     }
 

@@ -20,6 +20,8 @@ pub enum Form {
 pub struct Prepared {
     plain: Encoded,
     header_len: u8,
+    /// One connection alone gets it: nobody shares what deflating it costs.
+    for_one: bool,
     /// Made at most once for all shards, by the first that needs it; None where it is not worth its bytes.
     deflated: OnceLock<Option<Box<Encoded>>>,
 }
@@ -51,6 +53,17 @@ impl Prepared {
         Self::frame(Opcode::Text, payload)
     }
 
+    /// A text frame that one connection alone gets, though it is an event: a past that was read from the log.
+    pub(crate) fn text_for_one(payload: &[u8]) -> Arc<Self> {
+        let header_len = header_len(payload.len() as u64);
+        Arc::new(Self::with(encode_frame(Opcode::Text, payload), header_len, true))
+    }
+
+    /// Whether one connection alone gets it.
+    pub(crate) const fn is_for_one(&self) -> bool {
+        self.for_one
+    }
+
     /// Bytes that are no frame.
     #[must_use]
     pub fn plain(bytes: Vec<u8>) -> Arc<Self> {
@@ -58,7 +71,11 @@ impl Prepared {
     }
 
     fn new(bytes: Vec<u8>, header_len: usize) -> Arc<Self> {
-        Arc::new(Self { plain: Encoded::new(bytes), header_len: header_len as u8, deflated: OnceLock::new() })
+        Arc::new(Self::with(bytes, header_len, false))
+    }
+
+    fn with(bytes: Vec<u8>, header_len: usize, for_one: bool) -> Self {
+        Self { plain: Encoded::new(bytes), header_len: header_len as u8, for_one, deflated: OnceLock::new() }
     }
 
     fn encoded(&self, form: Form) -> &Encoded {

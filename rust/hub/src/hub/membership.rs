@@ -3,7 +3,7 @@
 //! The shard keeps who is a member; here the lock gives the position and the order. What needs the head of a durable
 //! channel waits for it in the channel's state and goes on when the log has answered.
 
-use super::publishing::publication_of;
+use super::publishing::{publication_for_one, publication_of};
 use super::{Hub, PAGE_BYTES_MAX, UNREADABLE, channel_member};
 use crate::channel::{Channel, Head, HistoryFor, Publication, State, SubscribeRequest, Waiting};
 use crate::compose::{self, Fault};
@@ -88,8 +88,9 @@ impl Hub {
     ) {
         let who = match purpose {
             PagePurpose::Replay { conn, next } => {
-                let events =
-                    outcome.ok().map(|page| page.events.iter().map(|stored| publication_of(channel, stored)).collect());
+                let events = outcome
+                    .ok()
+                    .map(|page| page.events.iter().map(|stored| publication_for_one(channel, stored)).collect());
                 return self.to(conn, ShardMsg::Page { conn, channel: Arc::clone(channel), next, events });
             }
             PagePurpose::History { conn, id, credits } => HistoryFor::Client { conn, id, credits },

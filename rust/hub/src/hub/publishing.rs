@@ -201,6 +201,17 @@ impl Hub {
 const NO_SUCH_EVENT: (&str, &str) = ("not_found", "No such event");
 
 pub(super) fn publication_of(channel: &Channel, stored: &StoredEvent) -> Arc<Publication> {
+    let frame = Prepared::text(&frame_of(channel, stored));
+    Arc::new(Publication { offset: stored.offset, frame, since_ms: 0 })
+}
+
+/// As [`publication_of`], for one member that replays.
+pub(super) fn publication_for_one(channel: &Channel, stored: &StoredEvent) -> Arc<Publication> {
+    let frame = Prepared::text_for_one(&frame_of(channel, stored));
+    Arc::new(Publication { offset: stored.offset, frame, since_ms: 0 })
+}
+
+fn frame_of(channel: &Channel, stored: &StoredEvent) -> Vec<u8> {
     let event = ChannelEvent {
         event: &stored.event,
         data: &stored.data,
@@ -210,5 +221,5 @@ pub(super) fn publication_of(channel: &Channel, stored: &StoredEvent) -> Arc<Pub
         offset: Some(stored.offset),
         request: stored.request.as_deref(),
     };
-    Arc::new(Publication { offset: stored.offset, frame: Prepared::text(&event.to_json()), since_ms: 0 })
+    event.to_json()
 }

@@ -525,6 +525,11 @@ impl World {
 }
 
 impl Client {
+    /// Whether permessage-deflate was agreed.
+    pub(crate) const fn agrees(&self) -> bool {
+        self.inflater.is_some()
+    }
+
     fn parse(&mut self, mut bytes: &mut [u8]) {
         if !self.upgraded {
             self.head.extend_from_slice(bytes);
