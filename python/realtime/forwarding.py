@@ -13,6 +13,7 @@ Made by `control`; called by the handler of `send_message` and by the HTTP route
 """
 
 import asyncio
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -71,15 +72,9 @@ class Forwarding:
         if not is_channel(f"conversation:{conversation_id}"):
             raise Refused("invalid_message", INVALID, path="data.conversationId")
         request_id = request_id or new_id(self._clock.now_ms())
+        ask = partial(self._upstream.post, conversation_id, message, user=user, token=token, request_id=request_id)
         if client_message_id is None:
-            answer = await self._upstream.post(
-                conversation_id,
-                message,
-                user=user,
-                token=token,
-                request_id=request_id,
-                idempotency_key=new_id(self._clock.now_ms()),
-            )
+            answer = await ask(idempotency_key=new_id(self._clock.now_ms()))
             return await self._stored(conversation_id, answer, user, None, request_id)
         key = (user, conversation_id, client_message_id)
         before = self._sent.get(key)
@@ -88,14 +83,7 @@ class Forwarding:
         outcome: asyncio.Future[Raw] = asyncio.get_running_loop().create_future()
         self._sent.put(key, outcome)
         try:
-            answer = await self._upstream.post(
-                conversation_id,
-                message,
-                user=user,
-                token=token,
-                request_id=request_id,
-                idempotency_key=idempotency_key(*key),
-            )
+            answer = await ask(idempotency_key=idempotency_key(*key))
             stored = await self._stored(conversation_id, answer, user, client_message_id, request_id)
         except BaseException as error:
             self._sent.discard(key, outcome)

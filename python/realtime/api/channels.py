@@ -11,6 +11,7 @@ from msgspec import Raw, Struct
 
 from realtime.api.edge import Edge
 from realtime.api.guards import Guard
+from realtime.api.paths import User
 from realtime.auth import is_channel
 from realtime.errors import Refused
 from realtime.messages import encode
@@ -19,8 +20,6 @@ _OFFSET_MAX: Final = 2**53
 _LIMIT_MAX: Final = 1000
 
 Channel = Annotated[str, PathParameter(description="A channel, such as `conversation:7`.")]
-
-User = Annotated[str, PathParameter(min_length=1, max_length=256, description="The user's id.")]
 
 
 class Member(Struct, rename="camel"):

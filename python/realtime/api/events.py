@@ -28,6 +28,7 @@ from realtime.clock import Clock
 from realtime.config import Settings
 from realtime.errors import Refused
 from realtime.forwarding import Forwarding
+from realtime.messages import RESERVED_EVENTS
 from realtime.recent import Recent
 
 BODY_BYTES_MAX: Final = 16 * 1024 * 1024
@@ -48,23 +49,14 @@ VOLATILE: Final = frozenset(
 )
 """Types that say how something is just now: never stored, whatever the channel keeps."""
 
-RESERVED: Final = frozenset(
-    {
-        "ack",
-        "connection_established",
-        "draining",
-        "error",
-        "history",
-        "lag",
-        "pong",
-        "position_reset",
-        "presence_diff",
-        "presence_mode",
-        "presence_state",
-        "subscription_confirmed",
-        "token_expiring",
-        "unsubscribed",
-        "unsubscription_confirmed",
+RESERVED: Final = (
+    frozenset(RESERVED_EVENTS)
+    - VOLATILE
+    - {
+        "conversation_updated",
+        "message_deleted",
+        "message_updated",
+        "new_message",
     }
 )
 """Types that the engine says of itself: a client would take them for its own."""

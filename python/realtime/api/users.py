@@ -1,20 +1,18 @@
 """`/api/users/{id}/sessions`: the open sessions of a user, listed and closed."""
 
-from typing import Annotated, Any
+from typing import Any
 
 from litestar import Request, Response, delete, get
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.params import PathParameter
 from litestar.types import ControllerRouterHandler
 from msgspec import Struct
 
 from realtime.api.edge import Edge
 from realtime.api.guards import Guard
+from realtime.api.paths import User
 from realtime.codes import CloseCode
 from realtime.errors import Refused
 from realtime.messages import encode
-
-User = Annotated[str, PathParameter(min_length=1, max_length=256, description="The user's id.")]
 
 
 class UserSession(Struct, rename="camel"):

@@ -12,6 +12,7 @@ import os
 import resource
 import socket
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -149,10 +150,19 @@ def _compression(settings: Settings) -> str:
 
 
 def _sends(settings: Settings) -> str:
-    try:
-        return "in batches, by io_uring" if flush_of(settings.engine.flush) == "uring" else "one by one, by send()"
-    except EngineError:
+    kind, failure = _flush_of(settings.engine.flush)
+    if failure is not None:
         return "io_uring cannot be used here"
+    return "in batches, by io_uring" if kind == "uring" else "one by one, by send()"
+
+
+@cache
+def _flush_of(asked: str) -> tuple[str | None, str | None]:
+    """Return how sends would reach the kernel, or why they cannot so; asked once, since the engine tries a ring."""
+    try:
+        return flush_of(asked), None
+    except EngineError as error:
+        return None, str(error)
 
 
 def _errors(settings: Settings) -> Iterator[str]:
@@ -162,10 +172,8 @@ def _errors(settings: Settings) -> Iterator[str]:
     for section, host, port in listeners:
         if (reason := _unbindable(host, port)) is not None:
             yield f"{section}.port = {port} on {host} cannot be listened on: {reason}"
-    try:
-        flush_of(settings.engine.flush)
-    except EngineError as error:
-        yield str(error)
+    if (failure := _flush_of(settings.engine.flush)[1]) is not None:
+        yield failure
     has_kept = (Path(settings.data_dir) / "secret").exists()
     if settings.auth.secrets or has_kept:
         try:
