@@ -396,7 +396,7 @@ class Broadcaster:
         ticket = publishing.ticket
         if not publishing.durable:
             return self._reply_with(ticket, conn, id, failure)
-        if publishing.is_settled or publishing.is_awaited or not self._reply_with(ticket, conn, id, failure):
+        if publishing._settled or publishing._waiters or not self._reply_with(ticket, conn, id, failure):  # noqa: SLF001
             return False
         self._waiting.pop(ticket, None)
         return True

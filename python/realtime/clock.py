@@ -69,11 +69,12 @@ class _Stamp:
 class SystemClock:
     """The clock of the machine and the timers of the running loop. For one thread, but for `now_ms`."""
 
-    __slots__ = ("_held_ms", "_loop", "_stamp")
+    __slots__ = ("_held_ms", "_held_text", "_loop", "_stamp")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._held_ms = 0
+        self._held_text: str | None = None
         self._stamp = _Stamp()
 
     def now_ms(self) -> int:
@@ -86,15 +87,22 @@ class SystemClock:
 
     def timestamp(self) -> str:
         """See `Clock`."""
-        return self._stamp.text(self.now_ms())
+        if self._held_text is not None:
+            return self._held_text
+        text = self._stamp.text(self.now_ms())
+        if self._held_ms:
+            self._held_text = text
+        return text
 
     def hold(self) -> None:
         """See `Clock`."""
         self._held_ms = time.time_ns() // 1_000_000
+        self._held_text = None
 
     def release(self) -> None:
         """See `Clock`."""
         self._held_ms = 0
+        self._held_text = None
 
     def call_later(self, delay_s: float, callback: Callable[[], None]) -> Timer:
         """See `Clock`."""

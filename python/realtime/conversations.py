@@ -99,15 +99,8 @@ def post(broadcaster: Broadcaster, message: Message, *, request: str | None = No
         PublishFailed: `too_large`, before anything is sent.
         ValueError: the conversation's id is no part of a channel's name.
     """
-    return broadcaster.publish(
-        channel_of(message.conversation_id),
-        _MESSAGE,
-        message,
-        user=message.user_id,
-        dedupe=message.client_message_id,
-        number=True,
-        request=request,
-    )
+    channel, dedupe = channel_of(message.conversation_id), message.client_message_id
+    return broadcaster.put(channel, _MESSAGE, message, message.user_id, None, dedupe, True, request, None, None, False)
 
 
 class Archive:

@@ -113,7 +113,7 @@ def _id(conversation_id: str | float | None) -> str | None:
     Raises:
         Refused: a number that JavaScript would write with an exponent.
     """
-    if not isinstance(conversation_id, int | float):
+    if conversation_id is None or isinstance(conversation_id, str):
         return conversation_id
     if conversation_id == 0:
         return "0"
