@@ -5,13 +5,13 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from benches import plots
+from benches import capacity, plots
 from benches.machine import ROOT
 from benches.plots import CPU, MEMORY
 from benches.results import Results, read
 from benches.table import plain
 
-README = ROOT / "README.md"
+README, CAPACITY = ROOT / "README.md", ROOT / "docs" / "topics" / "capacity.md"
 BLOCK = re.compile(r"<!-- figures of (?P<file>\S+) -->\n.*?<!-- end of figures -->", re.DOTALL)
 PICTURES = {
     "bench-latency.svg": "Latency against throughput",
@@ -104,7 +104,7 @@ def lines(results: Results, path: Path) -> Iterator[str]:
     yield source(results, path)
 
 
-PAGES = {README: lines}
+PAGES = {README: lines, CAPACITY: capacity.lines}
 """The pages with figures, and what makes them."""
 
 

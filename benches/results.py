@@ -34,10 +34,11 @@ class Results:
 
     @property
     def machine(self) -> str:
-        """One line about the machine, with a word where server and load had to share a core."""
+        """One line about the machine, with what somebody noted and whether server and load had to share a core."""
         told = self.document["machine"]
         shared = "" if told["pinned"] else ", NOT TWO CORES: server and load shared one"
-        return f"{told['cores']} cores of {told['cpu']}, {told['system']}{shared}"
+        note = f" ({self.document['note']})" if "note" in self.document else ""
+        return f"{told['cores']} cores of {told['cpu']}, {told['system']}{shared}{note}"
 
     def rounds_each(self, server: str) -> int:
         """How many rounds a server took part in."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from benches import plots, readme, results, runs, table
+from benches import capacity, plots, readme, results, runs, table
 from benches.apps import handler
 from benches.results import Results, figure
 from benches.servers import RIVAL_MAKERS, RIVALS, Server, pinned_version
@@ -115,6 +115,23 @@ def test_the_pictures_are_those_of_the_readmes_results_file() -> None:
     for name, picture in pictures.items():
         assert (plots.IMAGES / name).read_text("utf-8") == str(picture)
         assert name in found[0]
+
+
+def test_capacity_multiplies_what_was_held() -> None:
+    connect = {"pss_bytes_per_connection": 1_000, "rss_after_bytes": 50, "server_cpu_us_per_connection": 20}
+    memory = [{"rss_bytes": 0}, {"rss_bytes": 180_050}]
+    figures: dict[str, Any] = {"connections": 18_000, "held_seconds": 600, "server_cpu_ms_per_second": 36}
+    held = run("w4b", "ours", connect=connect, memory=memory, socket_bytes_per_connection=3_800, **figures)
+    told = "\n".join(capacity.lines(results_of(held), Path("x.json")))
+    for row in (
+        "| the same at the end of the time | +10 B |",
+        "| memory of the processes | 1.0 GB |",
+        "| memory of the kernel | 3.8 GB |",
+        "| heartbeats | 2.00 cores |",
+        "| 10,000 of them coming back a second | 0.20 cores |",
+    ):
+        assert row in told
+    assert list(capacity.lines(results_of(w1("ours", 1.0)), Path("x.json"))) == []
 
 
 def test_the_readme_says_where_there_were_not_two_cores() -> None:
