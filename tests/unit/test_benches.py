@@ -1,6 +1,7 @@
 """What `make bench` computes of its runs: turns, medians, ratios, the table, the README, the pictures."""
 
 import re
+import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from benches import capacity, plots, readme, results, runs, table
 from benches.apps import handler
 from benches.results import Results, figure
-from benches.servers import RIVAL_MAKERS, RIVALS, Server, pinned_version
+from benches.servers import RIVAL_MAKERS, RIVALS, Server, WrongError, pinned_version
 from benches.workloads import WORKLOADS, Workload
 from realtime.testing import TestApp
 
@@ -80,6 +81,27 @@ def test_only_servers_that_compress_are_asked_for_compressed_frames() -> None:
     workload = Workload("w5", "W5", (), (), None, compressed=True)
     assert workload.asks(Server("bun", "Bun", (), ROOT, compresses=True))
     assert not workload.asks(Server("picows", "picows", (), ROOT))
+
+
+def test_a_load_that_finds_a_fault_makes_the_run_wrong_in_its_own_words() -> None:
+    workload, server = Workload("w1", "W1", (), ()), Server("bun", "Bun", (), ROOT)
+    for code, told, reason in (
+        (1, "lost 2\nWRONG: 2 lost\nWRONG: 1 doubled", "W1 against bun: 2 lost; 1 doubled"),
+        (2, "--speed: unknown\nusage: …\nexit: …", "W1 against bun: --speed: unknown"),
+    ):
+        says = f"import sys; sys.stderr.write({told!r}); sys.exit({code})"
+        with pytest.raises(WrongError, match=re.escape(reason)):
+            runs.loaded([sys.executable, "-c", says], workload, server)
+
+
+def test_a_server_that_crashes_is_a_wrong_run_and_the_next_one_is_measured_all_the_same() -> None:
+    says = "import sys; print('out of luck'); sys.exit(3)"
+    crash = Server("ours", "this server", (sys.executable, "-c", says), ROOT)
+    workloads = [Workload(name, name, (), (), None, users=1) for name in ("w1", "w2")]
+    measured, wrong = runs.measure(runs.Plan(Path("load"), (crash,), workloads, rounds=1))
+    assert measured == []
+    assert len(wrong) == 2
+    assert all("exit code 3" in sentence and "out of luck" in sentence for sentence in wrong)
 
 
 def test_workloads_have_names_of_their_own() -> None:
