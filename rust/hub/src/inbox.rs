@@ -1,8 +1,7 @@
-//! The only way into a shard from outside: a queue of messages and the wake protocol.
+//! The only way into a shard from outside: a queue of messages and the [wake protocol](crate::wake).
 //!
 //! Who pushes for a channel holds that channel's lock, so all shards see its messages in one order. A shard that is
-//! awake is never woken again: it looks into its inbox before it sleeps. The order of the two steps matters on both
-//! sides: push then look at `asleep`; set `asleep` then look into the queue. One of the two always sees the other.
+//! awake is never woken again: it looks into its inbox before it sleeps.
 
 use crate::ConnId;
 use crate::channel::{Channel, Publication};
@@ -10,7 +9,7 @@ use crate::identity::Identity;
 use crate::outbox::Class;
 use crate::prepared::Prepared;
 use crate::revocations::Revocation;
-use std::sync::atomic::{AtomicBool, Ordering};
+use crate::wake::Wake;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// A lock whose holder panicked is taken all the same: a panic ends one connection and never the process, and every
@@ -128,35 +127,30 @@ pub(crate) struct Deliver {
 #[derive(Default)]
 pub struct Inbox {
     queue: Mutex<Vec<ShardMsg>>,
-    asleep: AtomicBool,
-    wake: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    wake: Wake,
+    waker: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
 impl Inbox {
     /// Says how the shard's thread is woken; once, before it runs.
     pub fn set_waker(&self, wake: Box<dyn Fn() + Send + Sync>) {
-        let _ = self.wake.set(wake);
+        let _ = self.waker.set(wake);
     }
 
     /// To be called before polling: true when nothing waits, so that the shard may sleep.
     pub fn may_sleep(&self) -> bool {
-        self.asleep.store(true, Ordering::SeqCst);
-        if lock(&self.queue).is_empty() {
-            return true;
-        }
-        self.asleep.store(false, Ordering::SeqCst);
-        false
+        self.wake.may_sleep(|| lock(&self.queue).is_empty())
     }
 
     /// To be called after polling.
     pub fn woke(&self) {
-        self.asleep.store(false, Ordering::SeqCst);
+        self.wake.woke();
     }
 
     /// Wakes the shard if it sleeps.
     pub fn wake(&self) {
-        if self.asleep.swap(false, Ordering::SeqCst)
-            && let Some(wake) = self.wake.get()
+        if self.wake.is_to_be_woken()
+            && let Some(wake) = self.waker.get()
         {
             wake();
         }

@@ -40,6 +40,7 @@ mod revocations;
 mod rules;
 mod session_id;
 pub mod token;
+mod wake;
 mod wire;
 
 pub use channel::{Channel, Keep, Policy, Publication};

@@ -1,5 +1,6 @@
 //! The engine over real sockets on loopback.
 
+mod balance;
 mod client;
 mod endings;
 mod fan_out;
