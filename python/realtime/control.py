@@ -39,7 +39,7 @@ log = logging.getLogger("realtime")
 
 BATCH_MAX: Final = 512
 """Events that one turn of the loop takes at most."""
-_BATCH_MIN: Final = 8
+_BATCH_MIN: Final = 32
 _HOLD_S: Final = 0.002
 _CLEAN_UP_S: Final = 0.2
 _FORWARDED_TTL_S: Final = 60

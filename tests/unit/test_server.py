@@ -469,9 +469,9 @@ async def test_a_batch_is_as_large_as_its_events_allow(monkeypatch: pytest.Monke
     half = Half(app)
     half.open(1)
     half.engine.events = [(_engine.MESSAGE, 1, 0, None, None, 0)] * 10_000
-    assert [half.control.turn() for _ in range(3)] == [BATCH_MAX, 8, 8], "a batch of the smallest size is always taken"
+    assert [half.control.turn() for _ in range(3)] == [BATCH_MAX, 32, 32], "a batch of the smallest size is always taken"
     costs_s = 0.000001
-    assert [half.control.turn() for _ in range(8)] == [8, 16, 32, 64, 128, 256, 512, 512]
+    assert [half.control.turn() for _ in range(6)] == [32, 64, 128, 256, 512, 512]
     costs_s = 0.00001
     assert half.control.turn() == BATCH_MAX
     assert all(100 <= half.control.turn() <= 200 for _ in range(5)), "at most 2 ms of 10 µs each"
