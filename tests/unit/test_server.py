@@ -469,7 +469,7 @@ async def test_a_batch_is_as_large_as_its_events_allow(monkeypatch: pytest.Monke
     half = Half(app)
     half.open(1)
     half.engine.events = [(_engine.MESSAGE, 1, 0, None, None, 0)] * 10_000
-    assert [half.control.turn() for _ in range(3)] == [BATCH_MAX, 32, 32], "a batch of the smallest size is always taken"
+    assert [half.control.turn() for _ in range(3)] == [BATCH_MAX, 32, 32], "the smallest is always taken"
     costs_s = 0.000001
     assert [half.control.turn() for _ in range(6)] == [32, 64, 128, 256, 512, 512]
     costs_s = 0.00001
