@@ -2,6 +2,9 @@
 
 mod world;
 
+use realtime_hub::Command;
+use realtime_protocol::deflate::Deflater;
+use realtime_protocol::frame::{Opcode, encode_masked_frame};
 use serde_json::{Value, json};
 use world::{Got, Store, World};
 
@@ -107,4 +110,47 @@ fn it_is_agreed_to_only_where_it_is_wanted() {
     let mut world = World::with(&options, 1, Store::default());
     let client = open(&mut world, 0, OFFER);
     assert!(!world.clients[client].agrees());
+}
+
+/// One message of a client, deflated.
+fn deflated(payload: &[u8]) -> Vec<u8> {
+    let (mut packed, mut frame) = (Vec::new(), Vec::new());
+    Deflater::new(1).deflate(payload, &mut packed);
+    encode_masked_frame(Opcode::Binary, true, &packed, [1, 2, 3, 4], &mut frame);
+    frame[0] |= 0x40;
+    frame
+}
+
+#[test]
+fn what_inflates_costs_tokens_on_every_endpoint_and_behind_our_close_too() {
+    const MIB: usize = 1 << 20;
+    let mut options = world::options();
+    options["limits"] = json!({"commands_per_s": 100, "commands_burst": 200});
+    let long = deflated(&vec![b' '; 8 * MIB]);
+    for path in ["/echo", "/ws"] {
+        let mut world = World::with(&options, 1, Store::default());
+        let client = world.offer_at(path, 0, "mallory", OFFER);
+        world.run();
+        world.take(client);
+        for _ in 0..3 {
+            world.raw_bytes(client, &long);
+        }
+        world.run();
+        let got = world.take(client);
+        assert!(got.contains(&Got::Close(Some(4003), "too many compressed bytes".into())), "{path}: {got:?}");
+        assert_eq!(counted(&world, "inflated_bytes"), 16 * MIB as u64, "{path}");
+        // What comes behind is not looked at any more.
+        world.raw_bytes(client, &long);
+        assert_eq!(counted(&world, "inflations"), 2);
+    }
+    // A connection that we close says what it likes until its own Close comes, but not at any price.
+    let mut world = World::with(&options, 1, Store::default());
+    let client = open(&mut world, 0, OFFER);
+    let conn = world.clients[client].conn;
+    world.submit(Command::Close { conn, code: 4503, reason: "enough".into() });
+    world.run();
+    for _ in 0..10 {
+        world.raw_bytes(client, &long);
+    }
+    assert_eq!(counted(&world, "inflations"), 2);
 }

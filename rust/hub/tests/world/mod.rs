@@ -287,12 +287,17 @@ impl World {
 
     /// A client of `/ws` that upgrades by itself and offers this extension; nothing is run yet.
     pub(crate) fn offer(&mut self, shard: usize, user: &str, extension: &str) -> usize {
+        self.offer_at("/ws", shard, user, extension)
+    }
+
+    /// As [`Self::offer`], at another path.
+    pub(crate) fn offer_at(&mut self, path: &str, shard: usize, user: &str, extension: &str) -> usize {
         let claims = serde_json::json!({"sub": user, "exp": 4_000_000_000_u64});
         let key = jsonwebtoken::EncodingKey::from_secret(SECRET.as_bytes());
         let token = jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key).unwrap();
         let client = self.socket(shard);
         let head = format!(
-            "GET /ws?token={token} HTTP/1.1\r\nHost: edge\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+            "GET {path}?token={token} HTTP/1.1\r\nHost: edge\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
              Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\
              Sec-WebSocket-Protocol: realtime.v1\r\nSec-WebSocket-Extensions: {extension}\r\n\r\n"
         );
