@@ -188,11 +188,14 @@ class Commands:
     def send_binary(self, conn: int, payload: bytes, done: int = 0) -> None:
         """Queue one binary message to one connection; `done` credits come back with it."""
 
-    def send_many(self, conns: list[int], payload: bytes) -> None:
-        """Queue one text message, encoded once, to many connections. Volatile; unknown ones are passed over."""
+    def send_many(self, conns: list[int], payload: bytes, key: tuple[str, str] | None = None) -> None:
+        """Queue one text message, encoded once, to many connections; unknown ones are passed over.
 
-    def send_all(self, payload: bytes) -> None:
-        """Queue one text message, encoded once, to every open connection of the `json` endpoints. Volatile."""
+        Volatile, or with a `key` (the event's type, and a key within it) replaced by a newer one for slow readers.
+        """
+
+    def send_all(self, payload: bytes, key: tuple[str, str] | None = None) -> None:
+        """Queue one text message to every open connection of the `json` endpoints; `key` as for `send_many`."""
 
     def close(self, conn: int, code: int, reason: str = "") -> None:
         """Close one connection; its queued whole frames behind a partly written one are dropped."""
@@ -250,8 +253,11 @@ class Commands:
     def want(self, ticket: int) -> bool:
         """Set `notify` on a publish that is still buffered. False where it was submitted already."""
 
-    def publish_union(self, channels: list[str], payload: bytes) -> None:
-        """Queue one text message to the members of several channels, each connection once. Volatile."""
+    def publish_union(self, channels: list[str], payload: bytes, key: tuple[str, str] | None = None) -> None:
+        """Queue one text message to the members of several channels, each connection once; `key` as for `send_many`.
+
+        To one channel alone it counts as that channel's event: `publish` with the same type and key replaces it.
+        """
 
     def history(self, channel: str, after: int | None, limit: int) -> int:
         """Ask for events with offset > `after` (None: the last `limit`); a HISTORY event with the ticket follows."""
@@ -295,7 +301,8 @@ class Commands:
 
         - ``closed_by_code`` ``{"1000": n}``, ``errors_by_code`` ``{"rate_limited": n}`` (the engine's own ones),
           ``refused_by_status`` ``{"401": n}``: what never happened is left out, what has no name is ``"other"``.
-        - ``dropped_by_reason`` ``{"slow": n, "budget": n}``: over a reader's own limit, or over that of all together.
+        - ``dropped_by_reason`` ``{"slow": n, "budget": n, "conflated": n}``: over a reader's own limit, over that of
+          all together, or replaced by a newer event of its key.
         - ``histograms``: ``connection_s``, ``delivery_s`` (from the read of a message to the last send of its fan-out,
           once on each shard with members), ``log_commit_s``, ``log_batch``, each
           ``{"bounds": [float], "counts": [int], "sum": float}`` with one count more than bounds, not cumulated.

@@ -176,7 +176,8 @@ class Realtime:
             channel: template of the channel.
             event: type of the event that subscribers get.
             data: template of its data.
-            latest_by: template of a key; a newer event takes the place of an older one that a slow reader has not got.
+            latest_by: template of a key; a newer event of its type takes the place of an older one that a slow reader
+                has not got.
             ends_after_s: the event is undone this long after the last one of the same user and channel.
             undo: members of `data` as they are when it ends: by time, by another relay, by unsubscribe or close.
             ends: the type of the relay that this one ends.
@@ -434,7 +435,7 @@ class Realtime:
             event: the event's `type`.
             data: anything that msgspec encodes; `bytes` are taken for JSON.
             user: becomes the event's `userId`.
-            key: a newer event with this key may take the place of this one for slow readers (volatile only).
+            key: a newer event of this type and key takes the place of this one for slow readers (volatile only).
             dedupe: a second event of this user with the same text is stored once (durable only).
             number: the event's offset becomes the member `number` of its data, an object (durable only).
             request: becomes the event's `requestId`, also when it is replayed; at most 128 characters.

@@ -184,6 +184,10 @@ def _checked_json(data: bytes) -> bytes:
     return data
 
 
+def _key(type: str, key: str | None) -> tuple[str, str] | None:
+    return None if key is None else (type, key)
+
+
 def _nothing() -> None:
     """What is woken by `settle` where somebody will look later."""
 
@@ -283,7 +287,7 @@ class Broadcaster:
             event: the event's `type`.
             data: anything that msgspec encodes; `bytes` are taken for JSON.
             user: becomes the event's `userId`.
-            key: a newer event with the same key may take the place of this one for slow readers (volatile only).
+            key: a newer event of the same type and key takes the place of this one for slow readers (volatile only).
             dedupe: a second event of this user with the same text is stored once (durable only).
             number: the event's offset becomes the member `number` of its data, an object (durable only).
             request: becomes the event's `requestId`, also when it is replayed; at most 128 characters.
@@ -491,40 +495,54 @@ class Broadcaster:
 
     # Peers.
 
-    def to_all(self, type: str, data: object, *, user: str | None = None, request: str | None = None) -> None:
+    # With a `key` a newer event of the same type and key takes the place of one that a slow reader has not got;
+    # without one the oldest events are dropped for it, and it is told by `lag`.
+
+    def to_all(
+        self, type: str, data: object, *, user: str | None = None, request: str | None = None, key: str | None = None
+    ) -> None:
         """Send an event to every session of the JSON endpoints. Volatile."""
-        self._commands.send_all(self._frame(type, data, user, request))
+        self._commands.send_all(self._frame(type, data, user, request), _key(type, key))
         self._wake()
 
     def to_channel(self, channel: str, event: str, data: object, *, user: str | None = None) -> Publishing:
         """Publish an event; `publish` has more to choose."""
         return self.publish(channel, event, data, user=user)
 
-    def to_channels(self, channels: Iterable[str], type: str, data: object, *, user: str | None = None) -> None:
+    def to_channels(
+        self, channels: Iterable[str], type: str, data: object, *, user: str | None = None, key: str | None = None
+    ) -> None:
         """Send one event to the members of several channels, to each session once. Volatile, belongs to no channel."""
-        self._commands.publish_union(list(channels), self._frame(type, data, user))
+        self._commands.publish_union(list(channels), self._frame(type, data, user), _key(type, key))
         self._wake()
 
     def to_members(
-        self, channel: str, type: str, data: object, *, user: str | None = None, request: str | None = None
+        self,
+        channel: str,
+        type: str,
+        data: object,
+        *,
+        user: str | None = None,
+        request: str | None = None,
+        key: str | None = None,
     ) -> None:
         """Send an event to the members of a channel as they are now. Volatile, also where the channel is durable."""
         event = self._event(type, data, user, request)
         event.channel = channel
         if channel.startswith(_CONVERSATION):
             event.conversation_id = channel.removeprefix(_CONVERSATION)
-        self._commands.publish_union([channel], encode(event))
+        self._commands.publish_union([channel], encode(event), _key(type, key))
         self._wake()
 
     def to_conversation(self, conversation_id: str, event: str, data: object, *, user: str | None = None) -> Publishing:
         """Publish an event to `conversation:{conversation_id}`."""
         return self.publish(f"conversation:{conversation_id}", event, data, user=user)
 
-    def to_user(self, user: str, type: str, data: object, *, request: str | None = None) -> int:
+    def to_user(self, user: str, type: str, data: object, *, request: str | None = None, key: str | None = None) -> int:
         """Send an event to every session of a user. Volatile. Returns to how many."""
         sessions = self._connections.by_user(user)
         if sessions:
-            self._connections.send_many(sessions, self._frame(type, data, None, request))
+            self._connections.send_many(sessions, self._frame(type, data, None, request), _key(type, key))
         return len(sessions)
 
     def to_session(self, session: "Session", type: str, data: object) -> None:
@@ -548,18 +566,18 @@ class Broadcaster:
         Volatile, though the channel is durable: it goes to the members as they are now and is stored nowhere.
         """
         data = {"userId": user, "isTyping": is_typing}
-        self.to_members(f"{_CONVERSATION}{conversation_id}", "typing_indicator", data, user=user)
+        self.to_members(f"{_CONVERSATION}{conversation_id}", "typing_indicator", data, user=user, key=user)
 
     def user_presence(self, user: str, status: str, channels: Sequence[str] | None = None) -> None:
         """Tell that a user came or went: to everybody, or to the members of `channels` and the user's own sessions."""
         data = PresenceData(user, status)
         if channels is None:
-            self.to_all("user_presence", data, user=user)
+            self.to_all("user_presence", data, user=user, key=user)
             return
         if channels:
-            self.to_channels(channels, "user_presence", data, user=user)
+            self.to_channels(channels, "user_presence", data, user=user, key=user)
         if sessions := self._connections.by_user(user):
-            self._connections.send_many(sessions, self._frame("user_presence", data, user))
+            self._connections.send_many(sessions, self._frame("user_presence", data, user), _key("user_presence", user))
 
     def file_processing(self, owner: str, file_id: str, progress: int, status: str) -> Publishing:
         """Tell how far the work on a file is: to its owner's sessions and to whoever is subscribed to `file:{id}`.
@@ -571,7 +589,7 @@ class Broadcaster:
             status: what is being done, in the app's words.
         """
         data = {"fileId": file_id, "progress": progress, "status": status}
-        self.to_user(owner, "file_processing_update", data)
+        self.to_user(owner, "file_processing_update", data, key=file_id)
         return self.publish(f"file:{file_id}", "file_processing_update", data, key=file_id)
 
     def _frame(self, type: str, data: object, user: str | None, request: str | None = None) -> bytes:

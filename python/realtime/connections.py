@@ -226,9 +226,12 @@ class Connections(Collection[Session]):
             self._commands.send_text(session.conn, encode(message))
         self.wake()
 
-    def send_many(self, sessions: Iterable[Session], frame: bytes) -> None:
-        """Queue one event, encoded once, to several sessions of JSON endpoints."""
-        self._commands.send_many([session.conn for session in sessions], frame)
+    def send_many(self, sessions: Iterable[Session], frame: bytes, key: tuple[str, str] | None = None) -> None:
+        """Queue one event, encoded once, to several sessions of JSON endpoints.
+
+        With a `key`, the event's type and a key within it, a newer one takes its place for slow readers.
+        """
+        self._commands.send_many([session.conn for session in sessions], frame, key)
         self.wake()
 
     def take_out(self, sessions: Iterable[Session], channel: str) -> None:

@@ -224,13 +224,13 @@ _GAUGES: Final = (
 _LABELLED: Final = (
     ("closed_by_code", "connections_closed", "code", "Connections that were closed, by their close code."),
     ("refused_by_status", "handshakes_refused", "status", "Upgrades that were refused, by their HTTP status."),
-    ("dropped_by_reason", "drops", "reason", "Events dropped for slow readers, by the limit that was passed."),
+    ("dropped_by_reason", "drops", "reason", "Events that slow readers did not get, by why."),
 )
 _QUEUES: Final = (
     ("events", "queue_events", "Events that wait for Python."),
     ("commands_bytes", "queue_commands_bytes", "Bytes of commands that wait for a shard."),
     ("log", "queue_log_events", "Appends that wait for the log."),
-    ("outbox_bytes", "queue_outbox_bytes", "Bytes queued for connections behind what the kernel took."),
+    ("outbox_bytes", "queue_outbox_bytes", "Bytes that wait for slow readers: shared ones once."),
 )
 _HISTOGRAMS: Final = (
     ("connection_s", "connection_duration_seconds", "How long connections lasted."),

@@ -128,7 +128,7 @@ def test_one_frame_goes_to_many_sessions_in_one_command() -> None:
     world = World()
     sessions = [world.open(conn)[0] for conn in (1, 2, 3)]
     world.table.send_many(sessions, b"{}")
-    assert world.engine.calls == [("send_many", [1, 2, 3], b"{}")]
+    assert world.engine.calls == [("send_many", [1, 2, 3], b"{}", None)]
 
 
 def test_sessions_are_outside_of_the_garbage_collectors_rounds_and_hashed_by_identity() -> None:

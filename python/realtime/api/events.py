@@ -49,6 +49,15 @@ VOLATILE: Final = frozenset(
 )
 """Types that say how something is just now: never stored, whatever the channel keeps."""
 
+_STATES: Final = {
+    "cursor_moved": "userId",
+    "file_processing_update": "fileId",
+    "message_read": "userId",
+    "typing_indicator": "userId",
+    "user_presence": "userId",
+}
+"""Which member of the data says whose state it is: a newer one takes its place for readers that are slow."""
+
 RESERVED: Final = (
     frozenset(RESERVED_EVENTS)
     - VOLATILE
@@ -221,16 +230,26 @@ class EventHooks:
         return True
 
     def _told(self, event: HookEvent, channel: str | None, request: str) -> None:
-        broadcaster = self._broadcaster
+        broadcaster, key = self._broadcaster, _state_key(event)
         if channel is not None:
             if broadcaster.is_durable(channel):
-                broadcaster.to_members(channel, event.type, event.data, request=request)
+                broadcaster.to_members(channel, event.type, event.data, request=request, key=key)
             else:
-                _ = broadcaster.publish(channel, event.type, event.data, request=request)
+                _ = broadcaster.publish(channel, event.type, event.data, request=request, key=key)
         elif event.user_id is not None:
-            broadcaster.to_user(event.user_id, event.type, event.data, request=request)
+            broadcaster.to_user(event.user_id, event.type, event.data, request=request, key=key)
         else:
-            broadcaster.to_all(event.type, event.data, request=request)
+            broadcaster.to_all(event.type, event.data, request=request, key=key)
+
+
+def _state_key(event: HookEvent) -> str | None:
+    """Return whose state an event tells; None for one that is no state, or does not say whose."""
+    member = _STATES.get(event.type)
+    if member is None or not bytes(event.data).startswith(b"{"):
+        return None
+    whose = _members(event.data).get(member)
+    value = None if whose is None else msgspec.json.decode(whose)
+    return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else None
 
 
 def _path(at: str, member: str) -> str:

@@ -220,7 +220,10 @@ class LimitSettings(Section, frozen=True):
     ] = 0
     outbox_soft_bytes: Annotated[
         Bytes,
-        Meta(description="Bytes queued for a connection above which it is read no further and no past is replayed."),
+        Meta(
+            description="Bytes queued for a connection above which a newer state takes the place of a queued one, "
+            "nothing more is read from it and no past is replayed."
+        ),
     ] = 64 * 1024
     outbox_hard_bytes: Annotated[
         Bytes, Meta(description="Bytes queued for a connection above which events are dropped or it is closed 4000.")

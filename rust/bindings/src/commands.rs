@@ -9,7 +9,7 @@ use crate::events;
 use pyo3::exceptions::{PyTypeError, PyUnicodeDecodeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyString};
-use realtime_hub::{Admitted, Amendment, Command, ConnId, Publish, Reply};
+use realtime_hub::{Admitted, Amendment, Command, ConnId, Publish, Reply, latest_key};
 use realtime_reactor::Handle;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -130,16 +130,18 @@ impl Commands {
         self.push(Command::Send { conn: ConnId::from_u64(conn), text: false, payload, done });
     }
 
-    fn send_many(&self, conns: Vec<u64>, payload: &Bound<'_, PyBytes>) -> PyResult<()> {
+    #[pyo3(signature = (conns, payload, key=None))]
+    fn send_many(&self, conns: Vec<u64>, payload: &Bound<'_, PyBytes>, key: Key<'_>) -> PyResult<()> {
         let payload = text(payload)?.into();
         let conns = conns.into_iter().map(ConnId::from_u64).collect();
-        self.push(Command::SendMany { conns, payload });
+        self.push(Command::SendMany { conns, payload, key: latest(key) });
         Ok(())
     }
 
-    fn send_all(&self, payload: &Bound<'_, PyBytes>) -> PyResult<()> {
+    #[pyo3(signature = (payload, key=None))]
+    fn send_all(&self, payload: &Bound<'_, PyBytes>, key: Key<'_>) -> PyResult<()> {
         let payload = text(payload)?.into();
-        self.push(Command::SendAll { payload });
+        self.push(Command::SendAll { payload, key: latest(key) });
         Ok(())
     }
 
@@ -224,10 +226,11 @@ impl Commands {
         publish.map(|publish| publish.notify = true).is_some()
     }
 
-    fn publish_union(&self, channels: Vec<String>, payload: &Bound<'_, PyBytes>) -> PyResult<()> {
+    #[pyo3(signature = (channels, payload, key=None))]
+    fn publish_union(&self, channels: Vec<String>, payload: &Bound<'_, PyBytes>, key: Key<'_>) -> PyResult<()> {
         let payload = text(payload)?.into();
         let channels = channels.into_iter().map(Into::into).collect();
-        self.push(Command::PublishUnion { channels, payload });
+        self.push(Command::PublishUnion { channels, payload, key: latest(key) });
         Ok(())
     }
 
@@ -295,6 +298,13 @@ impl Commands {
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
         error::caught(py, || PyBytes::new(py, self.handle.stats_json().as_bytes()))
     }
+}
+
+/// An event's type and its key.
+type Key<'a> = Option<(&'a str, &'a str)>;
+
+fn latest(key: Key<'_>) -> Option<Arc<str>> {
+    key.map(|(event, key)| latest_key(event, key))
 }
 
 fn admitted(

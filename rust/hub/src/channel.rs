@@ -109,6 +109,8 @@ pub(crate) struct Lasting {
     pub undo: Box<[u8]>,
     /// JSON of the data while it lasts.
     pub data: Box<[u8]>,
+    /// Key of class `latest`: the end takes the place of the start for who has not got that.
+    pub key: Option<Arc<str>>,
 }
 
 /// A command that needs the head.

@@ -18,10 +18,10 @@ pub enum Command {
     Revoke { user: Option<Arc<str>>, token_id: Option<Arc<str>>, before_s: Option<u64>, close: bool },
     /// One message to one connection; `done` credits come back with it.
     Send { conn: ConnId, text: bool, payload: Box<[u8]>, done: u16 },
-    /// One text message to many connections.
-    SendMany { conns: Vec<ConnId>, payload: Box<[u8]> },
+    /// One text message to many connections; with a [`crate::latest_key`] of class `latest`.
+    SendMany { conns: Vec<ConnId>, payload: Box<[u8]>, key: Option<Arc<str>> },
     /// One text message to every open connection of the `json` endpoints.
-    SendAll { payload: Box<[u8]> },
+    SendAll { payload: Box<[u8]>, key: Option<Arc<str>> },
     /// End a connection.
     Close { conn: ConnId, code: u16, reason: Box<str> },
     /// Rights on one channel, then the command that had asked for them.
@@ -35,7 +35,7 @@ pub enum Command {
     /// An event of a channel.
     Publish(Publish),
     /// One text message to the members of several channels, each connection once.
-    PublishUnion { channels: Vec<Arc<str>>, payload: Box<[u8]> },
+    PublishUnion { channels: Vec<Arc<str>>, payload: Box<[u8]>, key: Option<Arc<str>> },
     /// Ask for events after an offset, or for the last ones.
     History { ticket: u64, channel: Arc<str>, after: Option<u64>, limit: usize },
     /// Ask who is subscribed to a channel.

@@ -6,6 +6,7 @@
 //! a connection that ends takes its own places back at once, since nothing can be meant for it any more.
 
 mod admission;
+mod budget;
 mod commands;
 mod drain;
 mod fan_outs;
@@ -24,6 +25,7 @@ use crate::counters::{Tally, add, sub};
 use crate::inbox::{Deliver, ShardMsg};
 use crate::json::Scanner;
 use crate::{ConnId, Event, Hub, Now, Release};
+use budget::Budget;
 use drain::Drain;
 use fan_outs::FanOuts;
 use members::LocalChannel;
@@ -58,6 +60,7 @@ pub struct ShardCore {
     inbox: Vec<ShardMsg>,
     burst: Vec<Deliver>,
     drain: Drain,
+    budget: Budget,
     fan_outs: FanOuts,
     now: Now,
     last_tick: u32,
@@ -85,6 +88,7 @@ impl ShardCore {
             inbox: Vec::new(),
             burst: Vec::new(),
             drain: Drain::default(),
+            budget: Budget::default(),
             fan_outs: FanOuts::default(),
             now: Now::default(),
             last_tick: 0,

@@ -93,6 +93,8 @@ counters! {
     dropped_slow,
     /// Events dropped because all outboxes together held too much.
     dropped_budget,
+    /// Events that a newer one of the same channel and key took the place of, for a reader that was too slow.
+    dropped_conflated,
     /// Connections closed because a reader was too slow.
     closed_slow,
     /// Connections closed because the peer was silent.
@@ -101,7 +103,7 @@ counters! {
     rate_limited,
     /// `error` frames sent.
     errors,
-    /// Bytes queued behind what the kernel took, each shared frame once.
+    /// Bytes queued behind what the kernel took: each shared frame once, and 64 for each place in a queue.
     outbox_bytes,
     /// Bytes of commands from Python that no shard has run yet.
     commands_bytes,
@@ -157,8 +159,10 @@ impl Counters {
         self.closed_by_code.write_json(&mut out, "closed_by_code", codes);
         self.errors_by_code.write_json(&mut out, "errors_by_code", ERROR_CODES.iter().map(ToString::to_string));
         self.refused_by_status.write_json(&mut out, "refused_by_status", STATUSES.iter().map(ToString::to_string));
-        let (slow, budget) = (self.dropped_slow.load(Ordering::Relaxed), self.dropped_budget.load(Ordering::Relaxed));
-        let _ = write!(out, "\"dropped_by_reason\":{{\"slow\":{slow},\"budget\":{budget}}},\"histograms\":{{");
+        let [slow, budget, conflated] = [&self.dropped_slow, &self.dropped_budget, &self.dropped_conflated]
+            .map(|counter| counter.load(Ordering::Relaxed));
+        let _ = write!(out, "\"dropped_by_reason\":{{\"slow\":{slow},\"budget\":{budget},\"conflated\":{conflated}}},");
+        out.push_str("\"histograms\":{");
         let histograms = [
             ("connection_s", &self.connection_s),
             ("delivery_s", &self.delivery_s),
@@ -288,7 +292,7 @@ mod tests {
         assert_eq!(read["closed_by_code"], serde_json::json!({"1000": 1, "other": 1}));
         assert_eq!(read["errors_by_code"], serde_json::json!({"rate_limited": 1, "other": 1}));
         assert_eq!(read["refused_by_status"], serde_json::json!({"429": 1}));
-        assert_eq!(read["dropped_by_reason"], serde_json::json!({"slow": 0, "budget": 0}));
+        assert_eq!(read["dropped_by_reason"], serde_json::json!({"slow": 0, "budget": 0, "conflated": 0}));
         assert_eq!(read["histograms"]["connection_s"]["sum"], 2.0);
         assert_eq!((&read["errors"], &read["closed"], &read["refused"]), (&2.into(), &2.into(), &1.into()));
     }

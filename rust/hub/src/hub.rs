@@ -177,6 +177,19 @@ impl Hub {
         }
     }
 
+    /// Connections of a shard that are behind, and how many there are on all.
+    pub(crate) fn behind_on(&self, shard: usize) -> (Vec<ConnId>, usize) {
+        let behind = lock(&self.behind);
+        (behind.keys().copied().filter(|conn| conn.shard() == shard).collect(), behind.len())
+    }
+
+    /// Tells the other shards.
+    pub(crate) fn elsewhere(&self, shard: usize, message: impl Fn() -> ShardMsg) {
+        for (_, inbox) in self.inboxes.iter().enumerate().filter(|(other, _)| *other != shard) {
+            inbox.push(message());
+        }
+    }
+
     /// Too many events wait for Python: shards stop reading and accepting until it is off again.
     pub fn set_pressure(&self, on: bool) {
         self.pressure.store(on, Ordering::SeqCst);
@@ -254,16 +267,20 @@ impl Hub {
                 let opcode = if text { Opcode::Text } else { Opcode::Binary };
                 self.send(conn, Prepared::frame(opcode, &payload), done);
             }
-            Command::SendMany { conns, payload } => self.send_many(conns, &payload),
-            Command::SendAll { payload } => {
+            Command::SendMany { conns, payload, key } => self.send_many(conns, &payload, key.as_ref()),
+            Command::SendAll { payload, key } => {
                 let frame = Prepared::text(&payload);
-                self.everywhere(|| ShardMsg::SendAll { frame: Arc::clone(&frame) });
+                self.everywhere(|| ShardMsg::SendAll { frame: Arc::clone(&frame), key: key.clone() });
             }
-            Command::PublishUnion { channels, payload } => {
+            Command::PublishUnion { channels, payload, key } => {
                 let ids: Arc<[u64]> =
                     channels.iter().filter_map(|name| self.directory.find(name)).map(|c| c.id).collect();
                 let frame = Prepared::text(&payload);
-                self.everywhere(|| ShardMsg::SendUnion { channels: Arc::clone(&ids), frame: Arc::clone(&frame) });
+                self.everywhere(|| ShardMsg::SendUnion {
+                    channels: Arc::clone(&ids),
+                    frame: Arc::clone(&frame),
+                    key: key.clone(),
+                });
             }
             Command::History { ticket, channel, after, limit } => {
                 let limit = limit.min(HISTORY_EVENTS_MAX as usize);
@@ -316,7 +333,7 @@ impl Hub {
         inbox.push(ShardMsg::Send { conn, frame, credits });
     }
 
-    fn send_many(&self, conns: Vec<ConnId>, payload: &[u8]) {
+    fn send_many(&self, conns: Vec<ConnId>, payload: &[u8], key: Option<&Arc<str>>) {
         let frame = Prepared::text(payload);
         let mut by_shard = vec![Vec::new(); self.inboxes.len()];
         for conn in conns {
@@ -326,7 +343,7 @@ impl Hub {
         }
         for (inbox, conns) in self.inboxes.iter().zip(by_shard) {
             if !conns.is_empty() {
-                inbox.push(ShardMsg::SendMany { conns, frame: Arc::clone(&frame) });
+                inbox.push(ShardMsg::SendMany { conns, frame: Arc::clone(&frame), key: key.cloned() });
             }
         }
     }

@@ -32,11 +32,11 @@ pub(crate) enum ShardMsg {
     /// One frame to one connection; credits come back with it.
     Send { conn: ConnId, frame: Arc<Prepared>, credits: u16 },
     /// One frame to some connections of this shard.
-    SendMany { conns: Vec<ConnId>, frame: Arc<Prepared> },
+    SendMany { conns: Vec<ConnId>, frame: Arc<Prepared>, key: Option<Arc<str>> },
     /// One frame to every open `json` connection.
-    SendAll { frame: Arc<Prepared> },
+    SendAll { frame: Arc<Prepared>, key: Option<Arc<str>> },
     /// One frame to the members of several channels, each connection once.
-    SendUnion { channels: Arc<[u64]>, frame: Arc<Prepared> },
+    SendUnion { channels: Arc<[u64]>, frame: Arc<Prepared>, key: Option<Arc<str>> },
     /// Tell Python which connections of this shard are members.
     Members { ticket: u64, channel: u64 },
     /// The log from `next` on for a member that replays; None when it could not be read.
@@ -65,6 +65,8 @@ pub(crate) enum ShardMsg {
     Unsubscribe { conn: ConnId, channel: Arc<str>, code: Box<str>, retryable: bool },
     /// Credits come back.
     Done { conn: ConnId, count: u16 },
+    /// Slow readers hold too much together, and those who hold most are not on the shard that found out.
+    MakeRoom,
     /// Something changed that every shard has to look at (pressure, draining).
     Look,
 }
@@ -92,6 +94,7 @@ impl ShardMsg {
             | Self::AnnounceDrain { .. }
             | Self::CloseAll { .. }
             | Self::Revoke(_)
+            | Self::MakeRoom
             | Self::Look => None,
         }
     }

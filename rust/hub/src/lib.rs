@@ -60,6 +60,6 @@ pub use options::{
     Auth, CompressionOptions, Crowd, Endpoint, Expiry, FlushOption, KeyRule, Limits, Mode, OpenGrant, Options,
     Overflow, PolicyOptions, RelayOptions, Retention, Route, TokenRule,
 };
-pub use outbox::Class;
+pub use outbox::{Class, latest_key};
 pub use prepared::{Form, Prepared};
 pub use wire::{Outcome, Release, SendOp, Wire};

@@ -1,9 +1,15 @@
 //! What waits for a connection whose socket took less than it was given.
 //!
-//! States: clear (no [`Backlog`]); behind (there is one: everything queues); over soft (reading pauses until it is
-//! below again); over hard: droppable events go, oldest first, and the reader is told by `lag` at the place of the
-//! first one; when nothing is droppable the connection is closed with 4000 and resumes from its position. The frame
-//! at the front never counts against the limits, so one large event does not close everybody.
+//! States: clear (no [`Backlog`]); behind (there is one: everything queues); over soft (a `latest` event takes the place
+//! of a queued one of the same channel and key, nothing more is read from the connection and no past is replayed to
+//! it); over hard: droppable events go, oldest first, and the reader is told by `lag` at the place of the first one;
+//! when nothing is droppable the connection is closed with 4000 and resumes from its position. The frame at the front
+//! never counts against the limits, so one large event does not close everybody.
+//!
+//! Whatever happens to a queued event costs the same however much is queued. Entries have numbers that rise by one
+//! from `base`; an index finds the newest of a key, marks are found by channel, and what drops looks on from where it
+//! looked last. An event that is dropped leaves a mark or a hole; holes are closed when they are half of everything.
+//! The index is made when the first event could be replaced, so who is clear, or just behind, pays nothing for it.
 
 use crate::channel::Channel;
 use crate::compose;
@@ -12,8 +18,16 @@ use crate::counters::{Counters, add, sub};
 use crate::hub::channel_member;
 use crate::options::Overflow;
 use crate::prepared::{Form, Prepared};
-use std::collections::VecDeque;
+use rustc_hash::FxHashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+/// What a place in a queue is taken to cost beside the frame, in the process's budget: a frame is shared, its places
+/// are not, and a million places of small frames are more than the frames.
+pub(crate) const PLACE_BYTES: usize = 64;
+/// Holes that are not worth closing.
+const HOLES_MIN: usize = 32;
 
 /// What one connection alone gets stays plain below this: nobody shares the cost.
 const REPLY_BYTES_MIN: usize = 1_024;
@@ -25,10 +39,17 @@ pub enum Class {
     Reply,
     /// Has an offset: never dropped where the reader can resume.
     Durable,
-    /// A newer one of the same channel and key may take its place.
+    /// A newer one of the same channel and key may take its place; the key is of [`latest_key`].
     Latest(Arc<str>),
     /// Dropped under the channel's policy.
     Volatile(Overflow),
+}
+
+/// The key of an event of class `latest`: that of whoever sent it, within its type. Relays of one channel may go by the
+/// same user and say different things.
+#[must_use]
+pub fn latest_key(event: &str, key: &str) -> Arc<str> {
+    [event, "\n", key].concat().into()
 }
 
 /// A frame on its way to connections.
@@ -76,14 +97,32 @@ impl Queued {
         Self { form: self.form_for(window, compressor), ..self.clone() }
     }
 
-    const fn is_droppable(&self, resumable: bool) -> bool {
+    /// Which events go first for a reader that is over its hard limit; None for what never goes. The newest state of
+    /// a key goes last: a flood of others does not push it out.
+    const fn rank(&self, resumable: bool) -> Option<usize> {
         match self.class {
-            Class::Reply | Class::Volatile(Overflow::Close) => false,
-            Class::Durable => !resumable,
-            Class::Latest(_) | Class::Volatile(Overflow::DropOldest) => true,
+            Class::Durable if !resumable => Some(0),
+            Class::Reply | Class::Durable | Class::Volatile(Overflow::Close) => None,
+            Class::Volatile(Overflow::DropOldest) => Some(0),
+            Class::Latest(_) => Some(1),
         }
     }
+
+    /// Channel and key of one that a newer one may replace.
+    fn latest_key(&self) -> Option<Key> {
+        match &self.class {
+            Class::Latest(key) => Some((self.channel_id(), Arc::clone(key))),
+            _ => None,
+        }
+    }
+
+    /// 0 for none.
+    fn channel_id(&self) -> u64 {
+        self.channel.as_ref().map_or(0, |channel| channel.id)
+    }
 }
+
+type Key = (u64, Arc<str>);
 
 /// The hard limit is passed and nothing may be dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,9 +131,8 @@ pub(crate) struct TooSlow;
 /// Limits of one backlog.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {
+    pub soft_bytes: usize,
     pub hard_bytes: usize,
-    /// Of the whole process, each shared frame once.
-    pub all_bytes: usize,
     pub resumable: bool,
 }
 
@@ -106,16 +144,32 @@ enum Entry {
         channel: Option<Arc<Channel>>,
         skipped: u64,
     },
+    /// An event was dropped here that a mark counts.
+    Hole,
 }
 
 /// Frames that wait, the first perhaps partly sent.
 #[derive(Debug, Default)]
 pub(crate) struct Backlog {
     entries: VecDeque<Entry>,
+    /// The number of the first entry.
+    base: u64,
     /// Bytes of the first frame that the kernel has.
     front_sent: usize,
     /// Bytes that wait, without `front_sent`.
     bytes: usize,
+    holes: usize,
+    /// No frame stands before it.
+    first_frame: u64,
+    /// Nothing of the rank stands before it that could be dropped.
+    oldest: [u64; 2],
+    /// Marks that wait, by channel.
+    marks: FxHashMap<u64, u64>,
+    /// Where the newest event of a key stands. Keys come from clients: std's keyed hash.
+    newest: Option<HashMap<Key, u64>>,
+    /// What stands before it is not replaced: a membership began here, and who has just come is to get what is new
+    /// behind its confirmation.
+    replaced_from: u64,
 }
 
 impl Backlog {
@@ -129,7 +183,7 @@ impl Backlog {
 
     /// Takes the rest of what a send left: `front_sent` bytes of the first frame are with the kernel already.
     pub(crate) fn start(frames: impl Iterator<Item = Queued>, front_sent: usize, counters: &Counters) -> Self {
-        let mut backlog = Self { entries: VecDeque::new(), front_sent, bytes: 0 };
+        let mut backlog = Self { front_sent, ..Self::default() };
         for queued in frames {
             backlog.append(queued, counters);
         }
@@ -137,12 +191,38 @@ impl Backlog {
         backlog
     }
 
-    fn append(&mut self, queued: Queued, counters: &Counters) {
+    // ---- places
+
+    fn end(&self) -> u64 {
+        self.base + self.entries.len() as u64
+    }
+
+    fn entry(&self, number: u64) -> Option<&Entry> {
+        self.entries.get(number.checked_sub(self.base)? as usize)
+    }
+
+    fn frame(&self, number: u64) -> Option<&Queued> {
+        match self.entry(number) {
+            Some(Entry::Frame(queued)) => Some(queued),
+            _ => None,
+        }
+    }
+
+    fn push_entry(&mut self, entry: Entry, counters: &Counters) {
+        add(&counters.outbox_bytes, PLACE_BYTES as u64);
+        self.entries.push_back(entry);
+    }
+
+    /// What one more frame would add to what outboxes hold.
+    pub(crate) fn cost(queued: &Queued) -> usize {
+        PLACE_BYTES + if queued.frame.holders(queued.form) == 0 { queued.wire_len() } else { 0 }
+    }
+
+    fn hold(&mut self, queued: &Queued, counters: &Counters) {
         self.bytes += queued.wire_len();
         if queued.frame.hold(queued.form) {
             add(&counters.outbox_bytes, queued.wire_len() as u64);
         }
-        self.entries.push_back(Entry::Frame(queued));
     }
 
     fn forget(&mut self, queued: &Queued, counters: &Counters) {
@@ -152,47 +232,57 @@ impl Backlog {
         }
     }
 
-    /// Bytes that wait behind the first frame.
-    fn behind(&self) -> usize {
-        match self.entries.front() {
-            Some(Entry::Frame(first)) => self.bytes - (first.wire_len() - self.front_sent),
-            _ => self.bytes,
+    fn append(&mut self, queued: Queued, counters: &Counters) {
+        self.hold(&queued, counters);
+        let number = self.end();
+        if let (Some(newest), Some(key)) = (&mut self.newest, queued.latest_key()) {
+            newest.insert(key, number);
         }
+        self.push_entry(Entry::Frame(queued), counters);
     }
 
-    /// Adds a frame, dropping others or itself where the limits ask for it.
+    /// Bytes that wait behind the first frame; None where there is no frame.
+    fn behind(&mut self) -> Option<usize> {
+        self.first_frame = self.first_frame.max(self.base);
+        while matches!(self.entry(self.first_frame), Some(Entry::Lag { .. } | Entry::Hole)) {
+            self.first_frame += 1;
+        }
+        let first = self.frame(self.first_frame)?;
+        let sent = if self.first_frame == self.base { self.front_sent } else { 0 };
+        Some(self.bytes - (first.wire_len() - sent))
+    }
+
+    // ---- in
+
+    /// Adds a frame, in the place of an older one or dropping others or itself where the limits ask for it.
     pub(crate) fn push(&mut self, queued: Queued, bounds: Bounds, counters: &Counters) -> Result<(), TooSlow> {
         let len = queued.wire_len();
-        let is_over = |backlog: &Self| {
-            if backlog.is_empty() {
-                None
-            } else if backlog.behind() + len > bounds.hard_bytes {
-                Some(&counters.dropped_slow)
-            } else {
-                let all_bytes = counters.outbox_bytes.load(std::sync::atomic::Ordering::Relaxed);
-                (all_bytes as usize > bounds.all_bytes).then_some(&counters.dropped_budget)
+        loop {
+            let older = self.older(&queued, bounds.soft_bytes);
+            let more = len - older.map_or(0, |(_, older_len)| older_len.min(len));
+            let fits = more == 0 || self.behind().is_none_or(|behind| behind + more <= bounds.hard_bytes);
+            if fits {
+                match older {
+                    Some((number, _)) => self.replace(number, queued, counters),
+                    None => self.append(queued, counters),
+                }
+                return Ok(());
             }
-        };
-        let mut from = usize::from(self.front_sent > 0);
-        while let Some(dropped) = is_over(self) {
-            let droppable = |entry: &Entry| matches!(entry, Entry::Frame(q) if q.is_droppable(bounds.resumable));
-            let Some(place) = self.entries.iter().skip(from).position(droppable).map(|place| place + from) else {
-                if !queued.is_droppable(bounds.resumable) {
+            if !self.drop_oldest(bounds.resumable, &counters.dropped_slow, counters) {
+                if queued.rank(bounds.resumable).is_none() {
                     return Err(TooSlow);
                 }
-                add(dropped, 1);
-                self.note_lag(self.entries.len(), queued.channel);
+                add(&counters.dropped_slow, 1);
+                match self.marks.get(&queued.channel_id()) {
+                    Some(&mark) => self.count_in(mark, 1),
+                    None => {
+                        self.marks.insert(queued.channel_id(), self.end());
+                        self.push_entry(Entry::Lag { channel: queued.channel, skipped: 1 }, counters);
+                    }
+                }
                 return Ok(());
-            };
-            if let Some(Entry::Frame(oldest)) = self.entries.remove(place) {
-                self.forget(&oldest, counters);
-                add(dropped, 1);
-                self.note_lag(place, oldest.channel);
             }
-            from = place;
         }
-        self.append(queued, counters);
-        Ok(())
     }
 
     /// Adds the last frame of a connection, whatever the limits.
@@ -200,18 +290,160 @@ impl Backlog {
         self.append(queued, counters);
     }
 
-    /// Counts a dropped event in the mark of its channel before `place`, or makes one there.
-    fn note_lag(&mut self, place: usize, channel: Option<Arc<Channel>>) {
-        let id = channel.as_ref().map(|channel| channel.id);
-        let mark = self.entries.iter_mut().take(place).find_map(|entry| match entry {
-            Entry::Lag { channel, skipped } if channel.as_ref().map(|c| c.id) == id => Some(skipped),
+    /// A membership begins with what is queued next.
+    pub(crate) fn note_join(&mut self) {
+        self.replaced_from = self.end();
+    }
+
+    // ---- conflation
+
+    /// Number and length of the event that this one may take the place of: the newest of its key, so that a reader
+    /// never gets an older state behind a newer one.
+    fn older(&mut self, queued: &Queued, soft_bytes: usize) -> Option<(u64, usize)> {
+        if self.bytes <= soft_bytes {
+            return None;
+        }
+        let key = queued.latest_key()?;
+        let first = self.replaced_from.max(self.base + u64::from(self.front_sent > 0));
+        if self.newest.is_none() {
+            self.index();
+        }
+        let number = *self.newest.as_ref()?.get(&key)?;
+        let older = self.frame(number).filter(|_| number >= first)?;
+        Some((number, older.wire_len()))
+    }
+
+    fn index(&mut self) {
+        let numbered = (self.base..).zip(&self.entries);
+        let latest = numbered.filter_map(|(number, entry)| match entry {
+            Entry::Frame(queued) => Some((queued.latest_key()?, number)),
             _ => None,
         });
-        match mark {
-            Some(skipped) => *skipped += 1,
-            None => self.entries.insert(place, Entry::Lag { channel, skipped: 1 }),
+        self.newest = Some(latest.collect());
+    }
+
+    fn replace(&mut self, number: u64, queued: Queued, counters: &Counters) {
+        self.hold(&queued, counters);
+        let place = (number - self.base) as usize;
+        if let Entry::Frame(older) = std::mem::replace(&mut self.entries[place], Entry::Frame(queued)) {
+            self.forget(&older, counters);
+        }
+        add(&counters.dropped_conflated, 1);
+    }
+
+    /// An event is here no longer.
+    fn forget_key(&mut self, number: u64, queued: &Queued) {
+        if let Some(newest) = &mut self.newest
+            && let Some(key) = queued.latest_key()
+            && newest.get(&key) == Some(&number)
+        {
+            newest.remove(&key);
         }
     }
+
+    // ---- dropping
+
+    /// Drops a quarter of what is queued since all outboxes together hold too much, with the places that it had; false
+    /// where none may go.
+    pub(crate) fn drop_quarter(&mut self, resumable: bool, counters: &Counters) -> bool {
+        let most = self.entries.len().div_ceil(4);
+        let dropped = (0..most).take_while(|_| self.drop_oldest(resumable, &counters.dropped_budget, counters)).count();
+        self.close_holes(counters);
+        dropped > 0
+    }
+
+    /// What of the memory that outboxes hold is this one's: of a frame that others hold too, a part.
+    pub(crate) fn part(&self) -> usize {
+        let frames = self.entries.iter().filter_map(|entry| match entry {
+            Entry::Frame(queued) => Some(queued.wire_len() / queued.frame.holders(queued.form).max(1)),
+            _ => None,
+        });
+        frames.sum::<usize>() + self.entries.len() * PLACE_BYTES
+    }
+
+    /// Drops the event that goes first; false where none may go.
+    fn drop_oldest(&mut self, resumable: bool, dropped: &AtomicU64, counters: &Counters) -> bool {
+        let Some(number) = (0..self.oldest.len()).find_map(|rank| self.oldest_of(rank, resumable)) else {
+            return false;
+        };
+        let place = (number - self.base) as usize;
+        if let Entry::Frame(oldest) = std::mem::replace(&mut self.entries[place], Entry::Hole) {
+            self.holes += 1;
+            self.forget(&oldest, counters);
+            self.forget_key(number, &oldest);
+            add(dropped, 1);
+            self.note_lag(number, oldest.channel);
+            if self.holes > HOLES_MIN && self.holes > self.entries.len() / 2 {
+                self.close_holes(counters);
+            }
+        }
+        true
+    }
+
+    fn oldest_of(&mut self, rank: usize, resumable: bool) -> Option<u64> {
+        let mut number = self.oldest[rank].max(self.base + u64::from(self.front_sent > 0));
+        while let Some(entry) = self.entry(number) {
+            if matches!(entry, Entry::Frame(queued) if queued.rank(resumable) == Some(rank)) {
+                break;
+            }
+            number += 1;
+        }
+        self.oldest[rank] = number;
+        (number < self.end()).then_some(number)
+    }
+
+    /// Counts the event that was dropped at a hole in its channel's mark, which stands there or before.
+    fn note_lag(&mut self, hole: u64, channel: Option<Arc<Channel>>) {
+        let id = channel.as_ref().map_or(0, |channel| channel.id);
+        let mut skipped = 1;
+        match self.marks.get(&id) {
+            Some(&mark) if mark < hole => return self.count_in(mark, 1),
+            Some(&later) => {
+                let place = (later - self.base) as usize;
+                if let Entry::Lag { skipped: counted, .. } = std::mem::replace(&mut self.entries[place], Entry::Hole) {
+                    self.holes += 1;
+                    skipped += counted;
+                }
+            }
+            None => {}
+        }
+        let place = (hole - self.base) as usize;
+        self.entries[place] = Entry::Lag { channel, skipped };
+        self.holes -= 1;
+        self.marks.insert(id, hole);
+    }
+
+    fn count_in(&mut self, mark: u64, count: u64) {
+        let place = (mark - self.base) as usize;
+        if let Some(Entry::Lag { skipped, .. }) = self.entries.get_mut(place) {
+            *skipped += count;
+        }
+    }
+
+    fn close_holes(&mut self, counters: &Counters) {
+        let is_there = |entry: &Entry| !matches!(entry, Entry::Hole);
+        let before = self.replaced_from.saturating_sub(self.base) as usize;
+        self.replaced_from =
+            self.base + self.entries.iter().take(before).filter(|entry| is_there(entry)).count() as u64;
+        self.entries.retain(is_there);
+        self.entries.shrink_to(self.entries.len() * 2);
+        sub(&counters.outbox_bytes, (self.holes * PLACE_BYTES) as u64);
+        self.holes = 0;
+        self.first_frame = self.base;
+        self.oldest = [self.base; 2];
+        let numbered = (self.base..).zip(&self.entries);
+        self.marks = numbered
+            .filter_map(|(number, entry)| match entry {
+                Entry::Lag { channel, .. } => Some((channel.as_ref().map_or(0, |channel| channel.id), number)),
+                _ => None,
+            })
+            .collect();
+        if self.newest.is_some() {
+            self.index();
+        }
+    }
+
+    // ---- out
 
     /// Appends what goes out next, up to about `most` bytes and at least one frame.
     pub(crate) fn fill(&mut self, out: &mut Vec<u8>, most: usize, wall_ms: u64, counters: &Counters) {
@@ -219,11 +451,10 @@ impl Backlog {
         for place in 0..self.entries.len() {
             if let Entry::Lag { channel, skipped } = &self.entries[place] {
                 let lag = Queued::reply(lag_frame(channel.as_deref(), *skipped, wall_ms));
-                self.bytes += lag.wire_len();
-                if lag.frame.hold(lag.form) {
-                    add(&counters.outbox_bytes, lag.wire_len() as u64);
-                }
+                self.marks.remove(&channel.as_ref().map_or(0, |channel| channel.id));
+                self.hold(&lag, counters);
                 self.entries[place] = Entry::Frame(lag);
+                self.first_frame = self.base;
             }
             let Entry::Frame(queued) = &self.entries[place] else { continue };
             let skip = if place == 0 { self.front_sent } else { 0 };
@@ -250,30 +481,45 @@ impl Backlog {
             count -= rest;
             self.bytes += self.front_sent;
             self.front_sent = 0;
-            if let Some(Entry::Frame(first)) = self.entries.pop_front() {
-                self.forget(&first, counters);
+            self.pop_front(counters);
+            while matches!(self.entries.front(), Some(Entry::Hole)) {
+                self.holes -= 1;
+                self.pop_front(counters);
             }
         }
+    }
+
+    fn pop_front(&mut self, counters: &Counters) {
+        let Some(entry) = self.entries.pop_front() else { return };
+        sub(&counters.outbox_bytes, PLACE_BYTES as u64);
+        if let Entry::Frame(queued) = entry {
+            self.forget(&queued, counters);
+            self.forget_key(self.base, &queued);
+        }
+        self.base += 1;
     }
 
     /// Drops whole frames that wait behind one that is partly written.
     pub(crate) fn drop_whole_frames(&mut self, counters: &Counters) {
         let keep = usize::from(self.front_sent > 0);
-        for entry in self.entries.split_off(keep) {
+        let dropped = self.entries.split_off(keep);
+        sub(&counters.outbox_bytes, (dropped.len() * PLACE_BYTES) as u64);
+        for entry in dropped {
             if let Entry::Frame(queued) = entry {
                 self.forget(&queued, counters);
             }
         }
+        self.holes = 0;
+        self.marks.clear();
+        self.newest = None;
+        (self.first_frame, self.oldest) = (self.base, [self.base; 2]);
     }
 
     /// Gives everything back.
     pub(crate) fn discard(mut self, counters: &Counters) {
         self.bytes += self.front_sent;
-        for entry in std::mem::take(&mut self.entries) {
-            if let Entry::Frame(queued) = entry {
-                self.forget(&queued, counters);
-            }
-        }
+        self.front_sent = 0;
+        self.drop_whole_frames(counters);
     }
 }
 
@@ -295,71 +541,4 @@ fn lag_frame(channel: Option<&Channel>, skipped: u64, wall_ms: u64) -> Arc<Prepa
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::channel::Policy;
-
-    fn event(channel: &Arc<Channel>, class: Class, text: &str) -> Queued {
-        Queued { frame: Prepared::text(text.as_bytes()), class, channel: Some(Arc::clone(channel)), form: Form::Plain }
-    }
-
-    fn channel() -> Arc<Channel> {
-        Arc::new(Channel::new("c".into(), 1, Policy::VOLATILE, "e".into(), false, 1))
-    }
-
-    fn all(backlog: &mut Backlog, counters: &Counters) -> String {
-        let mut out = Vec::new();
-        backlog.fill(&mut out, 1 << 20, 0, counters);
-        backlog.sent(out.len(), counters);
-        String::from_utf8_lossy(&out).into_owned()
-    }
-
-    const VOLATILE: Class = Class::Volatile(Overflow::DropOldest);
-
-    #[test]
-    fn over_the_hard_limit_the_oldest_volatile_events_go_and_lag_stands_in_their_place() {
-        let (channel, counters) = (channel(), Counters::default());
-        let bounds = Bounds { hard_bytes: 36, all_bytes: 1 << 20, resumable: true };
-        let mut backlog = Backlog::start([event(&channel, VOLATILE, "first-0000")].into_iter(), 3, &counters);
-        for n in 1..=5 {
-            backlog.push(event(&channel, VOLATILE, &format!("event-000{n}")), bounds, &counters).unwrap();
-        }
-        let out = all(&mut backlog, &counters);
-        let places: Vec<Option<usize>> =
-            ["rst-0000", "\"skipped\":2", "event-0003", "event-0005"].iter().map(|t| out.find(t)).collect();
-        assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{out}");
-        assert!(!out.contains("event-0001") && !out.contains("event-0002"), "{out}");
-        assert_eq!((backlog.bytes(), counters.outbox_bytes.into_inner()), (0, 0));
-    }
-
-    #[test]
-    fn durable_events_are_never_dropped_for_who_can_resume() {
-        let (channel, counters) = (channel(), Counters::default());
-        let bounds = |resumable| Bounds { hard_bytes: 20, all_bytes: 1 << 20, resumable };
-        let mut backlog = Backlog::start([event(&channel, Class::Durable, &"x".repeat(500))].into_iter(), 0, &counters);
-        backlog.push(event(&channel, Class::Durable, "0123456789"), bounds(true), &counters).unwrap();
-        assert_eq!(backlog.push(event(&channel, Class::Durable, "0123456789"), bounds(true), &counters), Err(TooSlow));
-        backlog.push(event(&channel, Class::Durable, "abcdefghij"), bounds(false), &counters).unwrap();
-        assert!(all(&mut backlog, &counters).contains("\"skipped\""));
-    }
-
-    #[test]
-    fn partial_sends_of_any_size_give_the_same_bytes() {
-        for step in 1..40 {
-            let (channel, counters) = (channel(), Counters::default());
-            let frames: Vec<Queued> = (0..4).map(|n| event(&channel, Class::Reply, &format!("frame {n}"))).collect();
-            let whole: Vec<u8> = frames.iter().flat_map(|q| q.bytes().to_vec()).collect();
-            let mut backlog = Backlog::start(frames.into_iter(), 2, &counters);
-            let mut got = whole[..2].to_vec();
-            while !backlog.is_empty() {
-                let mut out = Vec::new();
-                backlog.fill(&mut out, 16, 0, &counters);
-                let taken = out.len().min(step);
-                got.extend_from_slice(&out[..taken]);
-                backlog.sent(taken, &counters);
-            }
-            assert_eq!(got, whole);
-            assert_eq!((backlog.bytes(), counters.outbox_bytes.into_inner()), (0, 0));
-        }
-    }
-}
+mod tests;

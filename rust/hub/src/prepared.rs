@@ -121,6 +121,11 @@ impl Prepared {
         if deflated.is_some() { Form::Deflated } else { Form::Plain }
     }
 
+    /// How many outboxes hold it in this form.
+    pub(crate) fn holders(&self, form: Form) -> usize {
+        self.encoded(form).holders.load(Ordering::Relaxed) as usize
+    }
+
     /// Whether it is a data frame: control frames and what is no frame are never deflated (RFC 7692 §6.1).
     fn is_message(&self) -> bool {
         self.header_len > 0 && self.plain.bytes[0] & 0x08 == 0

@@ -224,9 +224,13 @@ fn nothing_follows_our_close_and_what_comes_before_it_has_no_hole() {
             let x = "y".repeat(if n % 7 == 3 { 1_500 } else { 30 });
             world.publish("conversation:1", "e", &json!({"n": n, "x": x}));
         }
-        world.submit(Command::SendAll { payload: b"{\"type\":\"all\"}"[..].into() });
+        world.submit(Command::SendAll { payload: b"{\"type\":\"all\"}"[..].into(), key: None });
         world.run();
-        world.submit(Command::PublishUnion { channels: vec!["conversation:1".into()], payload: b"{}"[..].into() });
+        world.submit(Command::PublishUnion {
+            channels: vec!["conversation:1".into()],
+            payload: b"{}"[..].into(),
+            key: None,
+        });
         world.run();
         open_up(&mut world, ann);
         let got = world.take(ann);

@@ -224,12 +224,12 @@ impl World {
                 let payload = self.payload(*size);
                 self.note(&peers, &payload);
                 let conns = peers.iter().map(|&peer| self.peers[peer].conn).collect();
-                self.submit(Command::SendMany { conns, payload });
+                self.submit(Command::SendMany { conns, payload, key: None });
             }
             Op::All(size) => {
                 let payload = self.payload(*size);
                 self.note(&(0..CONNECTIONS).collect::<Vec<_>>(), &payload);
-                self.submit(Command::SendAll { payload });
+                self.submit(Command::SendAll { payload, key: None });
             }
             Op::Flush => self.flush(),
             Op::Room(peer) => self.room(self.peers[*peer].conn),

@@ -337,14 +337,15 @@ fn to_many_to_all_and_to_the_members_of_several_channels_each_once() {
     world.submit(Command::PublishUnion {
         channels: vec!["news:1".into(), "news:2".into(), "none".into()],
         payload: payload.clone(),
+        key: None,
     });
     world.run();
     assert_eq!(counts(&mut world), [1, 1, 0, 0]);
-    world.submit(Command::SendAll { payload: payload.clone() });
+    world.submit(Command::SendAll { payload: payload.clone(), key: None });
     world.run();
     assert_eq!(counts(&mut world), [1, 1, 1, 1]);
     let conns = vec![world.clients[clients[2]].conn, world.clients[clients[3]].conn];
-    world.submit(Command::SendMany { conns, payload });
+    world.submit(Command::SendMany { conns, payload, key: None });
     world.run();
     assert_eq!(counts(&mut world), [0, 0, 1, 1]);
 }

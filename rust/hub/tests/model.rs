@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use world::{Got, Store, World};
 
-const CHANNELS: [&str; 4] = ["conversation:a", "conversation:b", "ring:a", "news:a"];
+const CHANNELS: [&str; 5] = ["conversation:a", "conversation:b", "ring:a", "news:a", "news:states"];
 const CLIENTS: usize = 4;
 /// What each client offers at its upgrade: none, and windows of all kinds.
 const OFFERS: [Option<&str>; CLIENTS] = [
@@ -137,6 +137,8 @@ struct Seen {
     position: Option<(u64, String)>,
     /// Of volatile events, the number that has to come next.
     number: Option<u64>,
+    /// The last state of class `latest`.
+    state: u64,
 }
 
 struct Model {
@@ -273,7 +275,10 @@ impl Model {
     fn publish(&mut self, channel: &str, dedupe: Option<u8>, from: Option<usize>) {
         self.sent += 1;
         let mut data = json!({"sent": self.sent, "text": "again and again ".repeat(self.sent as usize % 4 * 4)});
-        if channel == "news:a" {
+        let is_state = channel == "news:states";
+        if is_state {
+            data = json!({"state": self.sent});
+        } else if channel == "news:a" {
             self.numbers += 1;
             data = json!({"n": self.numbers});
         }
@@ -283,7 +288,7 @@ impl Model {
             event: "e".into(),
             data: data.to_string().into_bytes().into(),
             user: Some("writer".into()),
-            key: (channel == "news:a" && dedupe == Some(0)).then(|| "key".into()),
+            key: is_state.then(|| "key".into()),
             dedupe: dedupe.map(|key| format!("{channel}-{key}").into()),
             number: true,
             request: None,
@@ -401,7 +406,7 @@ impl Model {
     fn collect(&mut self) {
         for (channel, frame) in self.world.take_heard() {
             let place = frame["offset"].as_u64().or_else(|| frame["data"]["n"].as_u64());
-            // Typing has no number.
+            // Typing and states have no number.
             let Some(place) = place else { continue };
             let next = self.heard.entry(channel).or_insert(1);
             assert_eq!(place, *next, "Python hears each event once and in order");
@@ -432,7 +437,12 @@ impl Model {
                     *number += frame["data"]["skipped"].as_u64().unwrap();
                 }
             }
-            "subscription_confirmed" if channel == "news:a" => seen.next = Some(0),
+            "subscription_confirmed" if channel.starts_with("news:") => seen.next = Some(0),
+            "e" if frame["data"]["state"].is_u64() => {
+                let state = frame["data"]["state"].as_u64().unwrap();
+                assert!(seen.next.is_some() && state > seen.state, "{client}: never an older state behind a newer one");
+                seen.state = state;
+            }
             "e" if channel == "news:a" => {
                 assert!(seen.next.is_some());
                 let number = frame["data"]["n"].as_u64().unwrap();

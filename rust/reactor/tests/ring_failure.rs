@@ -48,7 +48,7 @@ fn greeted(engine: &Engine) -> Client {
 }
 
 fn send_all(engine: &Engine, text: &str) {
-    engine.handle().submit(vec![Command::SendAll { payload: text.as_bytes().into() }]);
+    engine.handle().submit(vec![Command::SendAll { payload: text.as_bytes().into(), key: None }]);
 }
 
 fn stats(engine: &Engine) -> Value {

@@ -10,6 +10,7 @@ use crate::event::Event;
 use crate::hub::{HISTORY_EVENTS_MAX, Relayed, TOO_LARGE, channel_member};
 use crate::json::{Envelope, Kind, Scanner, Value};
 use crate::options::Auth;
+use crate::outbox::latest_key;
 use crate::pattern::{Pattern, Rights, is_channel_name, is_own_channel, rights_on};
 use crate::prepared::Prepared;
 use crate::relay::{Scope, WrongMember};
@@ -532,7 +533,7 @@ impl ShardCore {
                 let mut json = Vec::with_capacity(64);
                 undo.write(&scope, &mut json).map(|()| json)
             });
-            let key = relay.latest_by.as_ref().map(|key| key.text(&scope).map(Arc::from));
+            let key = relay.latest_by.as_ref().map(|key| key.text(&scope).map(|key| latest_key(&relay.event, &key)));
             Ok::<_, WrongMember>((channel, data, undo.transpose()?, key.transpose()?))
         })();
         let (channel, mut data, undo, key) = match parts {

@@ -91,14 +91,14 @@ impl ShardCore {
             ShardMsg::Join(join) => self.join(join),
             ShardMsg::Leave { conn, channel, reply, credits } => self.leave_now(conn, &channel, reply, credits),
             ShardMsg::NotJoined { conn, channel, reply, credits } => self.not_joined(conn, &channel, reply, credits),
-            ShardMsg::SendMany { conns, frame } => {
-                let frame = self.turn.add(volatile(frame));
+            ShardMsg::SendMany { conns, frame, key } => {
+                let frame = self.turn.add(unnumbered(frame, key, None));
                 for conn in conns {
                     self.send_to(conn, frame);
                 }
             }
-            ShardMsg::SendAll { frame } => self.send_all(frame),
-            ShardMsg::SendUnion { channels, frame } => self.send_union(&channels, frame),
+            ShardMsg::SendAll { frame, key } => self.send_all(frame, key),
+            ShardMsg::SendUnion { channels, frame, key } => self.send_union(&channels, frame, key),
             ShardMsg::Members { ticket, channel } => self.tell_members(ticket, channel),
             ShardMsg::Page { conn, channel, next, events } => self.page_in(conn, &channel, next, events),
             ShardMsg::Accept { conn, identity } => self.decided(conn, Ok(*identity)),
@@ -128,6 +128,7 @@ impl ShardCore {
                 }
             }
             ShardMsg::Unsubscribe { conn, channel, code, retryable } => self.evict(conn, &channel, &code, retryable),
+            ShardMsg::MakeRoom => drop(self.collect_room(0)),
             ShardMsg::Look => {
                 for slot in 0..self.conns.len() {
                     self.unpause(slot);
@@ -185,8 +186,8 @@ impl ShardCore {
         }
     }
 
-    fn send_all(&mut self, frame: Arc<Prepared>) {
-        let frame = self.turn.add(volatile(frame));
+    fn send_all(&mut self, frame: Arc<Prepared>, key: Option<Arc<str>>) {
+        let frame = self.turn.add(unnumbered(frame, key, None));
         for slot in 0..self.conns.len() {
             let conn = &self.conns[slot];
             let is_json = || self.hub.rules.endpoints[conn.endpoint as usize].mode == crate::options::Mode::Json;
@@ -197,12 +198,17 @@ impl ShardCore {
         }
     }
 
-    fn send_union(&mut self, channels: &[u64], frame: Arc<Prepared>) {
+    fn send_union(&mut self, channels: &[u64], frame: Arc<Prepared>, key: Option<Arc<str>>) {
+        // What goes to one channel is the channel's: it conflates with what is published there under the same key.
+        let of = match channels {
+            [channel] => self.members.get(channel).map(|local| Arc::clone(&local.channel)),
+            _ => None,
+        };
         let local = channels.iter().filter_map(|channel| self.members.get(channel));
         let mut slots: Vec<u32> = local.flat_map(|local| local.members.iter().map(|member| member.slot)).collect();
         slots.sort_unstable();
         slots.dedup();
-        let frame = self.turn.add(volatile(frame));
+        let frame = self.turn.add(unnumbered(frame, key, of));
         for slot in slots {
             add_own(&self.tally().deliveries, 1);
             self.queue_frame(slot as usize, frame);
@@ -234,6 +240,9 @@ impl ShardCore {
         if let Some(subscription) = self.conns[slot].subscription(channel.id) {
             subscription.member = Some(place);
             subscription.joining = subscription.joining.saturating_sub(1);
+        }
+        if let Some(backlog) = self.conns[slot].backlog.as_mut() {
+            backlog.note_join();
         }
         self.queue(slot, Queued::reply(confirm));
         self.give_back(slot, credits);
@@ -494,6 +503,8 @@ impl ShardCore {
     }
 }
 
-const fn volatile(frame: Arc<Prepared>) -> Queued {
-    Queued { frame, class: Class::Volatile(crate::options::Overflow::DropOldest), channel: None, form: Form::Plain }
+/// An event without an offset that was sent to connections and not published.
+fn unnumbered(frame: Arc<Prepared>, key: Option<Arc<str>>, channel: Option<Arc<Channel>>) -> Queued {
+    let class = key.map_or(Class::Volatile(crate::options::Overflow::DropOldest), Class::Latest);
+    Queued { frame, class, channel, form: Form::Plain }
 }

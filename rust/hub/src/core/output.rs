@@ -258,6 +258,12 @@ impl ShardCore {
         let bounds = self.bounds(slot);
         let conn = &mut self.conns[slot];
         let queued = self.turn.frame(frame).to(conn.window(), &mut self.compressor);
+        self.make_room(Backlog::cost(&queued));
+        let conn = &mut self.conns[slot];
+        if conn.phase == Phase::Closing {
+            // It was the one to pay.
+            return;
+        }
         let Some(backlog) = conn.backlog.as_mut() else { return };
         let outcome = backlog.push(queued, bounds, &self.hub.counters);
         let bytes = backlog.bytes();
@@ -270,13 +276,13 @@ impl ShardCore {
     fn bounds(&self, slot: usize) -> Bounds {
         let limits = &self.hub.rules.limits;
         Bounds {
+            soft_bytes: limits.outbox_soft_bytes,
             hard_bytes: limits.outbox_hard_bytes,
-            all_bytes: limits.outboxes_bytes_max,
             resumable: self.conns[slot].has(flag::VERSION_1),
         }
     }
 
-    fn close_slow(&mut self, slot: usize) {
+    pub(super) fn close_slow(&mut self, slot: usize) {
         add(&self.hub.counters.closed_slow, 1);
         self.close(slot, CloseCode::SLOW_READER.0, "too slow; come back with your position");
     }
@@ -284,6 +290,7 @@ impl ShardCore {
     /// Sends what this turn queued.
     pub fn flush(&mut self, wire: &mut dyn Wire, now: Now) {
         self.now = now;
+        self.budget.is_flushing = true;
         let (mut budget, mut done) = (SENDS_MAX, 0);
         // What goes on stands behind the rest of the list, so nothing is moved within it.
         while done < self.turn.dirty.len() && (budget > 0 || self.turn.is_long()) {
@@ -305,6 +312,8 @@ impl ShardCore {
                 self.turn.links = Vec::new();
             }
         }
+        self.budget.is_flushing = false;
+        self.make_room(0);
     }
 
     /// Whether the turn's budget ran out before everything was sent.

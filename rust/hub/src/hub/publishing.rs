@@ -12,6 +12,7 @@ use crate::counters::{add, sub};
 use crate::event::{Event, Published};
 use crate::inbox::ShardMsg;
 use crate::log_queue::{AppendError, AppendedEvent, LogRequest, StoredEvent};
+use crate::outbox::latest_key;
 use crate::pattern::is_channel_name;
 use crate::prepared::{Form, Prepared};
 use std::sync::Arc;
@@ -101,7 +102,7 @@ impl Hub {
             offset: None,
             request: publish.request.as_deref(),
         };
-        self.emit(event, publish.key.clone(), now);
+        self.emit(event, publish.key.as_ref().map(|key| latest_key(&publish.event, key)), now);
         self.succeed(publish.reply, b"null", now);
     }
 

@@ -11,13 +11,14 @@ impl Hub {
     pub(crate) fn relay(&self, sent: Relayed<'_>) -> Option<Arc<Channel>> {
         let relay = &self.rules.relays[sent.rule as usize];
         self.in_known_channel(sent.channel, |channel, state| {
-            let mut data = sent.data;
+            let (mut data, mut event_key) = (sent.data, sent.key);
             let mut still;
             let mut lasts = false;
             if let Some(start) = relay.ends {
                 let key = (start, Arc::clone(sent.user));
                 if let Some(lasting) = state.lasting.get_mut(&key) {
                     lasting.sessions.retain(|conn| *conn != sent.conn);
+                    event_key = lasting.key.clone().or(event_key);
                     if lasting.sessions.is_empty() {
                         state.lasting.remove(&key);
                     } else {
@@ -28,8 +29,14 @@ impl Hub {
                 }
             } else if let Some(undo) = sent.undo {
                 let lasting = state.lasting.entry((sent.rule, Arc::clone(sent.user))).or_insert_with(|| {
-                    crate::channel::Lasting { sessions: Vec::new(), undo: Box::default(), data: Box::default() }
+                    crate::channel::Lasting {
+                        sessions: Vec::new(),
+                        undo: Box::default(),
+                        data: Box::default(),
+                        key: None,
+                    }
                 });
+                lasting.key = event_key.clone();
                 lasting.undo = undo.into();
                 lasting.data = data.into();
                 if !lasting.sessions.contains(&sent.conn) {
@@ -46,7 +53,7 @@ impl Hub {
                 offset: None,
                 request: None,
             };
-            self.emit_locked(channel, state, event, sent.key, sent.now);
+            self.emit_locked(channel, state, event, event_key, sent.now);
             lasts.then(|| Arc::clone(channel))
         })
         .flatten()
@@ -71,7 +78,7 @@ impl Hub {
             offset: None,
             request: None,
         };
-        self.emit_locked(channel, &mut state, event, None, now);
+        self.emit_locked(channel, &mut state, event, lasting.key, now);
         let is_idle = state.is_idle(channel.policy);
         drop(state);
         if is_idle {
