@@ -457,7 +457,7 @@ class FrameEncoder:
     """Makes frames of messages, each once for all of its receivers. Any thread may use it."""
 
     def __new__(cls, *, compression: bool = True, level: int = 6, threshold_bytes: int = 256) -> FrameEncoder:
-        """Make one; some 300 KiB are taken when the first message is compressed.
+        """Make one; some 200 KiB are taken when the first message is compressed.
 
         Args:
             compression: whether there are compressed frames at all.
