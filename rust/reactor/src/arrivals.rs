@@ -38,6 +38,11 @@ impl Arrivals {
         into.append(&mut self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
+    #[cfg(test)]
+    pub(crate) fn is_waited_for(&self) -> bool {
+        !self.waiting.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
     pub(crate) fn load(&self) -> usize {
         self.load.load(Ordering::Relaxed)
     }

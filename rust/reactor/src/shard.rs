@@ -117,6 +117,8 @@ impl Shard {
     fn turn(&mut self) -> io::Result<()> {
         #[cfg(test)]
         tests::fail_if_broken();
+        #[cfg(test)]
+        tests::hold_ticks_if_asked(&mut self.tick_due_ms);
         let timeout = self.timeout();
         let polled = self.poll.poll(&mut self.polled, Some(timeout));
         self.shared.hub.inbox(self.index).woke();
@@ -156,6 +158,8 @@ impl Shard {
                 _ => {}
             }
             self.take_readiness(now);
+            // The wake for a new socket may be among them, and no other one comes.
+            self.take_arrivals(now);
             self.read_ready(now);
         }
         Ok(())
@@ -319,6 +323,8 @@ impl Shard {
 
     /// Where a panic costs one connection: what its bytes caused in the hub may be half done, so it must go.
     fn bytes_in(&mut self, conn: ConnId, count: usize, now: Now) {
+        #[cfg(test)]
+        tests::await_arrival_on_request(&self.buffer[..count], &self.arrivals);
         let Self { core, buffer, .. } = self;
         let input = &mut buffer[..count];
         let handled = panics::caught(|| {
@@ -408,6 +414,7 @@ fn receive(fd: RawFd, buffer: &mut [u8]) -> io::Result<usize> {
 #[cfg(test)]
 mod tests {
     use crate::Engine;
+    use crate::arrivals::Arrivals;
     use realtime_hub::Event;
     use realtime_protocol::frame::{Opcode, encode_masked_frame};
     use std::cell::Cell;
@@ -417,6 +424,7 @@ mod tests {
 
     thread_local! {
         static BROKEN: Cell<bool> = const { Cell::new(false) };
+        static HOLDING: Cell<bool> = const { Cell::new(false) };
     }
 
     /// Stands for a fault in the hub that certain bytes bring out.
@@ -429,6 +437,22 @@ mod tests {
     /// Stands for a fault in a shard that is no one connection's.
     pub(super) fn fail_if_broken() {
         assert!(!BROKEN.get(), "broken as asked");
+    }
+
+    pub(super) fn hold_ticks_if_asked(tick_due_ms: &mut u64) {
+        if HOLDING.get() {
+            *tick_due_ms = u64::MAX;
+        }
+    }
+
+    /// Without ticks from now on, and only when a socket waits to be taken.
+    pub(super) fn await_arrival_on_request(input: &[u8], arrivals: &Arrivals) {
+        if input.windows(22).any(|words| words == b"please wait for a peer") {
+            HOLDING.set(true);
+            while !arrivals.is_waited_for() {
+                std::thread::yield_now();
+            }
+        }
     }
 
     fn started() -> Engine {
@@ -499,6 +523,16 @@ mod tests {
         let fatal = wait_for(&engine, |event| matches!(event, Event::Fatal { .. }));
         let Event::Fatal { message } = fatal else { unreachable!() };
         assert_eq!(&*message, "shard 0 failed: broken as asked; end the process and start it again");
+        engine.stop(Duration::from_millis(50));
+    }
+
+    #[test]
+    fn a_socket_that_comes_while_others_are_read_does_not_wait_for_the_next_tick() {
+        let engine = started();
+        let mut first = connect(&engine);
+        send(&mut first, Opcode::Text, b"please wait for a peer");
+        // Its wake is seen by the look after the reading; no tick comes to its help.
+        connect(&engine);
         engine.stop(Duration::from_millis(50));
     }
 }
