@@ -84,7 +84,7 @@ def test_the_figures_have_the_members_that_an_operator_is_promised() -> None:
         assert len(histogram["counts"]) == len(histogram["bounds"]) + 1
     assert sum(read["histograms"]["delivery_s"]["counts"]) == 1
     (shard,) = read["shards"]
-    assert set(shard) == {"busy_ns", "elapsed_ns", "connections"}
+    assert set(shard) == {"busy_ns", "elapsed_ns", "connections", "flush"}
     assert shard["connections"] == 1
     assert set(read["queues"]) == {"events", "commands_bytes", "log", "outbox_bytes"}
     assert read["log_error"] is None
