@@ -420,6 +420,7 @@ mod tests {
     use std::cell::Cell;
     use std::io::{Read, Write};
     use std::net::TcpStream;
+    use std::sync::atomic::{AtomicBool, Ordering};
     use std::time::{Duration, Instant};
 
     thread_local! {
@@ -445,11 +446,17 @@ mod tests {
         }
     }
 
+    /// A shard reads, and has taken whatever waited before.
+    static READS: AtomicBool = AtomicBool::new(false);
+
     /// Without ticks from now on, and only when a socket waits to be taken.
     pub(super) fn await_arrival_on_request(input: &[u8], arrivals: &Arrivals) {
         if input.windows(22).any(|words| words == b"please wait for a peer") {
             HOLDING.set(true);
-            while !arrivals.is_waited_for() {
+            READS.store(true, Ordering::Release);
+            // Whoever asks may have failed; the shard's thread must end with the test all the same.
+            let deadline = Instant::now() + Duration::from_secs(20);
+            while !arrivals.is_waited_for() && Instant::now() < deadline {
                 std::thread::yield_now();
             }
         }
@@ -531,6 +538,12 @@ mod tests {
         let engine = started();
         let mut first = connect(&engine);
         send(&mut first, Opcode::Text, b"please wait for a peer");
+        // A peer that came earlier would be taken before the reading, and none would be left to wait for.
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !READS.load(Ordering::Acquire) {
+            assert!(Instant::now() < deadline, "the message is not read");
+            std::thread::yield_now();
+        }
         // Its wake is seen by the look after the reading; no tick comes to its help.
         connect(&engine);
         engine.stop(Duration::from_millis(50));
