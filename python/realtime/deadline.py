@@ -25,7 +25,9 @@ class Deadline:
         self.passed = False
 
     def arm(self) -> "Deadline":
-        """Let the time run from now on."""
+        """Let the time run from now on, unless it runs already: one limit holds for all that is waited for."""
+        if self._timer is not None:
+            return self
         self._task = asyncio.current_task()
         self._timer = self._clock.call_later(self._timeout_s, self._expire)
         return self

@@ -414,6 +414,37 @@ async def test_a_time_limit_ends_the_handler_that_waits_and_no_other_one() -> No
     assert half.control.router.busy == 0
 
 
+async def test_a_handler_that_waits_and_then_returns_a_publish_has_one_time_limit_and_leaves_none() -> None:
+    app, gates = ledger(), [asyncio.Event(), asyncio.Event()]
+
+    @app.on("write")
+    async def write(session: Session) -> Publishing:
+        publishing = app.publish("ledger:1", "line", {})
+        await gates[0].wait()
+        return publishing
+
+    @app.on("wait")
+    async def wait(session: Session) -> str:
+        await gates[1].wait()
+        return "waited"
+
+    half = Half(app, QUICK)
+    half.engine.takes_replies = False
+    half.open(1)
+    half.take((_engine.MESSAGE, 1, 0, b"1", None, 0), (_engine.MESSAGE, 1, 1, b"2", None, 0))
+    await half.settle()
+    half.clock.advance_to(half.clock.now_ms() + 500)
+    gates[0].set()
+    await half.settle()
+    half.take((_engine.PUBLISHED, 1, 5, False, b'{"number":5}', None))
+    await half.settle()
+    # The first command's time is over now; the second one, in the same task, has a limit of its own.
+    half.clock.advance_to(half.clock.now_ms() + 1_700)
+    gates[1].set()
+    await half.settle()
+    assert [(frame["type"], frame["id"]) for frame in decoded(half)] == [("ack", 1), ("ack", 2)]
+
+
 async def test_a_publish_that_fails_answers_with_its_code() -> None:
     app = ledger()
 
