@@ -148,6 +148,14 @@ enum Entry {
     Hole,
 }
 
+/// A mark that is a frame for the time of one send.
+#[derive(Debug)]
+struct Told {
+    number: u64,
+    channel: Option<Arc<Channel>>,
+    skipped: u64,
+}
+
 /// Frames that wait, the first perhaps partly sent.
 #[derive(Debug, Default)]
 pub(crate) struct Backlog {
@@ -165,6 +173,8 @@ pub(crate) struct Backlog {
     oldest: [u64; 2],
     /// Marks that wait, by channel.
     marks: FxHashMap<u64, u64>,
+    /// Marks that `fill` has made frames of, until `sent` says how much of them went out.
+    told: Vec<Told>,
     /// Where the newest event of a key stands. Keys come from clients: std's keyed hash.
     newest: Option<HashMap<Key, u64>>,
     /// What stands before it is not replaced: a membership began here, and who has just come is to get what is new
@@ -372,7 +382,7 @@ impl Backlog {
             self.forget(&oldest, counters);
             self.forget_key(number, &oldest);
             add(dropped, 1);
-            self.note_lag(number, oldest.channel);
+            self.note_lag(number, oldest.channel, 1);
             if self.holes > HOLES_MIN && self.holes > self.entries.len() / 2 {
                 self.close_holes(counters);
             }
@@ -392,12 +402,11 @@ impl Backlog {
         (number < self.end()).then_some(number)
     }
 
-    /// Counts the event that was dropped at a hole in its channel's mark, which stands there or before.
-    fn note_lag(&mut self, hole: u64, channel: Option<Arc<Channel>>) {
+    /// Counts what was dropped at a hole in its channel's mark, which stands there or before.
+    fn note_lag(&mut self, hole: u64, channel: Option<Arc<Channel>>, mut skipped: u64) {
         let id = channel.as_ref().map_or(0, |channel| channel.id);
-        let mut skipped = 1;
         match self.marks.get(&id) {
-            Some(&mark) if mark < hole => return self.count_in(mark, 1),
+            Some(&mark) if mark < hole => return self.count_in(mark, skipped),
             Some(&later) => {
                 let place = (later - self.base) as usize;
                 if let Entry::Lag { skipped: counted, .. } = std::mem::replace(&mut self.entries[place], Entry::Hole) {
@@ -445,16 +454,19 @@ impl Backlog {
 
     // ---- out
 
-    /// Appends what goes out next, up to about `most` bytes and at least one frame.
+    /// Appends what goes out next, up to about `most` bytes and at least one frame. [`Self::sent`] says afterwards how
+    /// much of it went.
     pub(crate) fn fill(&mut self, out: &mut Vec<u8>, most: usize, wall_ms: u64, counters: &Counters) {
         let start = out.len();
         for place in 0..self.entries.len() {
             if let Entry::Lag { channel, skipped } = &self.entries[place] {
+                let told = Told { number: self.base + place as u64, channel: channel.clone(), skipped: *skipped };
                 let lag = Queued::reply(lag_frame(channel.as_deref(), *skipped, wall_ms));
                 self.marks.remove(&channel.as_ref().map_or(0, |channel| channel.id));
                 self.hold(&lag, counters);
                 self.entries[place] = Entry::Frame(lag);
                 self.first_frame = self.base;
+                self.told.push(told);
             }
             let Entry::Frame(queued) = &self.entries[place] else { continue };
             let skip = if place == 0 { self.front_sent } else { 0 };
@@ -469,7 +481,12 @@ impl Backlog {
     }
 
     /// The kernel took so many of the bytes that `fill` gave.
-    pub(crate) fn sent(&mut self, mut count: usize, counters: &Counters) {
+    pub(crate) fn sent(&mut self, count: usize, counters: &Counters) {
+        self.take(count, counters);
+        self.take_back(counters);
+    }
+
+    fn take(&mut self, mut count: usize, counters: &Counters) {
         while count > 0 {
             let Some(Entry::Frame(first)) = self.entries.front() else { break };
             let rest = first.wire_len() - self.front_sent;
@@ -487,6 +504,22 @@ impl Backlog {
                 self.pop_front(counters);
             }
         }
+    }
+
+    /// Frames of marks of which nothing went out are marks again, so that they count what is dropped until the next
+    /// send and do not add up: there is one for each channel, however often a reader takes nothing.
+    fn take_back(&mut self, counters: &Counters) {
+        let first = self.base + u64::from(self.front_sent > 0);
+        let mut told = std::mem::take(&mut self.told);
+        for Told { number, channel, skipped } in told.drain(..).filter(|told| told.number >= first) {
+            let place = (number - self.base) as usize;
+            if let Entry::Frame(lag) = std::mem::replace(&mut self.entries[place], Entry::Hole) {
+                self.holes += 1;
+                self.forget(&lag, counters);
+                self.note_lag(number, channel, skipped);
+            }
+        }
+        self.told = told;
     }
 
     fn pop_front(&mut self, counters: &Counters) {
@@ -511,6 +544,7 @@ impl Backlog {
         }
         self.holes = 0;
         self.marks.clear();
+        self.told.clear();
         self.newest = None;
         (self.first_frame, self.oldest) = (self.base, [self.base; 2]);
     }

@@ -128,6 +128,9 @@ fn the_budget_counts_a_shared_frame_once_and_each_place() {
 
 // ---- against a list
 
+/// Bytes of the largest frame.
+const LARGEST: usize = 310;
+
 #[derive(Debug, Clone)]
 enum Op {
     /// An event of a kind, and how long it is.
@@ -163,7 +166,7 @@ fn op() -> impl Strategy<Value = Op> {
         12 => (kind, prop_oneof![Just(4_usize), 4_usize..40, Just(300)]).prop_map(|(kind, len)| Op::Push(kind, len)),
         1 => Just(Op::Join),
         1 => Just(Op::Pay),
-        3 => (1_usize..200, 0_usize..150).prop_map(|(most, taken)| Op::Send { most, taken }),
+        5 => (1_usize..400, 0_usize..300).prop_map(|(most, taken)| Op::Send { most, taken }),
     ]
 }
 
@@ -234,8 +237,8 @@ impl Model {
             _ => {}
         }
         let held = self.backlog.behind().unwrap_or(0);
-        // Marks that have become frames come on top.
-        assert!(held <= self.bounds.hard_bytes + 3 * 150, "{held}");
+        // A mark that is partly sent stands before what was the first frame and did not count until then.
+        assert!(held <= self.bounds.hard_bytes + LARGEST, "{held}");
         self.was_over_soft |= self.backlog.bytes() > self.bounds.soft_bytes;
         assert!(self.backlog.holes <= HOLES_MIN.max(self.backlog.entries.len() / 2));
     }
@@ -367,7 +370,7 @@ proptest! {
 
     #[test]
     fn a_slow_reader_gets_what_it_was_promised_and_is_told_of_the_rest(
-        soft_bytes in 0_usize..200,
+        soft_bytes in 0_usize..600,
         over_soft in 1_usize..600,
         resumable in any::<bool>(),
         ops in prop::collection::vec(op(), 1..400),
