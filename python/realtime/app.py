@@ -31,7 +31,7 @@ from msgspec import Struct, field
 from realtime import listening, middleware, periodic
 from realtime._engine import EngineError
 from realtime.auth import OWN_CHANNELS, RIGHTS, Pattern, checked_rights
-from realtime.broadcaster import Broadcaster, Policy, Publishing
+from realtime.broadcaster import RETAIN_LATEST_MAX, Broadcaster, Policy, Publishing
 from realtime.clock import Clock
 from realtime.config import ConfigError, Settings, load
 from realtime.connections import Connections
@@ -55,6 +55,8 @@ Lifespan = Callable[["Realtime"], AbstractAsyncContextManager[Mapping[str, objec
 OWN_COMMANDS: Final = ("history", "ping", "publish", "subscribe", "unsubscribe")
 """Commands that the engine carries out itself."""
 _USER_CHANNEL: Final = "user:{session.user}"
+_FILES: Final = Policy(pattern=Pattern("file:*"), retain_latest=1, retain_latest_s=86_400)
+"""Where a file stands, for who looks at it later; last, so that an app's own pattern goes before."""
 
 
 class Module(Protocol):
@@ -361,6 +363,8 @@ class Realtime:
         overflow: Literal["drop_oldest", "close"] = "drop_oldest",
         keep_s: int | None = None,
         keep_events: int | None = None,
+        retain_latest: int = 0,
+        retain_latest_s: int = 3600,
     ) -> None:
         """Say what kind of channel the names of a pattern are; the first that matches wins, none means volatile.
 
@@ -373,9 +377,15 @@ class Realtime:
                 within about a minute. A channel in memory goes when it has neither events nor members. The operator's
                 `history.retention` has the last word.
             keep_events: how many of the newest events are kept, as `keep_s`; None keeps all.
+            retain_latest: of how many keys, at most 1,000, late subscribers get the newest event, right behind their
+                confirmation: of what is published with a `key`, or relayed with `latest_by`, and has no offset. Over it
+                the key goes that was renewed longest ago. `None` as data says that the key's state is over, and so does
+                the end of a relay.
+            retain_latest_s: seconds that such an event is true unless it is renewed.
 
         Raises:
-            ValueError: not a pattern; `keep_s` or `keep_events` below 1, or on a channel that keeps nothing.
+            ValueError: not a pattern; `keep_s` or `keep_events` below 1, or on a channel that keeps nothing;
+                `retain_latest` out of its range, or on a channel whose history numbers every event.
         """
         for name, value in (("keep_s", keep_s), ("keep_events", keep_events)):
             if value is None:
@@ -384,6 +394,14 @@ class Realtime:
                 raise ValueError(f"{name}={value}; use 1 or more, or leave it out to keep everything")
             if not durable and history == 0:
                 raise ValueError(f"{name}={value} on {pattern!r}, which keeps nothing; set durable or history")
+        if not 0 <= retain_latest <= RETAIN_LATEST_MAX:
+            raise ValueError(f"retain_latest={retain_latest}; use 0 to {RETAIN_LATEST_MAX} keys")
+        if retain_latest_s < 1:
+            raise ValueError(f"retain_latest_s={retain_latest_s}; use 1 or more seconds")
+        if retain_latest and history and not durable:
+            raise ValueError(
+                f"retain_latest={retain_latest} on {pattern!r}, whose history numbers every event; leave one out"
+            )
         self._declared.policies.append(
             Policy(
                 pattern=Pattern(pattern),
@@ -392,6 +410,8 @@ class Realtime:
                 overflow=overflow,
                 keep_s=keep_s,
                 keep_events=keep_events,
+                retain_latest=retain_latest,
+                retain_latest_s=retain_latest_s,
             )
         )
 
@@ -622,7 +642,7 @@ class Realtime:
             endpoints=(Endpoint(self._path, "json", who), *raws),
             routes=tuple(declared.routes.values()),
             relays=tuple(declared.relays.values()),
-            policies=(_own_policy(settings), *declared.policies),
+            policies=(_own_policy(settings), *declared.policies, _FILES),
             open_grants=(*declared.open_grants, (_USER_CHANNEL, ("subscribe", "history"))),
             authorize=tuple(declared.authorize),
             authenticate=hook,

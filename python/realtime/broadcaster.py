@@ -205,6 +205,10 @@ class _Asked(Struct):
     parts: int = 0
 
 
+RETAIN_LATEST_MAX: Final = 1000
+"""Keys whose newest event one channel retains: a new member gets them all at once."""
+
+
 class Policy(Struct, frozen=True, kw_only=True):
     """What kind of channel a name is; the first that matches wins, and a channel without one is volatile.
 
@@ -217,6 +221,8 @@ class Policy(Struct, frozen=True, kw_only=True):
         keep_s: seconds that an event is kept, in the log or in memory; None keeps it for ever. A channel in memory goes
             when it has neither events nor members.
         keep_events: how many of the newest events are kept; None keeps all.
+        retain_latest: how many keys' newest events late subscribers get; of events without an offset.
+        retain_latest_s: seconds that such an event is true unless it is renewed.
     """
 
     pattern: Pattern
@@ -225,6 +231,8 @@ class Policy(Struct, frozen=True, kw_only=True):
     overflow: str = "drop_oldest"
     keep_s: int | None = None
     keep_events: int | None = None
+    retain_latest: int = 0
+    retain_latest_s: int = 3600
 
 
 class Broadcaster:
@@ -581,6 +589,8 @@ class Broadcaster:
 
     def file_processing(self, owner: str, file_id: str, progress: int, status: str) -> Publishing:
         """Tell how far the work on a file is: to its owner's sessions and to whoever is subscribed to `file:{id}`.
+
+        Who subscribes later gets the last state, for a day, unless the app has a policy of its own for `file:*`.
 
         Args:
             owner: the user that the file belongs to.

@@ -183,6 +183,9 @@ class _Stats(Struct):
     log_events: int
     accept_errors: int
     unfinished_bytes: int
+    retained: int
+    retained_bytes: int
+    retained_refused: int
     panics: int
     flush_ring_failures: int
     log_failures: int = 0
@@ -213,6 +216,11 @@ _COUNTERS: Final = (
     ("publications", "publications", "Events of channels that have members or a past in memory."),
     ("log_events", "log_events", "Events that the log stored."),
     ("log_failures", "log_failures", "Batches and reads that the log could not do."),
+    (
+        "retained_refused",
+        "states_refused",
+        "States that were not retained, over `limits.retained_bytes_max` or too large.",
+    ),
     ("panics", "panics", "Connections that ended by a fault of the engine's."),
     ("flush_ring_failures", "flush_ring_failures", "Shards whose io_uring failed: they send one by one."),
 )
@@ -220,6 +228,8 @@ _GAUGES: Final = (
     ("connections", "connections", "Connections that are open now."),
     ("handshakes_pending", "handshakes_pending", "Upgrades under way."),
     ("unfinished_bytes", "unfinished_bytes", "Bytes held of messages that are not complete."),
+    ("retained", "states", "States that channels retain for late subscribers."),
+    ("retained_bytes", "states_bytes", "Bytes of these states, their keys and places."),
 )
 _LABELLED: Final = (
     ("closed_by_code", "connections_closed", "code", "Connections that were closed, by their close code."),

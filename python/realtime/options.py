@@ -47,6 +47,8 @@ def engine_options(rules: Rules, settings: Settings, keys: Keys, *, in_memory: b
                     "overflow": policy.overflow,
                     "keep_s": policy.keep_s,
                     "keep_events": policy.keep_events,
+                    "retain_latest": policy.retain_latest,
+                    "retain_latest_s": policy.retain_latest_s,
                 }
                 for policy in rules.policies
             ],

@@ -99,7 +99,7 @@ def test_a_module_registers_at_each_compile_and_leaves_the_app_as_it_was() -> No
     for _ in range(2):
         rules = app.compile(Settings(data_dir="somewhere"))
         assert [route.type for route in rules.routes] == ["part"]
-        assert [policy.pattern.text for policy in rules.policies] == ["_realtime:**", "somewhere:*"]
+        assert [policy.pattern.text for policy in rules.policies] == ["_realtime:**", "somewhere:*", "file:*"]
     app.on("part")(nothing)
     with pytest.raises(ValueError, match="'part' has a handler or a relay already"):
         app.compile(Settings())

@@ -89,6 +89,8 @@ def test_the_options_are_the_rules_and_the_configuration_as_plain_data() -> None
             "overflow": "drop_oldest",
             "keep_s": 30 * 86_400,
             "keep_events": None,
+            "retain_latest": 0,
+            "retain_latest_s": 3600,
         },
         {
             "pattern": "conversation:*",
@@ -97,6 +99,18 @@ def test_the_options_are_the_rules_and_the_configuration_as_plain_data() -> None
             "overflow": "drop_oldest",
             "keep_s": None,
             "keep_events": None,
+            "retain_latest": 0,
+            "retain_latest_s": 3600,
+        },
+        {
+            "pattern": "file:*",
+            "durable": False,
+            "history": 0,
+            "overflow": "drop_oldest",
+            "keep_s": None,
+            "keep_events": None,
+            "retain_latest": 1,
+            "retain_latest_s": 86_400,
         },
     ]
     assert options["authorize"] == ["poll:*"]

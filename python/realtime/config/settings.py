@@ -231,6 +231,10 @@ class LimitSettings(Section, frozen=True):
     outboxes_bytes_max: Annotated[Bytes, Meta(description="Bytes queued for all connections together.")] = (
         256 * 1024 * 1024
     )
+    retained_bytes_max: Annotated[
+        Bytes,
+        Meta(description="Bytes of the states that all channels together retain (`retain_latest`)."),
+    ] = 64 * 1024 * 1024
     unfinished_bytes_max: Annotated[
         Bytes, Meta(description="Bytes of inbound messages that are not complete, all connections together.")
     ] = 256 * 1024 * 1024

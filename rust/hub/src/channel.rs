@@ -6,6 +6,7 @@
 
 use crate::ConnId;
 use crate::inbox::lock;
+use crate::latest::{Latest, Retain};
 use crate::options::Overflow;
 use crate::outbox::Class;
 use crate::prepared::Prepared;
@@ -23,6 +24,8 @@ pub struct Policy {
     pub overflow: Overflow,
     /// How long its publications are kept, and how many.
     pub keep: Keep,
+    /// States that it retains for members who come later.
+    pub retain: Retain,
 }
 
 /// What of a channel's publications is kept; None sets no bound.
@@ -41,12 +44,18 @@ impl Keep {
 
 impl Policy {
     /// Nothing is kept.
-    pub const VOLATILE: Self = Self { durable: false, history: 0, overflow: Overflow::DropOldest, keep: Keep::ALL };
+    pub const VOLATILE: Self =
+        Self { durable: false, history: 0, overflow: Overflow::DropOldest, keep: Keep::ALL, retain: Retain::NOTHING };
 
     /// Whether publications have offsets.
     #[must_use]
     pub const fn numbers(self) -> bool {
         self.durable || self.history > 0
+    }
+
+    /// Whether something that it keeps in memory grows too old.
+    pub(crate) const fn ages(self) -> bool {
+        self.retain.keys > 0 || !self.durable && self.keep.s.is_some()
     }
 }
 
@@ -91,6 +100,8 @@ pub(crate) struct State {
     pub ring: VecDeque<Arc<Publication>>,
     /// Relays that last, by rule and user.
     pub lasting: HashMap<(u16, Arc<str>), Lasting>,
+    /// States that it retains.
+    pub latest: Latest,
 }
 
 /// What is known of a channel's newest offset.
@@ -127,6 +138,8 @@ pub(crate) enum Waiting {
     Deliver {
         frame: Arc<Prepared>,
         key: Option<Arc<str>>,
+        /// What the key stood for is over.
+        is_over: bool,
     },
 }
 
@@ -172,6 +185,7 @@ impl Channel {
             tail: 0,
             ring: VecDeque::new(),
             lasting: HashMap::new(),
+            latest: Latest::default(),
         };
         Self { name, id, policy, epoch, is_heard, state: Mutex::new(state) }
     }
@@ -207,6 +221,7 @@ impl State {
         self.members_total() == 0
             && self.waiting.is_empty()
             && self.lasting.is_empty()
+            && self.latest.is_empty()
             && self.head != Head::Loading
             && (policy.durable
                 || policy.history == 0
@@ -322,10 +337,10 @@ impl Directory {
         state.take_waiting()
     }
 
-    /// Channels in memory that keep their publications for a time, of one part of the directory.
+    /// Channels that keep something in memory for a time, of one part of the directory.
     pub(crate) fn ageing(&self, part: usize) -> Vec<Arc<Channel>> {
         let part = lock(&self.parts[part % self.parts.len()]);
-        let is_ageing = |channel: &&Arc<Channel>| !channel.policy.durable && channel.policy.keep.s.is_some();
+        let is_ageing = |channel: &&Arc<Channel>| channel.policy.ages();
         part.values().filter(is_ageing).cloned().collect()
     }
 

@@ -105,6 +105,12 @@ counters! {
     errors,
     /// Bytes queued behind what the kernel took: each shared frame once, and 64 for each place in a queue.
     outbox_bytes,
+    /// States that channels retain for late subscribers.
+    retained,
+    /// Their bytes, with what keys and places are taken to cost.
+    retained_bytes,
+    /// States that were not retained, since all channels together hold too much or one is too large.
+    retained_refused,
     /// Bytes of commands from Python that no shard has run yet.
     commands_bytes,
     /// Bytes held of messages that are not finished.

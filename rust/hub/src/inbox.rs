@@ -107,6 +107,8 @@ pub(crate) struct Join {
     pub channel: Arc<Channel>,
     /// `subscription_confirmed`.
     pub confirm: Arc<Prepared>,
+    /// States that the channel retains, with their keys.
+    pub latest: Vec<(Arc<str>, Arc<Prepared>)>,
     /// The first offset that it has to get; above the head when there is nothing to replay.
     pub next: u64,
     /// Whether offsets below the head are still to be replayed.

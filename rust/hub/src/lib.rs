@@ -30,6 +30,7 @@ mod identity;
 mod inbox;
 pub mod json;
 mod key;
+mod latest;
 mod log_queue;
 mod options;
 mod outbox;
@@ -53,6 +54,7 @@ pub use hub::Hub;
 pub use id::{ConnId, Now};
 pub use identity::Identity;
 pub use inbox::Inbox;
+pub use latest::Retain;
 pub use log_queue::{
     AppendError, AppendedEvent, Bounds, LogFailure, LogPage, LogQueue, LogRequest, PagePurpose, StoredEvent,
 };

@@ -141,6 +141,7 @@ pub struct Limits {
     pub outbox_soft_bytes: usize,
     pub outbox_hard_bytes: usize,
     pub outboxes_bytes_max: usize,
+    pub retained_bytes_max: usize,
     pub unfinished_bytes_max: usize,
     pub channels_per_session_max: usize,
     pub commands_per_s: u32,
@@ -183,6 +184,7 @@ impl Default for Limits {
             outbox_soft_bytes: 64 << 10,
             outbox_hard_bytes: 1 << 20,
             outboxes_bytes_max: 256 << 20,
+            retained_bytes_max: 64 << 20,
             unfinished_bytes_max: 256 << 20,
             channels_per_session_max: 200,
             commands_per_s: 100,
@@ -393,6 +395,16 @@ pub struct PolicyOptions {
     /// Newest events that are kept; None: all.
     #[serde(default)]
     pub keep_events: Option<u64>,
+    /// Keys whose newest event late subscribers get; 0: none.
+    #[serde(default)]
+    pub retain_latest: usize,
+    /// Seconds that such an event is true unless it is renewed.
+    #[serde(default = "default_retain_s")]
+    pub retain_latest_s: u64,
+}
+
+const fn default_retain_s() -> u64 {
+    3_600
 }
 
 /// What is kept of the channels that a pattern covers.

@@ -4,7 +4,8 @@ use crate::accounts::Seats;
 use crate::address::Proxies;
 use crate::bucket::Rate;
 use crate::channel::{Keep, Policy};
-use crate::options::{CompressionOptions, Crowd, Endpoint, Limits, Options, Route};
+use crate::latest::Retain;
+use crate::options::{CompressionOptions, Crowd, Endpoint, Limits, Options, PolicyOptions, Route};
 use crate::pattern::{Grant, Pattern, Rights, rights_on};
 use crate::relay::{Relay, Template};
 use std::collections::{HashMap, HashSet};
@@ -102,7 +103,8 @@ impl Rules {
         }
         let policies = options.policies.iter().map(|rule| {
             let keep = keep_of(&rule.pattern, rule.keep_s, rule.keep_events)?;
-            let policy = Policy { durable: rule.durable, history: rule.history, overflow: rule.overflow, keep };
+            let retain = retain_of(rule)?;
+            let policy = Policy { durable: rule.durable, history: rule.history, overflow: rule.overflow, keep, retain };
             Ok((Pattern::new(&rule.pattern)?, policy))
         });
         let retention = options
@@ -153,6 +155,12 @@ impl Rules {
         let keeps =
             self.policies.iter().map(|(_, policy)| policy.keep).chain(self.retention.iter().map(|(_, keep)| *keep));
         keeps.into_iter().any(|keep| keep != Keep::ALL)
+    }
+
+    /// Whether any channel keeps something in memory for a time.
+    pub(crate) fn ages(&self) -> bool {
+        let in_memory = |keep: &Keep| keep.s.is_some();
+        self.policies.iter().any(|(_, policy)| policy.ages()) || self.retention.iter().any(|(_, keep)| in_memory(keep))
     }
 
     /// Whether Python hears the events of the channel.
@@ -239,9 +247,29 @@ fn compression_of(options: &CompressionOptions) -> Result<CompressionOptions, St
     }
 }
 
+/// Keys that a channel retains at most: a new member gets them all.
+const RETAIN_KEYS_MAX: usize = 1_000;
+/// A century, so that nothing that is computed with it in milliseconds runs over.
+const KEEP_S_MAX: u64 = 100 * 365 * 86_400;
+
+fn retain_of(rule: &PolicyOptions) -> Result<Retain, String> {
+    let PolicyOptions { pattern, history, retain_latest: keys, retain_latest_s: s, .. } = rule;
+    if *keys > RETAIN_KEYS_MAX {
+        return Err(format!("policy {pattern:?}: retain_latest={keys} is not from 0 to {RETAIN_KEYS_MAX} keys"));
+    }
+    if *s == 0 || *s > KEEP_S_MAX {
+        return Err(format!("policy {pattern:?}: retain_latest_s={s} is not from 1 to {KEEP_S_MAX}"));
+    }
+    if *keys > 0 && *history > 0 && !rule.durable {
+        return Err(format!(
+            "policy {pattern:?}: history={history} numbers every event, and retain_latest={keys} is for those without a number; \
+             leave one of them out"
+        ));
+    }
+    Ok(Retain { keys: *keys, ms: s * 1_000 })
+}
+
 fn keep_of(pattern: &str, s: Option<u64>, events: Option<u64>) -> Result<Keep, String> {
-    // A century of milliseconds, so that nothing that is computed with it runs over.
-    const KEEP_S_MAX: u64 = 100 * 365 * 86_400;
     match (s, events) {
         (Some(s), _) if s == 0 || s > KEEP_S_MAX => {
             Err(format!("policy {pattern:?}: keep_s={s} is not from 1 to {KEEP_S_MAX}; leave it out to keep for ever"))

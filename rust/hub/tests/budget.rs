@@ -31,10 +31,7 @@ fn publish(world: &mut World, channel: &str, n: u64, bytes: usize) {
 }
 
 fn open_up(world: &mut World, client: usize) -> Vec<Got> {
-    world.limit(client, None);
-    let (conn, shard) = (world.clients[client].conn, world.clients[client].shard);
-    world.shards[shard].writable(conn);
-    world.run();
+    world.open_up(client);
     world.take(client)
 }
 

@@ -31,13 +31,6 @@ fn offsets(frames: &[Value]) -> Vec<u64> {
     frames.iter().filter_map(|frame| frame["offset"].as_u64()).collect()
 }
 
-fn open_up(world: &mut World, client: usize) {
-    world.limit(client, None);
-    let (conn, shard) = (world.clients[client].conn, world.clients[client].shard);
-    world.shards[shard].writable(conn);
-    world.run();
-}
-
 // ---- the log between two steps
 
 #[test]
@@ -162,7 +155,7 @@ fn who_lags_behind_a_ring_while_it_is_replayed_is_told_and_the_log_is_not_asked(
     for n in 4..12 {
         world.publish("ring:1", "e", &json!({"n": n}));
     }
-    open_up(&mut world, ann);
+    world.open_up(ann);
     assert!(!world.step_log(), "a channel in memory has no log");
     let frames = world.take_json(ann);
     let seen = offsets(&frames);
@@ -208,7 +201,7 @@ fn a_close_is_said_when_the_outboxes_of_all_are_full() {
         world.run();
     }
     for client in clients {
-        open_up(&mut world, client);
+        world.open_up(client);
         assert!(matches!(world.take(client).last(), Some(Got::Close(Some(4000), _))));
     }
 }
@@ -232,7 +225,7 @@ fn nothing_follows_our_close_and_what_comes_before_it_has_no_hole() {
             key: None,
         });
         world.run();
-        open_up(&mut world, ann);
+        world.open_up(ann);
         let got = world.take(ann);
         assert!(matches!(got.last(), Some(Got::Close(Some(4000), _))), "{:?}", got.last());
         let json = |got: &Got| if let Got::Json(frame) = got { frame["offset"].as_u64() } else { None };
@@ -255,7 +248,7 @@ fn a_close_in_order_cuts_a_full_outbox_without_a_hole() {
     while world.step_log() {}
     world.hub.close_all(1012, "restart", 0);
     world.run();
-    open_up(&mut world, ann);
+    world.open_up(ann);
     let got = world.take(ann);
     assert!(matches!(got.last(), Some(Got::Close(Some(1012), _))), "{:?}", got.last());
     let json = |got: &Got| if let Got::Json(frame) = got { frame["offset"].as_u64() } else { None };

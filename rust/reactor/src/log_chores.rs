@@ -65,8 +65,9 @@ impl LogWorker {
     /// How long until a chore is due.
     pub(crate) fn chore_in(&self, now: Now) -> Duration {
         let Chores { sweep_ms, age_ms, forget_ms, .. } = self.chores;
-        let sweeping = if self.hub.forgets() { sweep_ms.min(age_ms) } else { u64::MAX };
-        let due_ms = sweeping.min(forget_ms.unwrap_or(u64::MAX));
+        let sweep_ms = if self.hub.forgets() { sweep_ms } else { u64::MAX };
+        let age_ms = if self.hub.ages() { age_ms } else { u64::MAX };
+        let due_ms = sweep_ms.min(age_ms).min(forget_ms.unwrap_or(u64::MAX));
         Duration::from_millis(due_ms.saturating_sub(now.mono_ms).min(IDLE_MS))
     }
 
@@ -77,14 +78,11 @@ impl LogWorker {
         if self.chores.forget_ms.is_some_and(|due_ms| due_ms + late_ms <= started.mono_ms) {
             self.forget(started.mono_ms);
         }
-        if !self.hub.forgets() {
-            return false;
-        }
-        if self.chores.age_ms <= started.mono_ms {
+        if self.hub.ages() && self.chores.age_ms <= started.mono_ms {
             self.chores.age_ms = started.mono_ms + AGE_MS;
             self.hub.age(started);
         }
-        if self.chores.sweep_ms > started.mono_ms {
+        if !self.hub.forgets() || self.chores.sweep_ms > started.mono_ms {
             return false;
         }
         let has_swept = self.sweep(started);

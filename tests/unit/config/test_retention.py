@@ -56,7 +56,7 @@ def options(*retention: str) -> dict[str, Any]:
 
 def test_the_engine_gets_what_the_app_says_and_what_the_operator_says() -> None:
     found = options("ledger:* 1d", "a forever 9")
-    assert found["policies"][1:] == [
+    assert found["policies"][1:-1] == [
         {
             "pattern": "ledger:*",
             "durable": True,
@@ -64,6 +64,8 @@ def test_the_engine_gets_what_the_app_says_and_what_the_operator_says() -> None:
             "overflow": "drop_oldest",
             "keep_s": 60,
             "keep_events": 5,
+            "retain_latest": 0,
+            "retain_latest_s": 3600,
         }
     ]
     assert found["retention"][1:] == [
@@ -83,6 +85,9 @@ def test_a_pattern_that_is_none_is_told_with_its_key() -> None:
         ({"durable": True, "keep_s": 0}, "keep_s=0; use 1 or more"),
         ({"durable": True, "keep_events": -1}, "keep_events=-1; use 1 or more"),
         ({"keep_s": 5}, "keep_s=5 on 'a', which keeps nothing; set durable or history"),
+        ({"retain_latest": 1001}, "retain_latest=1001; use 0 to 1000 keys"),
+        ({"retain_latest": 1, "retain_latest_s": 0}, "retain_latest_s=0; use 1 or more seconds"),
+        ({"retain_latest": 1, "history": 9}, "retain_latest=1 on 'a', whose history numbers every event"),
     ],
 )
 def test_a_policy_that_keeps_nothing_is_refused(policy: dict[str, object], says: str) -> None:

@@ -151,10 +151,15 @@ impl ShardCore {
         let of = Arc::clone(&local.channel);
         let offsets: Vec<u64> = burst.iter().map(|deliver| deliver.offset).collect();
         let mut run = Run { first: 0, count: offsets.len() as u32 };
+        let mut states = Vec::new();
         for (place, Deliver { frame, class, read_us, .. }) in burst.drain(..).enumerate() {
             self.fan_outs.begin(read_us);
+            let is_state = of.policy.retain.keys > 0 && matches!(class, Class::Latest(_));
             let queued = Queued { frame, class, channel: Some(Arc::clone(&of)), form: Form::Plain };
             let index = self.turn.add(queued);
+            if is_state {
+                states.push(index);
+            }
             if place == 0 {
                 run.first = index;
             }
@@ -162,12 +167,18 @@ impl ShardCore {
         let lowest = offsets.iter().copied().filter(|offset| *offset > 0).min();
         let highest = offsets.iter().copied().max().unwrap_or(0);
         let mut deliveries = 0;
-        for member in members.iter_mut().filter(|member| !member.replays) {
+        for member in members.iter_mut().filter(|member| !member.replays || !states.is_empty()) {
             let slot = member.slot as usize;
             if !matches!(self.conns[slot].phase, Phase::Open | Phase::Finishing) {
                 continue;
             }
-            if lowest.is_none_or(|lowest| lowest >= member.next) {
+            if member.replays {
+                // It had the states as they were when it came; what is new of them has no place in what it replays.
+                for state in &states {
+                    deliveries += 1;
+                    self.queue_frame(slot, *state);
+                }
+            } else if lowest.is_none_or(|lowest| lowest >= member.next) {
                 deliveries += u64::from(run.count);
                 self.queue_run(slot, run);
             } else {
@@ -178,7 +189,9 @@ impl ShardCore {
                     self.queue_frame(slot, run.first + place as u32);
                 }
             }
-            member.next = member.next.max(highest + 1);
+            if !member.replays {
+                member.next = member.next.max(highest + 1);
+            }
         }
         add_own(&self.tally().deliveries, deliveries);
         if let Some(local) = self.members.get_mut(&channel) {
@@ -225,7 +238,7 @@ impl ShardCore {
     // ---- members
 
     fn join(&mut self, join: Join) {
-        let Join { conn, channel, confirm, next, replays, credits } = join;
+        let Join { conn, channel, confirm, latest, next, replays, credits } = join;
         let Some(slot) = self.answerable(conn).filter(|_| self.is_asked_for(conn, channel.id)) else {
             // The connection went meanwhile: a join with a stale generation is a leave.
             self.hub.left(&channel, self.shard);
@@ -245,6 +258,11 @@ impl ShardCore {
             backlog.note_join();
         }
         self.queue(slot, Queued::reply(confirm));
+        add_own(&self.tally().deliveries, latest.len() as u64);
+        for (key, frame) in latest {
+            let (class, channel) = (Class::Latest(key), Some(Arc::clone(&channel)));
+            self.queue(slot, Queued { frame, class, channel, form: Form::Plain });
+        }
         self.give_back(slot, credits);
         if replays && self.find(conn).is_some() {
             self.conns[slot].set(flag::REPLAYS);

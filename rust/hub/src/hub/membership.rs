@@ -36,7 +36,9 @@ impl Hub {
                 self.directory.remove_idle(channel);
             }
             Err(_) => {
-                for one in self.directory.give_up(channel) {
+                let waiting = self.directory.give_up(channel);
+                channel.lock().latest.clear(&self.counters);
+                for one in waiting {
                     self.fail_waiting(channel, one, now, events);
                 }
             }
@@ -57,7 +59,10 @@ impl Hub {
                 self.to(conn, ShardMsg::Leave { conn, channel: Arc::clone(channel), reply, credits });
             }
             Waiting::History(request) => self.history_locked(channel, state, request, now, events),
-            Waiting::Deliver { frame, key } => self.deliver(channel, state, &frame, 0, key, now.mono_us),
+            Waiting::Deliver { frame, key, is_over } => {
+                self.retain(channel, state, &frame, key.as_ref(), is_over, now);
+                self.deliver(channel, state, &frame, 0, key, now.mono_us);
+            }
         }
     }
 
@@ -187,7 +192,9 @@ impl Hub {
             return self.send(conn, confirm, credits);
         }
         state.members[conn.shard()] += 1;
-        let join = Join { conn, channel: Arc::clone(channel), confirm, next, replays: next <= head, credits };
+        state.latest.trim(now.mono_ms, channel.policy.retain, &self.counters);
+        let latest = state.latest.events();
+        let join = Join { conn, channel: Arc::clone(channel), confirm, latest, next, replays: next <= head, credits };
         self.to(conn, ShardMsg::Join(join));
     }
 

@@ -25,14 +25,18 @@ const WAITING_BYTES_MAX: usize = 1 << 20;
 impl Hub {
     /// Publishes what is not stored in the log: now.
     fn emit(&self, event: ChannelEvent<'_>, key: Option<Arc<str>>, now: Now) {
-        let act = |channel: &Arc<Channel>, state: &mut State| self.emit_locked(channel, state, event, key.clone(), now);
+        let is_over = event.data == b"null";
+        let policy = self.rules.policy_of(event.channel);
+        let is_state = key.is_some() && policy.retain.keys > 0;
         let is_heard = self.rules.is_heard(event.channel);
-        if is_heard || self.rules.policy_of(event.channel).history > 0 {
+        let act =
+            |channel: &Arc<Channel>, state: &mut State| self.emit_locked(channel, state, event, key, is_over, now);
+        if is_heard || policy.history > 0 || is_state && !is_over {
             self.in_channel(event.channel, act);
         } else {
             self.in_known_channel(event.channel, act);
         }
-        if is_heard {
+        if is_heard || is_state {
             self.forget_idle(event.channel);
         }
     }
@@ -50,14 +54,16 @@ impl Hub {
         state: &mut State,
         mut event: ChannelEvent<'_>,
         key: Option<Arc<str>>,
+        is_over: bool,
         now: Now,
     ) {
         let mut offset = 0;
+        let is_state = key.is_some() && channel.policy.retain.keys > 0;
         if let (true, false, Head::Known(head)) = (channel.policy.history > 0, channel.policy.durable, state.head) {
             offset = head + 1;
             state.head = Head::Known(offset);
             event.offset = Some(offset);
-        } else if state.waiting.is_empty() && state.members_total() == 0 && !channel.is_heard {
+        } else if state.waiting.is_empty() && state.members_total() == 0 && !channel.is_heard && !is_state {
             return;
         }
         let frame = Prepared::text(&event.to_json());
@@ -66,15 +72,42 @@ impl Hub {
             let bytes = state.waiting_bytes + frame.wire_len(Form::Plain);
             if state.waiting.len() < WAITING_MAX && bytes <= WAITING_BYTES_MAX {
                 state.waiting_bytes = bytes;
-                state.waiting.push(Waiting::Deliver { frame, key });
+                state.waiting.push(Waiting::Deliver { frame, key, is_over });
+            } else if is_state {
+                // Who waits gets the state with its confirmation; nothing older of the key may come behind it.
+                let is_other = |waiting: &Waiting| !matches!(waiting, Waiting::Deliver { key: of, .. } if *of == key);
+                state.waiting.retain(is_other);
+                self.retain(channel, state, &frame, key.as_ref(), is_over, now);
             }
             return;
         }
-        if offset > 0 {
+        if offset == 0 {
+            self.retain(channel, state, &frame, key.as_ref(), is_over, now);
+        } else {
             let publication = Publication { offset, frame: Arc::clone(&frame), since_ms: now.mono_ms };
             state.keep(Arc::new(publication), channel.policy.history);
         }
         self.deliver(channel, state, &frame, offset, key, now.mono_us);
+    }
+
+    /// Retains an event without an offset as the state of its key where the policy asks for it, or lets the state go.
+    pub(super) fn retain(
+        &self,
+        channel: &Channel,
+        state: &mut State,
+        frame: &Arc<Prepared>,
+        key: Option<&Arc<str>>,
+        is_over: bool,
+        now: Now,
+    ) {
+        let retain = channel.policy.retain;
+        let Some(key) = key.filter(|_| retain.keys > 0) else { return };
+        if is_over {
+            state.latest.remove(key, &self.counters);
+        } else {
+            let most = self.rules.limits.retained_bytes_max;
+            state.latest.set(key, frame, now.mono_ms, retain, most, &self.counters);
+        }
     }
 
     pub(crate) fn publish(&self, publish: Publish, now: Now, events: &mut Vec<Event>) {

@@ -1,7 +1,7 @@
 //! Relays on their way to a channel, and the state of those that last: by rule and user, until the last session ends.
 
 use super::Hub;
-use crate::channel::Channel;
+use crate::channel::{Channel, State};
 use crate::compose::ChannelEvent;
 use crate::{ConnId, Now};
 use std::sync::Arc;
@@ -10,9 +10,10 @@ impl Hub {
     /// Sends a relay; Some when it lasts now, so that the shard watches for its end.
     pub(crate) fn relay(&self, sent: Relayed<'_>) -> Option<Arc<Channel>> {
         let relay = &self.rules.relays[sent.rule as usize];
-        self.in_known_channel(sent.channel, |channel, state| {
-            let (mut data, mut event_key) = (sent.data, sent.key);
-            let mut still;
+        let act = |channel: &Arc<Channel>, state: &mut State| {
+            let (mut data, mut event_key) = (&*sent.data, sent.key.clone());
+            let mut is_over = false;
+            let still;
             let mut lasts = false;
             if let Some(start) = relay.ends {
                 let key = (start, Arc::clone(sent.user));
@@ -21,13 +22,16 @@ impl Hub {
                     event_key = lasting.key.clone().or(event_key);
                     if lasting.sessions.is_empty() {
                         state.lasting.remove(&key);
+                        is_over = true;
                     } else {
                         // Another session of the user goes on: what is told is how things are now.
                         still = lasting.data.clone();
-                        data = &mut *still;
+                        data = &*still;
                     }
+                } else {
+                    is_over = true;
                 }
-            } else if let Some(undo) = sent.undo {
+            } else if let Some(undo) = &sent.undo {
                 let lasting = state.lasting.entry((sent.rule, Arc::clone(sent.user))).or_insert_with(|| {
                     crate::channel::Lasting {
                         sessions: Vec::new(),
@@ -37,7 +41,7 @@ impl Hub {
                     }
                 });
                 lasting.key = event_key.clone();
-                lasting.undo = undo.into();
+                lasting.undo = undo.as_slice().into();
                 lasting.data = data.into();
                 if !lasting.sessions.contains(&sent.conn) {
                     lasting.sessions.push(sent.conn);
@@ -53,10 +57,19 @@ impl Hub {
                 offset: None,
                 request: None,
             };
-            self.emit_locked(channel, state, event, event_key, sent.now);
+            self.emit_locked(channel, state, event, event_key, is_over, sent.now);
             lasts.then(|| Arc::clone(channel))
-        })
-        .flatten()
+        };
+        match self.in_known_channel(sent.channel, act) {
+            Some(lasting) => lasting,
+            None if relay.ends.is_none()
+                && sent.key.is_some()
+                && self.rules.policy_of(sent.channel).retain.keys > 0 =>
+            {
+                self.in_channel(sent.channel, act)
+            }
+            None => None,
+        }
     }
 
     /// A session's relay is over by time, unsubscribe or close; the last session's end is told.
@@ -78,7 +91,7 @@ impl Hub {
             offset: None,
             request: None,
         };
-        self.emit_locked(channel, &mut state, event, lasting.key, now);
+        self.emit_locked(channel, &mut state, event, lasting.key, true, now);
         let is_idle = state.is_idle(channel.policy);
         drop(state);
         if is_idle {

@@ -10,10 +10,16 @@ use crate::channel::Keep;
 use std::sync::atomic::Ordering;
 
 impl Hub {
-    /// Whether there is anything to let go of, ever.
+    /// Whether there is anything to let go of in the log, ever.
     #[must_use]
     pub fn forgets(&self) -> bool {
         self.rules.forgets()
+    }
+
+    /// Whether anything in memory grows too old, ever.
+    #[must_use]
+    pub fn ages(&self) -> bool {
+        self.rules.ages()
     }
 
     /// What the log keeps of a channel; None: everything.
@@ -28,12 +34,15 @@ impl Hub {
         self.in_known_channel(channel, |_, state| state.cut(tail));
     }
 
-    /// Lets go of what channels in memory keep no longer, and of those that are empty then: a sixteenth of all channels
+    /// Lets go of what channels keep in memory no longer, and of those that are empty then: a sixteenth of all channels
     /// with each call.
     pub fn age(&self, now: Now) {
         let part = self.swept_part.fetch_add(1, Ordering::Relaxed);
         for channel in self.directory.ageing(part) {
-            channel.lock().trim(channel.policy, now.mono_ms);
+            let mut state = channel.lock();
+            state.trim(channel.policy, now.mono_ms);
+            state.latest.trim(now.mono_ms, channel.policy.retain, &self.counters);
+            drop(state);
             self.directory.remove_idle(&channel);
         }
     }

@@ -148,6 +148,13 @@ impl Store {
     }
 }
 
+/// A log that nobody asks.
+pub(crate) struct Nowhere;
+
+impl LogQueue for Nowhere {
+    fn push(&self, _: LogRequest) {}
+}
+
 #[derive(Clone, Default)]
 struct Queue(Arc<Mutex<VecDeque<LogRequest>>>);
 
@@ -370,6 +377,14 @@ impl World {
         if let Some((_, limit)) = self.links.links.get_mut(&conn) {
             *limit = room;
         }
+    }
+
+    /// Ends the limit.
+    pub(crate) fn open_up(&mut self, client: usize) {
+        self.limit(client, None);
+        let (conn, shard) = (self.clients[client].conn, self.clients[client].shard);
+        self.shards[shard].writable(conn);
+        self.run();
     }
 
     pub(crate) fn cut(&mut self, client: usize) {
