@@ -51,6 +51,13 @@ impl Pattern {
     /// Whether it covers `name` for a session of `user`.
     #[must_use]
     pub fn covers(&self, name: &str, user: &str) -> bool {
+        // Most patterns that are asked are of another kind of channel, and several are asked for each message.
+        if let (Some(first), Some(&begins)) = (self.0.as_bytes().first(), name.as_bytes().first())
+            && *first != begins
+            && !matches!(first, b'*' | b'{')
+        {
+            return false;
+        }
         let mut rest = Some(name);
         for wanted in self.0.split(':') {
             let Some(text) = rest else { return false };

@@ -16,8 +16,11 @@ use crate::heads::{Channel, Heads};
 const FIND_CHANNEL: &str = "SELECT id, head, tail FROM channels WHERE name = ?1";
 const MAKE_CHANNEL: &str = "INSERT INTO channels (name, head) VALUES (?1, 0)";
 const MOVE_HEAD: &str = "UPDATE channels SET head = ?2 WHERE id = ?1";
+/// Inserts nothing where the user has used the key in this channel before: one descent of the index looks for it and
+/// keeps it.
 const INSERT_EVENT: &str = "INSERT INTO events (channel_id, offset, event, data, user, dedupe, time_ms, request, refers) \
-                            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+                            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) \
+                            ON CONFLICT (channel_id, user, dedupe) WHERE dedupe IS NOT NULL DO NOTHING";
 const FIND_EVENT: &str =
     "SELECT offset, event, x'', user, request, time_ms FROM events WHERE channel_id = ?1 AND offset = ?2";
 const REPLACE_DATA: &str = "UPDATE events SET data = ?3 WHERE channel_id = ?1 AND offset = ?2";
@@ -75,12 +78,11 @@ impl<'c, 'b> Batch<'c, 'b> {
             }
         };
         let channel_id = touched.channel.id;
-        if let Some(dedupe) = append.dedupe {
-            let key = params![channel_id, append.user, dedupe];
-            if let Some(first) = self.find_duplicate.query_row(key, Stored::from_row).optional()? {
-                let offset = first.offset;
-                return Ok(Appended { offset, duplicate: true, stored: Some(first), ..Appended::default() });
-            }
+        // To the index two events without a user differ, and what is amended has to be there only for the first.
+        if (append.user.is_none() || append.amends.is_some())
+            && let Some(duplicate) = find_duplicate(&mut self.find_duplicate, channel_id, append)?
+        {
+            return Ok(duplicate);
         }
         let amended = match append.amends {
             None => None,
@@ -91,7 +93,7 @@ impl<'c, 'b> Batch<'c, 'b> {
         };
         let offset = touched.channel.head + 1;
         let data = if append.number_field { with_number(append.data, offset) } else { append.data.into() };
-        self.insert_event.execute(params![
+        let inserted = self.insert_event.execute(params![
             channel_id,
             offset.cast_signed(),
             append.event,
@@ -103,6 +105,11 @@ impl<'c, 'b> Batch<'c, 'b> {
             append.request,
             append.amends.map(|amends| amends.offset.cast_signed()),
         ])?;
+        if inserted == 0
+            && let Some(duplicate) = find_duplicate(&mut self.find_duplicate, channel_id, append)?
+        {
+            return Ok(duplicate);
+        }
         touched.channel.head = offset;
         touched.is_moved = true;
         let amended = match amended {
@@ -135,6 +142,22 @@ pub(crate) fn find_channel(conn: &Connection, name: &str) -> rusqlite::Result<Op
             Ok(Channel { id: row.get(0)?, head, tail })
         })
         .optional()
+}
+
+/// The first event with this one's key, where there is one.
+fn find_duplicate(
+    find: &mut CachedStatement<'_>,
+    channel_id: i64,
+    append: &Append<'_>,
+) -> rusqlite::Result<Option<Appended>> {
+    let Some(dedupe) = append.dedupe else { return Ok(None) };
+    let first = find.query_row(params![channel_id, append.user, dedupe], Stored::from_row).optional()?;
+    Ok(first.map(|first| Appended {
+        offset: first.offset,
+        duplicate: true,
+        stored: Some(first),
+        ..Appended::default()
+    }))
 }
 
 /// The event without its payload.
