@@ -123,13 +123,13 @@ def source(results: Results, path: Path) -> str:
 
 def rivals(results: Results) -> list[str]:
     """Everybody else of a run."""
-    return [server for server in results.servers() if server not in {"ours", "handler"}]
+    return [server for server in results.servers() if server not in {"ours", "handler", "bare"}]
 
 
 def main_table(results: Results) -> Iterator[str]:
     """Ours beside Bun."""
-    yield "| | here | Bun | ratio |"
-    yield "|---|---|---|---|"
+    yield "| | here | Bun | ratio | the kernel alone |"
+    yield "|---|---|---|---|---|"
     for row in ROWS:
         here = [results.median(row.workload, row.server, path) for path in row.paths]
         if None in here:
@@ -140,6 +140,10 @@ def main_table(results: Results) -> Iterator[str]:
             " / ".join(written(value, row.unit) for value in values if value is not None) for values in (here, bun)
         ]
         cells.append(" / ".join(f"{ratio:.2f}" for ratio in ratios))
+        # No program can cost less than what it asks of the kernel.
+        asked = row.rival or row.workload
+        floor = results.median(asked, "bare", row.paths[0]) if row.paths in (DELIVERY, MESSAGE) else None
+        cells.append("" if floor is None else written(floor, row.unit))
         yield " ".join(["|", row.label, *(f"| {cell}" if cell else "|" for cell in cells), "|"])
 
 

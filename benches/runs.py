@@ -81,7 +81,8 @@ def run_once(plan: Plan, server: Server, workload: Workload) -> dict[str, Any]:
         tokens.write_text("\n".join(token(secret, f"u{index}") for index in range(users)))
         with running(server, directory, secret, compressed=workload.compressed) as (port, api_port, pid):
             pids = [argument for each in family(pid) for argument in ("--pid", str(each))]
-            load = [str(plan.generator), "--url", f"ws://127.0.0.1:{port}/ws", "--tokens-file", str(tokens)]
+            url = f"ws://127.0.0.1:{port}/ws{server.query}"
+            load = [str(plan.generator), "--url", url, "--dialect", server.dialect, "--tokens-file", str(tokens)]
             if workload.script is None:
                 load += [*workload.arguments, *pids, "--connections", str(users)]
                 load += ["--seconds", str(seconds), "--warmup", str(plan.warmup)]

@@ -1,7 +1,8 @@
 """The servers that are asked: ours, ours with a Python handler, and rivals; how each is built, started and stopped.
 
-A rival is a folder in rivals/ with the smallest honest server of the same protocol, and a lock file: npm's, or a
-requirements.txt with hashes. Its README line is in docs/decisions/0024-rivals.md.
+A rival is a folder in rivals/ with the smallest honest server of the same protocol, or of its own, and a lock file:
+npm's, Go's, or a requirements.txt with hashes. `bare` is none of them: it shows what the kernel costs alone. What each
+stands for is in docs/decisions/0024-rivals.md.
 """
 
 import contextlib
@@ -52,6 +53,12 @@ class Server:
     """It negotiates permessage-deflate when `BENCH_COMPRESSION=1` says so."""
     rounds: int | None = 1
     """In how many rounds it takes part; None for all of them."""
+    dialect: str = "realtime"
+    """What it speaks, as the generator names it."""
+    query: str = ""
+    """What stands behind the path of its endpoint."""
+    asked: frozenset[str] | None = None
+    """Workloads that it can be asked, by name; None for all."""
 
     def environment(self, port: int, api_port: int, data: Path, secret: str, *, compressed: bool) -> dict[str, str]:
         """The variables that all servers understand; each takes what it has a use for."""
@@ -107,6 +114,37 @@ def bun() -> Server:
     return Server("bun", "Bun", command, RIVALS / "bun", version, compresses=True, rounds=None)
 
 
+def bare(sends: str) -> Server:
+    """No rival but the floor: what the kernel costs, by the least program there is, with a ring or a loop of sends."""
+    program = cargo("bare", "release")
+    title = f"the kernel alone, {'io_uring' if sends == 'ring' else 'send()'}"
+    name, rounds = ("bare", None) if sends == "ring" else (f"bare-{sends}", 1)
+    asked = frozenset({"w1", "w1b", "w2", "w3"})
+    return Server(name, title, ("env", f"BARE_SENDS={sends}", str(program)), ROOT, rounds=rounds, asked=asked)
+
+
+def socketio() -> Server:
+    """What people on Node reach for first; its packets stand inside of the frames."""
+    version = installed_version(npm("socketio") / "socket.io" / "package.json")
+    query = "?EIO=4&transport=websocket"
+    command = ("node", "server.mjs")
+    return Server("socketio", "Socket.IO", command, RIVALS / "socketio", version, dialect="socketio", query=query)
+
+
+def centrifuge() -> Server:
+    """The library under Centrifugo, by its own protocol; it has no command that answers alone, so no W3."""
+    folder = RIVALS / "centrifuge"
+    if shutil.which("go") is None:
+        raise MissingError("go was not found; install Go 1.26 or newer, or leave this rival out with --only")
+    program = ENVIRONMENTS / "centrifuge"
+    run_quietly(["go", "build", "-mod=readonly", "-o", str(program), "."], folder)
+    version = output_of(
+        "go", "list", "-C", str(folder), "-m", "-f", "{{.Version}}", "github.com/centrifugal/centrifuge"
+    )
+    asked = frozenset({"w1", "w1b", "w2", "w4"})
+    return Server("centrifuge", "centrifuge (Go)", (str(program),), folder, version, dialect="centrifuge", asked=asked)
+
+
 def ws() -> Server:
     """What most servers on Node stand on."""
     version = installed_version(npm("ws") / "ws" / "package.json")
@@ -129,11 +167,15 @@ def granian() -> Server:
 
 
 RIVAL_MAKERS: Mapping[str, Callable[[], Server]] = {
+    "bare": lambda: bare("ring"),
+    "bare-loop": lambda: bare("loop"),
     "bun": bun,
     "socketify": lambda: of_python("socketify", "socketify", "socketify", compresses=True),
     "picows": lambda: of_python("picows", "picows", "picows"),
     "ws": ws,
     "websockets": lambda: of_python("websockets", "websockets", "websockets", compresses=True),
+    "socketio": socketio,
+    "centrifuge": centrifuge,
     "granian": granian,
 }
 """By name, the quickest at one delivery first."""
@@ -191,12 +233,21 @@ def installed_version(package_json: Path) -> str:
 
 def build_generator(profile: str) -> Path:
     """Build realtime-load and return its path."""
+    return cargo("realtime-load", profile)
+
+
+def cargo(package: str, profile: str) -> Path:
+    """Build a program of the workspace and return its path.
+
+    Raises:
+        MissingError: there is no cargo, or the build failed.
+    """
     if shutil.which("cargo") is None:
         message = "cargo was not found; install Rust (https://rustup.rs)"
         raise MissingError(message)
-    run_quietly(["cargo", "build", "--locked", "--profile", profile, "-p", "realtime-load"], ROOT)
+    run_quietly(["cargo", "build", "--locked", "--profile", profile, "-p", package], ROOT)
     target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
-    return ROOT / target / profile / "realtime-load"
+    return ROOT / target / profile / package
 
 
 def build_engine(profile: str) -> None:

@@ -38,6 +38,8 @@ class Workload:
         """Whether a server takes part."""
         if self.compressed and not server.compresses:
             return False
+        if server.asked is not None and self.name not in server.asked:
+            return False
         if self.servers is None:
             return server.name != "handler"
         return server.name in self.servers

@@ -33,16 +33,13 @@ const now = () => new Date().toISOString();
 /** The first frame of a connection. */
 export function greeting({ sessionId, userId }) {
   const data = { sessionId, timestamp: now(), protocol: 1, userId };
-  return JSON.stringify({ type: "connection_established", data, timestamp: now() });
+  return { type: "connection_established", data, timestamp: now() };
 }
 
 const refused = (message, code, id) =>
-  JSON.stringify({ type: "error", data: { message, code, retryable: false }, timestamp: now(), id });
+  ({ type: "error", data: { message, code, retryable: false }, timestamp: now(), id });
 
-/**
- * Carry out one command. `peer` has `userId`, `send(text)`, `subscribe(channel)`, `unsubscribe(channel)` and
- * `publish(channel, text)`.
- */
+/** Carry out the command in `text`. */
 export function handle(peer, text) {
   let command;
   try {
@@ -50,6 +47,14 @@ export function handle(peer, text) {
   } catch {
     return peer.send(refused("Invalid message format", "invalid_message"));
   }
+  carryOut(peer, command);
+}
+
+/**
+ * Carry out one command. `peer` has `userId`, `send(event)`, `subscribe(channel)`, `unsubscribe(channel)` and
+ * `publish(channel, event)`; events are objects.
+ */
+export function carryOut(peer, command) {
   const run = commands[command?.type];
   if (run) run(peer, command.data ?? {}, command.id);
   else peer.send(refused(`Unknown message type: ${command?.type}`, "unknown_type", command?.id));
@@ -58,18 +63,18 @@ export function handle(peer, text) {
 const commands = {
   subscribe(peer, { channel }, id) {
     peer.subscribe(channel);
-    peer.send(JSON.stringify({ type: "subscription_confirmed", data: { channel }, timestamp: now(), channel, id }));
+    peer.send({ type: "subscription_confirmed", data: { channel }, timestamp: now(), channel, id });
   },
   unsubscribe(peer, { channel }, id) {
     peer.unsubscribe(channel);
-    peer.send(JSON.stringify({ type: "unsubscription_confirmed", data: { channel }, timestamp: now(), channel, id }));
+    peer.send({ type: "unsubscription_confirmed", data: { channel }, timestamp: now(), channel, id });
   },
   publish(peer, { channel, event, data }) {
     const conversationId = channel.startsWith("conversation:") ? channel.slice("conversation:".length) : undefined;
     const { userId } = peer;
-    peer.publish(channel, JSON.stringify({ type: event, data, timestamp: now(), conversationId, userId, channel }));
+    peer.publish(channel, { type: event, data, timestamp: now(), conversationId, userId, channel });
   },
   ping(peer, _data, id) {
-    peer.send(JSON.stringify({ type: "pong", data: { timestamp: now() }, timestamp: now(), id }));
+    peer.send({ type: "pong", data: { timestamp: now() }, timestamp: now(), id });
   },
 };

@@ -219,9 +219,11 @@ async def test_the_handler_of_the_benchmarks_publishes_what_the_relay_would() ->
 
 
 def test_every_rival_has_a_folder_with_pinned_versions_and_no_address_of_a_registry() -> None:
-    for name in RIVAL_MAKERS:
+    # What the kernel costs alone is told by a program of the workspace, which has the workspace's lock file.
+    for name in RIVAL_MAKERS.keys() - {"bare", "bare-loop"}:
         folder = RIVALS / name
-        locks = [path for path in (folder / "package-lock.json", folder / "requirements.txt") if path.exists()]
+        files = (folder / file for file in ("package-lock.json", "requirements.txt", "go.sum"))
+        locks = [path for path in files if path.exists()]
         assert len(locks) == 1, folder
         assert "//" not in locks[0].read_text("utf-8"), f"{locks[0]}: take the addresses out"
     assert pinned_version("granian", "starlette") is not None

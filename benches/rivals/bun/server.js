@@ -8,8 +8,8 @@ class Peer {
     this.userId = userId;
     this.socket = null;
   }
-  send(text) {
-    this.socket.send(text, compressed);
+  send(event) {
+    this.socket.send(JSON.stringify(event), compressed);
   }
   subscribe(channel) {
     this.socket.subscribe(channel);
@@ -17,8 +17,8 @@ class Peer {
   unsubscribe(channel) {
     this.socket.unsubscribe(channel);
   }
-  publish(channel, text) {
-    server.publish(channel, text, compressed);
+  publish(channel, event) {
+    server.publish(channel, JSON.stringify(event), compressed);
   }
 }
 
@@ -38,7 +38,7 @@ const server = Bun.serve({
     perMessageDeflate: compressed,
     open(ws) {
       ws.data.socket = ws;
-      ws.send(greeting(ws.data));
+      ws.data.send(greeting(ws.data));
     },
     message(ws, text) {
       handle(ws.data, text);

@@ -14,8 +14,8 @@ class Peer {
     this.sessionId = randomUUID();
     this.subscriptions = new Set();
   }
-  send(text) {
-    this.socket.send(text);
+  send(event) {
+    this.socket.send(JSON.stringify(event));
   }
   subscribe(channel) {
     if (!channels.has(channel)) channels.set(channel, new Set());
@@ -26,9 +26,9 @@ class Peer {
     channels.get(channel)?.delete(this.socket);
     this.subscriptions.delete(channel);
   }
-  publish(channel, text) {
+  publish(channel, event) {
     // The bytes are made once: a string would be encoded again for every member.
-    const bytes = Buffer.from(text);
+    const bytes = Buffer.from(JSON.stringify(event));
     for (const member of channels.get(channel) ?? []) member.send(bytes, { binary: false });
   }
 }

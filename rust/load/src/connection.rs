@@ -6,6 +6,7 @@
 
 use crate::clock::Clock;
 use crate::deflate::{self, Agreement, Context, Inflater};
+use crate::dialect::{Dialect, Part};
 use crate::frame::{self, Opcode};
 use crate::scan;
 use mio::net::TcpStream;
@@ -76,6 +77,7 @@ pub struct Connection {
     offers_deflate: bool,
     deflate: Option<Agreement>,
     context: Context,
+    dialect: Dialect,
 }
 
 /// What went over a connection, or over many.
@@ -139,7 +141,13 @@ impl Connection {
             offers_deflate,
             deflate: None,
             context: Context::default(),
+            dialect: Dialect::default(),
         }
+    }
+
+    /// Say what the server speaks, before it says anything.
+    pub const fn speak(&mut self, dialect: Dialect) {
+        self.dialect = dialect;
     }
 
     /// When its connect began.
@@ -188,6 +196,14 @@ impl Connection {
         self.mask ^= self.mask >> 17;
         self.mask ^= self.mask << 5;
         frame::write_masked(opcode, payload, self.mask.to_ne_bytes(), &mut self.out);
+    }
+
+    /// Queue a command in the server's words.
+    pub fn say(&mut self, command: &[u8]) {
+        match self.dialect.command(command) {
+            None => self.queue(Opcode::Text, command),
+            Some(command) => self.queue(Opcode::Text, &command),
+        }
     }
 
     /// Queue Close 1000 and wait for the server's.
@@ -308,6 +324,9 @@ impl Connection {
             self.deflate = check_upgrade(bytes, head, self.offers_deflate)?;
             self.stage = Stage::Greeting;
             used = head;
+            if let Some(opening) = self.dialect.opening() {
+                self.queue(Opcode::Text, opening);
+            }
         }
         let broken = |fault: frame::FrameFault| End::Protocol(fault.to_string());
         while let Some(frame) = frame::parse(&bytes[used..], self.deflate.is_some()).map_err(broken)? {
@@ -322,11 +341,20 @@ impl Connection {
                         }
                         _ => frame.payload,
                     };
-                    if self.stage == Stage::Greeting {
-                        check_greeting(payload)?;
-                        self.stage = Stage::Open;
+                    for part in self.dialect.parts(payload) {
+                        let said = match part {
+                            Part::Said(said) => said,
+                            Part::Answer(answer) => {
+                                self.queue(Opcode::Text, answer);
+                                continue;
+                            }
+                        };
+                        if self.stage == Stage::Greeting {
+                            check_greeting(said)?;
+                            self.stage = Stage::Open;
+                        }
+                        on_text(said, now_ns);
                     }
-                    on_text(payload, now_ns);
                 }
                 Opcode::Ping => {
                     self.traffic.pings += 1;

@@ -3,6 +3,7 @@
 //! `realtime bench` passes its own options on under the same names, so that an error says the one that was typed.
 //! Written by hand because it is a table of names. Every error says the option, the value and what is allowed.
 
+use crate::dialect::Dialect;
 use crate::drive::Pace;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
@@ -19,6 +20,7 @@ usage: realtime-load --url ws://HOST:PORT/PATH --workload w1|w1b|w2|w3|w5|w6|w8|
   --duration S --warmup S          measured time 5, before it 1; idle: time to hold the connections; --seconds is the same
   --payload BYTES                  size of a delivered event, default 131, w5 730; send, w8: of the content, 60
   --compress                       permessage-deflate is offered and must be agreed to; text in place of filling; w5 does it
+  --dialect D                      what the server speaks: realtime (default), socketio, centrifuge
   --type T                         of the messages that publish, default publish; a handler's that publishes the same
   --pid PID                        process of the server, for CPU and memory; may be repeated
   --samples N                      idle: looks at the server's memory while they are held, default 4, the end included
@@ -111,6 +113,8 @@ pub struct Options {
     pub payload: usize,
     /// Whether permessage-deflate is offered, and required.
     pub compress: bool,
+    /// What the server speaks.
+    pub dialect: Dialect,
     /// Type of the messages that publish.
     pub message_type: String,
     /// The server's processes.
@@ -238,6 +242,7 @@ pub fn parse(arguments: impl Iterator<Item = String>) -> Result<Options, String>
         warmup: pairs.seconds("--warmup", 1.0)?,
         payload: pairs.number("--payload", defaults.payload)?,
         compress: pairs.take("--compress").is_some() || defaults.compress,
+        dialect: dialect(&mut pairs)?,
         message_type: pairs.take("--type").unwrap_or_else(|| "publish".to_owned()),
         pids: pids(&mut pairs)?,
         samples: pairs.number("--samples", 4)?,
@@ -254,6 +259,11 @@ pub fn parse(arguments: impl Iterator<Item = String>) -> Result<Options, String>
     }
     check(&options)?;
     Ok(options)
+}
+
+fn dialect(pairs: &mut Pairs) -> Result<Dialect, String> {
+    let Some(name) = pairs.take("--dialect") else { return Ok(Dialect::default()) };
+    Dialect::named(&name).ok_or_else(|| format!("--dialect {name}: must be realtime, socketio or centrifuge"))
 }
 
 fn pairs(mut arguments: impl Iterator<Item = String>) -> Result<Pairs, String> {

@@ -69,6 +69,7 @@ fn steps(swarm: &mut Swarm, options: &Options, report: &mut Report) -> Result<bo
             path: options.path.clone(),
             tokens: options.tokens.clone(),
             compress: options.compress,
+            dialect: options.dialect,
         },
         connections: options.sockets(),
         window: options.window,

@@ -8,8 +8,8 @@
 use crate::clock::{Clock, ns};
 use crate::connection::{Connection, End, Reader, Stage, Traffic};
 use crate::deflate::Inflater;
+use crate::dialect::Dialect;
 use crate::failure::Failure;
-use crate::frame::Opcode;
 use crate::histogram::Histogram;
 use crate::watch::{Progress, Watch, Wish};
 use mio::net::TcpStream;
@@ -31,6 +31,8 @@ pub struct Target {
     pub tokens: Vec<String>,
     /// Whether permessage-deflate is offered, and required.
     pub compress: bool,
+    /// What the server speaks.
+    pub dialect: Dialect,
 }
 
 impl Target {
@@ -206,6 +208,7 @@ impl Swarm {
         let stream = TcpStream::connect(target.address)?;
         let now_ns = self.clock.now_ns();
         let mut connection = Connection::new(stream, target.request(index), index as u32 ^ 0x9e37_79b9, now_ns);
+        connection.speak(target.dialect);
         let both = Interest::READABLE | Interest::WRITABLE;
         self.poll.registry().register(connection.stream(), Token(index), both)?;
         self.under_way += 1;
@@ -220,7 +223,7 @@ impl Swarm {
             if !connection.has_output() {
                 self.dirty.push(index);
             }
-            connection.queue(Opcode::Text, payload);
+            connection.say(payload);
         }
     }
 
