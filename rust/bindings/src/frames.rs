@@ -11,7 +11,7 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::{MutexExt, OnceLockExt};
 use pyo3::types::{PyBytes, PyString};
-use realtime_protocol::deflate::Deflater;
+use realtime_protocol::deflate::{Deflater, is_worth_sending};
 use realtime_protocol::extensions::Deflate as Agreed;
 use realtime_protocol::frame::{Opcode, encode_header};
 use realtime_protocol::utf8;
@@ -97,7 +97,7 @@ impl Compressor {
         Self { level, threshold_bytes, compressions: AtomicU64::new(0), scratch: Mutex::new(None) }
     }
 
-    /// The frame with its payload compressed; `None` where that saves less than a tenth.
+    /// The frame with its payload compressed; `None` where that is not worth it.
     fn frame(&self, py: Python<'_>, opcode: Opcode, payload: &[u8]) -> PyResult<Option<Py<PyBytes>>> {
         // Each use begins with a reset, so what another one left half done does no harm.
         let mut scratch = self.scratch.lock_py_attached(py).unwrap_or_else(PoisonError::into_inner);
@@ -110,8 +110,8 @@ impl Compressor {
             py.detach(|| deflater.deflate(payload, out));
         }
         self.compressions.fetch_add(1, Ordering::Relaxed);
-        let is_smaller = out.len() * 10 < payload.len() * 9;
-        let frame = is_smaller.then(|| frame_bytes(py, opcode, true, out)).transpose();
+        let is_worth = is_worth_sending(out.len(), payload.len());
+        let frame = is_worth.then(|| frame_bytes(py, opcode, true, out)).transpose();
         if out.capacity() > SCRATCH_BYTES_KEPT {
             *out = Vec::new();
         }

@@ -7,13 +7,11 @@
 use crate::Hub;
 use crate::counters::add_own;
 use crate::options::CompressionOptions;
-use realtime_protocol::deflate::{Deflater, WINDOW_BITS};
+use realtime_protocol::deflate::{Deflater, is_worth_sending, serves_window};
 use realtime_protocol::extensions::Deflate;
 use realtime_protocol::frame::{Opcode, encode_deflated_frame};
 use std::sync::Arc;
 
-/// The largest window of RFC 7692, where none is named.
-const WINDOW_BITS_MAX: u8 = 15;
 /// The longest message that is deflated. A shard does nothing else meanwhile: with [`QUICK`] about a millisecond.
 const DEFLATED_BYTES_MAX: usize = 256 << 10;
 /// Above this a message is deflated with [`QUICK`], whatever the configured level: level 9 would take 50 ms for one.
@@ -30,7 +28,7 @@ impl Window {
 
     /// What was agreed.
     pub(crate) fn of(agreed: Option<&Deflate>) -> Self {
-        Self(agreed.map_or(0, |agreed| agreed.server_max_window_bits.unwrap_or(WINDOW_BITS_MAX)))
+        Self(agreed.map_or(0, Deflate::server_window_bits))
     }
 
     /// From [`Self::place`].
@@ -48,10 +46,9 @@ impl Window {
         self.0 > 0
     }
 
-    /// Whether a message of so many bytes may be deflated for it: one within the window cannot refer beyond it, nor can
-    /// any where the window is that of the compressor.
+    /// Whether a message of so many bytes may be deflated for it.
     pub(crate) const fn holds(self, len: usize) -> bool {
-        self.0 > 0 && len <= DEFLATED_BYTES_MAX && (self.0 >= WINDOW_BITS || len <= 1 << self.0)
+        self.0 > 0 && len <= DEFLATED_BYTES_MAX && serves_window(self.0, len)
     }
 }
 
@@ -74,7 +71,7 @@ impl Compressor {
         &self.hub.rules.compression
     }
 
-    /// The frame with its payload deflated; None where that saves less than a tenth.
+    /// The frame with its payload deflated; None where that is not worth it.
     pub(crate) fn deflate(&mut self, opcode: Opcode, payload: &[u8]) -> Option<Vec<u8>> {
         let level = self.options().level;
         let deflater = if level == QUICK || payload.len() <= LEVEL_BYTES_MAX {
@@ -88,10 +85,7 @@ impl Compressor {
         add_own(&tally.compressions, 1);
         add_own(&tally.compressed_bytes_in, payload.len() as u64);
         add_own(&tally.compressed_bytes_out, self.out.len() as u64);
-        if self.out.len() * 10 >= payload.len() * 9 {
-            return None;
-        }
-        Some(encode_deflated_frame(opcode, &self.out))
+        is_worth_sending(self.out.len(), payload.len()).then(|| encode_deflated_frame(opcode, &self.out))
     }
 }
 

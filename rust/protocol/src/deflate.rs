@@ -34,6 +34,19 @@ const INFLATED_BYTES_MIN: usize = 16 * 1024;
 /// A larger buffer is given back after the message that needed it.
 const INFLATED_BYTES_KEPT: usize = 64 * 1024;
 
+/// Whether a message of so many bytes may be sent deflated to who reads with a window of so many bits (8 to 15).
+///
+/// No distance in a DEFLATE stream is longer than what was compressed before it, so a message that fits the window needs
+/// no smaller one, nor does any where the window is that of [`Deflater`]: what was compressed once serves all.
+pub const fn serves_window(bits: u8, payload_len: usize) -> bool {
+    bits >= WINDOW_BITS || payload_len <= 1 << bits
+}
+
+/// Whether the deflated form is worth sending: it has to save a tenth, since inflating it costs the receiver as well.
+pub const fn is_worth_sending(deflated_len: usize, payload_len: usize) -> bool {
+    deflated_len * 10 < payload_len * 9
+}
+
 /// Compresses messages; some 200 KiB, made once and used for all.
 pub struct Deflater {
     stream: zlib_rs::Deflate,
@@ -49,7 +62,8 @@ impl Deflater {
         Self { stream: zlib_rs::Deflate::new_with_config(config) }
     }
 
-    /// Appends the payload of the compressed message to `out`. It may be longer than `payload`: the caller compares.
+    /// Appends the payload of the compressed message to `out`. It may be longer than `payload`: see
+    /// [`is_worth_sending`].
     ///
     /// Cost: some 8 µs for a message of 250 bytes at level 6 (docs/decisions/0019).
     pub fn deflate(&mut self, payload: &[u8], out: &mut Vec<u8>) {

@@ -77,13 +77,14 @@ impl Deflate {
         }
     }
 
+    /// Window of what the server sends, 8 to 15 bits.
+    pub fn server_window_bits(&self) -> u8 {
+        self.server_max_window_bits.unwrap_or(WINDOW_BITS_MAX)
+    }
+
     /// Whether the server may send a message of `payload_len` bytes deflated.
-    ///
-    /// No distance in a DEFLATE stream is longer than what was compressed before it, so a message that fits the
-    /// agreed window needs no smaller one: what was compressed once, with the compressor's own window, serves all.
     pub fn may_deflate(&self, payload_len: usize) -> bool {
-        let bits = self.server_max_window_bits.unwrap_or(WINDOW_BITS_MAX);
-        bits >= deflate::WINDOW_BITS || payload_len <= 1 << bits
+        deflate::serves_window(self.server_window_bits(), payload_len)
     }
 }
 
