@@ -57,8 +57,9 @@ test: setup ## Everything: the checks, Rust, Python, Autobahn's quick set, Node 
 test-rust: setup ## Tests of the Rust crates.
 	$(PYO3_LIKE_MATURIN) $(CARGO) test --quiet --locked --workspace --profile $(PROFILE)
 
-test-unit: setup ## Tests of the Python modules: no socket, no real time.
+test-unit: setup ## Tests of the Python modules: no socket, no real time; and the micro-benchmarks, once each, unmeasured.
 	$(PYTEST) -q tests/unit
+	$(PYTEST) -q --benchmark-disable benches/micro/bench_frames.py
 
 test-integration: setup $(STAMPS)/load ## Tests over real sockets, each with one shard and with two.
 	$(PYTEST) -q -n $(WORKERS) --dist worksteal -m 'not alone' tests/integration
