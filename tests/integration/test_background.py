@@ -36,6 +36,7 @@ async def test_async_or_thread_handler_that_takes_two_seconds_delays_its_own_ses
 async def test_plain_handler_that_blocks_two_seconds_is_named_and_the_engine_goes_on(background: Server) -> None:
     async with clients(background, "alice", "bob", "carol") as (alice, bob, carol):
         await alice.send("block", {"seconds": 2}, id=1)
+        await eventually(lambda: "the loop is held from here" in background.output)
         await bob.send("whoami", id=2)
         # What needs no handler is served by the shards meanwhile.
         await carol.subscribe("ledger:1")

@@ -22,7 +22,8 @@ class Block(Struct):
 
 @app.on("block")
 def block(session: Session, block: Block) -> str:  # noqa: ARG001 -- a handler's parameters are its contract
-    """Hold the event loop, as nobody should."""
+    """Hold the event loop, as nobody should, and say so first: two sessions have no order."""
+    print("the loop is held from here", flush=True)
     time.sleep(block.seconds)
     return "blocked"
 
