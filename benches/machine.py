@@ -4,6 +4,7 @@ import contextlib
 import os
 import platform
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,8 @@ def output_of(*command: str) -> str | None:
     return None
 
 
+SETTLED_BYTES, SETTLED_LOOKS = 32 * 1024, 10
+"""A server has settled when it has grown by less than so much at so many looks, a tenth of a second apart."""
 SOCKET_CACHES = ("TCP", "TCPv6", "sock_inode_cache", "filp", "eventpoll_epi")
 
 
@@ -77,6 +80,30 @@ def socket_bytes() -> int | None:
         total += count * size
     # Other files have dentries too; a socket has exactly one.
     return total + objects.get("sock_inode_cache", (0, 0))[0] * objects.get("dentry", (0, 0))[1]
+
+
+def memory_bytes(pid: int) -> int:
+    """What a process and its descendants hold, pages that they share counted by their part (`Pss`)."""
+    sum_kib = 0
+    for each in family(pid):
+        with contextlib.suppress(OSError):
+            lines = Path(f"/proc/{each}/smaps_rollup").read_text().splitlines()
+            sum_kib += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return sum_kib * 1024
+
+
+def wait_until_settled(pid: int) -> None:
+    """Return when a server that has just started grows no more, or after five seconds.
+
+    What it still loads after its first answer would count as its connections' memory.
+    """
+    before, looks = memory_bytes(pid), 0
+    for _ in range(50):
+        time.sleep(0.1)
+        now = memory_bytes(pid)
+        looks, before = looks + 1 if now - before < SETTLED_BYTES else 0, now
+        if looks == SETTLED_LOOKS:
+            return
 
 
 def family(pid: int) -> list[int]:

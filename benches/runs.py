@@ -80,6 +80,8 @@ def run_once(plan: Plan, server: Server, workload: Workload) -> dict[str, Any]:
         # A user for each connection, so that every server keeps as many identities as it has sessions.
         tokens.write_text("\n".join(token(secret, f"u{index}") for index in range(users)))
         with running(server, directory, secret, compressed=workload.compressed) as (port, api_port, pid):
+            if workload.idle:
+                machine.wait_until_settled(pid)
             pids = [argument for each in family(pid) for argument in ("--pid", str(each))]
             url = f"ws://127.0.0.1:{port}/ws{server.query}"
             load = [str(plan.generator), "--url", url, "--dialect", server.dialect, "--tokens-file", str(tokens)]
