@@ -46,6 +46,7 @@ ROWS = (
     Row("the first with 730 B events, compressed", "w5", DELIVERY, "µs"),
     Row("100 channels of 10, relayed: CPU per message, with its 10 deliveries", "w2", MESSAGE, "µs"),
     Row("the same through a Python handler", "w2-handler", MESSAGE, "µs", "handler", "w2"),
+    Row("its event loop meanwhile: late by less than", "w2-handler", ("loop_late_max_us",), "µs", "handler"),
     Row("the same, relayed, most messages a second", "w2", ("messages_per_s",), ""),
     Row("the same at 10,000 a second: latency p50 / p99", "w6-10000", P50_P99, "µs"),
     Row("at 30,000 a second", "w6-30000", P50_P99, "µs"),

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import hashlib
 import hmac
+import http.client
 import json
 import secrets
 import statistics
@@ -19,6 +20,7 @@ from typing import Any, Self
 
 from benches import machine
 from benches.machine import BENCHES, LOAD_CORE, family, pinned
+from benches.scrape import scrape
 from benches.servers import Server, WrongError, running, service_key, wait_for_http
 from benches.workloads import Workload
 
@@ -71,7 +73,7 @@ def run_once(plan: Plan, server: Server, workload: Workload) -> dict[str, Any]:
     Raises:
         WrongError: the server crashed, or the load found a fault.
     """
-    secret, sockets = secrets.token_hex(32), Sockets()
+    secret, sockets, loop = secrets.token_hex(32), Sockets(), Loop()
     users = plan.connections or workload.users
     seconds = workload.seconds or plan.seconds
     with tempfile.TemporaryDirectory(prefix="realtime-bench-") as name:
@@ -88,7 +90,8 @@ def run_once(plan: Plan, server: Server, workload: Workload) -> dict[str, Any]:
             if workload.script is None:
                 load += [*workload.arguments, *pids, "--connections", str(users)]
                 load += ["--seconds", str(seconds), "--warmup", str(plan.warmup)]
-                with sockets if workload.idle else contextlib.nullcontext():
+                loop = Loop(api_port, service_key(secret), after_s=plan.warmup + 1) if workload.late else loop
+                with sockets if workload.idle else contextlib.nullcontext(), loop:
                     stdout = loaded(load, workload, server)
             else:
                 wait_for_http(api_port)
@@ -102,6 +105,8 @@ def run_once(plan: Plan, server: Server, workload: Workload) -> dict[str, Any]:
                 else:
                     stdout = loaded([*script, *pids], workload, server)
     figures: dict[str, Any] = json.loads(stdout)
+    if loop.late_us:
+        figures["loop_late_max_us"] = loop.late_us
     if sockets.bytes:
         # Both ends are on this machine, and one of them is the server's.
         figures["socket_bytes_per_connection"] = round(sockets.bytes / 2 / users)
@@ -124,6 +129,45 @@ def loaded(command: Sequence[str], workload: Workload, server: Server) -> str:
         faults = faults or (lines[:1] if load.returncode == NOT_STARTED else lines[-3:])
         raise WrongError(f"{workload.title} against {server.name}: {'; '.join(faults)}")
     return stdout
+
+
+class Loop:
+    """How late our event loop was at most while the body ran, but for its beginning: connections are opened there.
+
+    The bound of the histogram's highest bucket that a look was in; two scrapes in all, so that they cost nothing.
+    """
+
+    def __init__(self, port: int = 0, key: str = "", after_s: float = 0) -> None:
+        self.late_us: float | None = None
+        self._port, self._key = port, key
+        self._before: dict[float, float] = {}
+        self._timer = threading.Timer(after_s, self._begin)
+
+    def __enter__(self) -> Self:
+        if self._port:
+            self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+        if self._before:
+            counts = self._looks()
+            seen = [bound for bound, count in counts.items() if count > self._before[bound]]
+            # Cumulated: the lowest bucket that has all of them ends where the latest look was.
+            most = max((counts[bound] - self._before[bound] for bound in seen), default=0)
+            late_s = min((bound for bound in seen if counts[bound] - self._before[bound] == most), default=0.0)
+            self.late_us = late_s * 1e6
+
+    def _begin(self) -> None:
+        self._before = self._looks()
+
+    def _looks(self) -> dict[float, float]:
+        begin = 'realtime_loop_lag_seconds_bucket{le="'
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=10)
+        with contextlib.closing(connection):
+            lines = [line for line in scrape(connection, self._key).splitlines() if line.startswith(begin)]
+        pairs = (line.removeprefix(begin).split('"} ') for line in lines)
+        return {float(bound): float(count) for bound, count in pairs}
 
 
 class Sockets:

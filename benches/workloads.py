@@ -25,6 +25,8 @@ class Workload:
     seconds: float | None = None
     """Measured time where it is not that of the whole run."""
     compressed: bool = False
+    late: bool = False
+    """The event loop is asked how late it was at most."""
     idle: bool = False
     """Its connections do nothing, so that the kernel's memory for their sockets can be told."""
     long: bool = False
@@ -51,6 +53,7 @@ LATE = (("generator late p99, µs", "generator_late_us.p99"),)
 PER_DELIVERY = (("CPU a delivery, µs", "server_cpu_us_per_delivery"), *LATENCY, *BUSY)
 PER_MESSAGE = (("CPU a message, µs", "server_cpu_us_per_message"), *LATENCY)
 PER_PING = (("CPU a ping, µs", "server_cpu_us_per_message"), *LATENCY)
+LOOP = (("loop late, below, µs", "loop_late_max_us"),)
 RATE = (("messages a second", "messages_per_s"),)
 ACK = (("ack p50, µs", "ack_latency_us.p50"), ("ack p99, µs", "ack_latency_us.p99"))
 CONNECT = (
@@ -84,6 +87,7 @@ SAY = ("--type", "say")
 """The command of apps/handler.py."""
 OURS = ("ours",)
 W2 = (*RATE, *PER_MESSAGE, *BUSY)
+HANDLED = (*W2, *LOOP)
 QUICK_RATE = 10_000
 
 
@@ -93,10 +97,9 @@ def offered(rate: int, *, handled: bool = False) -> Workload:
     figures, long = (*PER_MESSAGE, *LATE), rate > QUICK_RATE
     if not handled:
         return Workload(f"w6-{rate}", f"W6   {rate:,}/s", arguments, figures, long=long)
-    title = f"W6   {rate:,}/s handled"
-    return Workload(
-        f"w6-handler-{rate}", title, (*arguments, *SAY), figures, ("handler",), beside=f"w6-{rate}", long=long
-    )
+    name, title = f"w6-handler-{rate}", f"W6   {rate:,}/s handled"
+    said = (*arguments, *SAY)
+    return Workload(name, title, said, (*figures, *LOOP), ("handler",), beside=f"w6-{rate}", late=True, long=long)
 
 
 HELD = Workload(
@@ -115,7 +118,9 @@ WORKLOADS: Sequence[Workload] = (
     Workload("w1", "W1   1 x 1,000", ("--workload", "w1", *BENCH), PER_DELIVERY, None),
     Workload("w1b", "W1b  16 in flight", ("--workload", "w1b", *BENCH), PER_DELIVERY, None),
     Workload("w2", "W2   100 x 10", ("--workload", "w2", *BENCH), W2, None),
-    Workload("w2-handler", "W2   handled", ("--workload", "w2", *BENCH, *SAY), W2, ("handler",), beside="w2"),
+    Workload(
+        "w2-handler", "W2   handled", ("--workload", "w2", *BENCH, *SAY), HANDLED, ("handler",), beside="w2", late=True
+    ),
     Workload("w3", "W3   ping", ("--workload", "w3"), (*RATE, *PER_PING, *BUSY), None, users=200),
     Workload("w4", "W4   idle", ("--workload", "idle"), CONNECT, None, users=10_000, idle=True),
     HELD,
