@@ -17,6 +17,7 @@ once, those that are left must not be told of each of them.
 Called by `control` with what `connections` found (first session, last session) and the time.
 """
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Final, Literal, TypeAlias
 
@@ -61,8 +62,9 @@ class Presence:
         self._everyone_max = everyone_max
         self._mode: Mode = "everyone"
         # In the order of their deadlines, since the grace is the same for all.
-        self._leaving: dict[str, _Leaving] = {}
-        self._gone: dict[str, tuple[str, ...]] = {}
+        # Ordered, since the first of a plain dict is found behind all that went before it.
+        self._leaving: OrderedDict[str, _Leaving] = OrderedDict()
+        self._gone: OrderedDict[str, tuple[str, ...]] = OrderedDict()
 
     @property
     def mode(self) -> Mode:

@@ -5,6 +5,7 @@ for a time from when it was put, and the oldest go first where there are too man
 and never grows it. For one thread, by the server's clock.
 """
 
+from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
@@ -28,7 +29,8 @@ class Recent(Generic[V]):
         self._clock = clock
         self._keep_ms = round(keep_s * 1000)
         self._count_max = count_max
-        self._entries: dict[Hashable, tuple[int, V]] = {}
+        # The first of a plain dict is found behind all that went before it: with each entry of a full table slower.
+        self._entries: OrderedDict[Hashable, tuple[int, V]] = OrderedDict()
 
     def __len__(self) -> int:
         """How many entries there are; those whose time is over count until the next `put`."""

@@ -7,6 +7,7 @@ At a start the channel is read back before the first connection is accepted.
 Called by `identities`.
 """
 
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -39,8 +40,9 @@ class Revocations:
         self._commands = commands
         self._broadcaster = broadcaster
         self._clock = clock
-        self._users: dict[str, int] = {}
-        self._tokens: dict[str, None] = {}
+        # Ordered, since the first of a plain dict is found behind all that went before it.
+        self._users: OrderedDict[str, int] = OrderedDict()
+        self._tokens: OrderedDict[str, None] = OrderedDict()
 
     def cover(self, identity: Identity) -> bool:
         """Whether what somebody came by is revoked."""

@@ -8,6 +8,7 @@ Called by `identities`.
 
 import hashlib
 import secrets
+from collections import OrderedDict
 from typing import Final
 
 from msgspec import Struct
@@ -35,7 +36,8 @@ class Tickets:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         # In the order of issue and so, since all live equally long, of expiry.
-        self._by_hash: dict[bytes, tuple[int, Identity]] = {}
+        # The first of a plain dict is found behind all that went before it.
+        self._by_hash: OrderedDict[bytes, tuple[int, Identity]] = OrderedDict()
 
     def issue(self, identity: Identity) -> Ticket:
         """Return a new ticket for `identity`.
