@@ -169,5 +169,5 @@ def written(value: float, unit: str) -> str:
 
 
 def digits(value: float) -> str:
-    """Two digits that count from 10 on, three below 10."""
-    return f"{value:,.0f}" if value >= 10 else f"{value:.{2 if value >= 1 else 3}f}"
+    """Three digits that count, and no fraction from 100 on."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.{1 if value >= 10 else 2 if value >= 1 else 3}f}"

@@ -173,7 +173,7 @@ def test_a_figure_that_only_ours_has_leaves_the_other_cells_empty() -> None:
     [
         (0.1774, "µs", "0.177 µs"),
         (2.6, "µs", "2.60 µs"),
-        (58.9, "µs", "59 µs"),
+        (58.9, "µs", "58.9 µs"),
         (2_130, "µs", "2.13 ms"),
         (1270, "B", "1,270 B"),
     ],

@@ -139,8 +139,8 @@ fn of_centrifuge(line: &[u8]) -> Option<Part<'_>> {
         b"" => None,
         b"{}" => Some(Part::Answer(b"{}")),
         _ if line.starts_with(b"{\"push\":") => {
-            let start = scan::after(line, b"\"data\":").unwrap_or(0);
-            Some(Part::Said(&line[start..]))
+            let event = &line[scan::after(line, b"\"data\":").unwrap_or(0)..];
+            Some(Part::Said(event.strip_suffix(b"}}}").unwrap_or(event)))
         }
         _ if scan::after(line, b"\"error\":").is_some() => Some(Part::Said(line)),
         _ if scan::after(line, b"\"connect\":").is_some() => Some(Part::Said(GREETING)),
@@ -199,7 +199,7 @@ mod tests {
             "{\"type\":\"connection_established\"}",
             "{\"type\":\"subscription_confirmed\"}",
             "answer {}",
-            "{\"type\":\"bench\",\"data\":{\"s\":1}}}}}",
+            "{\"type\":\"bench\",\"data\":{\"s\":1}}",
             "{\"id\":2,\"error\":{\"code\":103}}",
         ];
         assert_eq!(said(dialect, frame), wanted);

@@ -9,7 +9,7 @@ use miniz_oxide::deflate::core::{CompressorOxide, TDEFLFlush, compress, create_c
 use miniz_oxide::inflate::decompress_to_vec_with_limit;
 use proptest::prelude::*;
 use realtime_protocol::connection::Role;
-use realtime_protocol::deflate::{Deflater, Inflater};
+use realtime_protocol::deflate::{Deflater, Inflater, is_worth_sending};
 use realtime_protocol::frame::{Opcode, encode_deflated_frame};
 
 const LIMIT: usize = 1 << 20;
@@ -58,6 +58,13 @@ fn received(hex: &str, message_bytes_max: usize) -> (Vec<Owned>, Option<u16>) {
         assert_eq!(receive(&[size]), whole, "{hex} in reads of {size}");
     }
     whole
+}
+
+#[test]
+fn what_is_sent_deflated_saves_a_tenth() {
+    assert!(is_worth_sending(899, 1_000));
+    assert!(!is_worth_sending(900, 1_000));
+    assert!(!is_worth_sending(0, 0));
 }
 
 #[test]
