@@ -212,7 +212,8 @@ fn costs<W: Workload>(report: &mut Report, options: &Options, run: &Run, workloa
     let (messages, deliveries) = (figures.messages, figures.deliveries);
     let seconds = run.elapsed_ns as f64 / 1e9;
     let each = |ns: u64, count: u64| ns as f64 / 1e3 / count.max(1) as f64;
-    let share = |ns: u64| ns as f64 / run.elapsed_ns.max(1) as f64;
+    // A run that ended in its warm-up has no time to share.
+    let share = |ns: u64| if run.elapsed_ns == 0 { 0.0 } else { ns as f64 / run.elapsed_ns as f64 };
     match options.pace {
         Pace::Closed(in_flight) => report.figure("in_flight_per_channel", in_flight),
         Pace::Open(rate) => {
