@@ -366,6 +366,68 @@ class Engine(Commands):
     def stop(self, timeout_ms: int) -> None:
         """Wait up to `timeout_ms` for connections to end, then end the threads and close the log. Idempotent."""
 
+@disjoint_base
+class LoopEngine(Commands):
+    """One shard on the thread of an event loop, over sockets of uWebSockets, and the log's own thread.
+
+    What the library calls back with is handed in after it has returned, never from within one of its calls.
+    """
+
+    def __new__(cls, options: bytes) -> LoopEngine: ...
+    def open(self, send: int, buffered: int) -> None:
+        """Open the log; everything runs from then on.
+
+        Args:
+            send: the address of ``uws_ws_send_with_options``.
+            buffered: the address of ``uws_ws_get_buffered_amount``; both of a library that stays loaded.
+
+        Raises:
+            EngineError: the log cannot be opened, or this engine was opened before.
+        """
+
+    def wake_fileno(self) -> int:
+        """A descriptor that is readable when ``step`` has something to do."""
+
+    @property
+    def epoch(self) -> str:
+        """The epoch of the durable channels."""
+
+    def request(self, peer: str, head: bytes) -> int | None:
+        """A request came, `head` as HTTP/1.1 has it; return its connection, None where the engine does not run."""
+
+    def upgraded(self, conn: int, address: int) -> None:
+        """The upgrade that ``step`` asked for is made: the socket is at `address`, until ``closed``."""
+
+    def message(self, conn: int, opcode: int, payload: bytes) -> bool:
+        """A whole message, or a pong, came. False: cut the connection, which sends on while nothing is read of it."""
+
+    def writable(self, conn: int) -> None:
+        """What the library held for a connection is gone."""
+
+    def closed(self, conn: int, payload: bytes | None = None) -> None:
+        """A socket ended, by a close frame with `payload` or without one. Before the library frees it."""
+
+    def step(self) -> tuple[list[tuple[str, int, bytes]], bool]:
+        """Run what can run now; return what to do with sockets, and whether there is more at once.
+
+        Each is ``("answer", conn, HTTP response)``, ``("end", conn, close payload)`` or ``("close", conn, b"")``.
+        """
+
+    def stop_reading(self) -> None:
+        """As `Engine.stop_reading`."""
+
+    def flush_log(self, timeout_ms: int) -> bool:
+        """As `Engine.flush_log`."""
+
+    def announce_drain(self, spread_ms: int) -> None:
+        """As `Engine.announce_drain`."""
+
+    def close_all(self, code: int, reason: str, over_ms: int = 0) -> None:
+        """As `Engine.close_all`."""
+
+    def stop(self, timeout_ms: int) -> None:
+        """As `Engine.stop`, from another thread than the one that calls ``step``."""
+
 @final
 class VirtualEngine(Commands):
     """The same engine without sockets, threads or a clock: one shard, links driven by hand. For tests of apps."""

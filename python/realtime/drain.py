@@ -16,7 +16,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Final
 
-from realtime._engine import Engine
+from realtime.transports import AnyEngine
 from realtime.codes import CloseCode
 from realtime.config import DrainSettings
 
@@ -35,7 +35,7 @@ _REASON: Final = "server restarting"
 class Drain:
     """Takes one running server to its end: `begin`, `serve_on`, then, when nothing else publishes, `finish`."""
 
-    def __init__(self, control: "Control", engine: Engine, settings: DrainSettings) -> None:
+    def __init__(self, control: "Control", engine: AnyEngine, settings: DrainSettings) -> None:
         self._control = control
         self._engine = engine
         self._settings = settings

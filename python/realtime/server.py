@@ -19,8 +19,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from realtime import logs
-from realtime._engine import Engine
+from realtime import logs, transports
 from realtime.clock import SystemClock
 from realtime.config import ConfigError, Settings, differing, keys_of
 from realtime.control import Control
@@ -125,7 +124,7 @@ class Server:
         self._stack = AsyncExitStack()
         self._ended: asyncio.Event = asyncio.Event()
         self._rules = app.compile(settings)
-        self._engine = Engine(engine_options(self._rules, settings, self.keys))
+        self._engine = transports.engine(settings.engine.transport, engine_options(self._rules, settings, self.keys))
         self._control: Control | None = None
         self._drainer: Drain | None = None
         self._log_watch = _LogWatch()

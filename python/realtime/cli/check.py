@@ -18,7 +18,8 @@ from typing import Any
 
 from msgspec import Struct, to_builtins
 
-from realtime._engine import Engine, EngineError, flush_of
+from realtime import transports
+from realtime._engine import EngineError, flush_of
 from realtime.app import Realtime
 from realtime.config import (
     ALL,
@@ -101,7 +102,7 @@ def report(settings: Settings, origins: Mapping[str, str], app: Realtime) -> Rep
         rules = app.compile(settings)
         who = rules.authenticate
         # Patterns, networks and keys are for the engine to take or refuse.
-        Engine(engine_options(rules, settings, _keys(settings)))
+        transports.engine(settings.engine.transport, engine_options(rules, settings, _keys(settings)))
     except (ValueError, TypeError, ConfigError, EngineError) as error:
         errors.append(str(error))
     return Report(
@@ -150,6 +151,8 @@ def _compression(settings: Settings) -> str:
 
 
 def _sends(settings: Settings) -> str:
+    if settings.engine.transport == "socketify":
+        return "by uWebSockets (socketify)"
     kind, failure = _flush_of(settings.engine.flush)
     if failure is not None:
         return "io_uring cannot be used here"
@@ -228,6 +231,11 @@ def _warnings(settings: Settings, *, asks: bool) -> Iterator[str]:
 
 
 def _notes(settings: Settings) -> Iterator[str]:
+    if settings.engine.transport == "socketify":
+        yield (
+            "engine.transport = socketify: one shard on the event loop's thread (server.shards and engine.flush mean "
+            "nothing), no compression, no limits.connections_max, an upgrade split over TCP segments is dropped"
+        )
     if not is_loopback(settings.server.host) and not settings.server.proxies:
         yield "server.proxies is not set: if there is a proxy in front, limits by address take all clients for one"
 

@@ -52,6 +52,13 @@ class ServerSettings(Section, frozen=True):
 class EngineSettings(Section, frozen=True):
     """How the engine works with the kernel."""
 
+    transport: Annotated[
+        Literal["native", "socketify"],
+        Meta(
+            description="Whose sockets: `native` are the engine's own, `socketify` those of uWebSockets, on the event "
+            "loop's thread (extra `realtime-edge[socketify]`, and the system's libuv)."
+        ),
+    ] = "native"
     flush: Annotated[
         Literal["auto", "uring", "send"],
         Meta(

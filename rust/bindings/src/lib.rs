@@ -10,6 +10,7 @@ mod error;
 mod events;
 mod frames;
 mod load;
+mod loop_engine;
 mod virtual_engine;
 
 use pyo3::prelude::*;
@@ -27,6 +28,7 @@ fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("EngineError", engine_error)?;
     module.add_class::<commands::Commands>()?;
     module.add_class::<engine::Engine>()?;
+    module.add_class::<loop_engine::LoopEngine>()?;
     module.add_class::<virtual_engine::VirtualEngine>()?;
     module.add_class::<frames::FrameEncoder>()?;
     module.add_class::<frames::Frame>()?;

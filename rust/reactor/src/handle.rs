@@ -15,6 +15,7 @@ use std::io;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 /// Python's end of an engine.
 pub struct Handle {
@@ -112,6 +113,12 @@ impl Handle {
         let commands = self.hub.get().map_or(0, |hub| hub.counters().commands_bytes.load(Ordering::Relaxed));
         let log = self.requests.bytes_waiting();
         usize::try_from(commands).unwrap_or(usize::MAX).saturating_add(log) > self.commands_waiting_bytes_max
+    }
+
+    /// Waits until everything handed to the log so far is committed, published and acknowledged.
+    #[must_use]
+    pub fn flush_log(&self, timeout: Duration) -> bool {
+        self.requests.flush(timeout)
     }
 
     /// How sends reach the kernel now: `uring`, `send` or `mixed`; `none` where there is no kernel, or before the start.
