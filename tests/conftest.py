@@ -1,5 +1,6 @@
 """Fixtures of all tests. The server of the integration tests is one process a worker and number of shards."""
 
+import importlib.util
 import itertools
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -9,23 +10,35 @@ import pytest
 
 from tests.kit import Server
 
-FLUSH = {1: "send", 2: "auto"}
-"""How the servers of each number of shards send, so that both ways to the kernel are tested where there are two."""
+SETS = {
+    "1-shard": ("server.shards=1", "engine.flush=send"),
+    "2-shards": ("server.shards=2", "engine.flush=auto"),
+    "socketify": ("engine.transport=socketify",),
+}
+"""What every test over sockets runs with: both ways to the kernel, and the second transport where it is installed."""
 
 _tests = itertools.count(1)
 
 
-@pytest.fixture(params=[1, 2], ids=["1-shard", "2-shards"], scope="session")
-def shards(request: pytest.FixtureRequest) -> int:
-    """The number of shard threads: every test that uses a server runs with each."""
-    return int(request.param)
+@pytest.fixture(params=SETS, scope="session")
+def variant(request: pytest.FixtureRequest) -> str:
+    """A key of `SETS`: every test that uses a server runs with each."""
+    if request.param == "socketify" and importlib.util.find_spec("socketify") is None:
+        pytest.skip("socketify is not installed")
+    return str(request.param)
 
 
 @pytest.fixture(scope="session")
-def _shared(shards: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def shards(variant: str) -> int:
+    """The number of shards; for tests that make an engine of their own, which is the native one."""
+    return 2 if variant == "2-shards" else 1
+
+
+@pytest.fixture(scope="session")
+def _shared(variant: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server = Server(
-        tmp_path_factory.mktemp(f"shared-{shards}"),
-        sets=[f"server.shards={shards}", f"engine.flush={FLUSH[shards]}", "presence.grace_s=0.3"],
+        tmp_path_factory.mktemp(f"shared-{variant}"),
+        sets=[*SETS[variant], "presence.grace_s=0.3"],
     )
     server.start_now()
     yield server
@@ -43,13 +56,13 @@ def server(_shared: Server) -> Iterator[Server]:
 
 
 @pytest.fixture
-async def serve(shards: int, tmp_path: Path) -> AsyncIterator[Callable[..., Server]]:
-    """Make servers of a test's own, with the number of shards of this run; what still runs at the end is killed."""
+async def serve(variant: str, tmp_path: Path) -> AsyncIterator[Callable[..., Server]]:
+    """Make servers of a test's own, with the settings of this run; what still runs at the end is killed."""
     made: list[Server] = []
 
     def make(*sets: str, **options: Any) -> Server:
         folder = tmp_path / f"server-{len(made)}"
-        made.append(Server(folder, sets=[f"server.shards={shards}", f"engine.flush={FLUSH[shards]}", *sets], **options))
+        made.append(Server(folder, sets=[*SETS[variant], *sets], **options))
         return made[-1]
 
     yield make

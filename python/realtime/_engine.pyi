@@ -6,7 +6,7 @@ opaque integer that names one connection for its whole life and is never reused 
 """
 
 from collections.abc import Callable
-from typing import Final, TypeAlias, final
+from typing import Final, Self, TypeAlias, final
 
 from typing_extensions import Buffer, disjoint_base
 
@@ -373,7 +373,7 @@ class LoopEngine(Commands):
     What the library calls back with is handed in after it has returned, never from within one of its calls.
     """
 
-    def __new__(cls, options: bytes) -> LoopEngine: ...
+    def __new__(cls, options: bytes) -> Self: ...
     def open(self, send: int, buffered: int) -> None:
         """Open the log; everything runs from then on.
 

@@ -16,9 +16,9 @@ import logging
 import time
 from typing import TYPE_CHECKING, Final
 
-from realtime.transports import AnyEngine
 from realtime.codes import CloseCode
 from realtime.config import DrainSettings
+from realtime.transports import AnyEngine
 
 if TYPE_CHECKING:
     from realtime.control import Control

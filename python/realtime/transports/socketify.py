@@ -9,6 +9,7 @@ is looked up by its connection before each use. Called by `server`.
 import asyncio
 import json
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Final
 
 from realtime._engine import EngineError, LoopEngine
@@ -69,6 +70,7 @@ class SocketifyEngine(LoopEngine):
         self._heads: list[tuple[_Peer, str, bytes]] = []
         # Whose handles the library holds.
         self._pending: set[_Peer] = set()
+        self._kept: list[Any] = []
         self._listening: Any = None
         self._soon = False
         self._ended = False
@@ -95,7 +97,7 @@ class SocketifyEngine(LoopEngine):
         self._uv_loop = lib.socketify_get_native_loop(self._uv_owner)
         lib.uws_get_loop_with_native(self._uv_loop)
         self._app = lib.uws_create_app(0, ffi.new("struct us_socket_context_options_t *")[0])
-        self._callbacks = self._make_callbacks()
+        self._serve()
         self.open(address["uws_ws_send_with_options"], address["uws_ws_get_buffered_amount"])
         self._loop.add_reader(self.wake_fileno(), self._turn)
         self._loop.add_reader(self._uv_fd(), self._turn)
@@ -109,13 +111,13 @@ class SocketifyEngine(LoopEngine):
         Raises:
             EngineError: the port cannot be had.
         """
-        if self._listening is not None:
+        if self._listening:
             return
         ffi, lib = self._ffi, self._lib
         host = ffi.new("char[]", self._host.encode())
         config = ffi.new("uws_app_listen_config_t *", {"port": self._asked_port, "host": host, "options": 1})
-        lib.uws_app_listen_with_config(0, self._app, config[0], self._callbacks["listen"], ffi.NULL)
-        if self._listening is None:
+        lib.uws_app_listen_with_config(0, self._app, config[0], self._on_listening, ffi.NULL)
+        if not self._listening:
             raise EngineError(f"port {self._asked_port} on {self._host} cannot be listened on; set another server.port")
         self._port = lib.us_socket_local_port(0, self._listening)
         self._turn()
@@ -232,98 +234,95 @@ class SocketifyEngine(LoopEngine):
         self._pending.discard(peer)
         self._arrived.append(("closed", peer, _ABNORMAL, b""))
 
-    def _make_callbacks(self) -> dict[str, Any]:
+    def _serve(self) -> None:
+        """Tell the library of every callback; they are kept for as long as it may call them."""
         ffi, lib = self._ffi, self._lib
-        kept: dict[str, Any] = {}
-
-        def peer_of(socket: Any) -> _Peer:
-            peer: _Peer = ffi.from_handle(lib.uws_ws_get_user_data(0, socket))
-            return peer
-
-        @ffi.callback("uws_websocket_handler")
-        def opened(socket: Any, _: Any) -> None:
-            peer_of(socket).socket = socket
-
-        @ffi.callback("uws_websocket_message_handler")
-        def received(socket: Any, message: Any, length: int, opcode: int, _: Any) -> None:
-            payload = bytes(ffi.buffer(message, length)) if length else b""
-            self._arrived.append(("message", peer_of(socket), int(opcode), payload))
-
-        @ffi.callback("uws_websocket_ping_pong_handler")
-        def beat(socket: Any, _message: Any, _length: int, _: Any) -> None:
-            # A ping is answered by the library; to the hub either one is a sign of life.
-            self._arrived.append(("message", peer_of(socket), _PONG, b""))
-
-        @ffi.callback("uws_websocket_handler")
-        def drained(socket: Any, _: Any) -> None:
-            self._arrived.append(("drain", peer_of(socket), 0, b""))
-
-        @ffi.callback("uws_websocket_close_handler")
-        def closed(socket: Any, code: int, message: Any, length: int, _: Any) -> None:
-            peer = peer_of(socket)
-            peer.socket = None
-            self._pending.discard(peer)
-            self._arrived.append(("closed", peer, code, bytes(ffi.buffer(message, length)) if length else b""))
-
-        @ffi.callback("void(uws_res_t *, void *)")
-        def aborted(_response: Any, data: Any) -> None:
-            peer: _Peer = ffi.from_handle(data)
-            if peer.socket is None and peer.response is not None:
-                peer.response = None
-                self._pending.discard(peer)
-                self._arrived.append(("closed", peer, _ABNORMAL, b""))
-
-        def ask(response: Any, request: Any, context: Any) -> None:
-            text = ffi.new("char **")
-            size = lib.uws_req_get_full_url(request, ffi.cast("const char **", text))
-            target = bytes(ffi.buffer(text[0], size))
-            size = lib.uws_req_get_case_sensitive_method(request, ffi.cast("const char **", text))
-            method = bytes(ffi.buffer(text[0], size))
-            headers: list[tuple[bytes, bytes]] = []
-
-            @ffi.callback("uws_get_headers_server_handler")
-            def header(name: Any, name_size: int, value: Any, value_size: int, _: Any) -> None:
-                headers.append((bytes(ffi.buffer(name, name_size)), bytes(ffi.buffer(value, value_size))))
-
-            lib.uws_req_for_each_header(request, header, ffi.NULL)
-            size = lib.uws_res_get_remote_address_as_text(0, response, ffi.cast("const char **", text))
-            address = bytes(ffi.buffer(text[0], size)).decode() if size else "127.0.0.1"
-            lines = [b"%s %s HTTP/1.1" % (method, target)]
-            # Frames are not compressed here: the library would do so once for each receiver.
-            lines += [b"%s: %s" % pair for pair in headers if pair[0] != b"sec-websocket-extensions"]
-            key = next((value for name, value in headers if name == b"sec-websocket-key"), b"")
-            peer = _Peer(response, context, key)
-            peer.handle = ffi.new_handle(peer)
-            self._pending.add(peer)
-            lib.uws_res_on_aborted(0, response, aborted, peer.handle)
-            self._heads.append((peer, address, b"\r\n".join(lines) + b"\r\n\r\n"))
-
-        @ffi.callback("uws_websocket_upgrade_handler")
-        def upgrade(response: Any, request: Any, context: Any, _: Any) -> None:
-            ask(response, request, context)
-
-        @ffi.callback("uws_method_handler")
-        def other(response: Any, request: Any, _: Any) -> None:
-            ask(response, request, None)
-
-        @ffi.callback("uws_listen_handler")
-        def listening(socket: Any, _config: Any, _: Any) -> None:
-            self._listening = socket if socket != ffi.NULL else None
-
         behavior = ffi.new("uws_socket_behavior_t *")
-        behavior.compression = 0
+        # No compression, no pings, no time-outs and no limit of its own: those are the hub's.
+        behavior.compression = behavior.idleTimeout = behavior.maxBackpressure = 0
         behavior.maxPayloadLength = self._message_bytes_max
-        behavior.idleTimeout = 0
-        behavior.maxBackpressure = 0
-        behavior.upgrade, behavior.open, behavior.message = upgrade, opened, received
-        behavior.drain, behavior.ping, behavior.pong, behavior.close = drained, beat, beat, closed
+        behavior.upgrade = self._callback("uws_websocket_upgrade_handler", self._asked)
+        behavior.open = self._callback("uws_websocket_handler", self._opened)
+        behavior.message = self._callback("uws_websocket_message_handler", self._received)
+        behavior.drain = self._callback("uws_websocket_handler", self._drained)
+        behavior.ping = behavior.pong = self._callback("uws_websocket_ping_pong_handler", self._beaten)
+        behavior.close = self._callback("uws_websocket_close_handler", self._closed)
+        self._on_listening = self._callback("uws_listen_handler", self._listens)
+        self._on_header = self._callback("uws_get_headers_server_handler", self._header)
+        self._on_aborted = self._callback("void(uws_res_t *, void *)", self._aborted)
+        other = self._callback(
+            "uws_method_handler", lambda response, request, _: self._asked(response, request, None, _)
+        )
         lib.uws_ws(0, self._app, b"/*", behavior[0], ffi.NULL)
         lib.uws_app_any(0, self._app, b"/*", other, ffi.NULL)
-        kept.update(
-            upgrade=upgrade, open=opened, message=received, drain=drained, beat=beat, close=closed, other=other
-        )
-        kept.update(aborted=aborted, listen=listening)
-        return kept
+
+    def _callback(self, kind: str, function: Callable[..., None]) -> Any:
+        callback = self._ffi.callback(kind, function)
+        self._kept.append(callback)
+        return callback
+
+    def _peer_of(self, socket: Any) -> _Peer:
+        peer: _Peer = self._ffi.from_handle(self._lib.uws_ws_get_user_data(0, socket))
+        return peer
+
+    def _bytes(self, address: Any, size: int) -> bytes:
+        return bytes(self._ffi.buffer(address, size)) if size else b""
+
+    def _asked(self, response: Any, request: Any, context: Any, _: Any) -> None:
+        """Take a request over: it is gone when this returns, the response is not."""
+        ffi, lib = self._ffi, self._lib
+        text = ffi.new("const char **")
+        size = lib.uws_req_get_full_url(request, text)
+        target = self._bytes(text[0], size)
+        size = lib.uws_req_get_case_sensitive_method(request, text)
+        method = self._bytes(text[0], size)
+        size = lib.uws_res_get_remote_address_as_text(0, response, text)
+        address = self._bytes(text[0], size).decode()
+        headers: list[tuple[bytes, bytes]] = []
+        handle = ffi.new_handle(headers)
+        lib.uws_req_for_each_header(request, self._on_header, handle)
+        # Not offered to the hub: the library would compress once for each receiver.
+        kept = [b"%s: %s" % pair for pair in headers if pair[0] != b"sec-websocket-extensions"]
+        head = b"\r\n".join([b"%s %s HTTP/1.1" % (method, target), *kept, b"", b""])
+        key = next((value for name, value in headers if name == b"sec-websocket-key"), b"")
+        peer = _Peer(response, context, key)
+        peer.handle = ffi.new_handle(peer)
+        self._pending.add(peer)
+        lib.uws_res_on_aborted(0, response, self._on_aborted, peer.handle)
+        self._heads.append((peer, address, head))
+
+    def _header(self, name: Any, name_size: int, value: Any, value_size: int, headers: Any) -> None:
+        pair = self._bytes(name, name_size), self._bytes(value, value_size)
+        self._ffi.from_handle(headers).append(pair)
+
+    def _aborted(self, _: Any, handle: Any) -> None:
+        peer: _Peer = self._ffi.from_handle(handle)
+        if peer.socket is None and peer.response is not None:
+            peer.response = None
+            self._pending.discard(peer)
+            self._arrived.append(("closed", peer, _ABNORMAL, b""))
+
+    def _opened(self, socket: Any, _: Any) -> None:
+        self._peer_of(socket).socket = socket
+
+    def _received(self, socket: Any, message: Any, size: int, opcode: int, _: Any) -> None:
+        self._arrived.append(("message", self._peer_of(socket), opcode, self._bytes(message, size)))
+
+    def _beaten(self, socket: Any, _message: Any, _size: int, _: Any) -> None:
+        # A ping is answered by the library; to the hub either one is a sign of life.
+        self._arrived.append(("message", self._peer_of(socket), _PONG, b""))
+
+    def _drained(self, socket: Any, _: Any) -> None:
+        self._arrived.append(("drain", self._peer_of(socket), 0, b""))
+
+    def _closed(self, socket: Any, code: int, message: Any, size: int, _: Any) -> None:
+        peer = self._peer_of(socket)
+        peer.socket = None
+        self._pending.discard(peer)
+        self._arrived.append(("closed", peer, code, self._bytes(message, size)))
+
+    def _listens(self, socket: Any, _config: Any, _: Any) -> None:
+        self._listening = socket or None
 
 
 def _close_payload(code: int, reason: bytes) -> bytes | None:

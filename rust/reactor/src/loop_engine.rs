@@ -209,9 +209,8 @@ impl LoopEngine {
             return Err(options_error("this engine was started before, or without a library; make a new one".into()));
         }
         // SAFETY: the caller's word.
-        let (send, buffered) = unsafe {
-            (std::mem::transmute::<usize, Send>(send), std::mem::transmute::<usize, Buffered>(buffered))
-        };
+        let (send, buffered) =
+            unsafe { (std::mem::transmute::<usize, Send>(send), std::mem::transmute::<usize, Buffered>(buffered)) };
         let log = open_log(&self.options)?;
         let epoch = log.epoch().to_owned();
         let queue = Box::new(LogPort(Arc::clone(&self.handle.requests)));
