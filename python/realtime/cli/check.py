@@ -234,7 +234,8 @@ def _notes(settings: Settings) -> Iterator[str]:
     if settings.engine.transport == "socketify":
         yield (
             "engine.transport = socketify: one shard on the event loop's thread (server.shards and engine.flush mean "
-            "nothing), no compression, no limits.connections_max, an upgrade split over TCP segments is dropped"
+            "nothing), no compressed frames, and an upgrade that is split over TCP segments is dropped; "
+            "docs/topics/socketify.md lists everything"
         )
     if not is_loopback(settings.server.host) and not settings.server.proxies:
         yield "server.proxies is not set: if there is a proxy in front, limits by address take all clients for one"

@@ -8,12 +8,14 @@ is looked up by its connection before each use. Called by `server`.
 
 import asyncio
 import json
+import resource
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
 from realtime._engine import EngineError, LoopEngine
 
+_DESCRIPTORS_KEPT: Final = 64
 _TICK_S: Final = 0.25
 _PONG: Final = 10
 _NOWAIT: Final = 2
@@ -63,6 +65,8 @@ class SocketifyEngine(LoopEngine):
         self._ffi, self._lib, self._uv = _load()
         given = json.loads(options)
         self._host, self._asked_port = given["host"], given["port"]
+        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        self._connections_max = given["limits"]["connections_max"] or descriptors - _DESCRIPTORS_KEPT
         self._message_bytes_max = given["limits"]["message_bytes_max"]
         self._port = 0
         self._peers: dict[int, _Peer] = {}
@@ -87,6 +91,8 @@ class SocketifyEngine(LoopEngine):
 
     def start(self, accepting: bool = True) -> None:
         """Open the log and make uWebSockets' app; on the loop's thread."""
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         ffi, lib = self._ffi, self._lib
         address = {
             name: int(ffi.cast("uintptr_t", ffi.addressof(lib, name)))
@@ -271,6 +277,12 @@ class SocketifyEngine(LoopEngine):
     def _asked(self, response: Any, request: Any, context: Any, _: Any) -> None:
         """Take a request over: it is gone when this returns, the response is not."""
         ffi, lib = self._ffi, self._lib
+        if len(self._pending) >= self._connections_max:
+            status, body = b"503 Service Unavailable", b"Service Unavailable"
+            lib.uws_res_write_status(0, response, status, len(status))
+            lib.uws_res_write_header(0, response, b"Retry-After", 11, b"1", 1)
+            lib.uws_res_end(0, response, body, len(body), True)
+            return
         text = ffi.new("const char **")
         size = lib.uws_req_get_full_url(request, text)
         target = self._bytes(text[0], size)
