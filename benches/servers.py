@@ -80,6 +80,8 @@ def service_key(secret: str) -> str:
 
 # ---- building ----
 
+OUR_SETTINGS = ("--set", "limits.enabled=false", "--set", "presence.everyone_max=1", "--set", "log.connections_per_s=0")
+
 
 def ours(command: str | None = None) -> tuple[Server, Server]:
     """Our server as it is installed, and the same with an app whose Python handler publishes.
@@ -93,17 +95,35 @@ def ours(command: str | None = None) -> tuple[Server, Server]:
     Raises:
         MissingError: there is no such program.
     """
-    settings = ("--set", "limits.enabled=false", "--set", "presence.everyone_max=1", "--set", "log.connections_per_s=0")
     program = str(ROOT / ".venv" / "bin" / "realtime")
-    plain = tuple(shlex.split(command)) if command else (program, "serve", *settings)
+    plain = tuple(shlex.split(command)) if command else (program, "serve", *OUR_SETTINGS)
     if not plain or shutil.which(plain[0]) is None:
         raise MissingError(f"{' '.join(plain[:1])}: no such program; run `make setup`, or give --ours-command")
     version = output_of(plain[0], "--version")
-    handler = (program, "serve", str(BENCHES / "apps" / "handler.py"), *settings)
+    handler = (program, "serve", str(BENCHES / "apps" / "handler.py"), *OUR_SETTINGS)
     return (
         Server("ours", "this server", plain, ROOT, version, compresses=True, rounds=None),
         Server("handler", "with a Python handler", handler, ROOT, version, rounds=None),
     )
+
+
+def ours_over_socketify() -> Server:
+    """Our server over the sockets of the rival that stands beside it.
+
+    Raises:
+        MissingError: the package or the system's libuv is not there.
+    """
+    program = str(ROOT / ".venv" / "bin" / "realtime")
+    extra = ("--set", "engine.transport=socketify")
+    try:
+        version = output_of(program, "--version")
+        subprocess.run(
+            [program, "check", *extra, "--set", "server.port=0", "--set", "api.port=0"], check=True, capture_output=True
+        )
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise MissingError("engine.transport=socketify: install libuv1 and .[socketify], or leave it out") from error
+    command = (program, "serve", *OUR_SETTINGS, *extra)
+    return Server("ours-socketify", "this server over socketify", command, ROOT, version)
 
 
 def bun() -> Server:
@@ -170,6 +190,7 @@ RIVAL_MAKERS: Mapping[str, Callable[[], Server]] = {
     "bare": lambda: bare("ring"),
     "bare-loop": lambda: bare("loop"),
     "bun": bun,
+    "ours-socketify": ours_over_socketify,
     "socketify": lambda: of_python("socketify", "socketify", "socketify", compresses=True),
     "picows": lambda: of_python("picows", "picows", "picows"),
     "ws": ws,
