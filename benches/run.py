@@ -54,7 +54,7 @@ def command_line() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benches.run", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    names = ("ours", "handler", *servers.RIVAL_MAKERS)
+    names = ("ours", "handler", *servers.MAKERS)
     parser.add_argument("--quick", action="store_true", help="one short round; its file goes to benches/results/local")
     parser.add_argument("--full", action="store_true", help="W4b too: 18,000 connections held for ten minutes")
     parser.add_argument(
@@ -103,15 +103,15 @@ def planned(options: argparse.Namespace) -> runs.Plan:
 def built(options: argparse.Namespace) -> Sequence[Server]:
     """The servers that take part; a quick run has ours and Bun, and does without Bun where there is no npm."""
     quick = ("ours", "handler", "bun")
-    wanted = options.only or (quick if options.quick else ("ours", "handler", *servers.RIVAL_MAKERS))
+    wanted = options.only or (quick if options.quick else ("ours", "handler", *servers.MAKERS))
     if options.engine_profile:
         servers.build_engine(options.engine_profile)
     found = [server for server in servers.ours(options.ours_command) if server.name in wanted]
-    for name in servers.RIVAL_MAKERS:
+    for name in servers.MAKERS:
         if name not in wanted:
             continue
         try:
-            found.append(servers.rival(name))
+            found.append(servers.beside(name))
         except MissingError as missing:
             if not options.quick:
                 raise

@@ -190,7 +190,6 @@ RIVAL_MAKERS: Mapping[str, Callable[[], Server]] = {
     "bare": lambda: bare("ring"),
     "bare-loop": lambda: bare("loop"),
     "bun": bun,
-    "ours-socketify": ours_over_socketify,
     "socketify": lambda: of_python("socketify", "socketify", "socketify", compresses=True),
     "picows": lambda: of_python("picows", "picows", "picows"),
     "ws": ws,
@@ -200,15 +199,17 @@ RIVAL_MAKERS: Mapping[str, Callable[[], Server]] = {
     "granian": granian,
 }
 """By name, the quickest at one delivery first."""
+MAKERS: Mapping[str, Callable[[], Server]] = {"ours-socketify": ours_over_socketify, **RIVAL_MAKERS}
+"""What takes part beside ours on its own sockets."""
 
 
-def rival(name: str) -> Server:
-    """Build a rival from its lock file.
+def beside(name: str) -> Server:
+    """Build what takes part beside ours: a rival from its lock file, or ours over another transport.
 
     Raises:
         MissingError: its platform is not there, or the build failed.
     """
-    return RIVAL_MAKERS[name]()
+    return MAKERS[name]()
 
 
 def npm(name: str) -> Path:

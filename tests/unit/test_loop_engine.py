@@ -1,4 +1,4 @@
-"""The engine under another library's sockets, with a library of our own: what is sent, when, and never after the end."""
+"""The engine under another library's sockets, by a library of our own: what is sent, when, and never after the end."""
 
 import ctypes
 import json

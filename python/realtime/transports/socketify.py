@@ -40,6 +40,8 @@ def _load() -> tuple[Any, Any, Any]:
         from socketify import native  # noqa: PLC0415 -- an extra
     except ImportError as error:
         raise EngineError(f"{_MISSING} the extra: pip install 'realtime-edge[socketify]'") from error
+    except OSError as error:
+        raise EngineError(f"{_MISSING} a machine that its library was built for, Linux on x86-64: {error}") from error
     return native.ffi, native.lib, uv
 
 
