@@ -8,12 +8,15 @@ is looked up by its connection before each use. Called by `server`.
 
 import asyncio
 import json
+import logging
 import resource
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
 from realtime._engine import EngineError, LoopEngine
+
+_log = logging.getLogger("realtime")
 
 _DESCRIPTORS_KEPT: Final = 64
 _TICK_S: Final = 0.25
@@ -68,7 +71,8 @@ class SocketifyEngine(LoopEngine):
         given = json.loads(options)
         self._host, self._asked_port = given["host"], given["port"]
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        self._connections_max = given["limits"]["connections_max"] or descriptors - _DESCRIPTORS_KEPT
+        # What limits.connections_max says is for the hub; this keeps descriptors for everything else.
+        self._sockets_max = max(1, descriptors - _DESCRIPTORS_KEPT)
         self._message_bytes_max = given["limits"]["message_bytes_max"]
         self._port = 0
         self._peers: dict[int, _Peer] = {}
@@ -195,12 +199,20 @@ class SocketifyEngine(LoopEngine):
         while self._arrived:
             what, peer, number, payload = self._arrived.popleft()
             if what == "message":
-                if not self.message(peer.conn, number, payload):
+                if not self._taken(peer.conn, number, payload):
                     self._close(peer)
             elif what == "drain":
                 self.writable(peer.conn)
             elif self._peers.pop(peer.conn, None) is not None:
                 self.closed(peer.conn, _close_payload(number, payload))
+
+    def _taken(self, conn: int, opcode: int, payload: bytes) -> bool:
+        try:
+            return self.message(conn, opcode, payload)
+        except EngineError as error:
+            # A panic ends one connection, as it does over our own sockets.
+            _log.error("a message could not be handled: %s; its connection was cut", error)
+            return False
 
     def _do(self, what: str, peer: _Peer, payload: bytes) -> None:
         lib = self._lib
@@ -217,8 +229,16 @@ class SocketifyEngine(LoopEngine):
         if peer.socket is not None:
             self._lib.uws_ws_close(0, peer.socket)
         elif peer.response is not None:
-            self._lib.uws_res_end_without_body(0, peer.response, True)
+            self._refuse(peer.response)
             peer.response = None
+            self._pending.discard(peer)
+
+    def _refuse(self, response: Any) -> None:
+        """Answer 503, where the engine has not been asked or does not say."""
+        lib, status, body = self._lib, b"503 Service Unavailable", b"Service Unavailable"
+        lib.uws_res_write_status(0, response, status, len(status))
+        lib.uws_res_write_header(0, response, b"Retry-After", 11, b"1", 1)
+        lib.uws_res_end(0, response, body, len(body), True)
 
     def _answer(self, peer: _Peer, answer: bytes) -> None:
         ffi, lib, response = self._ffi, self._lib, peer.response
@@ -279,11 +299,8 @@ class SocketifyEngine(LoopEngine):
     def _asked(self, response: Any, request: Any, context: Any, _: Any) -> None:
         """Take a request over: it is gone when this returns, the response is not."""
         ffi, lib = self._ffi, self._lib
-        if len(self._pending) >= self._connections_max:
-            status, body = b"503 Service Unavailable", b"Service Unavailable"
-            lib.uws_res_write_status(0, response, status, len(status))
-            lib.uws_res_write_header(0, response, b"Retry-After", 11, b"1", 1)
-            lib.uws_res_end(0, response, body, len(body), True)
+        if len(self._pending) >= self._sockets_max:
+            self._refuse(response)
             return
         text = ffi.new("const char **")
         size = lib.uws_req_get_full_url(request, text)
