@@ -48,6 +48,8 @@ class Sipper:
         token = token_for(user, channels=GRANTS)
         await loop.sock_sendall(connection, upgrade_request(f"/ws?token={token}", headers))
         self = cls(connection)
+        # RFC 6455 §4.1: a client sends nothing before it has the answer.
+        await eventually(lambda: b"\r\n\r\n" in self.taken, what="the 101")
         await self.send({"type": "subscribe", "data": {"channel": channel}})
         return self
 
