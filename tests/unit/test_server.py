@@ -260,7 +260,7 @@ class Socketless(RecordingEngine):
 
 @pytest.fixture
 def engines(monkeypatch: pytest.MonkeyPatch) -> list[Socketless]:
-    monkeypatch.setattr("realtime.server.Engine", Socketless)
+    monkeypatch.setattr("realtime.transports.Engine", Socketless)
     Socketless.made.clear()
     return Socketless.made
 
