@@ -1,7 +1,7 @@
 """Fixtures of all tests. The server of the integration tests is one process a worker and number of shards."""
 
-import importlib.util
 import itertools
+import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ SETS = {
     "2-shards": ("server.shards=2", "engine.flush=auto"),
     "socketify": ("engine.transport=socketify",),
 }
-"""What every test over sockets runs with: both ways to the kernel, and the second transport where it is installed."""
+"""What tests over sockets run with: both ways to the kernel, and the second transport where it is asked for."""
+ASKED = [name for name in SETS if name != "socketify" or os.environ.get("REALTIME_TEST_SOCKETIFY")]
 
 _FRAMING = "uWebSockets cuts a peer that breaks the protocol, without a close frame"
 _HTTP = "uWebSockets parses HTTP, and answers by itself what it cannot read"
@@ -65,11 +66,9 @@ def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
             item.add_marker(pytest.mark.xfail(reason=reason, strict=False))
 
 
-@pytest.fixture(params=SETS, scope="session")
+@pytest.fixture(params=ASKED, scope="session")
 def variant(request: pytest.FixtureRequest) -> str:
-    """A key of `SETS`: every test that uses a server runs with each."""
-    if request.param == "socketify" and importlib.util.find_spec("socketify") is None:
-        pytest.skip("socketify is not installed")
+    """A key of `SETS`: every test that uses a server runs with each that is asked for."""
     return str(request.param)
 
 
