@@ -16,6 +16,7 @@ use crate::log_thread::{self, LogPort, far_deadline};
 use crate::log_worker::LogWorker;
 use crate::notify::Notify;
 use realtime_hub::{ConnId, Event, Hub, Options, Outcome, Release, SendOp, ShardCore, TICK_MS, Wire};
+use realtime_protocol::frame::{Opcode, encode_masked_frame};
 use std::collections::{HashMap, VecDeque};
 use std::ffi::{c_char, c_int, c_void};
 use std::net::IpAddr;
@@ -30,7 +31,6 @@ const BUFFERED_MAX: usize = 64 << 10;
 /// What waits here for one connection that the hub does not read: the library cannot be told to stop reading.
 const UNREAD_BYTES_MAX: usize = 1 << 20;
 const STOP_POLL: Duration = Duration::from_millis(2);
-const CLOSE: u8 = 8;
 
 type Send = unsafe extern "C" fn(c_int, *mut c_void, *const c_char, usize, c_int, bool, bool) -> c_int;
 type Buffered = unsafe extern "C" fn(c_int, *mut c_void) -> c_int;
@@ -123,7 +123,7 @@ fn frames_out(
     let mut taken = 0;
     while let Some((opcode, header, length)) = head_of(&op.bytes[taken..]) {
         let payload = &op.bytes[taken + header..taken + header + length];
-        if opcode == CLOSE {
+        if opcode == Opcode::Close as u8 {
             socket.ended = true;
             tasks.push(SocketTask::End(op.conn, payload.to_vec()));
             return Outcome::Sent(op.bytes.len());
@@ -152,22 +152,9 @@ fn head_of(bytes: &[u8]) -> Option<(u8, usize, usize)> {
 }
 
 /// A client's frame around a whole message; with a key of zeros its payload is as it was.
-fn frame_of(opcode: u8, payload: &[u8]) -> Vec<u8> {
-    let mut frame = Vec::with_capacity(payload.len() + 14);
-    frame.push(0x80 | opcode);
-    match payload.len() {
-        length @ 0..=125 => frame.push(0x80 | length as u8),
-        length @ 126..=0xffff => {
-            frame.push(0x80 | 126);
-            frame.extend_from_slice(&(length as u16).to_be_bytes());
-        }
-        length => {
-            frame.push(0x80 | 127);
-            frame.extend_from_slice(&(length as u64).to_be_bytes());
-        }
-    }
-    frame.extend_from_slice(&[0; 4]);
-    frame.extend_from_slice(payload);
+fn frame_of(opcode: Opcode, payload: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::new();
+    encode_masked_frame(opcode, true, payload, [0; 4], &mut frame);
     frame
 }
 
@@ -267,6 +254,7 @@ impl LoopEngine {
         let now = self.handle.clock.now();
         let Some(running) = self.running.as_mut() else { return true };
         let Some(socket) = running.wire.by_conn.get_mut(&conn) else { return true };
+        let Some(opcode) = Opcode::from_nibble(opcode) else { return false };
         let mut frame = frame_of(opcode, payload);
         if socket.unread.is_empty() && running.core.reads(conn) {
             running.core.bytes_in(conn, &mut frame, now);
@@ -297,7 +285,7 @@ impl LoopEngine {
         if let Some(payload) = close
             && running.core.reads(conn)
         {
-            running.core.bytes_in(conn, &mut frame_of(CLOSE, payload), now);
+            running.core.bytes_in(conn, &mut frame_of(Opcode::Close, payload), now);
         }
         running.core.closed(conn, now);
     }
@@ -424,7 +412,7 @@ mod tests {
 
     #[test]
     fn a_message_is_framed_as_a_client_would() {
-        assert_eq!(frame_of(1, b"hi"), [0x81, 0x82, 0, 0, 0, 0, b'h', b'i']);
-        assert_eq!(frame_of(2, &[7; 300])[..4], [0x82, 0xfe, 1, 44]);
+        assert_eq!(frame_of(Opcode::Text, b"hi"), [0x81, 0x82, 0, 0, 0, 0, b'h', b'i']);
+        assert_eq!(frame_of(Opcode::Binary, &[7; 300])[..4], [0x82, 0xfe, 1, 44]);
     }
 }
