@@ -23,7 +23,7 @@ RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust -name tests -prune -o \(
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup serve check test test-rust test-unit test-integration test-socketify test-alone test-node test-browser conformance bench bench-micro pins picture clean
+.PHONY: help setup serve check test test-rust test-unit test-integration test-alone test-node test-browser conformance bench bench-micro pins picture clean
 
 help: ## List what there is.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,11 +61,8 @@ test-unit: setup ## Tests of the Python modules: no socket, no real time; and th
 	$(PYTEST) -q tests/unit
 	$(PYTEST) -q --benchmark-disable benches/micro/bench_frames.py
 
-test-integration: setup $(STAMPS)/load ## Tests over real sockets, each with one shard and with two.
+test-integration: setup $(STAMPS)/load ## Tests over real sockets, each with one shard, with two and over socketify.
 	$(PYTEST) -q -n $(WORKERS) --dist worksteal -m 'not alone' tests/integration
-
-test-socketify: setup $(STAMPS)/load ## The integration tests over socketify, which needs the system's libuv; not part of `make test` yet.
-	REALTIME_TEST_SOCKETIFY=1 $(PYTEST) -q -n $(WORKERS) --dist worksteal -m 'not alone' -k socketify tests/integration
 
 test-alone: setup $(STAMPS)/load ## The integration tests that count every delivery under load, one at a time.
 	$(PYTEST) -q -m alone tests/integration

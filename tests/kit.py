@@ -212,10 +212,12 @@ class Server:
 
     async def raw(self, user: str = "alice", *, path: str = "/ws", headers: str = "") -> "RawSocket":
         """Return a socket after a hand-made upgrade as `user` whose first frame has been read."""
-        peer = await RawSocket.open(self.port)
-        await peer.upgrade(f"{path}?token={token_for(user)}", headers)
-        opcode, payload = await peer.frame()
-        assert (opcode, json.loads(payload)["type"]) == (0x81, "connection_established")
+        async with contextlib.AsyncExitStack() as stack:
+            peer = await stack.enter_async_context(await RawSocket.open(self.port))
+            await peer.upgrade(f"{path}?token={token_for(user)}", headers)
+            opcode, payload = await peer.frame()
+            assert (opcode, json.loads(payload)["type"]) == (0x81, "connection_established")
+            stack.pop_all()
         return peer
 
 

@@ -368,50 +368,38 @@ class Engine(Commands):
 
 @disjoint_base
 class LoopEngine(Commands):
-    """One shard on the thread of an event loop, over sockets of uWebSockets, and the log's own thread.
-
-    What the library calls back with is handed in after it has returned, never from within one of its calls.
-    """
+    """One shard on the thread of an event loop, over sockets of uWebSockets, and the log's own thread."""
 
     def __new__(cls, options: bytes) -> Self: ...
-    def open(self, send: int, buffered: int) -> None:
-        """Open the log; everything runs from then on.
+    @staticmethod
+    def functions() -> list[str]:
+        """The C functions of uWebSockets, uSockets and libuv that the engine calls."""
+
+    def open(self, functions: dict[str, int], uv_loop: int, us_loop: int) -> dict[str, int]:
+        """Open the log; return the addresses of what the library has to call.
 
         Args:
-            send: the address of ``uws_ws_send_with_options``.
-            buffered: the address of ``uws_ws_get_buffered_amount``; both of a library that stays loaded.
+            functions: the address of each of `functions()`, in a library that stays loaded.
+            uv_loop: the address of a loop of libuv, which nobody else runs.
+            us_loop: the address of the library's loop upon it.
+
+        Returns:
+            ``upgrade``, ``open``, ``message``, ``drain``, ``ping``, ``pong`` and ``close`` for
+            ``uws_socket_behavior_t``, ``request`` for all other requests, and ``context``, what each is given.
 
         Raises:
-            EngineError: the log cannot be opened, or this engine was opened before.
+            EngineError: the log cannot be opened, a function is missing, or this engine was opened before.
         """
 
     def wake_fileno(self) -> int:
-        """A descriptor that is readable when ``step`` has something to do."""
+        """A descriptor that is readable when `turn` has something to do that libuv's own does not tell of."""
 
     @property
     def epoch(self) -> str:
         """The epoch of the durable channels."""
 
-    def request(self, peer: str, head: bytes) -> int | None:
-        """A request came, `head` as HTTP/1.1 has it; return its connection, None where the engine does not run."""
-
-    def upgraded(self, conn: int, address: int) -> None:
-        """The upgrade that ``step`` asked for is made: the socket is at `address`, until ``closed``."""
-
-    def message(self, conn: int, opcode: int, payload: bytes) -> bool:
-        """A whole message, or a pong, came. False: cut the connection, which sends on while nothing is read of it."""
-
-    def writable(self, conn: int) -> None:
-        """What the library held for a connection is gone."""
-
-    def closed(self, conn: int, payload: bytes | None = None) -> None:
-        """A socket ended, by a close frame with `payload` or without one. Before the library frees it."""
-
-    def step(self) -> tuple[list[tuple[str, int, bytes]], bool]:
-        """Run what can run now; return what to do with sockets, and whether there is more at once.
-
-        Each is ``("answer", conn, HTTP response)``, ``("end", conn, close payload)`` or ``("close", conn, b"")``.
-        """
+    def turn(self) -> bool:
+        """Run the library's loop and what can run now; return whether there is more at once. On the loop's thread."""
 
     def stop_reading(self) -> None:
         """As `Engine.stop_reading`."""
@@ -426,7 +414,10 @@ class LoopEngine(Commands):
         """As `Engine.close_all`."""
 
     def stop(self, timeout_ms: int) -> None:
-        """As `Engine.stop`, from another thread than the one that calls ``step``."""
+        """As `Engine.stop`, from another thread than the one that calls ``turn``."""
+
+    def let_go(self) -> None:
+        """Close the sockets that are left after `stop`; on the loop's thread."""
 
 @final
 class VirtualEngine(Commands):

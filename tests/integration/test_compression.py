@@ -4,6 +4,7 @@ zlib and the `websockets` library are the other ends, so nothing of ours checks 
 """
 
 import asyncio
+import contextlib
 import json
 import zlib
 from collections.abc import Callable
@@ -175,10 +176,13 @@ async def test_compression_can_be_off_for_all_or_for_one_raw_endpoint(serve: Cal
 
 @pytest.mark.alone
 async def test_a_fan_out_to_a_thousand_costs_one_compression(serve: Callable[..., Server]) -> None:
-    async with serve("limits.enabled=false", "presence.everyone_max=1", api=True) as server:
+    async with (
+        serve("limits.enabled=false", "presence.everyone_max=1", api=True) as server,
+        contextlib.AsyncExitStack() as stack,
+    ):
         peers = []
         for number in range(1_000):
-            peer = await server.raw(f"u{number}", headers=OFFER)
+            peer = await stack.enter_async_context(await server.raw(f"u{number}", headers=OFFER))
             await peer.text(json.dumps({"type": "subscribe", "data": {"channel": "conversation:1"}}))
             await peer.until("subscription_confirmed")
             peers.append(peer)
@@ -194,8 +198,6 @@ async def test_a_fan_out_to_a_thousand_costs_one_compression(serve: Callable[...
                     assert first == TEXT | RSV1
                     assert json.loads(inflated(payload))["data"]["content"] == LONG
             _, after = await asyncio.to_thread(scrape, server)
-        for peer in peers:
-            peer.writer.transport.abort()
     count, read, made = (
         after[f"realtime_{name}_total"] - before[f"realtime_{name}_total"]
         for name in ("compressions", "compression_in_bytes", "compression_out_bytes")

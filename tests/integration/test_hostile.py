@@ -5,6 +5,7 @@ Frames are literal bytes, since no client library would send them. Close codes a
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -14,11 +15,11 @@ TEXT, BINARY, CLOSE, PING, PONG = 0x81, 0x82, 0x88, 0x89, 0x8A
 
 
 @pytest.fixture
-async def watcher(server: Server, tag: str) -> Client:
+async def watcher(server: Server, tag: str) -> AsyncIterator[Client]:
     """Somebody else on the same server, in the middle of a conversation."""
-    client = await server.connect(f"{tag}watcher", about=tag)
-    await client.subscribe(f"conversation:{tag}")
-    return client
+    async with await server.connect(f"{tag}watcher", about=tag) as client:
+        await client.subscribe(f"conversation:{tag}")
+        yield client
 
 
 async def unharmed(watcher: Client, tag: str) -> None:
@@ -26,7 +27,6 @@ async def unharmed(watcher: Client, tag: str) -> None:
     await watcher.say(tag, "still here")
     await watcher.expect("new_message", content="still here")
     assert {frame["type"] for frame in watcher.inbox} <= {"user_presence"}
-    await watcher.socket.close()
 
 
 @pytest.mark.parametrize(

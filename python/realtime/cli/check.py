@@ -145,6 +145,8 @@ def _derived(settings: Settings) -> dict[str, Any]:
 
 def _compression(settings: Settings) -> str:
     compression = settings.compression
+    if settings.engine.transport == "socketify":
+        return "none over socketify"
     if not compression.enabled:
         return "off"
     return f"messages from {compression.threshold_bytes} bytes, at level {compression.level}"
@@ -234,7 +236,7 @@ def _notes(settings: Settings) -> Iterator[str]:
     if settings.engine.transport == "socketify":
         yield (
             "engine.transport = socketify: one shard on the event loop's thread (server.shards and engine.flush mean "
-            "nothing), no compressed frames, and an upgrade that is split over TCP segments is dropped; "
+            "nothing), no compressed frames, and an upgrade that is split over TCP segments is refused or dropped; "
             "docs/topics/socketify.md lists everything"
         )
     if not is_loopback(settings.server.host) and not settings.server.proxies:

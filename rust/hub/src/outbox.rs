@@ -454,9 +454,9 @@ impl Backlog {
 
     // ---- out
 
-    /// Appends what goes out next, up to about `most` bytes and at least one frame. [`Self::sent`] says afterwards how
-    /// much of it went.
-    pub(crate) fn fill(&mut self, out: &mut Vec<u8>, most: usize, wall_ms: u64, counters: &Counters) {
+    /// Appends what goes out next, up to about `most` bytes: of a longer frame a part, or all of it where no `parts`
+    /// are taken. [`Self::sent`] says afterwards how much of it went.
+    pub(crate) fn fill(&mut self, out: &mut Vec<u8>, most: usize, parts: bool, wall_ms: u64, counters: &Counters) {
         let start = out.len();
         for place in 0..self.entries.len() {
             if let Entry::Lag { channel, skipped } = &self.entries[place] {
@@ -473,7 +473,11 @@ impl Backlog {
             let bytes = &queued.bytes()[skip..];
             // A frame that is longer than the room goes in parts: copying all of it again for each would be quadratic.
             let room = most.saturating_sub(out.len() - start);
-            out.extend_from_slice(&bytes[..bytes.len().min(room)]);
+            if !parts && bytes.len() > room && out.len() > start {
+                break;
+            }
+            let count = if parts { bytes.len().min(room) } else { bytes.len() };
+            out.extend_from_slice(&bytes[..count]);
             if out.len() - start >= most {
                 break;
             }

@@ -6,6 +6,11 @@ use crate::ConnId;
 pub trait Wire {
     /// Tries to send each entry once and fills its outcome. Never blocks; entries are for different connections.
     fn send_batch(&mut self, batch: &mut [SendOp<'_>]);
+
+    /// Whether bytes may begin and end within a frame; else each entry is whole frames and whole frames are taken.
+    fn takes_parts(&self) -> bool {
+        true
+    }
 }
 
 /// Bytes for one connection.

@@ -8,16 +8,15 @@ use crate::acceptor::{self, Admission, Door};
 use crate::arrivals::Arrivals;
 use crate::clock::Clock;
 use crate::descriptors;
-use crate::error::{StartCode, StartError};
+use crate::error::StartError;
 use crate::flush::{FlushKind, Flushes};
 use crate::handle::Handle;
 use crate::listener;
-use crate::log_thread::{self, LogPort, LogRequests, far_deadline};
-use crate::log_worker::LogWorker;
+use crate::log_thread::{LogRequests, far_deadline};
 use crate::shard::{self, Shard, Shared};
+use crate::wiring::{self, Wired, check_options};
 use mio::{Poll, Waker};
-use realtime_hub::{Hub, LogQueue, LogRequest, Options};
-use realtime_log::Log;
+use realtime_hub::{Hub, Options};
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -26,8 +25,6 @@ use std::time::{Duration, Instant};
 
 /// Threads beyond this bring nothing: the kernel's network stack is the limit before.
 const SHARDS_AUTO_MAX: usize = 8;
-/// More than anybody has cores for; names have room for 256.
-const SHARDS_MAX: usize = 64;
 /// How often the end of the connections is looked for while the engine stops.
 const STOP_POLL: Duration = Duration::from_millis(2);
 
@@ -86,7 +83,7 @@ impl Engine {
     /// Opens the log, binds, starts the threads and takes connections.
     ///
     /// # Errors
-    /// Every [`StartCode`]; nothing runs then and nothing is held. Started a second time: `options`.
+    /// Every [`crate::StartCode`]; nothing runs then and nothing is held. Started a second time: `options`.
     pub fn start(&self) -> Result<(), StartError> {
         self.start_without_accepting()?;
         self.start_accepting().inspect_err(|_| self.stop(Duration::ZERO))
@@ -99,16 +96,16 @@ impl Engine {
     pub fn start_without_accepting(&self) -> Result<(), StartError> {
         let mut running = self.lock();
         if self.handle.is_started() || self.handle.stopped.load(Ordering::Acquire) {
-            return Err(StartError::new(StartCode::Options, "this engine was started before; make a new one"));
+            return Err(StartError::options("this engine was started before; make a new one"));
         }
         let descriptors = descriptors::raise_limit()
             .map_err(|error| StartError::io("cannot read the limit of open descriptors", &error))?;
         let sockets_max = descriptors::sockets_max(self.options.limits.connections_max, descriptors);
         let flush = FlushKind::choose(self.options.flush)?;
-        let log = open_log(&self.options)?;
+        let wired = wiring::wire(&self.options, shard_count(self.options.shards), &self.handle)?;
         let listener = listener::bind(&self.options.host, self.options.port)?;
         let started = self
-            .launch(log, listener, sockets_max, flush)
+            .launch(wired, listener, sockets_max, flush)
             .inspect_err(|_| self.handle.stopped.store(true, Ordering::Release))?;
         *running = Some(started);
         Ok(())
@@ -116,7 +113,7 @@ impl Engine {
 
     fn launch(
         &self,
-        log: Log,
+        wired: Wired,
         listener: TcpListener,
         sockets_max: usize,
         flush: FlushKind,
@@ -124,13 +121,9 @@ impl Engine {
         let handle = &self.handle;
         let shards = shard_count(self.options.shards);
         let port = listener.local_addr().map_err(|error| StartError::io("cannot read the port", &error))?.port();
-        let epoch = log.epoch().to_owned();
+        let Wired { hub, log, epoch } = wired;
         let no_thread = |error: std::io::Error| StartError::io("cannot start a thread", &error);
         let (accept_poll, door) = acceptor::open().map_err(no_thread)?;
-        let queue = Box::new(LogPort(Arc::clone(&handle.requests)));
-        let hub = Hub::new(&self.options, shards, queue, &epoch, nonce()?).map_err(options_error)?;
-        let bridge = Arc::clone(&handle.bridge);
-        hub.set_ear(Box::new(move |event| bridge.push_one(event)));
         let flushes = Arc::new(Flushes::new(flush, shards));
         let shared = Arc::new(Shared {
             hub: Arc::clone(&hub),
@@ -157,16 +150,14 @@ impl Engine {
             log: None,
         };
         // From here on a failure ends what runs already: `Running` stops its threads when it is dropped.
-        let worker = LogWorker::new(log, Arc::clone(&hub), Arc::clone(&handle.log_health));
-        let (requests, bridge) = (Arc::clone(&handle.requests), Arc::clone(&handle.bridge));
-        let log = log_thread::spawn(worker, requests, bridge, Arc::clone(&handle.clock));
-        running.log = Some(log.map_err(no_thread)?);
+        running.log = Some(wiring::spawn_log(log, handle)?);
         for (index, (poll, door)) in polls.into_iter().zip(arrivals).enumerate() {
             let shard = Shard::new(index, poll, door, Arc::clone(&shared));
             let thread = std::thread::Builder::new().name(format!("realtime-{index}"));
             running.shards.push(thread.spawn(move || shard::run(shard)).map_err(no_thread)?);
         }
-        watch_pressure(&running, handle);
+        let door = Arc::clone(&running.door);
+        wiring::watch_pressure(handle, &hub, move || door.wake());
         // Last: commands are taken from now on. Both are set once: `start` has looked.
         let _ = self.facts.set(Facts { port, epoch });
         let _ = handle.flushes.set(flushes);
@@ -300,43 +291,6 @@ fn join(thread: JoinHandle<()>) {
     let _ = thread.join();
 }
 
-/// Reads the options and lets a hub that is thrown away look at all of them, so that what is wrong is told before
-/// anything is opened.
-pub(crate) fn check_options(json: &[u8]) -> Result<Options, StartError> {
-    struct NoLog;
-    impl LogQueue for NoLog {
-        fn push(&self, _: LogRequest) {}
-    }
-    let options = Options::from_json(json).map_err(options_error)?;
-    if options.shards > SHARDS_MAX {
-        return Err(options_error(format!(
-            "engine options: shards={} exceeds {SHARDS_MAX}; use at most one for each core, or 0",
-            options.shards
-        )));
-    }
-    Hub::new(&options, 1, Box::new(NoLog), "check", [0; 16]).map_err(options_error)?;
-    Ok(options)
-}
-
-pub(crate) fn options_error(message: String) -> StartError {
-    StartError::new(StartCode::Options, message)
-}
-
-pub(crate) fn open_log(options: &Options) -> Result<Log, StartError> {
-    Ok(match &options.data_dir {
-        Some(dir) => Log::open(&realtime_log::Options::new(dir))?,
-        None => Log::open_in_memory()?,
-    })
-}
-
-/// Unguessable, so that nobody can name a session that is not his, and new with each start.
-pub(crate) fn nonce() -> Result<[u8; 16], StartError> {
-    let mut nonce = [0; 16];
-    getrandom::fill(&mut nonce)
-        .map_err(|error| StartError::new(StartCode::Io, format!("no random bytes from the system: {error}")))?;
-    Ok(nonce)
-}
-
 fn shard_count(asked: usize) -> usize {
     if asked > 0 {
         return asked;
@@ -360,25 +314,10 @@ fn open_pollers(hub: &Arc<Hub>, shards: usize) -> Result<(Vec<Poll>, Vec<Arc<Arr
     Ok((polls, arrivals))
 }
 
-/// Passes the bridge's high-water mark on: the hub stops reading and wakes its shards when it is over; the acceptor is
-/// woken here.
-fn watch_pressure(running: &Running, handle: &Handle) {
-    let shared = Arc::downgrade(&running.shared);
-    let door = Arc::clone(&running.door);
-    handle.bridge.on_pressure(Box::new(move |on| {
-        let Some(shared) = shared.upgrade() else {
-            return;
-        };
-        shared.hub.set_pressure(on);
-        if !on {
-            door.wake();
-        }
-    }));
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::StartCode;
 
     #[test]
     fn broken_options_are_told_before_anything_is_opened() {

@@ -57,6 +57,11 @@ impl StartError {
         Self { code, message: message.into() }
     }
 
+    /// What is wrong in the options, or that they came too late.
+    pub(crate) fn options(message: impl Into<String>) -> Self {
+        Self::new(StartCode::Options, message)
+    }
+
     /// A thread, a descriptor or random bytes that the system would not give.
     pub(crate) fn io(what: &str, source: &std::io::Error) -> Self {
         Self::new(StartCode::Io, format!("{what}: {source}; check the limits of this process and machine"))

@@ -4,7 +4,6 @@
 //! makes its ring on its own thread. A ring that fails later, or cannot be made, leaves its shard with the loop; that
 //! is counted, and [`Flushes`] says what is in use.
 
-use crate::engine::options_error;
 use crate::error::StartError;
 use crate::send_loop::SendLoop;
 #[cfg(target_os = "linux")]
@@ -33,7 +32,9 @@ impl FlushKind {
             FlushOption::Send => Ok(Self::Loop),
             FlushOption::Auto => Ok(probe().map_or(Self::Loop, |()| Self::Ring)),
             FlushOption::Uring => probe().map(|()| Self::Ring).map_err(|error| {
-                options_error(format!("engine.flush=uring, and io_uring cannot be used here: {error}; set it to auto"))
+                StartError::options(format!(
+                    "engine.flush=uring, and io_uring cannot be used here: {error}; set it to auto"
+                ))
             }),
         }
     }
@@ -97,7 +98,7 @@ pub fn flush_of(asked: &str) -> Result<&'static str, StartError> {
         "auto" => FlushOption::Auto,
         "uring" => FlushOption::Uring,
         "send" => FlushOption::Send,
-        _ => return Err(options_error(format!("engine.flush={asked:?} is not known; use auto, uring or send"))),
+        _ => return Err(StartError::options(format!("engine.flush={asked:?} is not known; use auto, uring or send"))),
     };
     FlushKind::choose(asked).map(FlushKind::name)
 }

@@ -5,7 +5,6 @@
 
 use crate::bridge::Bridge;
 use crate::clock::Clock;
-use crate::engine::options_error;
 use crate::error::StartError;
 use crate::flush::Flushes;
 use crate::log_health::LogHealth;
@@ -66,8 +65,8 @@ impl Handle {
     /// # Errors
     /// Code `options`: what is wrong in the document, or that the engine has not started.
     pub fn set_identity(&self, json: &[u8]) -> Result<(), StartError> {
-        let early = || options_error("this engine has not started; give the rule in its options".into());
-        self.hub.get().ok_or_else(early)?.set_identity(json).map_err(options_error)
+        let early = || StartError::options("this engine has not started; give the rule in its options");
+        self.hub.get().ok_or_else(early)?.set_identity(json).map_err(StartError::options)
     }
 
     /// Takes up to `most` waiting events, oldest first.

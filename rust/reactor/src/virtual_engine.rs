@@ -8,13 +8,13 @@
 //! [`advance`]: VirtualEngine::advance
 
 use crate::clock::Clock;
-use crate::engine::{check_options, nonce, open_log, options_error};
 use crate::error::StartError;
 use crate::handle::Handle;
 use crate::link::Link;
 use crate::link_client::{LinkClient, Received};
-use crate::log_thread::{LogPort, request_bytes};
+use crate::log_thread::request_bytes;
 use crate::log_worker::LogWorker;
+use crate::wiring::{self, Wired, check_options};
 use realtime_hub::{ConnId, Event, Hub, Now, Outcome, Release, SendOp, ShardCore, TICK_MS, Wire};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr};
@@ -62,22 +62,13 @@ impl VirtualEngine {
         let options = check_options(options)?;
         let handle = Handle::new(&options.limits, Clock::manual(wall_ms))
             .map_err(|error| StartError::io("cannot make the event descriptor", &error))?;
-        let log = open_log(&options)?;
-        let queue = Box::new(LogPort(Arc::clone(&handle.requests)));
-        let hub = Hub::new(&options, 1, queue, log.epoch(), nonce()?).map_err(options_error)?;
+        let Wired { hub, log, .. } = wiring::wire(&options, 1, &handle)?;
         hub.inbox(0).set_waker(Box::new(|| {}));
-        let bridge = Arc::clone(&handle.bridge);
-        hub.set_ear(Box::new(move |event| bridge.push_one(event)));
-        let pressed = Arc::downgrade(&hub);
-        handle.bridge.on_pressure(Box::new(move |on| {
-            if let Some(hub) = pressed.upgrade() {
-                hub.set_pressure(on);
-            }
-        }));
+        wiring::watch_pressure(&handle, &hub, || {});
         let _ = handle.hub.set(Arc::clone(&hub));
         Ok(Self {
             core: ShardCore::new(Arc::clone(&hub), 0),
-            log: LogWorker::new(log, Arc::clone(&hub), Arc::clone(&handle.log_health)),
+            log,
             handle,
             hub,
             links: Links::default(),

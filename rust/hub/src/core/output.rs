@@ -289,17 +289,29 @@ impl ShardCore {
 
     /// Sends what this turn queued.
     pub fn flush(&mut self, wire: &mut dyn Wire, now: Now) {
+        self.flush_since(0, wire, now);
+    }
+
+    /// Connections that something is queued for.
+    #[must_use]
+    pub fn queued(&self) -> usize {
+        self.turn.dirty.len()
+    }
+
+    /// Sends at once what was queued since [`Self::queued`] was `first`, to connections that nothing was queued for
+    /// before: for a driver that can answer a request best while it is handed in.
+    pub fn flush_since(&mut self, first: usize, wire: &mut dyn Wire, now: Now) {
         self.now = now;
         self.budget.is_flushing = true;
-        let (mut budget, mut done) = (SENDS_MAX, 0);
+        let (mut budget, mut done) = (SENDS_MAX, first);
         // What goes on stands behind the rest of the list, so nothing is moved within it.
         while done < self.turn.dirty.len() && (budget > 0 || self.turn.is_long()) {
-            let planned = self.plan_batch(done);
+            let planned = self.plan_batch(done, wire.takes_parts());
             budget = budget.saturating_sub(planned);
             done += planned;
             self.send_batch(wire);
         }
-        self.turn.dirty.drain(..done);
+        self.turn.dirty.drain(first..done);
         if self.turn.dirty.is_empty() {
             self.turn.frames.clear();
             self.turn.frame_bytes = 0;
@@ -334,7 +346,7 @@ impl ShardCore {
 
     /// Plans a send for each of the list from `first` on, as far as a batch and the scratch reach; returns how many
     /// connections that is, at least one.
-    fn plan_batch(&mut self, first: usize) -> usize {
+    fn plan_batch(&mut self, first: usize, parts: bool) -> usize {
         self.turn.scratch.clear();
         self.turn.forget_assembled();
         self.turn.sends.clear();
@@ -353,7 +365,7 @@ impl ShardCore {
                 self.fall_behind(slot as usize, 0, 0);
             } else if let Some(backlog) = conn.backlog.as_mut() {
                 let start = self.turn.scratch.len();
-                backlog.fill(&mut self.turn.scratch, CATCH_UP_BYTES_MAX, self.now.wall_ms, &self.hub.counters);
+                backlog.fill(&mut self.turn.scratch, CATCH_UP_BYTES_MAX, parts, self.now.wall_ms, &self.hub.counters);
                 let end = self.turn.scratch.len();
                 if end > start {
                     self.turn.sends.push(Planned { slot, source: Source::Backlog { start, end }, frames: 0 });

@@ -15,7 +15,7 @@ fn channel() -> Arc<Channel> {
 
 fn all(backlog: &mut Backlog, counters: &Counters) -> String {
     let mut out = Vec::new();
-    backlog.fill(&mut out, 1 << 20, 0, counters);
+    backlog.fill(&mut out, 1 << 20, true, 0, counters);
     backlog.sent(out.len(), counters);
     String::from_utf8_lossy(&out).into_owned()
 }
@@ -59,7 +59,7 @@ fn partial_sends_of_any_size_give_the_same_bytes() {
         let mut got = whole[..2].to_vec();
         while !backlog.is_empty() {
             let mut out = Vec::new();
-            backlog.fill(&mut out, 16, 0, &counters);
+            backlog.fill(&mut out, 16, true, 0, &counters);
             let taken = out.len().min(step);
             got.extend_from_slice(&out[..taken]);
             backlog.sent(taken, &counters);
@@ -67,6 +67,22 @@ fn partial_sends_of_any_size_give_the_same_bytes() {
         assert_eq!(got, whole);
         assert_eq!((backlog.bytes(), counters.outbox_bytes.into_inner()), (0, 0));
     }
+}
+
+#[test]
+fn whole_frames_go_out_whole_however_long_they_are() {
+    let (channel, counters) = (channel(), Counters::default());
+    let frames: Vec<Queued> =
+        [3, 40, 3, 3].iter().map(|len| event(&channel, Class::Reply, &"x".repeat(*len))).collect();
+    let lengths: Vec<usize> = frames.iter().map(Queued::wire_len).collect();
+    let mut backlog = Backlog::start(frames.into_iter(), 0, &counters);
+    for filled in [lengths[0], lengths[1], lengths[2] + lengths[3]] {
+        let mut out = Vec::new();
+        backlog.fill(&mut out, 16, false, 0, &counters);
+        assert_eq!(out.len(), filled);
+        backlog.sent(filled, &counters);
+    }
+    assert!(backlog.is_empty());
 }
 
 #[test]
@@ -253,7 +269,7 @@ impl Model {
 
     fn send(&mut self, most: usize, taken: usize) {
         let mut out = Vec::new();
-        self.backlog.fill(&mut out, most, 0, &self.counters);
+        self.backlog.fill(&mut out, most, true, 0, &self.counters);
         let taken = taken.min(out.len());
         self.wire.extend_from_slice(&out[..taken]);
         self.backlog.sent(taken, &self.counters);

@@ -1,0 +1,82 @@
+//! What every engine is made of, whatever moves its bytes: options that were checked, a log, and a hub that both it and
+//! Python's end are tied to.
+
+use crate::error::{StartCode, StartError};
+use crate::handle::Handle;
+use crate::log_thread::{self, LogPort};
+use crate::log_worker::LogWorker;
+use realtime_hub::{Hub, LogQueue, LogRequest, Options};
+use realtime_log::Log;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+/// More than anybody has cores for; names have room for 256.
+const SHARDS_MAX: usize = 64;
+
+/// A hub, and the log that serves it once somebody runs it.
+pub(crate) struct Wired {
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) log: LogWorker,
+    pub(crate) epoch: String,
+}
+
+/// Reads the options and lets a hub that is thrown away look at all of them, so that what is wrong is told before
+/// anything is opened.
+pub(crate) fn check_options(json: &[u8]) -> Result<Options, StartError> {
+    struct NoLog;
+    impl LogQueue for NoLog {
+        fn push(&self, _: LogRequest) {}
+    }
+    let options = Options::from_json(json).map_err(StartError::options)?;
+    if options.shards > SHARDS_MAX {
+        return Err(StartError::options(format!(
+            "engine options: shards={} exceeds {SHARDS_MAX}; use at most one for each core, or 0",
+            options.shards
+        )));
+    }
+    Hub::new(&options, 1, Box::new(NoLog), "check", [0; 16]).map_err(StartError::options)?;
+    Ok(options)
+}
+
+/// Opens the log and makes the hub; commands come to it only when it is set in `handle`.
+pub(crate) fn wire(options: &Options, shards: usize, handle: &Handle) -> Result<Wired, StartError> {
+    let log = match &options.data_dir {
+        Some(dir) => Log::open(&realtime_log::Options::new(dir))?,
+        None => Log::open_in_memory()?,
+    };
+    let epoch = log.epoch().to_owned();
+    let queue = Box::new(LogPort(Arc::clone(&handle.requests)));
+    let hub = Hub::new(options, shards, queue, &epoch, nonce()?).map_err(StartError::options)?;
+    let bridge = Arc::clone(&handle.bridge);
+    hub.set_ear(Box::new(move |event| bridge.push_one(event)));
+    let log = LogWorker::new(log, Arc::clone(&hub), Arc::clone(&handle.log_health));
+    Ok(Wired { hub, log, epoch })
+}
+
+/// Starts the log's thread.
+pub(crate) fn spawn_log(log: LogWorker, handle: &Handle) -> Result<JoinHandle<()>, StartError> {
+    let (requests, bridge) = (Arc::clone(&handle.requests), Arc::clone(&handle.bridge));
+    log_thread::spawn(log, requests, bridge, Arc::clone(&handle.clock))
+        .map_err(|error| StartError::io("cannot start a thread", &error))
+}
+
+/// Passes the bridge's high-water mark on: the hub stops reading and wakes its shards when it is over; `eased` wakes
+/// whoever else waits for that.
+pub(crate) fn watch_pressure(handle: &Handle, hub: &Arc<Hub>, eased: impl Fn() + Send + Sync + 'static) {
+    let hub = Arc::downgrade(hub);
+    handle.bridge.on_pressure(Box::new(move |on| {
+        let Some(hub) = hub.upgrade() else { return };
+        hub.set_pressure(on);
+        if !on {
+            eased();
+        }
+    }));
+}
+
+/// Unguessable, so that nobody can name a session that is not his, and new with each start.
+fn nonce() -> Result<[u8; 16], StartError> {
+    let mut nonce = [0; 16];
+    getrandom::fill(&mut nonce)
+        .map_err(|error| StartError::new(StartCode::Io, format!("no random bytes from the system: {error}")))?;
+    Ok(nonce)
+}
