@@ -91,4 +91,4 @@ async def test_a_second_server_on_the_port_is_told_so(edge: Server, tmp_path: Pa
     other._env["WS_PORT"] = str(edge.port)
     await other.start()
     await eventually(lambda: not other.is_running(), what="the end of the second server")
-    assert f"port {edge.port} on 127.0.0.1 cannot be listened on; set another server.port" in other.output
+    assert f"cannot listen on 127.0.0.1:{edge.port}; stop the program that uses it" in other.output

@@ -118,7 +118,10 @@ class SocketifyEngine(LoopEngine):
         listens = ffi.callback("uws_listen_handler", self._listens)
         lib.uws_app_listen_with_config(0, self._app, config[0], listens, ffi.NULL)
         if not self._listening:
-            raise EngineError(f"port {self._asked_port} on {self._host} cannot be listened on; set another server.port")
+            raise EngineError(
+                f"cannot listen on {self._host}:{self._asked_port}; stop the program that uses it, or choose another "
+                "server.port"
+            )
         self._port = lib.us_socket_local_port(0, self._listening)
         self._turn()
 

@@ -74,6 +74,8 @@ impl LoopShard {
 
     /// Takes a request, with its head as HTTP/1.1 has it, and answers it if the hub does so at once; true where not.
     pub(crate) fn request(&mut self, peer: IpAddr, mut head: Vec<u8>, request: Request) -> bool {
+        // What is sent below must not go to a socket that ended a moment ago.
+        self.hand_in();
         let conn = self.core.open(peer, self.now);
         self.sockets.put(conn, request);
         let queued = self.core.queued();

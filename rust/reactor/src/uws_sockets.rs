@@ -88,14 +88,18 @@ impl UwsSockets {
         self.count
     }
 
+    /// Keeps a request. The hub may give a slot again before it has told that the last connection in it is to be
+    /// closed: that is done here then.
     pub(crate) fn put(&mut self, conn: ConnId, request: Request) {
         let slot = conn.slot();
         if slot >= self.slots.len() {
             self.slots.resize_with(slot + 1, || None);
         }
         let socket = Socket { conn, stage: Stage::Asked(Box::new(request)), unread: Vec::new(), is_paused: false };
-        if self.slots[slot].replace(socket).is_none() {
-            self.count += 1;
+        self.count += 1;
+        if let Some(before) = self.slots[slot].replace(socket) {
+            self.count -= 1;
+            self.end(before);
         }
     }
 
@@ -124,7 +128,12 @@ impl UwsSockets {
 
     /// Closes the socket of exactly this connection at once.
     pub(crate) fn close(&mut self, conn: ConnId) {
-        let Some(socket) = self.take(conn) else { return };
+        if let Some(socket) = self.take(conn) {
+            self.end(socket);
+        }
+    }
+
+    fn end(&mut self, socket: Socket) {
         match socket.stage {
             Stage::Asked(request) => {
                 self.waiting.remove(&request.response);
