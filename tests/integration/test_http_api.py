@@ -142,6 +142,12 @@ async def test_many_slow_requests_keep_nobody_from_being_answered(api: Server) -
         assert (await call(api, "GET", "/health"))[0] == 200
 
 
+async def test_who_sends_too_long_a_body_gets_the_answer_all_the_same(api: Server) -> None:
+    # Longer than what fits between the two, so that the caller still sends when it is known to be too long.
+    for _ in range(5):
+        assert (await call(api, "POST", "/api/conversations/7/messages", b" " * (12 << 20)))[0] == 413
+
+
 async def test_a_body_that_is_cut_off_is_the_callers_fault(api: Server) -> None:
     async with await RawSocket.open(api.api_port) as socket:
         head = f"POST /api/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {SERVICE_KEY}\r\n"

@@ -6,13 +6,15 @@ which the decoder itself finds only in what it decodes.
 """
 
 import asyncio
+import contextlib
 import re
 from collections.abc import Iterable
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 from litestar import Request
-from litestar.exceptions import InternalServerException
+from litestar.exceptions import HTTPException, InternalServerException
+from litestar.status_codes import HTTP_413_REQUEST_ENTITY_TOO_LARGE
 from msgspec import Raw
 
 from realtime.errors import Refused
@@ -20,6 +22,8 @@ from realtime.errors import Refused
 DEPTH_MAX: Final = 64
 TIMEOUT_S = 30.0
 """For the whole of a body: whoever sends a byte now and then must not hold a connection and memory without end."""
+READ_OVER_BYTES_MAX: Final = 16 << 20
+READ_OVER_S: Final = 5.0
 
 BodyT = TypeVar("BodyT")
 
@@ -59,6 +63,10 @@ class Body(Generic[BodyT]):
         except InternalServerException as error:
             # What the framework calls a body that ends early, such as one in chunks that are none.
             raise Refused("invalid_message", "the body ended too early") from error
+        except HTTPException as error:
+            if error.status_code == HTTP_413_REQUEST_ENTITY_TOO_LARGE:
+                await _read_over(request)
+            raise
         try:
             # Looked at once for all: what is kept raw below is not looked at by the decoder.
             content.decode()
@@ -70,6 +78,21 @@ class Body(Generic[BodyT]):
         except RecursionError as error:
             raise Refused("invalid_message", f"the body is nested deeper than {DEPTH_MAX}") from error
         return decoded
+
+
+async def _read_over(request: Request[Any, Any, Any]) -> None:
+    """Throw away what is left of a body that is too long, within reason.
+
+    Whoever still sends when the connection ends is told of a broken pipe, and as a rule does not read the answer.
+    """
+    left = READ_OVER_BYTES_MAX
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(READ_OVER_S):
+            while left > 0:
+                message = await request.receive()
+                if message["type"] != "http.request" or not message.get("more_body", False):
+                    return
+                left -= len(message["body"])
 
 
 def check_depth(raw: Raw, path: str) -> None:

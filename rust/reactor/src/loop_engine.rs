@@ -11,13 +11,14 @@ use crate::handle::Handle;
 use crate::log_thread::far_deadline;
 use crate::loop_shard::LoopShard;
 use crate::notify::Notify;
+use crate::panics;
 use crate::uws_callbacks::{Callbacks, Context, Heard};
 use crate::uws_library::{Library, Pointer, RUN_NOWAIT};
 use crate::uws_sockets::UwsSockets;
 use crate::wiring::{self, Wired, check_options};
 use realtime_hub::{Hub, Options};
 use std::os::fd::RawFd;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -44,6 +45,7 @@ struct Running {
     shard: Arc<Mutex<LoopShard>>,
     epoch: String,
     log: Mutex<Option<JoinHandle<()>>>,
+    has_failed: AtomicBool,
 }
 
 impl LoopEngine {
@@ -105,7 +107,16 @@ impl LoopEngine {
         let shard = Arc::new(Mutex::new(shard));
         let context = Context::new(library, Arc::clone(&heard), Arc::clone(&shard), sockets_max);
         let _ = self.handle.hub.set(Arc::clone(&hub));
-        let _ = self.running.set(Running { library, uv_loop, heard, hub, shard, epoch, log });
+        let _ = self.running.set(Running {
+            library,
+            uv_loop,
+            heard,
+            hub,
+            shard,
+            epoch,
+            log,
+            has_failed: AtomicBool::new(false),
+        });
         Ok(Callbacks::of(context))
     }
 
@@ -115,24 +126,36 @@ impl LoopEngine {
         self.running.get().map_or("", |running| &running.epoch)
     }
 
-    /// Hears the library and runs what can run now; true if there is more at once. On the loop's thread.
+    /// Hears the library and runs what can run now; true if there is more at once. On the loop's thread. A panic that is
+    /// no one connection's ends the engine, and Python is told.
     pub fn turn(&self) -> bool {
         self.wake.clear();
         let Some(running) = self.running.get() else { return false };
+        if running.has_failed.load(Ordering::Relaxed) {
+            return false;
+        }
+        panics::caught(|| self.run(running)).and_then(|turned| turned).unwrap_or_else(|what| {
+            running.has_failed.store(true, Ordering::Relaxed);
+            self.handle.bridge.fatal(format!("the shard failed: {what}; end the process and start it again"));
+            false
+        })
+    }
+
+    fn run(&self, running: &Running) -> Result<bool, String> {
         let mut more = true;
         for _ in 0..ROUNDS_MAX {
             running.shard().begin();
             // Also where nothing comes: libuv takes note of what changed only as it runs.
             let heard = running.hear();
-            if !more && !heard {
-                return false;
+            if let Some(what) = running.heard.take_fault() {
+                return Err(what);
             }
-            if self.handle.stopped.load(Ordering::Acquire) {
-                return false;
+            if (!more && !heard) || self.handle.stopped.load(Ordering::Acquire) {
+                return Ok(false);
             }
             more = running.shard().step();
         }
-        true
+        Ok(true)
     }
 
     /// Reads nothing more from any connection, for good; see [`Hub::stop_reading`].

@@ -81,7 +81,10 @@ impl LoopShard {
         let queued = self.core.queued();
         self.bytes_in(conn, &mut head);
         // Within the library's own call: what is written there leaves in one send, and it reads frames from here on.
-        self.core.flush_since(queued, &mut self.sockets, self.now);
+        let Self { core, sockets, now, .. } = self;
+        if let Err(what) = panics::caught(|| core.flush_since(queued, sockets, *now)) {
+            self.heard.set_fault(what);
+        }
         self.sockets.waits(conn)
     }
 

@@ -6,6 +6,7 @@
 //! loop has run. No call of the engine's is held up: what the hub answers to a message is sent by the turn.
 
 use crate::loop_shard::LoopShard;
+use crate::panics;
 use crate::uws_library::{Library, Pointer, Text, bytes};
 use crate::uws_sockets::Request;
 use realtime_hub::ConnId;
@@ -34,6 +35,8 @@ pub(crate) struct Heard {
     any: AtomicBool,
     /// The socket of the upgrade that is under way.
     opened: AtomicUsize,
+    /// What a panic said.
+    fault: Mutex<Option<String>>,
 }
 
 impl Heard {
@@ -54,6 +57,16 @@ impl Heard {
 
     pub(crate) fn take_notes(&self) -> Vec<Note> {
         std::mem::take(&mut self.notes.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A panic, in a call of the library's, that is no one connection's.
+    pub(crate) fn set_fault(&self, what: String) {
+        *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(what);
+    }
+
+    /// The message of such a panic.
+    pub(crate) fn take_fault(&self) -> Option<String> {
+        self.fault.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Whether anything came since this was asked last.
@@ -80,8 +93,16 @@ impl Context {
         Self { library, heard, shard, sockets_max }
     }
 
-    fn shard(&self) -> MutexGuard<'_, LoopShard> {
-        self.shard.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Has the shard do something; a panic must not reach the library, and the turn tells of it.
+    fn with_shard<T>(&self, work: impl FnOnce(MutexGuard<'_, LoopShard>) -> T) -> Option<T> {
+        self.heard.any.store(true, Ordering::Relaxed);
+        match panics::caught(|| work(self.shard.lock().unwrap_or_else(PoisonError::into_inner))) {
+            Ok(done) => Some(done),
+            Err(what) => {
+                self.heard.set_fault(what);
+                None
+            }
+        }
     }
 
     /// # Safety
@@ -150,19 +171,20 @@ unsafe extern "C" fn request(response: Pointer, request: Pointer, context: Point
 unsafe extern "C" fn upgrade(response: Pointer, request: Pointer, upgrade: Pointer, context: Pointer) {
     // SAFETY: as above.
     let own = unsafe { Context::at(context) };
-    own.heard.any.store(true, Ordering::Relaxed);
-    let mut shard = own.shard();
-    if shard.len() >= own.sockets_max {
-        // SAFETY: as above; nobody has answered.
-        return unsafe { own.library.refuse(response) };
-    }
     // SAFETY: as above.
     let (peer, (head, key)) = unsafe { (peer_of(&own.library, response), head_of(&own.library, request)) };
     let asked = Request { response: response as usize, context: upgrade as usize, key };
-    if shard.request(peer, head, asked) {
+    let taken = own.with_shard(|mut shard| {
+        let has_room = shard.len() < own.sockets_max;
+        has_room.then(|| shard.request(peer, head, asked))
+    });
+    match taken {
+        // SAFETY: as above; nobody has answered.
+        Some(None) => unsafe { own.library.refuse(response) },
+        Some(Some(false)) => {}
         // The library wants to be told within this call that the answer comes later.
         // SAFETY: as above.
-        unsafe { (own.library.on_aborted)(0, response, aborted, context) };
+        Some(Some(true)) | None => unsafe { (own.library.on_aborted)(0, response, aborted, context) },
     }
 }
 
@@ -180,18 +202,18 @@ unsafe extern "C" fn message(socket: Pointer, payload: Text, length: usize, opco
     // SAFETY: as above.
     let (own, payload) = unsafe { (Context::at(context), bytes(payload, length)) };
     let opcode = if opcode == c_int::from(Opcode::Text as u8) { Opcode::Text } else { Opcode::Binary };
-    own.heard.any.store(true, Ordering::Relaxed);
     // SAFETY: as above.
-    own.shard().message(unsafe { own.conn_of(socket) }, opcode, payload);
+    let conn = unsafe { own.conn_of(socket) };
+    own.with_shard(|mut shard| shard.message(conn, opcode, payload));
 }
 
 /// A ping is answered by the library; to the hub either one is a sign of life.
 unsafe extern "C" fn ping_pong(socket: Pointer, _payload: Text, _length: usize, context: Pointer) {
     // SAFETY: as above.
     let own = unsafe { Context::at(context) };
-    own.heard.any.store(true, Ordering::Relaxed);
     // SAFETY: as above.
-    own.shard().message(unsafe { own.conn_of(socket) }, Opcode::Pong, &[]);
+    let conn = unsafe { own.conn_of(socket) };
+    own.with_shard(|mut shard| shard.message(conn, Opcode::Pong, &[]));
 }
 
 unsafe extern "C" fn drain(socket: Pointer, context: Pointer) {
