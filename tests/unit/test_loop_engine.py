@@ -292,6 +292,13 @@ def test_what_is_left_at_the_end_is_closed(world: World) -> None:
     assert world.named("close") == [("close",)]
 
 
+def test_a_socket_that_ended_after_the_stop_is_not_closed_again(world: World) -> None:
+    world.engine.stop(0)
+    world.happens("close", SOCKET, WENT_AWAY, b"bye", 3)
+    world.engine.let_go()
+    assert world.named("close") == []
+
+
 def test_it_is_opened_once_and_with_a_whole_library(world: World) -> None:
     assert set(world.addresses) == set(LoopEngine.functions())
     with pytest.raises(EngineError, match="make a new one"):

@@ -131,6 +131,8 @@ impl LoopShard {
 
     /// Closes every socket.
     pub(crate) fn close_all(&mut self) {
+        // What ended since the last step may have been freed by the library.
+        self.hand_in();
         self.sockets.close_all();
     }
 
