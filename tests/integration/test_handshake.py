@@ -5,6 +5,7 @@ Answers are compared letter by letter, since clients and proxies in front of the
 
 import asyncio
 import json
+import os
 import re
 import time
 from collections.abc import Callable
@@ -65,6 +66,7 @@ async def test_every_connection_of_a_user_has_a_session_of_its_own(server: Serve
         async with await server.connect("alice", established=False) as alice:
             sessions.add((await alice.receive())["data"]["sessionId"])
     assert len(sessions) == 3
+    assert all(re.fullmatch("[0-9a-f]{32}", session) for session in sessions), "128 bits"
 
 
 @pytest.mark.parametrize("place", ["query", "authorization", "subprotocol"])
@@ -297,6 +299,24 @@ async def test_deadline_is_one_for_the_whole_upgrade_and_not_one_a_read(serve: C
                 break
         assert (await answer).startswith(b"HTTP/1.1 408 ")
         assert time.monotonic() - started < 4
+
+
+async def test_files_of_the_data_directory_are_their_owner_s_alone(serve: Callable[..., Server]) -> None:
+    server = serve(secret=None)
+    server.data_dir.mkdir(parents=True)
+    before = os.umask(0)
+    try:
+        server.data_dir.chmod(0o777)
+        (server.data_dir / "realtime.sqlite3").touch(0o666)
+        server.start_now()
+    finally:
+        os.umask(before)
+    try:
+        modes = {file.name: file.stat().st_mode & 0o777 for file in server.data_dir.iterdir() if file.is_file()}
+        assert {"secret", "lock", "realtime.sqlite3", "realtime.sqlite3-wal", "realtime.sqlite3-shm"} <= set(modes)
+        assert set(modes.values()) == {0o600}, modes
+    finally:
+        server.kill()
 
 
 async def test_generated_secret_is_good_for_tokens_of_the_command_line(serve: Callable[..., Server]) -> None:

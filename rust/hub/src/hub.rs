@@ -28,7 +28,8 @@ use crate::pattern::Rights;
 use crate::prepared::{Form, Prepared};
 use crate::revocations::{Revocation, Revocations};
 use crate::rules::Rules;
-use crate::session_id::{scramble, unscramble};
+use crate::scramble::scramble;
+use crate::session_id::SessionIds;
 use crate::{ConnId, Now};
 use realtime_protocol::frame::Opcode;
 use std::collections::HashMap;
@@ -57,7 +58,7 @@ pub struct Hub {
     /// The part of the directory that is swept next.
     swept_part: AtomicUsize,
     channel_ids: AtomicU64,
-    session_nonce: u64,
+    session_ids: SessionIds,
     pressure: AtomicBool,
     stopped_reading: AtomicBool,
     /// Read once a handshake.
@@ -72,7 +73,8 @@ pub struct Hub {
 type Ear = Box<dyn Fn(Event) + Send + Sync>;
 
 impl Hub {
-    /// Compiles the options. `epoch` is the log's; `nonce` makes session ids and the epoch of channels in memory.
+    /// Compiles the options. `epoch` is the log's; `nonce` makes session ids (its first 24 bytes, which stay secret) and the
+    /// epoch of channels in memory (the rest).
     ///
     /// # Errors
     /// One line that names what is wrong in the options.
@@ -81,10 +83,11 @@ impl Hub {
         shards: usize,
         log: Box<dyn LogQueue>,
         epoch: &str,
-        nonce: [u8; 16],
+        nonce: [u8; 32],
     ) -> Result<Arc<Self>, String> {
         let identity = IdentityRules::compile(options.token.as_ref(), options.origins.as_ref())?;
-        let [memory, session] = [0, 8].map(|at| u64::from_le_bytes(std::array::from_fn(|i| nonce[at + i])));
+        let session_ids = SessionIds::new(std::array::from_fn(|i| nonce[i]), std::array::from_fn(|i| nonce[16 + i]));
+        let memory = u64::from_le_bytes(std::array::from_fn(|i| nonce[24 + i]));
         let rules = Rules::compile(options)?;
         Ok(Arc::new(Self {
             users: Accounts::new(rules.user_seats()),
@@ -100,7 +103,7 @@ impl Hub {
             memory_nonce: memory,
             swept_part: AtomicUsize::new(0),
             channel_ids: AtomicU64::new(1),
-            session_nonce: session,
+            session_ids,
             pressure: AtomicBool::new(false),
             stopped_reading: AtomicBool::new(false),
             identity: RwLock::new(Arc::new(identity)),
@@ -226,7 +229,7 @@ impl Hub {
 
     /// A connection's own delay, spread evenly over 0 to `spread_ms` and the same each time.
     pub(crate) fn reconnect_delay_ms(&self, conn: ConnId, spread_ms: u64) -> u64 {
-        let mixed = scramble(conn.as_u64() ^ self.session_nonce.rotate_left(32));
+        let mixed = scramble(conn.as_u64() ^ self.memory_nonce.rotate_left(32));
         ((u128::from(mixed) * (u128::from(spread_ms) + 1)) >> 64) as u64
     }
 
@@ -236,21 +239,16 @@ impl Hub {
         }
     }
 
-    /// The `sessionId` of a connection: its id under a permutation that is new with each start.
+    /// The `sessionId` of a connection: see [`crate::session_id`].
     #[must_use]
     pub fn session_id(&self, conn: ConnId) -> String {
-        format!("{:016x}", scramble(conn.as_u64() ^ self.session_nonce))
+        self.session_ids.id_of(conn)
     }
 
     /// The connection that a `sessionId` names, whether it is still there or not.
     #[must_use]
     pub fn conn_of(&self, session_id: &str) -> Option<ConnId> {
-        if session_id.len() != 16 || session_id.bytes().any(|b| !b.is_ascii_digit() && !(b'a'..=b'f').contains(&b)) {
-            return None;
-        }
-        let raw = u64::from_str_radix(session_id, 16).ok()?;
-        let conn = ConnId::from_u64(unscramble(raw) ^ self.session_nonce);
-        (conn.shard() < self.inboxes.len()).then_some(conn)
+        self.session_ids.conn_of(session_id).filter(|conn| conn.shard() < self.inboxes.len())
     }
 
     /// Applies a batch of Python's, in order.

@@ -39,6 +39,7 @@ mod prepared;
 pub mod relay;
 mod revocations;
 mod rules;
+mod scramble;
 mod session_id;
 pub mod token;
 mod wake;

@@ -87,6 +87,10 @@ impl Template {
         Ok(out)
     }
 
+    fn names_session(&self) -> bool {
+        self.0.contains(&Part::Session)
+    }
+
     /// The first placeholder of the command's data, as a path.
     #[must_use]
     pub fn member_path(&self) -> Option<String> {
@@ -140,6 +144,14 @@ impl DataTemplate {
         let mut pieces = vec![Piece::Json(Box::default())];
         compile(json, &mut pieces)?;
         Ok(Self(pieces.into()))
+    }
+
+    fn names_session(&self) -> bool {
+        self.0.iter().any(|piece| match piece {
+            Piece::Whole(part) => *part == Part::Session,
+            Piece::Text(template) => template.names_session(),
+            Piece::Json(_) => false,
+        })
     }
 
     /// Appends the JSON.
@@ -222,6 +234,8 @@ pub struct Relay {
     pub ends_after_ms: Option<u64>,
     /// The rule whose start this one ends, by its place among the rules.
     pub ends: Option<u16>,
+    /// Whether a template names the session's id: it is made for no other relay.
+    pub names_session: bool,
 }
 
 impl Relay {
@@ -252,14 +266,19 @@ impl Relay {
             let place = all.iter().position(|other| other.kind == *kind);
             place.map(|place| place as u16).ok_or_else(|| format!("ends={kind:?} is no relay"))
         });
+        let (channel, data, undo) = (Template::new(&rule.channel)?, DataTemplate::new(&data)?, undo.transpose()?);
+        let latest_by = rule.latest_by.as_deref().map(Template::new).transpose()?;
+        let names_session = [Some(&channel), latest_by.as_ref()].into_iter().flatten().any(Template::names_session)
+            || [Some(&data), undo.as_ref()].into_iter().flatten().any(DataTemplate::names_session);
         Ok(Self {
-            channel: Template::new(&rule.channel)?,
+            channel,
             event: rule.event.as_str().into(),
-            data: DataTemplate::new(&data)?,
-            undo: undo.transpose()?,
-            latest_by: rule.latest_by.as_deref().map(Template::new).transpose()?,
+            data,
+            undo,
+            latest_by,
             ends_after_ms: rule.ends_after_ms,
             ends: ends.transpose()?,
+            names_session,
         })
     }
 

@@ -34,7 +34,7 @@ pub(crate) fn check_options(json: &[u8]) -> Result<Options, StartError> {
             options.shards
         )));
     }
-    Hub::new(&options, 1, Box::new(NoLog), "check", [0; 16]).map_err(StartError::options)?;
+    Hub::new(&options, 1, Box::new(NoLog), "check", [0; 32]).map_err(StartError::options)?;
     Ok(options)
 }
 
@@ -73,9 +73,9 @@ pub(crate) fn watch_pressure(handle: &Handle, hub: &Arc<Hub>, eased: impl Fn() +
     }));
 }
 
-/// Unguessable, so that nobody can name a session that is not his, and new with each start.
-fn nonce() -> Result<[u8; 16], StartError> {
-    let mut nonce = [0; 16];
+/// From the system's random source and new with each start: nobody can guess the id of another session.
+fn nonce() -> Result<[u8; 32], StartError> {
+    let mut nonce = [0; 32];
     getrandom::fill(&mut nonce)
         .map_err(|error| StartError::new(StartCode::Io, format!("no random bytes from the system: {error}")))?;
     Ok(nonce)

@@ -523,7 +523,7 @@ impl ShardCore {
         let conn = self.id(command.slot);
         let Some(session) = self.conns[command.slot].session.as_ref() else { return };
         let user = Arc::clone(&session.user);
-        let session_id = hub.session_id(conn);
+        let session_id = if relay.names_session { hub.session_id(conn) } else { String::new() };
         let scope = Scope { scanner: command.scanner, bytes: command.bytes, user: &user, session: &session_id };
         let parts = (|| {
             let channel = relay.channel.text(&scope)?;

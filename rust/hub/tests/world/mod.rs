@@ -234,7 +234,7 @@ impl World {
     pub(crate) fn with(options: &Value, shards: usize, store: Store) -> Self {
         let options = Options::from_json(options.to_string().as_bytes()).unwrap();
         let queue = Queue::default();
-        let hub = Hub::new(&options, shards, Box::new(queue.clone()), "log-epoch", [7; 16]).unwrap();
+        let hub = Hub::new(&options, shards, Box::new(queue.clone()), "log-epoch", [7; 32]).unwrap();
         let heard = Arc::new(Mutex::new(Vec::new()));
         let ear = Arc::clone(&heard);
         hub.set_ear(Box::new(move |event| ear.lock().unwrap().push(event)));
