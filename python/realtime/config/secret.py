@@ -105,6 +105,8 @@ def _write_new(path: Path) -> None:
     """Write a new secret, or fail with FileExistsError where there is one already."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        # An umask may have taken the owner's own bits.
+        os.fchmod(descriptor, 0o600)
         file.write(secrets.token_urlsafe(48) + "\n")
         file.flush()
         os.fsync(file.fileno())

@@ -5,7 +5,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _};
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -22,6 +22,8 @@ const DATABASE_NAME: &str = "realtime.sqlite3";
 const MAGIC: &[u8] = b"SQLite format 3\0";
 const HEADER_BYTES: usize = 100;
 const LOCK_NAME: &str = "lock";
+/// Events are private, and whoever can open the lock's file could hold the lock.
+const FILE_MODE: u32 = 0o600;
 /// How long the check at start may take. A database of some hundred megabytes is checked whole in that time; of a
 /// larger one as much as that, so that a start never takes minutes. The header, the size and the roots are always
 /// checked, and a damaged page beyond is told by the read that meets it.
@@ -66,8 +68,11 @@ impl Log {
         make_dir(dir).map_err(unwritable)?;
         let lock = take_lock(dir)?;
         let path = dir.join(DATABASE_NAME);
-        let database = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
-        let cut = database.and_then(|mut file| find_cut(&path, &mut file)).map_err(unwritable)?;
+        let mut database = open_private(OpenOptions::new().read(true).write(true), &path).map_err(unwritable)?;
+        for suffix in ["-wal", "-shm", "-journal"] {
+            make_private(&beside(&path, suffix)).map_err(unwritable)?;
+        }
+        let cut = find_cut(&path, &mut database).map_err(unwritable)?;
         if let Some(detail) = cut {
             return Err(Error::Corrupt { path, detail });
         }
@@ -106,13 +111,48 @@ fn make_dir(dir: &Path) -> io::Result<()> {
 /// The lock is the kernel's (`flock`): it ends with the process, however that ends, so the file is never stale.
 fn take_lock(dir: &Path) -> Result<File, Error> {
     let unwritable = |source| Error::Unwritable { dir: dir.to_path_buf(), source };
-    let lock = OpenOptions::new().write(true).create(true).truncate(false).open(dir.join(LOCK_NAME));
-    let lock = lock.map_err(unwritable)?;
+    let lock = open_private(OpenOptions::new().write(true), &dir.join(LOCK_NAME)).map_err(unwritable)?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
         Err(TryLockError::WouldBlock) => Err(Error::Locked { dir: dir.to_path_buf() }),
         Err(TryLockError::Error(source)) => Err(unwritable(source)),
     }
+}
+
+/// Opens a file, or makes it, and lets its owner alone read and write it, whatever the umask, the directory and its mode
+/// of before. SQLite gives the files that it makes beside a database the mode of the database.
+fn open_private(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    let file = options.create(true).truncate(false).mode(FILE_MODE).open(path)?;
+    tighten(path, file.metadata()?.permissions().mode(), |mode| file.set_permissions(mode))?;
+    Ok(file)
+}
+
+/// As [`open_private`] for a file that may be there and is not opened here.
+fn make_private(path: &Path) -> io::Result<()> {
+    match fs::metadata(path) {
+        Ok(metadata) => tighten(path, metadata.permissions().mode(), |mode| fs::set_permissions(path, mode)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn tighten(path: &Path, mode: u32, set: impl FnOnce(fs::Permissions) -> io::Result<()>) -> io::Result<()> {
+    if mode & 0o777 == FILE_MODE {
+        return Ok(());
+    }
+    set(fs::Permissions::from_mode(FILE_MODE)).map_err(|error| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let told =
+            format!("mode {:03o} of {name} cannot be changed to 600: {error}; make it this user's", mode & 0o777);
+        io::Error::new(error.kind(), told)
+    })
+}
+
+/// The file that SQLite keeps beside a database.
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
 }
 
 /// Two damages that SQLite would pass over.
@@ -121,16 +161,12 @@ fn take_lock(dir: &Path) -> Result<File, Error> {
 /// is written and synced before there is such a log), so somebody lost a file: say so, and keep the other. And it
 /// reads the missing end of a last page as zeros; a crash can leave that only together with a log that repairs it.
 fn find_cut(path: &Path, database: &mut File) -> io::Result<Option<String>> {
-    let beside = |suffix: &str| {
-        let mut name = path.as_os_str().to_owned();
-        name.push(suffix);
-        fs::metadata(name).map_or(0, |metadata| metadata.len())
-    };
-    let (bytes, wal_bytes) = (database.metadata()?.len(), beside("-wal"));
+    let bytes_of = |suffix: &str| fs::metadata(beside(path, suffix)).map_or(0, |metadata| metadata.len());
+    let (bytes, wal_bytes) = (database.metadata()?.len(), bytes_of("-wal"));
     if bytes == 0 && wal_bytes > 0 {
         return Ok(Some(format!("it is empty, but its write-ahead log has {wal_bytes} bytes")));
     }
-    if wal_bytes > 0 || beside("-journal") > 0 || bytes < HEADER_BYTES as u64 {
+    if wal_bytes > 0 || bytes_of("-journal") > 0 || bytes < HEADER_BYTES as u64 {
         return Ok(None);
     }
     let mut header = [0; HEADER_BYTES];

@@ -216,6 +216,29 @@ fn a_missing_data_directory_is_made_for_its_owner_alone() {
 }
 
 #[test]
+fn the_files_are_their_owners_alone_whatever_the_directory_and_their_modes_of_before() {
+    let files = ["lock", "realtime.sqlite3", "realtime.sqlite3-wal", "realtime.sqlite3-shm"];
+    let set_mode = |path: &std::path::Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let modes = |dir: &Dir| files.map(|file| dir.path().join(file).metadata().unwrap().permissions().mode() & 0o777);
+    let dir = Dir::new();
+    set_mode(dir.path(), 0o777);
+    let mut log = dir.open();
+    fill(&mut log, "a", 1);
+    assert_eq!(modes(&dir), [0o600; 4], "made anew");
+    // What a crash leaves, in the modes that an umask of 0 gives.
+    let copy = Dir::new();
+    for file in files {
+        std::fs::copy(dir.path().join(file), copy.path().join(file)).unwrap();
+        set_mode(&copy.path().join(file), 0o666);
+    }
+    let mut log = copy.open();
+    fill(&mut log, "a", 1);
+    assert_eq!(modes(&copy), [0o600; 4], "there before");
+}
+
+#[test]
 fn a_directory_is_one_logs_at_a_time() {
     let dir = Dir::new();
     let log = dir.open();

@@ -1,5 +1,6 @@
 """The secret that a server makes for itself, and the addresses that it may then listen on."""
 
+import os
 import stat
 from pathlib import Path
 
@@ -22,6 +23,18 @@ def test_the_first_start_makes_a_secret_that_later_starts_read(tmp_path: Path) -
     assert keys_of(settings) == made
     assert keys_of(Settings(data_dir=str(tmp_path / "other"))) != made
     assert made.secrets[0] not in repr(made)
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o277, 0o777])
+def test_the_secret_is_its_owner_s_alone_whatever_the_umask_and_the_folder(tmp_path: Path, umask: int) -> None:
+    tmp_path.chmod(0o777)
+    before = os.umask(umask)
+    try:
+        made = keys_of(Settings(data_dir=str(tmp_path)))
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "secret").stat().st_mode) == 0o600
+    assert keys_of(Settings(data_dir=str(tmp_path))) == made
 
 
 def test_a_configured_secret_leaves_the_data_directory_alone(tmp_path: Path) -> None:
