@@ -61,7 +61,7 @@ test-unit: setup ## Tests of the Python modules: no socket, no real time; and th
 	$(PYTEST) -q tests/unit
 	$(PYTEST) -q --benchmark-disable benches/micro/bench_frames.py
 
-test-integration: setup $(STAMPS)/load ## Tests over real sockets, each with one shard, with two and over socketify.
+test-integration: setup $(STAMPS)/load $(STAMPS)/node ## Tests over real sockets, each with one shard, with two and over socketify.
 	$(PYTEST) -q -n $(WORKERS) --dist worksteal -m 'not alone' tests/integration
 
 test-alone: setup $(STAMPS)/load ## The integration tests that count every delivery under load, one at a time.

@@ -21,7 +21,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
@@ -57,6 +57,13 @@ def free_port() -> int:
     raise RuntimeError(f"no free port from {first} to {first + 999}")
 
 
+def answers_on(port: int) -> bool:
+    """Whether a port of this machine takes connections."""
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5):
+        return True
+    return False
+
+
 def mint(claims: Mapping[str, object], *, secret: str = SECRET, header: Mapping[str, object] | None = None) -> str:
     """Return a token signed with HMAC-SHA256 by the standard library alone (RFC 7515, RFC 7519)."""
 
@@ -71,6 +78,14 @@ def mint(claims: Mapping[str, object], *, secret: str = SECRET, header: Mapping[
 def token_for(user: str, *, ttl_s: float = 3600, secret: str = SECRET, **claims: object) -> str:
     """Return a token of `user` that is good for `ttl_s`; further claims as they are."""
     return mint({"sub": user, "exp": int(time.time() + ttl_s), **claims}, secret=secret)
+
+
+class Listening(Protocol):
+    """What a client connects to."""
+
+    @property
+    def port(self) -> int:
+        """The WebSocket port on this machine."""
 
 
 class Server:
@@ -171,7 +186,7 @@ class Server:
         while True:
             if self._process.poll() is not None:
                 raise AssertionError(f"the server ended with {self._process.returncode}:\n{self.output}")
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5):
+            if answers_on(port):
                 return
             if time.monotonic() > deadline:
                 raise AssertionError(f"nothing answered on port {port} within 60 s:\n{self.output}")
@@ -246,7 +261,7 @@ class Client:
     @classmethod
     async def open(
         cls,
-        server: Server,
+        server: Listening,
         user: str = "alice",
         *,
         about: str = "",

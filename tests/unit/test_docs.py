@@ -1,39 +1,179 @@
-"""The Python of the pages that say so runs as it stands there: its blocks are one module, and its tests pass."""
+"""What the pages say can be parsed, and the commands, keys and links that they name exist.
 
-import inspect
+tests/integration/test_docs.py runs the blocks; here every one is looked at without starting anything.
+"""
+
+import json
 import re
-import sys
-from collections.abc import Iterator
+import shutil
+import tomllib
+from collections.abc import Callable
+from html.parser import HTMLParser
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+import typer.main
+import yaml
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
-PAGES = ("howto/app.md",)
-_BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+from realtime.cli import app as command_line
+from realtime.config import ALL, load
+from tests import pages
+from tests.kit import ROOT
+from tests.pages import Block
 
-
-@pytest.fixture
-def page(request: pytest.FixtureRequest) -> Iterator[ModuleType]:
-    """A page's blocks as a module that can be found by its name, as annotations need it."""
-    path = DOCS / request.param
-    text = path.read_text("utf-8")
-    # Blank lines in place of the prose, so that a failure names the page's own line.
-    blocks = [(text.count("\n", 0, match.start(1)), match[1]) for match in _BLOCK.finditer(text)]
-    source = ""
-    for line, block in blocks:
-        source += "\n" * (line - source.count("\n")) + block
-    module = ModuleType(f"page_{path.stem}")
-    sys.modules[module.__name__] = module
-    exec(compile(source, path, "exec"), module.__dict__)  # noqa: S102 -- the page's own code
-    yield module
-    del sys.modules[module.__name__]
+NOT_RUN_MAX = 10
+BLOCKS = [block for page in pages.pages() for block in pages.blocks(page)]
+PARSED = [block for block in BLOCKS if not block.reason]
+_CODE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
+_LINK = re.compile(r"\]\(([^)\s]+)\)")
+_VOID = {"meta", "link", "input", "br", "img", "hr", "!doctype"}
+_NO_KEYS = {"py", "rs", "md", "pyi", "mjs"}
 
 
-@pytest.mark.parametrize("page", PAGES, indirect=True)
-async def test_the_code_of_a_page_runs_and_its_tests_pass(page: ModuleType) -> None:
-    tests = [value for name, value in vars(page).items() if name.startswith("test_") and inspect.isfunction(value)]
-    assert tests, "the page has no test of its own"
-    for test in tests:
-        await test()
+def of(*languages: str) -> list[Block]:
+    return [block for block in PARSED if block.language in languages]
+
+
+def test_every_block_has_a_language_that_is_run_or_parsed_or_a_reason() -> None:
+    unknown = [f"{block}: {block.language!r}" for block in PARSED if block.language not in pages.RUN + pages.PARSED]
+    assert not unknown, f"name a language of tests/pages.py, or say `<!-- not run: reason -->`: {unknown}"
+
+
+def test_at_most_ten_blocks_are_not_run_and_each_says_why() -> None:
+    reasons = [f"{block}: {block.reason}" for block in BLOCKS if block.reason]
+    assert len(reasons) <= NOT_RUN_MAX, reasons
+    assert all(len(block.reason) > 10 for block in BLOCKS if block.reason), reasons
+
+
+@pytest.mark.parametrize("block", of("sh"), ids=str)
+def test_a_shell_block_can_be_parsed(block: Block) -> None:
+    assert not pages.shell_error(block.text)
+    assert not re.search(r"^\$ ", block.text, re.MULTILINE), "a block with prompts is of the language console"
+
+
+@pytest.mark.parametrize("block", of("console"), ids=str)
+def test_a_console_block_has_commands_that_can_be_parsed(block: Block) -> None:
+    found = list(pages.commands(block))
+    assert found, "a command begins with `$ `"
+    assert not [each for each in found if pages.shell_error(each.command)]
+
+
+@pytest.mark.parametrize("page", pages.pages())
+def test_the_python_of_a_page_can_be_compiled(page: str) -> None:
+    for name, source in pages.files(pages.blocks(page)).items():
+        compile(source, f"{page} ({name})", "exec")
+
+
+@pytest.mark.parametrize("block", of("toml"), ids=str)
+def test_a_toml_block_is_a_configuration_that_is_taken(block: Block, tmp_path: Path) -> None:
+    assert tomllib.loads(block.text)
+    if block.name in {"", "realtime.toml"}:
+        (tmp_path / "realtime.toml").write_text(block.text, "utf-8")
+        load(tmp_path / "realtime.toml", environ={})
+
+
+@pytest.mark.parametrize("block", of("json"), ids=str)
+def test_a_json_block_is_json(block: Block) -> None:
+    json.loads(block.text)
+
+
+@pytest.mark.parametrize("block", of("yaml"), ids=str)
+def test_a_yaml_block_is_yaml(block: Block) -> None:
+    assert all(document for document in yaml.safe_load_all(block.text))
+
+
+@pytest.mark.parametrize("block", of("html"), ids=str)
+def test_an_html_block_closes_what_it_opens(block: Block) -> None:
+    open_tags: list[str] = []
+
+    class Reader(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: object) -> None:  # noqa: ARG002 -- the parser's own signature
+            if tag not in _VOID:
+                open_tags.append(tag)
+
+        def handle_endtag(self, tag: str) -> None:
+            assert open_tags, f"</{tag}> closes nothing"
+            assert open_tags.pop() == tag, f"</{tag}> closes another tag"
+
+    reader = Reader()
+    reader.feed(block.text)
+    reader.close()
+    assert not [tag for tag in open_tags if tag not in {"html", "body", "p", "li"}], open_tags
+
+
+@pytest.mark.parametrize("block", of("http"), ids=str)
+def test_an_http_block_is_a_request_or_an_answer(block: Block) -> None:
+    head, _, body = block.text.partition("\n\n")
+    first, *lines = head.splitlines()
+    assert re.fullmatch(r"(GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS) /\S*( HTTP/1\.1)?|HTTP/1\.1 \d{3} .+", first)
+    assert all(re.match(r"[A-Za-z-]+: \S", line) for line in lines), lines
+    if body.strip():
+        json.loads(body)
+
+
+def _options(command: list[str]) -> tuple[Callable[[], set[str]], list[str]]:
+    """Return the options that a command of ours has, and the ones that are written."""
+    known = typer.main.get_command(command_line)
+    name = command[0]
+    found = getattr(known, "commands", {}).get(name)
+    assert found is not None, f"there is no command realtime {name}"
+    return lambda: {option for each in found.params for option in each.opts}, [
+        word.partition("=")[0] for word in command[1:] if word.startswith("--")
+    ]
+
+
+@pytest.mark.parametrize("page", pages.pages())
+def test_commands_that_a_page_names_exist(page: str) -> None:
+    for block in _CODE.findall(pages.prose_of(page)):
+        words = re.findall(r"--?[\w-]+|[\w./-]+", block)
+        if words[:1] in (["realtime"], [".venv/bin/realtime"]) and len(words) > 1 and words[1].islower():
+            options, written = _options(words[1:])
+            assert set(written) <= options() | {"--help"}, block
+        if words[:1] == ["make"] and len(words) > 1:
+            targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+            assert words[1] in targets or "=" in block.split()[1], block
+
+
+@pytest.mark.parametrize("page", [each for each in pages.pages() if "decisions" not in each])
+def test_keys_of_the_configuration_that_a_page_names_exist(page: str) -> None:
+    sections = {key.section for key in ALL.values() if key.section}
+    found = {
+        f"{section}.{name}"
+        for code in _CODE.findall(pages.prose_of(page))
+        for section, name in re.findall(r"(?<![\w./@:-])([a-z]+)\.([a-z_]+)(?![\w(/:])", code)
+        if section in sections and name not in _NO_KEYS
+    }
+    assert not found - set(ALL), f"keys that do not exist: {sorted(found - set(ALL))}"
+
+
+def _anchors(path: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", path.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", pages.pages())
+def test_links_of_a_page_lead_somewhere(page: str) -> None:
+    for link in _LINK.findall(pages.prose_of(page)):
+        if "://" in link or link.startswith("mailto:"):
+            continue
+        place, _, anchor = link.partition("#")
+        target = (ROOT / page).parent / place if place else ROOT / page
+        assert target.exists(), f"{link} leads nowhere"
+        assert not anchor or anchor in _anchors(target), f"{link}: there is no such heading"
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="the shell of the pages is bash")
+def test_a_marked_block_is_known_by_the_comment_right_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (
+        "<!-- not run: it costs an hour -->\n```sh\nmake all\n```\n\ntext\n\n```console\n$ cat \\\n  - <<'X'\n"
+        "a\nX\nb…\n$ cat\n> typed\nanswer\n```\n"
+    )
+    (tmp_path / "page.md").write_text(page, "utf-8")
+    monkeypatch.setattr(pages, "ROOT", tmp_path)
+    marked, console = pages.blocks("page.md")
+    assert (marked.reason, marked.line, console.reason) == ("it costs an hour", 3, "")
+    first, second = pages.commands(console)
+    assert (first.line, first.command, first.answer) == (9, "cat \\\n  - <<'X'\na\nX", "b…")
+    assert (second.typed, second.answer) == ("typed\n", "answer")

@@ -1,0 +1,159 @@
+"""Every code block of the documentation runs, page by page, in a scratch home: tests/scratch.py says how.
+
+What a page's blocks make is then used as the page says: its apps get clients, its servers are asked.
+"""
+
+import asyncio
+import json
+import re
+import runpy
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from websockets.asyncio.client import connect
+from websockets.asyncio.server import serve
+
+from tests import pages
+from tests.answers import alike
+from tests.kit import eventually
+from tests.pages import Block
+from tests.scratch import Scratch
+
+Check = Callable[[Scratch], Awaitable[None]]
+CHECKS: dict[tuple[str, str], Check] = {}
+
+
+def check(page: str, during: str = "") -> Callable[[Check], Check]:
+    """Declare what is done while the page's server of this command runs, or after all blocks have run."""
+
+    def declare(function: Check) -> Check:
+        CHECKS[page, during] = function
+        return function
+
+    return declare
+
+
+@check("README.md", "votes.py")
+async def a_vote_is_acknowledged_and_told(scratch: Scratch) -> None:
+    async with await scratch.connect(scratch.token("ann")) as ann:
+        await ann.subscribe("poll:lunch")
+        assert (await ann.ask("vote", {"poll": "lunch", "choice": 2}))["data"] == {"choice": 2}
+        await ann.expect("voted", by="ann", choice=2)
+        assert (await ann.ask("vote", {"poll": "lunch", "choice": 4}))["data"]["code"] == "not_found"
+
+
+@check("docs/start.md", "poll.py")
+async def a_poll_is_counted(scratch: Scratch) -> None:
+    async with await scratch.connect(scratch.token("ann")) as ann:
+        await ann.subscribe("poll:lunch")
+        assert (await ann.ask("vote", {"poll": "lunch", "choice": 2}))["data"] == {"votes": [0, 0, 1, 0]}
+        await ann.expect("tally", votes=[0, 0, 1, 0])
+        assert (await ann.ask("vote", {"poll": "lunch", "choice": "2"}))["data"]["path"] == "data.choice"
+
+
+@check("docs/howto/frames-and-fanout.md")
+async def connections_of_another_server_get_what_is_published(scratch: Scratch) -> None:
+    page = runpy.run_path(str(scratch.home / "page.py"))
+    async with (
+        serve(page["handle"], "127.0.0.1", 0, compression=None) as server,
+        connect(f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}", compression=None) as client,
+    ):
+        await eventually(lambda: page["fanout"].members("prices") == 1, what="a member")
+        assert page["fanout"].publish("prices", '{"price": 8}') == 1
+        assert await client.recv() == '{"price": 8}'
+
+
+@check("docs/howto/existing-api.md")
+async def an_existing_api_gets_the_request_of_the_page(scratch: Scratch) -> None:
+    heard: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        size = int(re.search(rb"(?i)content-length: (\d+)", head)[1])  # type: ignore[index]  # it has one
+        heard.set_result(head + await reader.readexactly(size))
+        body = b'{"id": "m-1", "content": "hi"}'
+        writer.write(
+            b"HTTP/1.1 201 Created\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+        )
+        writer.write(body)
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", scratch.ports[3001]):
+        await asyncio.to_thread(scratch.serve, "realtime serve", "the edge before an API")
+        token = scratch.token("ann")
+        async with await scratch.connect(token) as ann:
+            stored = await ann.say("42", "hi", metadata={"tone": "warm"})
+            assert stored == {"id": "m-1", "content": "hi", "number": 1}
+    (shown,) = (block for block in pages.blocks("docs/howto/existing-api.md") if block.language == "http")
+    head, _, body = (await heard).decode().partition("\r\n\r\n")
+    shown_head, _, shown_body = shown.text.partition("\n\n")
+    request, *lines = head.split("\r\n")
+    assert request == f"{shown_head.splitlines()[0]} HTTP/1.1"
+    names = {line.partition(":")[0].lower() for line in lines}
+    assert {line.partition(":")[0].lower() for line in shown_head.splitlines()[1:]} <= names
+    assert f"Bearer {token}" in head
+    assert alike(json.loads(shown_body), json.loads(body)), body
+
+
+@check("docs/reference/protocol.md")
+async def the_first_frame_is_as_the_page_shows_it(scratch: Scratch) -> None:
+    (shown,) = (block for block in pages.blocks("docs/reference/protocol.md") if "established" in block.text)
+    await asyncio.to_thread(scratch.serve, "realtime serve", "the server of the protocol")
+    async with await scratch.connect(scratch.token("ann"), established=False) as ann:
+        frame = await ann.receive()
+        assert alike(json.loads(shown.text), frame), frame
+
+
+PAGES = [
+    page
+    for page in pages.pages()
+    if any(block.language in pages.RUN for block in pages.blocks(page)) or (page, "") in CHECKS
+]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_blocks_of_a_page_run(page: str, tmp_path: Path) -> None:
+    found = [block for block in pages.blocks(page) if not block.reason]
+    api_port = 3003 if re.search(r"^url = ", pages.text_of(page), re.MULTILINE) else 3001
+    with Scratch(tmp_path, api_port=api_port) as scratch:
+        scripts = {**pages.files(found), **pages.files(found, language="js")}
+        for name, source in scripts.items():
+            scratch.write(name, scratch.moved(source))
+        for block in found:
+            _do(scratch, block)
+            for (of, during), function in CHECKS.items():
+                if (of, block.language) == (page, "sh") and during and during in block.text:
+                    asyncio.run(_within(function, scratch))
+        shell = "\n".join(block.text for block in found if block.language in {"sh", "console"})
+        for name in scripts:
+            if re.search(rf"\b{re.escape(Path(name).stem)}\b", shell):
+                continue
+            if name.endswith(".py"):
+                scratch.shell(f"python {name}", f"{page} ({name})")
+            else:
+                scratch.node(name, f"{page} ({name})", scratch.token("ada"))
+        if (page, "") in CHECKS:
+            asyncio.run(_within(CHECKS[page, ""], scratch))
+        scratch.stop()
+
+
+async def _within(function: Check, scratch: Scratch) -> None:
+    async with asyncio.timeout(60):
+        await function(scratch)
+
+
+def _do(scratch: Scratch, block: Block) -> None:
+    if block.language == "sh":
+        scratch.run(block)
+    elif block.language == "console":
+        for typed in pages.commands(block):
+            scratch.ask(block, typed)
+    elif block.name and block.language not in {"python", "js"}:
+        scratch.write(block.name, scratch.moved(block.text))
+
+
+def test_every_check_is_of_a_block_of_its_page() -> None:
+    for page, during in CHECKS:
+        assert during in pages.text_of(page)
