@@ -25,6 +25,7 @@ from realtime.broadcaster import Broadcaster
 from realtime.clock import Clock, Timer
 from realtime.config import Keys, Settings
 from realtime.connections import Connections, Session
+from realtime.containment import goes_on
 from realtime.forwarding import Forwarding
 from realtime.identity import Identities
 from realtime.listening import Listeners
@@ -157,7 +158,9 @@ class Control:
                         message(event)
                         continue
                     takers[kind](event)
-                except Exception:
+                except BaseException as error:
+                    if goes_on(error):
+                        raise
                     log.exception("event %d was lost to a bug of the server's", kind)
                 mark()
         finally:

@@ -12,7 +12,7 @@ from realtime.clock import Clock, Timer
 class Deadline:
     """Cancels the current task `timeout_s` after `arm`, unless it has ended by then.
 
-    `passed` tells its cancellation from somebody else's.
+    `cut` tells its cancellation from another one.
     """
 
     __slots__ = ("_clock", "_task", "_timeout_s", "_timer", "passed")
@@ -31,6 +31,10 @@ class Deadline:
         self._task = asyncio.current_task()
         self._timer = self._clock.call_later(self._timeout_s, self._expire)
         return self
+
+    def cut(self, error: BaseException) -> bool:
+        """Whether `error` is this deadline's cancellation."""
+        return self.passed and isinstance(error, asyncio.CancelledError)
 
     def end(self) -> None:
         """Let go of the timer; what was cancelled by it is no longer."""

@@ -14,7 +14,6 @@ Invariant: while a lane is behind, `newest` is the highest offset that was heard
 the same step of the loop in which it has handled that one. Called by `control`, on the loop's thread.
 """
 
-import asyncio
 import logging
 import time
 from collections import deque
@@ -26,6 +25,7 @@ from msgspec import Raw, Struct
 
 from realtime.auth import Pattern
 from realtime.broadcaster import History
+from realtime.containment import goes_on
 from realtime.errors import Refused
 from realtime.logs import name_slow
 from realtime.messages import Payload
@@ -163,7 +163,9 @@ class Listeners:
         started_s = time.perf_counter()
         try:
             listener.call(_heard(listener, channel, envelope))
-        except Exception as error:  # noqa: BLE001 -- an app's listener may raise anything; the others hear it all the same
+        except BaseException as error:
+            if goes_on(error):
+                raise
             _failed(listener, channel, envelope, error)
         if (took_s := time.perf_counter() - started_s) > self._slow_s:
             name_slow(f"listener {name_of(listener.call)}", took_s, "make it async")
@@ -264,13 +266,9 @@ class _Queue:
     async def _call(self, channel: str, envelope: _Envelope) -> None:
         try:
             await self._listener.call(_heard(self._listener, channel, envelope))
-        except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
+        except BaseException as error:
+            if goes_on(error):
                 raise
-            # Something that it awaited was cancelled, not the listener.
-            _failed(self._listener, channel, envelope, error)
-        except Exception as error:  # noqa: BLE001 -- as in Listeners._call
             _failed(self._listener, channel, envelope, error)
 
 

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from realtime.clock import Clock, Timer
+from realtime.containment import goes_on
 from realtime.logs import name_slow
 from realtime.signatures import is_async, name_of, positional
 
@@ -113,7 +114,9 @@ class PeriodicJobs:
         started_s = time.perf_counter()
         try:
             job.call()
-        except Exception:
+        except BaseException as error:
+            if goes_on(error):
+                raise
             log.exception("job %s failed; it goes on", name_of(job.call))
         if (took_s := time.perf_counter() - started_s) > self._slow_s:
             name_slow(f"job {name_of(job.call)}", took_s)
@@ -122,7 +125,9 @@ class PeriodicJobs:
     async def _run_later(self, job: Job, due_ms: int) -> None:
         try:
             await (self._in_thread(job.call, ()) if job.runs == "thread" else job.call())
-        except Exception:
+        except BaseException as error:
+            if goes_on(error):
+                raise
             log.exception("job %s failed; it goes on", name_of(job.call))
         finally:
             # In every case: a job that awaited something that was cancelled is not over for that.

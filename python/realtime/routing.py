@@ -26,11 +26,13 @@ from typing import Any, Final, TypeAlias
 import msgspec
 from msgspec import Struct
 
+from realtime import forks
 from realtime.auth import Grant, Identity, InvalidToken
 from realtime.broadcaster import Broadcaster, Publication, Publishing
 from realtime.clock import Clock
 from realtime.config import HandlerSettings
 from realtime.connections import Connections, Session
+from realtime.containment import goes_on
 from realtime.deadline import Deadline
 from realtime.errors import PublishFailed, Refused
 from realtime.identity import Identities, request_of
@@ -231,7 +233,9 @@ class Router:
             self._refuse(conn, id, _as_told(refusal, route))
         except msgspec.DecodeError as error:
             self._refuse(conn, id, Refused("invalid_message", INVALID, path=error_path(error)))
-        except Exception as error:  # noqa: BLE001 -- an app's handler may raise anything; the connection lives on
+        except BaseException as error:
+            if goes_on(error):
+                raise
             self._fail(session, route, id, error)
         # One look at the clock a command: where one ends the next one of the batch begins.
         now_s = perf_counter()
@@ -291,18 +295,27 @@ class Router:
             self._answer(conn, id, value)
         except Refused as refusal:
             self._refuse(conn, id, _as_told(refusal, route))
-        except asyncio.CancelledError:
-            if not deadline.passed:
-                self._refuse(conn, id, _draining(route))
+        except BaseException as error:
+            if not self._is_failure(session, route, id, error, deadline):
                 raise
-            whose = facts("timeout", session=session.id, user=session.user, type=route.type)
-            log.warning("handler of %r took longer than %g s", route.type, self._timeout_s, extra=whose)
-            self._refuse(conn, id, Refused("timeout", route.failure or "Timed out"))
-        except Exception as error:  # noqa: BLE001 -- as in _command
-            self._fail(session, route, id, error)
         finally:
             deadline.end()
             self._histograms[index].observe(perf_counter() - started_s)
+
+    def _is_failure(
+        self, session: Session, route: Route, id: bytes | None, error: BaseException, deadline: Deadline
+    ) -> bool:
+        """Answer a command whose handler was cut off or raised. Returns False where the exception goes on."""
+        if deadline.cut(error):
+            whose = facts("timeout", session=session.id, user=session.user, type=route.type)
+            log.warning("handler of %r took longer than %g s", route.type, self._timeout_s, extra=whose)
+            self._refuse(session.conn, id, Refused("timeout", route.failure or "Timed out"))
+        elif goes_on(error):
+            self._refuse(session.conn, id, _draining(route))
+            return False
+        else:
+            self._fail(session, route, id, error)
+        return True
 
     def _raw(self, session: Session, event: EventTuple) -> Work | None:
         _, conn, message = event
@@ -313,7 +326,9 @@ class Router:
         started_s = perf_counter()
         try:
             result = handler(session, message)
-        except Exception as error:  # noqa: BLE001 -- as in _command
+        except BaseException as error:
+            if goes_on(error):
+                raise
             self._fail_raw(session, error)
             result = None
         if inspect.isawaitable(result):
@@ -328,13 +343,14 @@ class Router:
         deadline = Deadline(self._clock, self._timeout_s).arm()
         try:
             await result
-        except asyncio.CancelledError:
-            if not deadline.passed:
+        except BaseException as error:
+            if deadline.cut(error):
+                whose = facts("timeout", session=session.id, user=session.user)
+                log.warning("raw handler took longer than %g s", self._timeout_s, extra=whose)
+            elif goes_on(error):
                 raise
-            whose = facts("timeout", session=session.id, user=session.user)
-            log.warning("raw handler took longer than %g s", self._timeout_s, extra=whose)
-        except Exception as error:  # noqa: BLE001 -- as in _command
-            self._fail_raw(session, error)
+            else:
+                self._fail_raw(session, error)
         finally:
             deadline.end()
             self._connections.done(session.conn)
@@ -346,7 +362,9 @@ class Router:
         except Refused as refusal:
             self._refuse(session.conn, event[5], refusal, event[3])
             return None
-        except Exception as error:  # noqa: BLE001 -- as in _command
+        except BaseException as error:
+            if goes_on(error):
+                raise
             self._fail_authorize(session, event, error)
             return None
         if inspect.isawaitable(decision):
@@ -360,13 +378,14 @@ class Router:
             carried = self._decide(session, event, await decision)
         except Refused as refusal:
             self._refuse(session.conn, event[5], refusal, event[3])
-        except asyncio.CancelledError:
-            cut = Refused("timeout", "Timed out") if deadline.passed else _draining()
-            self._refuse(session.conn, event[5], cut, event[3])
-            if not deadline.passed:
+        except BaseException as error:
+            if deadline.cut(error):
+                self._refuse(session.conn, event[5], Refused("timeout", "Timed out"), event[3])
+            elif goes_on(error):
+                self._refuse(session.conn, event[5], _draining(), event[3])
                 raise
-        except Exception as error:  # noqa: BLE001 -- as in _command
-            self._fail_authorize(session, event, error)
+            else:
+                self._fail_authorize(session, event, error)
         finally:
             deadline.end()
         if carried is not None:
@@ -397,15 +416,16 @@ class Router:
             refused = Refused("unauthorized", "Unauthorized")
         except Refused as refusal:
             refused = refusal
-        except asyncio.CancelledError:
-            if not deadline.passed:
+        except BaseException as error:
+            if deadline.cut(error):
+                log.warning("a refresh took longer than %g s; session %s", self._handshake_timeout_s, session.id)
+                refused = Refused("timeout", "Timed out")
+            elif goes_on(error):
                 self._refuse(conn, id, _draining())
                 raise
-            log.warning("a refresh took longer than %g s; session %s", self._handshake_timeout_s, session.id)
-            refused = Refused("timeout", "Timed out")
-        except Exception:
-            log.exception("authenticate failed; session %s of user %r goes on as it was", session.id, session.user)
-            refused = Refused("internal", "Internal error")
+            else:
+                log.exception("authenticate failed; session %s of user %r goes on as it was", session.id, session.user)
+                refused = Refused("internal", "Internal error")
         else:
             self._connections.renew(conn, id, *facts)
             return
@@ -438,7 +458,9 @@ class Router:
         for index, hook in enumerate(hooks):
             try:
                 result = hook.call(*arguments[: hook.takes])
-            except Exception as error:  # noqa: BLE001 -- as in _command
+            except BaseException as error:
+                if goes_on(error):
+                    raise
                 self._fail_hook(hook, session, error)
                 continue
             if inspect.isawaitable(result):
@@ -451,12 +473,13 @@ class Router:
         deadline = Deadline(self._clock, self._timeout_s).arm()
         try:
             await result
-        except asyncio.CancelledError:
-            if not deadline.passed:
+        except BaseException as error:
+            if deadline.cut(error):
+                log.warning("%s took longer than %g s", hooks[0].call, self._timeout_s)
+            elif goes_on(error):
                 raise
-            log.warning("%s took longer than %g s", hooks[0].call, self._timeout_s)
-        except Exception as error:  # noqa: BLE001 -- as in _command
-            self._fail_hook(hooks[0], session, error)
+            else:
+                self._fail_hook(hooks[0], session, error)
         finally:
             deadline.end()
         rest = self._hooks(session, (hooks[1:], arguments))
@@ -478,14 +501,14 @@ class Router:
             status = 401
         except Refused as refusal:
             status = _STATUSES.get(refusal.code, 503)
-        except asyncio.CancelledError:
-            if not deadline.passed:
+        except BaseException as error:
+            if deadline.cut(error):
+                told = facts("timeout", peer=peer)
+                log.warning("authenticate took longer than %g s", self._handshake_timeout_s, extra=told)
+            elif goes_on(error):
                 raise
-            log.warning(
-                "authenticate took longer than %g s", self._handshake_timeout_s, extra=facts("timeout", peer=peer)
-            )
-        except Exception:
-            log.exception("authenticate failed", extra=facts("error", peer=peer))
+            else:
+                log.exception("authenticate failed", extra=facts("error", peer=peer))
         finally:
             deadline.end()
             self._connections.wake()
@@ -498,7 +521,7 @@ class Router:
             self._threads = ThreadPoolExecutor(self._threads_max, "realtime-handler")
         self._threads_busy += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, handler, *arguments)
+            return await asyncio.get_running_loop().run_in_executor(self._threads, forks.called, handler, arguments)
         finally:
             self._threads_busy -= 1
 
@@ -522,23 +545,23 @@ class Router:
         )
         self._connections.send_text(conn, error_frame(error, self._clock.timestamp(), id), 1)
 
-    def _fail(self, session: Session, route: Route, id: bytes | None, error: Exception) -> None:
+    def _fail(self, session: Session, route: Route, id: bytes | None, error: BaseException) -> None:
         _failed(f"handler of {route.type!r}", session, error, type=route.type)
         self._refuse(session.conn, id, Refused("internal", route.failure or "Internal error"))
 
-    def _fail_authorize(self, session: Session, event: EventTuple, error: Exception) -> None:
+    def _fail_authorize(self, session: Session, event: EventTuple, error: BaseException) -> None:
         _failed(f"authorize on {event[3]}", session, error, channel=event[3])
         self._refuse(session.conn, event[5], Refused("internal", "Internal error"), event[3])
 
-    def _fail_raw(self, session: Session, error: Exception) -> None:
+    def _fail_raw(self, session: Session, error: BaseException) -> None:
         path = self._rules.endpoints[session.endpoint].path
         _failed(f"handler of {path!r}", session, error, endpoint=path)
 
-    def _fail_hook(self, hook: Hook, session: Session | None, error: Exception) -> None:
+    def _fail_hook(self, hook: Hook, session: Session | None, error: BaseException) -> None:
         _failed(getattr(hook.call, "__qualname__", str(hook.call)), session, error)
 
 
-def _failed(what: str, session: Session | None, error: Exception, **values: object) -> None:
+def _failed(what: str, session: Session | None, error: BaseException, **values: object) -> None:
     whose = {} if session is None else {"session": session.id, "user": session.user}
     log.error("%s failed", what, exc_info=error, extra=facts("error", **whose, **values))
 

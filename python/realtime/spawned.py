@@ -10,6 +10,8 @@ import logging
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from realtime.containment import contained
+
 log = logging.getLogger("realtime")
 
 T = TypeVar("T")
@@ -44,7 +46,7 @@ class SpawnedTasks:
         except RuntimeError:
             work.close()
             raise RuntimeError("spawn was called on a thread; call it on the event loop's") from None
-        task = loop.create_task(work)
+        task = loop.create_task(contained(work))
         if is_open:
             self._by_conn.setdefault(conn, set()).add(task)
         else:
@@ -77,5 +79,19 @@ class SpawnedTasks:
             tasks.discard(task)
             if not tasks:
                 del self._by_conn[conn]
-        if not task.cancelled() and (error := task.exception()) is not None:
+        if (error := _failure(task)) is not None:
             log.error("a task of %s failed", about, exc_info=error)
+
+
+def _failure(task: asyncio.Task[Any]) -> BaseException | None:
+    """Return what a task failed by; None where it ended well or was itself cancelled."""
+    if not task.cancelled():
+        return task.exception()
+    if task.cancelling():
+        return None
+    try:
+        task.result()
+    except asyncio.CancelledError as error:
+        # Something that it awaited was cancelled.
+        return error
+    return None

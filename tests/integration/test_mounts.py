@@ -79,6 +79,8 @@ def test_an_app_that_raises_is_answered_for_and_harms_nobody(web: httpx2.Client,
     assert "secret" not in response.text
     logged(served, "the app mounted at /shop failed: GET /shop/raise")
     logged(served, "a secret of the shop")
+    assert web.get("/shop/exit").status_code == 500
+    logged(served, "the app mounted at /shop failed: GET /shop/exit")
     with pytest.raises(httpx2.RemoteProtocolError):
         web.get("/shop/half")
     assert web.get("/health").json() == {"status": "ok"}

@@ -25,6 +25,7 @@ from litestar.routes import HTTPRoute
 
 from realtime.api.answers import answer, problem
 from realtime.config import ConfigError
+from realtime.containment import contained, goes_on
 from realtime.rules import Mount
 
 GIVES_WAY: Final = "gives_way"
@@ -105,7 +106,9 @@ class Mounts:
         }
         try:
             await mount.app(inner, receive, watched)
-        except Exception as error:
+        except BaseException as error:
+            if goes_on(error):
+                raise
             log.exception("the app mounted at %s failed: %s %s", mount.path, scope["method"], scope["path"])
             if begun:
                 # Half an answer cannot be taken back: the server cuts it off.
@@ -129,7 +132,7 @@ class Lifespan:
 
     async def __aenter__(self) -> Self:
         scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": self.state}
-        self._task = asyncio.ensure_future(self._mount.app(scope, self._orders.get, self._said.put))
+        self._task = asyncio.ensure_future(contained(self._mount.app(scope, self._orders.get, self._said.put)))
         told = await self._ordered("lifespan.startup", self._task)
         if told == "lifespan.startup.failed":
             await asyncio.wait([self._task], timeout=1)

@@ -16,6 +16,7 @@ from litestar.types import ASGIApp, Receive, Send
 
 from realtime.api.answers import answer, problem
 from realtime.api.edge import Edge
+from realtime.containment import goes_on
 from realtime.logs import facts
 from realtime.messages import new_id
 
@@ -92,7 +93,9 @@ class Requests:
                 await answer(sent, 400, *problem(400, "invalid_message", "the query is not UTF-8"))
             else:
                 await self._inner(scope, receive, sent)
-        except Exception:
+        except BaseException as error:
+            if goes_on(error):
+                raise
             log.exception("%s %s failed", scope["method"], path[:_PATH_CHARS_MAX], extra=facts("failed", request=id))
             if status:
                 # Half an answer cannot be taken back: the server cuts it off.

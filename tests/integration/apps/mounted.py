@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -28,6 +29,8 @@ async def shop(scope: Any, receive: Callable[[], Any], send: Callable[[Any], Any
     word = scope["path"].rpartition("/")[2]
     if word == "raise":
         raise RuntimeError("a secret of the shop")
+    if word == "exit":
+        sys.exit(3)
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]})
     if word == "half":
         await piece(b"the first half")
