@@ -67,7 +67,7 @@ async def test_last_replays_the_newest_before_any_live_event(
             await alice.say(tag, str(number))
         confirmed = await bob.subscribe(f"conversation:{tag}", last=last)
         assert confirmed["replayed"] == len(expected)
-        assert confirmed["position"]["offset"] == 10
+        assert (confirmed["position"]["offset"], confirmed["head"]) == (10 - len(expected), 10)
         await alice.say(tag, "live")
         assert await numbers(bob, len(expected) + 1) == [*expected, 11]
 
@@ -87,6 +87,7 @@ async def test_position_gets_exactly_what_was_missed(server: Server, tag: str, s
             await alice.say(tag, str(number))
         confirmed = await bob.subscribe(f"conversation:{tag}", position={"offset": seen, "epoch": epoch})
         assert (confirmed["recovered"], confirmed["replayed"]) == (True, 10 - seen)
+        assert (confirmed["position"], confirmed["head"]) == ({"offset": seen, "epoch": epoch}, 10)
         await alice.say(tag, "live")
         assert await numbers(bob, 11 - seen) == [*range(seen + 1, 12)]
         await bob.refute("new_message")
@@ -204,6 +205,43 @@ async def test_history_is_at_most_a_mebibyte_and_says_where_to_go_on(server: Ser
         frame = await alice.ask("history", {"channel": f"conversation:{tag}", "last": 5})
         assert len(json.dumps(frame, separators=(",", ":"))) <= 1_048_576 + 1_000
         assert 1 <= len(frame["data"]["events"]) <= 3
+
+
+async def test_second_subscribe_with_a_position_replays_from_there_and_live_events_follow(
+    server: Server, tag: str
+) -> None:
+    async with clients(server, "alice", "bob") as (alice, bob):
+        first = await bob.subscribe(f"conversation:{tag}")
+        for number in range(10):
+            await alice.say(tag, str(number))
+        assert await numbers(bob, 10) == [*range(1, 11)]
+        again = await bob.subscribe(f"conversation:{tag}", position={**first["position"], "offset": 4})
+        assert (again["recovered"], again["position"]["offset"], again["head"]) == (True, 4, 10)
+        await alice.say(tag, "live")
+        assert await numbers(bob, 7) == [*range(5, 12)]
+        await bob.refute("new_message")
+
+
+async def test_link_lost_in_mid_replay_goes_on_from_the_position_of_the_confirmation(
+    serve: Callable[..., Server],
+) -> None:
+    async with serve("limits.enabled=false", "limits.outbox_soft_bytes=4096") as server:
+        async with await server.connect("alice") as alice:
+            for number in range(200):
+                await alice.say("1", f"{number} {'x' * 1_000}")
+        async with await server.connect("bob", subprotocols=["realtime.v1"]) as bob:
+            position = (await bob.subscribe("conversation:1", last=150))["position"]
+            for expected in range(51, 61):
+                position["offset"] = (await bob.expect("new_message"))["offset"]
+                assert position["offset"] == expected
+            bob.drop()
+        async with await server.connect("bob", subprotocols=["realtime.v1"]) as bob:
+            position = (await bob.subscribe("conversation:1", position=position))["position"]
+            assert position["offset"] == 60
+            bob.drop()
+        async with await server.connect("bob", subprotocols=["realtime.v1"]) as bob:
+            await bob.subscribe("conversation:1", position=position)
+            assert await numbers(bob, 140) == [*range(61, 201)]
 
 
 async def test_typing_is_never_replayed(server: Server, tag: str) -> None:

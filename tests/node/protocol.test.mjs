@@ -41,7 +41,8 @@ for (const shards of [1, 2]) {
       const bob = await open("bob");
       const position = { offset: 2, epoch: data.position.epoch };
       const confirmed = await bob.ask("subscribe", { channel: "conversation:2", position });
-      assert.deepEqual([confirmed.data.recovered, confirmed.data.replayed], [true, 3]);
+      assert.deepEqual([confirmed.data.recovered, confirmed.data.replayed, confirmed.data.head], [true, 3, 5]);
+      assert.deepEqual(confirmed.data.position, position);
       for (const content of ["3", "4", "5"]) {
         assert.equal((await bob.expect("new_message")).data.content, content);
       }

@@ -52,7 +52,7 @@ async def subscribe(url: str, token: str, channel: str, last: int | None) -> Non
         async for client in clients:
             try:
                 confirmed = await client.subscribe(channel, last=None if position else last, position=position)
-                position = _before(confirmed.position, confirmed.replayed)
+                position = confirmed.position
                 _say(f"subscribed to {channel}")
                 async for event in client:
                     if event.channel == channel:
@@ -126,7 +126,7 @@ class _Room:
             self._screen.note("some messages could not be fetched again")
         if self._position is None:
             self._screen.note(f"{client.user} in {self._conversation}; a line is sent by Enter, Ctrl-D leaves")
-        self._position = _before(confirmed.position, confirmed.replayed)
+        self._position = confirmed.position
         self._client = client
         self._connected.set()
         async for event in client:
@@ -301,11 +301,6 @@ async def _lasting(url: str, token: str, tell: Callable[[str], None] = _say) -> 
         attempt += 1
         tell(f"connecting again in {delay_s:.3g} s")
         await asyncio.sleep(delay_s)
-
-
-def _before(head: Position | None, replayed: int) -> Position | None:
-    """Return the position before the events that are still to be replayed."""
-    return None if head is None else Position(head.offset - replayed, head.epoch)
 
 
 def _after(position: Position | None, event: Event) -> Position | None:

@@ -62,13 +62,16 @@ class Subscription:
     """The server's confirmation of a `subscribe`.
 
     Attributes:
-        position: the head of the channel; None for channels without history.
+        position: the offset before the first event that follows, and the current epoch; None for channels without
+            history. Store it, and move its offset on with each event: it is right however early the connection ends.
+        head: the newest offset of the channel; None for channels without history.
         recovered: whether everything after the position asked for follows; None where none was asked for.
         replayed: how many events of the past follow before live ones.
     """
 
     channel: str
     position: Position | None
+    head: int | None
     recovered: bool | None
     replayed: int
 
@@ -79,6 +82,7 @@ class Subscription:
         return cls(
             channel=str(data.get("channel")),
             position=None if position is None else Position(position["offset"], position["epoch"]),
+            head=data.get("head"),
             recovered=data.get("recovered"),
             replayed=data.get("replayed") or 0,
         )

@@ -152,7 +152,7 @@ pub(crate) struct SubscribeRequest {
     pub position: Option<(u64, Box<str>)>,
     /// How many of the last events it wants.
     pub last: Option<u64>,
-    /// It is a member already: confirmed, nothing replayed.
+    /// It is a member already: confirmed, and replayed from its position where it names one.
     pub again: bool,
     pub credits: u16,
 }

@@ -10,7 +10,7 @@ mod relays;
 mod retention;
 
 use identity::admitted;
-pub(crate) use membership::Replay;
+pub(crate) use membership::{Replay, confirmation};
 pub(crate) use relays::Relayed;
 
 use crate::accounts::Accounts;

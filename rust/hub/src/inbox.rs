@@ -23,6 +23,8 @@ pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(crate) enum ShardMsg {
     /// A connection becomes a member; counted already.
     Join(Join),
+    /// A member subscribes again.
+    Resubscribe(Box<Resubscribe>),
     /// A member goes.
     Leave { conn: ConnId, channel: Arc<Channel>, reply: Option<Arc<Prepared>>, credits: u16 },
     /// A subscribe could not be done.
@@ -89,6 +91,7 @@ impl ShardMsg {
             | Self::Subscribe { conn, .. }
             | Self::Unsubscribe { conn, .. }
             | Self::Done { conn, .. } => Some(*conn),
+            Self::Resubscribe(again) => Some(again.conn),
             Self::Deliver(_) | Self::SendMany { .. } | Self::SendAll { .. } | Self::SendUnion { .. } => None,
             Self::Members { .. }
             | Self::AnnounceDrain { .. }
@@ -113,6 +116,21 @@ pub(crate) struct Join {
     pub next: u64,
     /// Whether offsets below the head are still to be replayed.
     pub replays: bool,
+    pub credits: u16,
+}
+
+/// A second subscribe of a member, with all that the channel's lock decided. The shard confirms it, since only the
+/// shard knows how far a member that replays has come.
+#[derive(Debug)]
+pub(crate) struct Resubscribe {
+    pub conn: ConnId,
+    pub channel: Arc<Channel>,
+    pub id: Option<Box<[u8]>>,
+    pub head: u64,
+    /// Whether the position that it names is whole; None where it names none.
+    pub recovered: Option<bool>,
+    /// The first offset that it has to get where it names a position; None leaves it where it is.
+    pub next: Option<u64>,
     pub credits: u16,
 }
 

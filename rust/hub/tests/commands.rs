@@ -112,8 +112,8 @@ fn subscribe_confirms_and_a_second_one_replays_nothing() {
         world.ask(ann, "{\"type\":\"subscribe\",\"data\":{\"channel\":\"conversation:42\",\"last\":5},\"id\":1}");
     let kinds: Vec<&str> = first.iter().map(|answer| answer["type"].as_str().unwrap()).collect();
     assert_eq!(kinds, ["subscription_confirmed", "new_message"]);
-    assert_eq!(first[0]["data"]["position"], json!({"offset": 1, "epoch": "log-epoch"}));
-    assert_eq!(first[0]["data"]["replayed"], 1);
+    assert_eq!(first[0]["data"]["position"], json!({"offset": 0, "epoch": "log-epoch"}));
+    assert_eq!((&first[0]["data"]["head"], &first[0]["data"]["replayed"]), (&json!(1), &json!(1)));
     let second =
         world.ask(ann, "{\"type\":\"subscribe\",\"data\":{\"channel\":\"conversation:42\",\"last\":5},\"id\":2}");
     assert_eq!((second.len(), &second[0]["id"], &second[0]["data"]["replayed"]), (1, &json!(2), &json!(0)));
@@ -373,7 +373,8 @@ fn a_position_recovers_whole_or_not_at_all() {
             let answers = world.ask(ann, &ask(offset, &epoch));
             let confirmed = &answers[0]["data"];
             assert_eq!(confirmed["recovered"], recovered, "{channel} {offset}");
-            assert_eq!(confirmed["position"]["offset"], stored);
+            assert_eq!(confirmed["position"]["offset"], if recovered { offset } else { stored });
+            assert_eq!(confirmed["head"], stored);
             let replayed = if recovered { stored - offset } else { 0 };
             assert_eq!(confirmed["replayed"], replayed);
             let offsets: Vec<u64> = answers[1..].iter().map(|event| event["offset"].as_u64().unwrap()).collect();

@@ -451,24 +451,21 @@ impl Model {
             }
             "subscription_confirmed" => {
                 let data = &frame["data"];
-                let head = data["position"]["offset"].as_u64().unwrap();
+                let before = data["position"]["offset"].as_u64().unwrap();
                 let replayed = data["replayed"].as_u64().unwrap();
-                if seen.next.is_some() {
-                    assert_eq!(replayed, 0, "a second subscribe replays nothing");
-                    return;
+                assert_eq!(before + replayed, data["head"].as_u64().unwrap(), "what follows leads up to the head");
+                if let (Some(next), Value::Null) = (seen.next, &data["recovered"]) {
+                    assert_eq!(before + 1, next, "a second subscribe without a position moves nothing");
                 }
                 if data["recovered"] == json!(true) {
                     let mark = frame["id"].as_str().unwrap().split('#').next().unwrap();
                     let offset: u64 = mark.parse().expect("it gave a position");
-                    assert_eq!(offset + replayed, head, "recovered is every missed event");
+                    assert_eq!(offset, before, "recovered is every missed event");
+                } else if data["recovered"] == json!(false) {
+                    assert_eq!(replayed, 0, "what is not recovered is not replayed in part");
                 }
-                seen.next = Some(head + 1 - replayed);
-                let epoch = data["position"]["epoch"].as_str().unwrap().to_owned();
-                if replayed == 0 {
-                    seen.position = Some((head, epoch));
-                } else {
-                    seen.position = Some((head - replayed, epoch));
-                }
+                seen.next = Some(before + 1);
+                seen.position = Some((before, data["position"]["epoch"].as_str().unwrap().to_owned()));
             }
             "unsubscription_confirmed" | "unsubscribed" => (seen.next, seen.number) = (None, None),
             "e" => {

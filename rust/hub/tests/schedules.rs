@@ -43,8 +43,8 @@ use Step::{
 struct Run {
     got: Vec<u64>,
     is_open: bool,
-    /// What the confirmation says has been published; None where the channel does not number.
-    head: Option<u64>,
+    /// The offset before what follows, as the confirmation says; None where the channel does not number.
+    before: Option<u64>,
 }
 
 /// A membership as the schedule asked for it: how many events were published before, and when it ended.
@@ -74,8 +74,8 @@ impl Part {
                 "connection_established" => {}
                 "subscription_confirmed" => {
                     assert!(self.runs.last().is_none_or(|run| !run.is_open), "confirmed twice: {frame}");
-                    let head = frame["data"]["position"]["offset"].as_u64();
-                    self.runs.push(Run { got: Vec::new(), is_open: true, head });
+                    let before = frame["data"]["position"]["offset"].as_u64();
+                    self.runs.push(Run { got: Vec::new(), is_open: true, before });
                 }
                 "unsubscription_confirmed" | "unsubscribed" => {
                     if let Some(run) = self.runs.last_mut() {
@@ -103,7 +103,7 @@ impl Part {
 
     fn check(&self, published: u64, is_durable: bool) {
         for run in &self.runs {
-            let first = run.head.map(|head| head + 1).or_else(|| run.got.first().copied());
+            let first = run.before.map(|before| before + 1).or_else(|| run.got.first().copied());
             let Some(first) = first else { continue };
             let end = first + run.got.len() as u64;
             assert!(run.got.iter().copied().eq(first..end), "a gap, a double or a swap");

@@ -295,6 +295,7 @@ impl Recovery<'_> {
         let (Some(offset), Some(epoch)) = (offset, epoch) else {
             return self.found.refusals.add(payload);
         };
+        let head = scan::member_integer(payload, b"\"head\":").unwrap_or(offset);
         let member = &mut self.members[index];
         if self.cut_ns.is_none() {
             (member.last, member.audit) = (offset, Audit::starting_at(offset + 1));
@@ -308,7 +309,7 @@ impl Recovery<'_> {
             // What lies between is missing in the audit; waiting for it would be in vain.
             member.last = offset;
         }
-        member.stand = Stand::Missing(offset);
+        member.stand = Stand::Missing(head);
         self.arrived(index, now_ns);
     }
 

@@ -77,14 +77,15 @@ async def test_subscribe_says_what_is_wanted_and_reads_the_confirmation(
 
     async def script(peer: ServerConnection) -> None:
         commands.append(await asked(peer))
-        data = {"channel": "c:1", "position": {"offset": 9, "epoch": "e"}, "recovered": True, "replayed": 2}
+        data = {"channel": "c:1", "position": {"offset": 9, "epoch": "e"}, "head": 11, "recovered": True, "replayed": 2}
         await tell(peer, {"type": "subscription_confirmed", "data": data, "id": commands[0]["id"]})
         await peer.wait_closed()
 
     async with played(script) as url, connect(url) as client:
         confirmed = await client.subscribe("c:1", **options)
     assert (commands[0]["type"], commands[0]["data"]) == ("subscribe", sent)
-    assert (confirmed.position, confirmed.recovered, confirmed.replayed) == (Position(9, "e"), True, 2)
+    assert (confirmed.position, confirmed.head) == (Position(9, "e"), 11)
+    assert (confirmed.recovered, confirmed.replayed) == (True, 2)
 
 
 async def test_events_before_the_end_are_kept_and_the_end_is_raised() -> None:

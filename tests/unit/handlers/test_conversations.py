@@ -179,7 +179,7 @@ async def test_a_late_subscriber_gets_the_last_ones_and_history_the_rest() -> No
             await alice.ack("send_message", conversation_id="7", content=str(number))
         bob = await t.connect(user="bob")
         confirmed = await bob.command("subscribe", channel="conversation:7", last=2)
-        assert (confirmed.data["position"]["offset"], confirmed.data["replayed"]) == (5, 2)
+        assert (confirmed.data["position"]["offset"], confirmed.data["head"], confirmed.data["replayed"]) == (3, 5, 2)
         assert [(await bob.expect("new_message")).offset for _ in range(2)] == [4, 5]
         bob.refute("new_message")
         history = await bob.command("history", channel="conversation:7", last=3)

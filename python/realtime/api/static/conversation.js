@@ -100,10 +100,8 @@ export class Conversation extends EventTarget {
         : { channel: this.channel, last: LAST };
       const { data } = await this.#link.ask("subscribe", wanted);
       const lost = this.#position !== null && data.recovered === false;
-      // Replayed events are yet to come and each moves the position on: a connection lost among them resumes there.
-      this.#position = data.position
-        ? { ...data.position, offset: data.position.offset - (data.replayed ?? 0) }
-        : null;
+      // It stands before the events that follow, and each of them moves it on: a connection lost among them resumes there.
+      this.#position = data.position ?? null;
       if (lost) {
         await this.#readAgain();
       }

@@ -7,8 +7,8 @@ use crate::channel::{Channel, Publication};
 use crate::compose;
 use crate::conn::{NOTHING, Phase, flag};
 use crate::counters::{add, add_own};
-use crate::hub::{Replay, channel_member};
-use crate::inbox::{Deliver, Join, ShardMsg};
+use crate::hub::{Replay, channel_member, confirmation};
+use crate::inbox::{Deliver, Join, Resubscribe, ShardMsg};
 use crate::outbox::{Class, Queued};
 use crate::pattern::Rights;
 use crate::prepared::{Form, Prepared};
@@ -89,6 +89,7 @@ impl ShardCore {
             }
             ShardMsg::Done { conn, count } => self.give_back_to(conn, count),
             ShardMsg::Join(join) => self.join(join),
+            ShardMsg::Resubscribe(again) => self.resubscribe(*again),
             ShardMsg::Leave { conn, channel, reply, credits } => self.leave_now(conn, &channel, reply, credits),
             ShardMsg::NotJoined { conn, channel, reply, credits } => self.not_joined(conn, &channel, reply, credits),
             ShardMsg::SendMany { conns, frame, key } => {
@@ -266,6 +267,36 @@ impl ShardCore {
         self.give_back(slot, credits);
         if replays && self.find(conn).is_some() {
             self.conns[slot].set(flag::REPLAYS);
+            self.pump(slot, &channel);
+        }
+    }
+
+    /// Confirms a second subscribe. With a position the member goes on from there, as if it had just joined: what it
+    /// was to get of an earlier replay is part of this one or was not asked for.
+    fn resubscribe(&mut self, again: Resubscribe) {
+        let Resubscribe { conn, channel, id, head, recovered, next, credits } = again;
+        let Some(slot) = self.answerable(conn) else { return self.give_back_to(conn, credits) };
+        let numbers = channel.policy.numbers();
+        let mut before = next.map_or(head, |next| next - 1);
+        let mut replays = false;
+        if let Some(member) = self.member_mut(slot, &channel) {
+            match next {
+                Some(next) => (member.next, member.replays) = (next, next <= head),
+                None if numbers => before = member.next - 1,
+                None => {}
+            }
+            replays = member.replays;
+        }
+        // A member that has just replayed may be ahead of what was the head under the lock.
+        let confirm = confirmation(&channel, id.as_deref(), before, head.max(before), recovered, self.now);
+        self.queue(slot, Queued::reply(confirm));
+        self.give_back(slot, credits);
+        if !replays || next.is_none() || self.find(conn).is_none() {
+            return;
+        }
+        self.conns[slot].set(flag::REPLAYS);
+        // A page that is on its way is not asked for twice: when it comes, the replay goes on from where it has to.
+        if self.conns[slot].subscription(channel.id).is_some_and(|subscription| subscription.awaited == 0) {
             self.pump(slot, &channel);
         }
     }
@@ -479,6 +510,10 @@ impl ShardCore {
             return;
         };
         subscription.awaited = 0;
+        // A second subscribe has moved the member meanwhile: the page is another's.
+        if self.member_mut(slot, channel).is_none_or(|member| !member.replays || member.next != next) {
+            return self.pump(slot, channel);
+        }
         match events {
             Some(events) if events.first().is_some_and(|first| first.offset == next) => {
                 self.replay_events(slot, channel, events);

@@ -8,7 +8,7 @@ use super::{Hub, PAGE_BYTES_MAX, UNREADABLE, channel_member};
 use crate::channel::{Channel, Head, HistoryFor, Publication, State, SubscribeRequest, Waiting};
 use crate::compose::{self, Fault};
 use crate::event::Event;
-use crate::inbox::{Join, ShardMsg};
+use crate::inbox::{Join, Resubscribe, ShardMsg};
 use crate::log_queue::{Bounds, LogFailure, LogPage, LogRequest, PagePurpose};
 use crate::prepared::Prepared;
 use crate::{ConnId, Now};
@@ -162,7 +162,7 @@ impl Hub {
         let oldest = state.oldest(channel.policy, head);
         let mut recovered = None;
         let mut next = head + 1;
-        if let (false, Some((offset, epoch))) = (again, &position) {
+        if let Some((offset, epoch)) = &position {
             let is_whole = numbers && **epoch == *channel.epoch && *offset <= head && *offset + 1 >= oldest;
             recovered = Some(is_whole);
             if is_whole {
@@ -171,26 +171,12 @@ impl Hub {
         } else if let (false, Some(last)) = (again, last) {
             next = (head + 1).saturating_sub(last).max(oldest).min(head + 1);
         }
-        let json = compose::reply("subscription_confirmed", id.as_deref(), now.wall_ms, |out| {
-            out.extend_from_slice(b"{\"channel\":");
-            compose::string(out, channel.name());
-            if numbers {
-                out.extend_from_slice(b",\"position\":");
-                compose::position(out, head, &channel.epoch);
-            }
-            if let Some(recovered) = recovered {
-                out.extend_from_slice(if recovered { b",\"recovered\":true" } else { b",\"recovered\":false" });
-            }
-            if numbers {
-                out.extend_from_slice(b",\"replayed\":");
-                compose::number(out, head + 1 - next);
-            }
-            out.push(b'}');
-        });
-        let confirm = Prepared::text(&channel_member(json, channel.name()));
         if again {
-            return self.send(conn, confirm, credits);
+            let next = position.is_some().then_some(next);
+            let again = Resubscribe { conn, channel: Arc::clone(channel), id, head, recovered, next, credits };
+            return self.to(conn, ShardMsg::Resubscribe(Box::new(again)));
         }
+        let confirm = confirmation(channel, id.as_deref(), next - 1, head, recovered, now);
         state.members[conn.shard()] += 1;
         state.latest.trim(now.mono_ms, channel.policy.retain, &self.counters);
         let latest = state.latest.events();
@@ -243,6 +229,36 @@ impl Hub {
             },
         }
     }
+}
+
+/// `subscription_confirmed`. `before` is the offset before the first event that the member gets from now on.
+pub(crate) fn confirmation(
+    channel: &Channel,
+    id: Option<&[u8]>,
+    before: u64,
+    head: u64,
+    recovered: Option<bool>,
+    now: Now,
+) -> Arc<Prepared> {
+    let json = compose::reply("subscription_confirmed", id, now.wall_ms, |out| {
+        out.extend_from_slice(b"{\"channel\":");
+        compose::string(out, channel.name());
+        if channel.policy.numbers() {
+            out.extend_from_slice(b",\"position\":");
+            compose::position(out, before, &channel.epoch);
+            out.extend_from_slice(b",\"head\":");
+            compose::number(out, head);
+        }
+        if let Some(recovered) = recovered {
+            out.extend_from_slice(if recovered { b",\"recovered\":true" } else { b",\"recovered\":false" });
+        }
+        if channel.policy.numbers() {
+            out.extend_from_slice(b",\"replayed\":");
+            compose::number(out, head - before);
+        }
+        out.push(b'}');
+    });
+    Prepared::text(&channel_member(json, channel.name()))
 }
 
 /// What a member that replays gets.

@@ -103,15 +103,17 @@ impl Seen {
 
     fn confirmed(&mut self, message: &Value, position: Option<u64>) {
         let channel = message["data"]["channel"].as_str().unwrap();
-        let head = message["data"]["position"]["offset"].as_u64();
-        assert_eq!(head.is_some(), is_numbered(channel), "{message}");
+        let before = message["data"]["position"]["offset"].as_u64();
+        assert_eq!(before.is_some(), is_numbered(channel), "{message}");
         if let Some(run) = self.open(channel) {
             // It was a member already: that is said at its place between the events.
             let next = run.ticks.last().map_or(run.first, |tick| tick.offset.map(|offset| offset + 1));
-            return assert_eq!(head.map(|head| head + 1), next, "{message}");
+            return assert_eq!(before.map(|before| before + 1), next, "{message}");
         }
-        let is_whole = message["data"]["recovered"] == true;
-        let first = if is_whole { position } else { head }.map(|last| last + 1);
+        if message["data"]["recovered"] == true {
+            assert_eq!(before, position, "{message}");
+        }
+        let first = before.map(|before| before + 1);
         self.runs[number_of(channel)].push(Run { first, ticks: Vec::new(), is_open: true });
     }
 }
@@ -208,7 +210,7 @@ fn visit(port: u16, seed: u64, at_work: &AtomicUsize) -> Vec<Seen> {
                 if let (Some(offset), Some(known)) = (message["offset"].as_u64(), last.get_mut(channel)) {
                     known.0 = offset;
                 }
-            } else if position.is_object() && message["data"]["recovered"] != true {
+            } else if position.is_object() {
                 let epoch = position["epoch"].as_str().unwrap().to_owned();
                 last.insert(channel, (position["offset"].as_u64().unwrap(), epoch));
             }
