@@ -158,7 +158,7 @@ class Router:
         """A command that was handed back has run, or has come up again: it is then what came last and goes first."""
         _, conn, goes_on = event
         lane = self._find_lane(conn)
-        if goes_on and lane:
+        if goes_on and lane and conn in self._carried:
             lane.appendleft(lane.pop())
         self._let_go(conn)
 

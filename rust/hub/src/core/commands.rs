@@ -37,6 +37,18 @@ pub(super) enum Source {
     Granted,
 }
 
+/// Where a command is once it was dispatched.
+#[must_use]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Dispatched {
+    /// It is answered; the credit that it brought is free.
+    Answered,
+    /// Python has it, for the first time or again, and its credit.
+    WentUp,
+    /// A channel or the log has it, and its credit, which comes back by the inbox.
+    OnItsWay,
+}
+
 /// One command while it is handled.
 struct Command<'a> {
     slot: usize,
@@ -71,39 +83,43 @@ impl<'a> Command<'a> {
 
 impl ShardCore {
     /// Runs a command that Python handed back, and tells Python so.
+    ///
+    /// Its credit is free only behind `Carried`: with it the connection may be read on, and what that brings up is not
+    /// the command that came up again.
     pub(super) fn carry_out(&mut self, slot: usize, raw: &mut [u8], source: Source) {
-        let before = self.events.len();
-        self.command_in(slot, raw, source);
-        let (conn, goes_on) = (self.id(slot), self.events[before..].iter().any(Event::costs_credit));
-        self.events.push(Event::Carried { conn, goes_on });
+        let conn = self.id(slot);
+        let dispatched = self.command_in(slot, raw, source);
+        self.events.push(Event::Carried { conn, goes_on: dispatched == Dispatched::WentUp });
+        if dispatched == Dispatched::Answered {
+            self.give_back_to(conn, 1);
+        }
     }
 
-    /// Takes one message of a `json` endpoint.
-    pub(super) fn command_in(&mut self, slot: usize, bytes: &mut [u8], source: Source) {
+    /// Takes one message of a `json` endpoint. It never reads on: whoever has a credit to give back does so afterwards.
+    pub(super) fn command_in(&mut self, slot: usize, bytes: &mut [u8], source: Source) -> Dispatched {
         let mut scanner = std::mem::take(&mut self.scanner);
-        match scanner.scan(bytes) {
+        let dispatched = match scanner.scan(bytes) {
             // What nobody can read costs as much as a command.
             Err(_) => match self.take_tokens(slot, Traffic::Commands, u32::from(source == Source::Client)) {
                 Ok(()) => self.invalid(slot, None, None),
-                Err(wait_ms) => {
-                    self.over_rate(slot, None, wait_ms, "Too many commands");
-                }
+                Err(wait_ms) => self.over_rate(slot, None, wait_ms, "Too many commands"),
             },
             Ok(envelope) => {
                 let command = Command { slot, bytes, envelope, scanner: &scanner, source };
-                self.dispatch(&command);
+                self.dispatch(&command)
             }
-        }
+        };
         self.scanner = scanner;
+        dispatched
     }
 
-    fn dispatch(&mut self, command: &Command<'_>) {
+    fn dispatch(&mut self, command: &Command<'_>) -> Dispatched {
         let slot = command.slot;
         let kind = command.envelope.kind.map(|kind| kind.text(command.bytes));
         let verb = kind.as_ref().and_then(Option::as_ref).and_then(|kind| self.hub.rules.verbs.get(&**kind)).copied();
         let is_named = command.envelope.id.is_none_or(|id| is_id(&id, command.bytes));
-        if !self.charge(command, command.id().filter(|_| is_named), verb) {
-            return;
+        if let Err((wait_ms, message)) = self.charge(command, verb) {
+            return self.over_rate(slot, command.id().filter(|_| is_named), wait_ms, message);
         }
         if !is_named {
             return self.invalid(slot, None, Some("id"));
@@ -120,7 +136,7 @@ impl ShardCore {
             Verb::Ping => self.ping(command),
             Verb::Route(route) => self.route(command, route),
             Verb::Relay(rule) => self.relay(command, rule),
-            _ if !self.asks(command, verb) && self.defers(command) => {}
+            _ if !self.asks(command, verb) && self.defers(command) => Dispatched::WentUp,
             Verb::Subscribe => self.subscribe(command),
             Verb::Unsubscribe => self.unsubscribe(command),
             Verb::Publish => self.publish(command),
@@ -129,30 +145,29 @@ impl ShardCore {
         }
     }
 
-    /// Takes what a command of the client costs; false where it was refused.
-    fn charge(&mut self, command: &Command<'_>, id: Option<&[u8]>, verb: Option<Verb>) -> bool {
+    /// Takes what a command of the client costs.
+    ///
+    /// # Errors
+    /// How many milliseconds to wait, and what there was too much of.
+    fn charge(&mut self, command: &Command<'_>, verb: Option<Verb>) -> Result<(), (u32, &'static str)> {
         if command.is_handed_back() {
-            return true;
+            return Ok(());
         }
         let traffic = if matches!(verb, Some(Verb::Relay(_))) { Traffic::Relays } else { Traffic::Commands };
         let units = (command.bytes.len() as u32).div_ceil(BYTES_UNIT);
         let bytes = &mut self.conns[command.slot].bytes;
-        if let Err(wait_ms) = bytes.take_many(units, self.hub.rules.bytes_rate(), self.now.mono_ms) {
-            return self.over_rate(command.slot, id, wait_ms, "Too many bytes");
-        }
+        let taken = bytes.take_many(units, self.hub.rules.bytes_rate(), self.now.mono_ms);
+        taken.map_err(|wait_ms| (wait_ms, "Too many bytes"))?;
         let cost = if verb == Some(Verb::Refresh) { REFRESH_COST } else { 1 };
-        match self.take_tokens(command.slot, traffic, cost) {
-            Ok(()) => true,
-            Err(wait_ms) => self.over_rate(command.slot, id, wait_ms, "Too many commands"),
-        }
+        self.take_tokens(command.slot, traffic, cost).map_err(|wait_ms| (wait_ms, "Too many commands"))
     }
 
-    /// Answers a command that is over a rate; always false.
-    fn over_rate(&mut self, slot: usize, id: Option<&[u8]>, wait_ms: u32, message: &str) -> bool {
+    /// Answers a command that is over a rate.
+    fn over_rate(&mut self, slot: usize, id: Option<&[u8]>, wait_ms: u32, message: &str) -> Dispatched {
         let fault = Fault { code: "rate_limited", message, retry_after_ms: Some(wait_ms), ..Fault::default() };
         self.fault(slot, fault, id);
         self.note_refusal(slot);
-        false
+        Dispatched::Answered
     }
 
     /// Whether Python is to decide on the command's right: it then goes up as that question, which keeps its place in
@@ -184,7 +199,7 @@ impl ShardCore {
         true
     }
 
-    fn ping(&mut self, command: &Command<'_>) {
+    fn ping(&mut self, command: &Command<'_>) -> Dispatched {
         let now = self.now.wall_ms;
         let json = compose::reply("pong", command.id(), now, |out| {
             out.extend_from_slice(b"{\"timestamp\":");
@@ -192,6 +207,7 @@ impl ShardCore {
             out.push(b'}');
         });
         self.queue_json(command.slot, &json);
+        Dispatched::Answered
     }
 
     // ---- errors
@@ -202,23 +218,23 @@ impl ShardCore {
         self.queue_json(slot, &json);
     }
 
-    pub(super) fn invalid(&mut self, slot: usize, id: Option<&[u8]>, path: Option<&str>) {
+    pub(super) fn invalid(&mut self, slot: usize, id: Option<&[u8]>, path: Option<&str>) -> Dispatched {
         self.fault(slot, Fault { code: "invalid_message", message: INVALID, path, ..Fault::default() }, id);
+        Dispatched::Answered
     }
 
-    fn wrong(&mut self, command: &Command<'_>, path: &str) {
-        self.invalid(command.slot, command.id(), Some(path));
-        self.give_back(command.slot, command.credits());
+    fn wrong(&mut self, command: &Command<'_>, path: &str) -> Dispatched {
+        self.invalid(command.slot, command.id(), Some(path))
     }
 
-    fn unknown_type(&mut self, command: &Command<'_>, kind: &str) {
+    fn unknown_type(&mut self, command: &Command<'_>, kind: &str) -> Dispatched {
         let message = format!("Unknown message type: {kind}");
-        self.fault(command.slot, Fault { code: "unknown_type", message: &message, ..Fault::default() }, command.id());
+        self.refuse_command(command, Fault { code: "unknown_type", message: &message, ..Fault::default() })
     }
 
-    fn refuse_command(&mut self, command: &Command<'_>, fault: Fault<'_>) {
+    fn refuse_command(&mut self, command: &Command<'_>, fault: Fault<'_>) -> Dispatched {
         self.fault(command.slot, fault, command.id());
-        self.give_back(command.slot, command.credits());
+        Dispatched::Answered
     }
 
     // ---- rights
@@ -235,17 +251,20 @@ impl ShardCore {
         open.and(granted).and(hooked.map_or(Rights::NONE, |(_, rights)| *rights))
     }
 
-    /// Whether the session has the right; else asks Python or answers `forbidden`.
-    fn is_allowed(
+    /// Looks whether the session has the right.
+    ///
+    /// # Errors
+    /// Where the command is now: Python is asked, or `forbidden` is answered.
+    fn check_right(
         &mut self,
         command: &Command<'_>,
         channel: &str,
         right: Rights,
         name: &'static str,
         failure: Option<&str>,
-    ) -> bool {
+    ) -> Result<(), Dispatched> {
         if self.rights(command.slot, channel).has(right) {
-            return true;
+            return Ok(());
         }
         let user = self.conns[command.slot].user();
         let asked = |pattern: &Pattern| !is_own_channel(channel) && pattern.covers(channel, user);
@@ -256,34 +275,34 @@ impl ShardCore {
                 self.conns[command.slot].goes_up(command.bytes.len(), command.is_handed_back());
                 let (rule, id, raw) = (rule as u16, command.boxed_id(), command.bytes.into());
                 self.events.push(Event::Authorize { conn, rule, channel: channel.into(), right: name, id, raw });
+                Err(Dispatched::WentUp)
             }
             _ => {
                 let message = format!("Not allowed to {name} on this channel");
                 let message = failure.unwrap_or(&message);
-                self.refuse_command(
+                Err(self.refuse_command(
                     command,
                     Fault { code: "forbidden", message, channel: Some(channel), ..Fault::default() },
-                );
+                ))
             }
         }
-        false
     }
 
-    /// The channel that a command names; None when it was answered already.
-    fn channel_of(&mut self, command: &Command<'_>) -> Option<String> {
+    /// The channel that a command names.
+    ///
+    /// # Errors
+    /// It names none, and that is answered.
+    fn channel_of(&mut self, command: &Command<'_>) -> Result<String, Dispatched> {
         let name = command.member("channel").and_then(|value| value.text(command.bytes));
         match name {
-            Some(name) if is_channel_name(&name) => Some(name.into_owned()),
-            _ => {
-                self.wrong(command, "data.channel");
-                None
-            }
+            Some(name) if is_channel_name(&name) => Ok(name.into_owned()),
+            _ => Err(self.wrong(command, "data.channel")),
         }
     }
 
     // ---- subscribe, unsubscribe
 
-    fn subscribe(&mut self, command: &Command<'_>) {
+    fn subscribe(&mut self, command: &Command<'_>) -> Dispatched {
         let named = command.member("channel");
         if named.is_none_or(|value| {
             matches!(value.kind, Kind::Null) || value.text(command.bytes).is_some_and(|t| t.is_empty())
@@ -294,7 +313,10 @@ impl ShardCore {
                 Fault { code: "invalid_message", message, path: Some("data.channel"), ..Fault::default() },
             );
         }
-        let Some(name) = self.channel_of(command) else { return };
+        let name = match self.channel_of(command) {
+            Ok(name) => name,
+            Err(dispatched) => return dispatched,
+        };
         let position = match self.position_of(command) {
             Ok(position) => position,
             Err(path) => return self.wrong(command, path),
@@ -304,10 +326,10 @@ impl ShardCore {
             Some(Some(last)) if last <= HISTORY_EVENTS_MAX => Some(last),
             Some(_) => return self.wrong(command, "data.last"),
         };
-        if !self.is_allowed(command, &name, Rights::SUBSCRIBE, "subscribe", None) {
-            return;
+        if let Err(dispatched) = self.check_right(command, &name, Rights::SUBSCRIBE, "subscribe", None) {
+            return dispatched;
         }
-        self.subscribe_to(command.slot, &name, command.boxed_id(), position, last, command.credits());
+        self.subscribe_to(command.slot, &name, command.boxed_id(), position, last, command.credits())
     }
 
     fn position_of(&self, command: &Command<'_>) -> Result<Option<(u64, Box<str>)>, &'static str> {
@@ -334,7 +356,7 @@ impl ShardCore {
         position: Option<(u64, Box<str>)>,
         last: Option<u64>,
         credits: u16,
-    ) {
+    ) -> Dispatched {
         let conn = self.id(slot);
         let most = self.hub.rules.limits.channels_per_session_max;
         let state = &mut self.conns[slot];
@@ -345,7 +367,7 @@ impl ShardCore {
             let message = format!("More than {most} channels");
             let fault = Fault { code: "limit_reached", message: &message, channel: Some(name), ..Fault::default() };
             self.fault(slot, fault, id.as_deref());
-            return self.give_back(slot, credits);
+            return Dispatched::Answered;
         }
         // Its answer comes by the inbox: a Close right behind it waits for that.
         let credits = if credits == 0 { state.take_own_credit() } else { credits };
@@ -370,9 +392,10 @@ impl ShardCore {
                 awaited: 0,
             }),
         }
+        Dispatched::OnItsWay
     }
 
-    fn unsubscribe(&mut self, command: &Command<'_>) {
+    fn unsubscribe(&mut self, command: &Command<'_>) -> Dispatched {
         let name = match command.member("channel") {
             Some(value) => value.text(command.bytes).map(|name| name.into_owned()),
             None => Some(String::new()),
@@ -387,16 +410,16 @@ impl ShardCore {
             out.push(b'}');
         });
         let json = if is_channel_name(&name) { channel_member(json, &name) } else { json };
-        self.leave(command.slot, &name, Prepared::text(&json), command.credits());
+        self.leave(command.slot, &name, Prepared::text(&json), command.credits())
     }
 
     /// Takes a subscription away, or just answers where there is none.
-    pub(super) fn leave(&mut self, slot: usize, name: &str, reply: Arc<Prepared>, credits: u16) {
+    pub(super) fn leave(&mut self, slot: usize, name: &str, reply: Arc<Prepared>, credits: u16) -> Dispatched {
         let conn = self.id(slot);
         let state = &mut self.conns[slot];
         let Some(subscription) = state.subscriptions.iter_mut().find(|s| **s.channel.name() == *name) else {
             self.queue(slot, crate::outbox::Queued::reply(reply));
-            return self.give_back(slot, credits);
+            return Dispatched::Answered;
         };
         // One that is leaving already is answered behind that, in the order of the commands.
         subscription.is_wanted = false;
@@ -404,12 +427,16 @@ impl ShardCore {
         self.end_lasting(slot, Some(channel.id));
         let credits = if credits == 0 { self.conns[slot].take_own_credit() } else { credits };
         self.hub.unsubscribe(&channel, conn, Some(reply), credits);
+        Dispatched::OnItsWay
     }
 
     // ---- publish, history
 
-    fn publish(&mut self, command: &Command<'_>) {
-        let Some(name) = self.channel_of(command) else { return };
+    fn publish(&mut self, command: &Command<'_>) -> Dispatched {
+        let name = match self.channel_of(command) {
+            Ok(name) => name,
+            Err(dispatched) => return dispatched,
+        };
         let event = match command.member("event").and_then(|value| value.text(command.bytes)) {
             Some(event) if !event.is_empty() && event.len() <= ID_CHARS_MAX => event,
             _ => return self.wrong(command, "data.event"),
@@ -428,8 +455,8 @@ impl ShardCore {
             };
             return self.refuse_command(command, fault);
         }
-        if !self.is_allowed(command, &name, Rights::PUBLISH, "publish", None) {
-            return;
+        if let Err(dispatched) = self.check_right(command, &name, Rights::PUBLISH, "publish", None) {
+            return dispatched;
         }
         let data = command.member("data").map_or(&b"null"[..], |value| value.span.of(command.bytes));
         let conn = self.id(command.slot);
@@ -450,6 +477,7 @@ impl ShardCore {
         };
         let hub = Arc::clone(&self.hub);
         hub.publish(publish, self.now, &mut self.events);
+        Dispatched::OnItsWay
     }
 
     /// What a command carries to the hub: the credit that it has, or one of its own where it may wait for the log.
@@ -460,8 +488,11 @@ impl ShardCore {
         }
     }
 
-    fn history(&mut self, command: &Command<'_>) {
-        let Some(name) = self.channel_of(command) else { return };
+    fn history(&mut self, command: &Command<'_>) -> Dispatched {
+        let name = match self.channel_of(command) {
+            Ok(name) => name,
+            Err(dispatched) => return dispatched,
+        };
         let position = match self.position_of(command) {
             Ok(position) => position,
             Err(path) => return self.wrong(command, path),
@@ -473,8 +504,8 @@ impl ShardCore {
         };
         let Ok(limit) = count("limit") else { return self.wrong(command, "data.limit") };
         let Ok(last) = count("last") else { return self.wrong(command, "data.last") };
-        if !self.is_allowed(command, &name, Rights::HISTORY, "read the history", None) {
-            return;
+        if let Err(dispatched) = self.check_right(command, &name, Rights::HISTORY, "read the history", None) {
+            return dispatched;
         }
         let limit = if position.is_some() { limit } else { last.or(limit) };
         let limit = limit.unwrap_or(100) as usize;
@@ -493,11 +524,12 @@ impl ShardCore {
         let who = HistoryFor::Client { conn, id: command.boxed_id(), credits };
         let hub = Arc::clone(&self.hub);
         hub.history(&name, HistoryRequest { who, after, limit }, self.now, &mut self.events);
+        Dispatched::OnItsWay
     }
 
     // ---- refresh
 
-    fn refresh(&mut self, command: &Command<'_>) {
+    fn refresh(&mut self, command: &Command<'_>) -> Dispatched {
         let token = command.member("token").and_then(|value| value.text(command.bytes));
         let Some(token) = token.filter(|token| !token.is_empty()) else { return self.wrong(command, "data.token") };
         let slot = command.slot;
@@ -508,20 +540,22 @@ impl ShardCore {
             Auth::Token | Auth::None => self.hub.check_token(&token, self.now.wall_ms),
         };
         if checked.as_ref().err() != Some(&Refusal::UnknownKey) {
-            return self.renew(slot, command.id(), checked.ok(), command.credits());
+            self.renew(slot, command.id(), checked.ok());
+            return Dispatched::Answered;
         }
         let conn = self.id(slot);
         self.conns[slot].goes_up(command.bytes.len(), command.is_handed_back());
         self.events.push(Event::Refresh { conn, id: command.boxed_id(), token: Confidential::new(&token) });
+        Dispatched::WentUp
     }
 
     // ---- relays and handlers
 
-    fn relay(&mut self, command: &Command<'_>, rule: u16) {
+    fn relay(&mut self, command: &Command<'_>, rule: u16) -> Dispatched {
         let hub = Arc::clone(&self.hub);
         let relay = &hub.rules.relays[rule as usize];
         let conn = self.id(command.slot);
-        let Some(session) = self.conns[command.slot].session.as_ref() else { return };
+        let Some(session) = self.conns[command.slot].session.as_ref() else { return Dispatched::Answered };
         let user = Arc::clone(&session.user);
         let session_id = if relay.names_session { hub.session_id(conn) } else { String::new() };
         let scope = Scope { scanner: command.scanner, bytes: command.bytes, user: &user, session: &session_id };
@@ -549,9 +583,12 @@ impl ShardCore {
             return self.refuse_command(command, fault);
         }
         if !self.rights(command.slot, &channel).has(Rights::PUBLISH) {
-            // The right may be on its way: a subscribe just before that Python decides about.
-            if self.defers(command) || !self.is_allowed(command, &channel, Rights::PUBLISH, "publish", None) {
-                return;
+            // The right may be on its way: a subscribe or a refresh just before that Python decides about.
+            if self.defers(command) {
+                return Dispatched::WentUp;
+            }
+            if let Err(dispatched) = self.check_right(command, &channel, Rights::PUBLISH, "publish", None) {
+                return dispatched;
             }
         }
         let sent = Relayed { rule, conn, user: &user, channel: &channel, data: &mut data, undo, key, now: self.now };
@@ -565,17 +602,25 @@ impl ShardCore {
             let json = compose::reply("ack", Some(id), self.now.wall_ms, |out| out.extend_from_slice(b"null"));
             self.queue_json(command.slot, &json);
         }
-        self.give_back(command.slot, command.credits());
+        Dispatched::Answered
     }
 
-    fn route(&mut self, command: &Command<'_>, route: u16) {
+    fn route(&mut self, command: &Command<'_>, route: u16) -> Dispatched {
         let hub = Arc::clone(&self.hub);
         if let Some(guard) = &hub.rules.guards[route as usize] {
             let user = self.conns[command.slot].user().to_owned();
             let scope = Scope { scanner: command.scanner, bytes: command.bytes, user: &user, session: "" };
             match guard.channel.text(&scope) {
-                Ok(channel) if !self.is_allowed(command, &channel, guard.right, "publish", guard.failure) => return,
-                Ok(_) => {}
+                // As for a relay: the right may be on its way.
+                Ok(channel) if !self.rights(command.slot, &channel).has(guard.right) && self.defers(command) => {
+                    return Dispatched::WentUp;
+                }
+                Ok(channel) => {
+                    let checked = self.check_right(command, &channel, guard.right, "publish", guard.failure);
+                    if let Err(dispatched) = checked {
+                        return dispatched;
+                    }
+                }
                 // One that is not there is for the handler to name. One of another type stops here: a handler might
                 // make a channel of it that nobody has looked at.
                 Err(WrongMember(path)) => {
@@ -595,6 +640,7 @@ impl ShardCore {
         self.conns[command.slot].goes_up(command.bytes.len(), command.is_handed_back());
         let data = command.envelope.data.map(|data| data.span.of(command.bytes).into());
         self.events.push(Event::Message { conn, route, id: command.boxed_id(), data, received_ms: self.now.wall_ms });
+        Dispatched::WentUp
     }
 }
 

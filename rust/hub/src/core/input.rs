@@ -240,9 +240,9 @@ impl ShardCore {
             Mode::Json => {
                 // JSON in a binary frame is taken as text, so it has to be text.
                 if text || realtime_protocol::utf8::is_valid(payload) {
-                    self.command_in(slot, payload, Source::Client);
+                    let _ = self.command_in(slot, payload, Source::Client);
                 } else {
-                    self.invalid(slot, None, None);
+                    let _ = self.invalid(slot, None, None);
                 }
             }
         }

@@ -105,7 +105,8 @@ impl ShardCore {
             ShardMsg::Accept { conn, identity } => self.decided(conn, Ok(*identity)),
             ShardMsg::Renew { conn, id, identity } => {
                 if let Some(slot) = self.answerable(conn) {
-                    self.renew(slot, id.as_deref(), identity.map(|identity| *identity), 1);
+                    self.renew(slot, id.as_deref(), identity.map(|identity| *identity));
+                    self.give_back_to(conn, 1);
                 }
             }
             ShardMsg::Revoke(revocation) => self.revoke(&revocation),
@@ -125,7 +126,7 @@ impl ShardCore {
             }
             ShardMsg::Subscribe { conn, channel } => {
                 if let Some(slot) = self.answerable(conn) {
-                    self.subscribe_to(slot, &channel, None, None, None, 0);
+                    let _ = self.subscribe_to(slot, &channel, None, None, None, 0);
                 }
             }
             ShardMsg::Unsubscribe { conn, channel, code, retryable } => self.evict(conn, &channel, &code, retryable),
@@ -371,7 +372,7 @@ impl ShardCore {
             return;
         }
         let reply = self.unsubscribed(name, code, retryable);
-        self.leave(slot, name, reply, 0);
+        let _ = self.leave(slot, name, reply, 0);
     }
 
     pub(super) fn unsubscribed(&self, name: &str, code: &str, retryable: bool) -> Arc<Prepared> {
@@ -529,14 +530,14 @@ impl ShardCore {
 
     // ---- credits
 
-    fn give_back_to(&mut self, conn: ConnId, credits: u16) {
+    pub(super) fn give_back_to(&mut self, conn: ConnId, credits: u16) {
         if let Some(slot) = self.find(conn) {
             self.give_back(slot, credits);
         }
     }
 
     /// Credits come back: reading goes on at half of the limit, and what waited for the last one is done.
-    pub(super) fn give_back(&mut self, slot: usize, credits: u16) {
+    fn give_back(&mut self, slot: usize, credits: u16) {
         if credits == 0 {
             return;
         }

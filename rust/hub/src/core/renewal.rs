@@ -16,7 +16,7 @@ impl ShardCore {
     ///
     /// The new grants replace the old ones. What an `authorize` hook granted, and subscriptions that Python made, were
     /// never the token's: they stay.
-    pub(super) fn renew(&mut self, slot: usize, id: Option<&[u8]>, identity: Option<Identity>, credits: u16) {
+    pub(super) fn renew(&mut self, slot: usize, id: Option<&[u8]>, identity: Option<Identity>) {
         let refused = match identity.filter(|identity| !self.hub.is_revoked(identity)) {
             None => Err(Fault { code: "unauthorized", message: "Unauthorized", ..Fault::default() }),
             Some(identity) if *identity.user != *self.conns[slot].user() => {
@@ -28,7 +28,6 @@ impl ShardCore {
             Err(fault) => self.fault(slot, fault, id),
             Ok(identity) => self.renew_as(slot, id, identity),
         }
-        self.give_back(slot, credits);
     }
 
     fn renew_as(&mut self, slot: usize, id: Option<&[u8]>, identity: Identity) {
@@ -60,7 +59,7 @@ impl ShardCore {
         for name in covered {
             if !self.rights(slot, &name).has(Rights::SUBSCRIBE) {
                 let told = self.unsubscribed(&name, "forbidden", false);
-                self.leave(slot, &name, told, 0);
+                let _ = self.leave(slot, &name, told, 0);
             }
         }
     }
