@@ -76,8 +76,8 @@ pub(crate) struct Conn {
     pub own_way: u16,
     /// Bytes that went up to Python since all commands were answered the last time.
     pub way_bytes: u32,
-    /// Tick of the last sign of life.
-    pub heard_tick: u32,
+    /// The tick from which silence counts: the last sign of life, the last ping, or when reading went on.
+    pub silent_from: u32,
     /// This turn's frames: a list in the shard's arena.
     pub pending_head: u32,
     pub pending_tail: u32,
@@ -174,7 +174,7 @@ impl Conn {
             under_way: 0,
             own_way: 0,
             way_bytes: 0,
-            heard_tick: 0,
+            silent_from: 0,
             pending_head: NOTHING,
             pending_tail: NOTHING,
             close_code: 0,
@@ -220,7 +220,7 @@ impl Conn {
 
     /// A sign of life: the silence begins anew.
     pub(crate) const fn heard(&mut self, tick: u32) {
-        self.heard_tick = tick;
+        self.silent_from = tick;
         self.pings_unanswered = 0;
     }
 

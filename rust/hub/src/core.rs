@@ -35,6 +35,7 @@ use rustc_hash::FxHashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use timers::Timers;
 
 /// Milliseconds of one tick of the timers.
 pub const TICK_MS: u64 = 250;
@@ -63,7 +64,7 @@ pub struct ShardCore {
     budget: Budget,
     fan_outs: FanOuts,
     now: Now,
-    last_tick: u32,
+    timers: Timers,
 }
 
 impl ShardCore {
@@ -91,7 +92,7 @@ impl ShardCore {
             budget: Budget::default(),
             fan_outs: FanOuts::default(),
             now: Now::default(),
-            last_tick: 0,
+            timers: Timers::default(),
         }
     }
 
@@ -257,6 +258,8 @@ impl ShardCore {
         self.conns[slot].clear(flag::PAUSED);
         let id = self.id(slot);
         if self.reads(id) {
+            // What the client said meanwhile has not been read: its silence begins now.
+            self.conns[slot].silent_from = tick_of(self.now);
             self.unpaused.push(id);
         }
     }

@@ -3,18 +3,21 @@
 //! The hub has no clock: every call into it carries a [`Now`]. A real clock starts at 0 with the engine, so that the
 //! monotonic part is small and never goes back; a manual one is moved by tests. Read once per turn of a shard, once
 //! per batch of the log and once per batch of commands.
+//!
+//! The monotonic part counts the time in which the machine is suspended, as the wall clock does: to the hub a suspend is
+//! a tick that comes late, no other than a process that was stopped.
 
 use realtime_hub::Now;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Where [`Now`] comes from.
 #[derive(Debug)]
 pub(crate) enum Clock {
     /// The machine's clocks.
     System {
-        /// What the monotonic part counts from.
-        start: Instant,
+        /// What the monotonic part counts from, as [`since_boot`] tells it.
+        start: Duration,
     },
     /// Moved by [`Clock::advance`] alone.
     Manual {
@@ -27,7 +30,7 @@ pub(crate) enum Clock {
 
 impl Clock {
     pub(crate) fn system() -> Self {
-        Self::System { start: Instant::now() }
+        Self::System { start: since_boot() }
     }
 
     pub(crate) const fn manual(wall_ms: u64) -> Self {
@@ -37,7 +40,7 @@ impl Clock {
     pub(crate) fn now(&self) -> Now {
         match self {
             Self::System { start } => {
-                let elapsed = start.elapsed();
+                let elapsed = since_boot().saturating_sub(*start);
                 Now {
                     mono_ms: millis(elapsed),
                     mono_us: u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX),
@@ -61,7 +64,20 @@ impl Clock {
     }
 }
 
-fn millis(duration: std::time::Duration) -> u64 {
+/// Time since some moment before the process began, suspends included; it never goes back.
+fn since_boot() -> Duration {
+    #[cfg(target_os = "linux")]
+    const CLOCK: libc::clockid_t = libc::CLOCK_BOOTTIME;
+    // Where it is not Linux it is macOS, whose monotonic clock goes on during sleep.
+    #[cfg(not(target_os = "linux"))]
+    const CLOCK: libc::clockid_t = libc::CLOCK_MONOTONIC;
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is writable, and both kernels know the clock; else it stays zero.
+    unsafe { libc::clock_gettime(CLOCK, &raw mut time) };
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
+fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 

@@ -2,11 +2,15 @@
 //!
 //! Activity only notes its tick; it never moves the deadline, so a message costs no timer. A deadline that comes due
 //! early finds that out and is set later.
+//!
+//! Silence counts only while the connection is read, and each ping has a whole interval. Time in which the shard did not
+//! run (the process was stopped, the machine suspended or overloaded) is nobody's silence: a tick that is late moves
+//! what was under way by as much. What ends by the date (a token) is worked out anew when the wall clock was set.
 
 use super::{ShardCore, TICK_MS, tick_of};
 use crate::Now;
 use crate::compose;
-use crate::conn::{LastingRelay, Phase};
+use crate::conn::{LastingRelay, Phase, flag};
 use crate::counters::add;
 use crate::outbox::Queued;
 use crate::prepared::Prepared;
@@ -17,21 +21,79 @@ use std::sync::Arc;
 
 /// How long before its end a token is called expiring.
 const EXPIRY_NOTICE_MS: u64 = 30_000;
+/// A tick that comes so many ticks late was held up, and every client has at least as long to be read first.
+const LATE_TICKS: u32 = 4;
+/// A change between the clocks from which the wall clock counts as set; slewing stays below it.
+const CLOCK_SET_MS: u64 = 1_000;
+
+/// What the last tick saw.
+#[derive(Debug, Default)]
+pub(super) struct Timers {
+    /// None before the first.
+    last_tick: Option<u32>,
+    /// Wall clock less monotonic clock, at the last time that deadlines were worked out by it.
+    wall_offset_ms: u64,
+}
 
 impl ShardCore {
     /// Runs the deadlines that are due; to be called about every 250 ms.
     pub fn tick(&mut self, now: Now) {
         self.now = now;
         let tick = tick_of(now);
-        if tick == self.last_tick {
+        let last = self.timers.last_tick.replace(tick);
+        if last == Some(tick) {
             return;
         }
-        self.last_tick = tick;
+        let late = last.map_or(0, |last| tick.saturating_sub(last).saturating_sub(1));
+        if late >= LATE_TICKS {
+            self.forgive(late);
+        }
+        self.look_for_set_clock();
         for slot in 0..self.deadlines.len() {
             if self.deadlines[slot] <= tick {
                 self.due(slot);
             }
         }
+    }
+
+    /// Moves what was under way while the shard did not run for so many ticks.
+    fn forgive(&mut self, late: u32) {
+        let tick = tick_of(self.now);
+        let grace_from = tick.saturating_sub(self.silence_ticks()).saturating_add(LATE_TICKS);
+        for slot in 0..self.conns.len() {
+            let conn = &mut self.conns[slot];
+            match conn.phase {
+                Phase::Free => continue,
+                Phase::Open => conn.silent_from = conn.silent_from.saturating_add(late).max(grace_from).min(tick),
+                _ => {
+                    if let Some(cold) = conn.cold.as_deref_mut() {
+                        cold.phase_ends_ms += u64::from(late) * TICK_MS;
+                    }
+                }
+            }
+            self.look_at(slot);
+        }
+    }
+
+    /// Deadlines that stand for a date are wrong once the wall clock has moved against the monotonic one.
+    fn look_for_set_clock(&mut self) {
+        let offset_ms = self.now.wall_ms.wrapping_sub(self.now.mono_ms);
+        let moved_ms = offset_ms.wrapping_sub(self.timers.wall_offset_ms).cast_signed().unsigned_abs();
+        if moved_ms < CLOCK_SET_MS {
+            return;
+        }
+        self.timers.wall_offset_ms = offset_ms;
+        for slot in 0..self.conns.len() {
+            if self.conns[slot].phase == Phase::Open {
+                self.look_at(slot);
+            }
+        }
+    }
+
+    /// How long a connection may be silent before something is done.
+    fn silence_ticks(&self) -> u32 {
+        let limits = &self.hub.rules.limits;
+        ticks(if limits.heartbeats { limits.heartbeat_interval_s } else { limits.idle_timeout_s })
     }
 
     /// Ends the phase that the connection is in after so long.
@@ -68,34 +130,43 @@ impl ShardCore {
         if self.end_if_due(slot) || self.check_expiry(slot) {
             return;
         }
-        let limits = &self.hub.rules.limits;
-        let (heartbeats, idle_s, interval_s) = (limits.heartbeats, limits.idle_timeout_s, limits.heartbeat_interval_s);
-        let tick = tick_of(self.now);
         let conn = &self.conns[slot];
-        let silent_ticks = tick.saturating_sub(conn.heard_tick);
-        if !heartbeats {
-            if silent_ticks >= ticks(idle_s) {
-                add(&self.hub.counters.closed_silent, 1);
-                return self.close(slot, CloseCode::SILENT.0, "silent for too long");
-            }
-        } else if silent_ticks >= ticks(interval_s) * (u32::from(conn.pings_unanswered) + 1) {
+        let silent_ticks = tick_of(self.now).saturating_sub(conn.silent_from);
+        if conn.has(flag::PAUSED) {
+            return self.due_paused(slot, silent_ticks);
+        }
+        if silent_ticks >= self.silence_ticks() {
             return self.miss_a_beat(slot);
         }
-        if self.conns[slot].phase == Phase::Open {
-            self.look_at(slot);
+        self.look_at(slot);
+    }
+
+    /// What a connection says while it is not read is not known, so it is not silent. One that is not read because it
+    /// takes nothing itself has sent its last sign of life when it last took a byte.
+    fn due_paused(&mut self, slot: usize, silent_ticks: u32) {
+        let limits = &self.hub.rules.limits;
+        let is_behind = self.conns[slot].backlog_bytes() > limits.outbox_soft_bytes;
+        if is_behind && silent_ticks >= ticks(limits.idle_timeout_s) {
+            return self.close_slow(slot);
         }
+        self.look_at(slot);
     }
 
     /// One more interval without a sign of life: a ping, or the end.
     fn miss_a_beat(&mut self, slot: usize) {
-        let conn = &mut self.conns[slot];
-        if conn.pings_unanswered >= 2 {
-            add(&self.hub.counters.closed_silent, 1);
-            return self.close(slot, CloseCode::SILENT.0, "two pings were not answered");
-        }
-        conn.pings_unanswered += 1;
-        self.queue(slot, Queued::reply(Prepared::frame(Opcode::Ping, b"")));
-        self.look_at(slot);
+        let reason = match (self.hub.rules.limits.heartbeats, self.conns[slot].pings_unanswered) {
+            (false, _) => "silent for too long",
+            (true, 0 | 1) => {
+                let conn = &mut self.conns[slot];
+                conn.pings_unanswered += 1;
+                conn.silent_from = tick_of(self.now);
+                self.queue(slot, Queued::reply(Prepared::frame(Opcode::Ping, b"")));
+                return self.look_at(slot);
+            }
+            (true, _) => "two pings were not answered",
+        };
+        add(&self.hub.counters.closed_silent, 1);
+        self.close(slot, CloseCode::SILENT.0, reason);
     }
 
     /// Tells of a token's end, then closes; true when closed.
@@ -122,16 +193,11 @@ impl ShardCore {
 
     /// Works the connection's deadline out from its state.
     pub(super) fn look_at(&mut self, slot: usize) {
-        let limits = &self.hub.rules.limits;
         let conn = &self.conns[slot];
         let cold = conn.cold.as_deref();
         let tick = if conn.phase == Phase::Open {
-            let silence = if limits.heartbeats {
-                ticks(limits.heartbeat_interval_s) * (u32::from(conn.pings_unanswered) + 1)
-            } else {
-                ticks(limits.idle_timeout_s)
-            };
-            let mut due = conn.heard_tick.saturating_add(silence);
+            let from = if conn.has(flag::PAUSED) { tick_of(self.now) } else { conn.silent_from };
+            let mut due = from.saturating_add(self.silence_ticks());
             if let Some(relay_ms) = cold.and_then(|cold| cold.lasting.iter().map(|relay| relay.ends_ms).min()) {
                 due = due.min(tick_after(relay_ms));
             }
