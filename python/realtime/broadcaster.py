@@ -5,8 +5,9 @@ a durable channel that can be awaited for its `Publication` (the event is then c
 from a handler, and then the engine answers the command itself when the event is committed. Volatile events have none.
 
 From the loop's thread nothing is locked. From another thread the command is handed to the engine and submitted at once,
-and the lock makes sure that its outcome, which arrives on the loop, finds the `Publishing`. Invariant: a ticket stands
-in `_waiting` from before its outcome can be read until it is settled or the engine has taken over the answer.
+and the lock makes sure that its outcome, which arrives on the loop, finds the `Publishing`; the same for questions. A
+caller may wait on a loop of its own. Invariant: a ticket stands in `_waiting` from before its outcome can be read until
+it is settled or the engine has taken over the answer; behind `abandon` nothing waits.
 
 Called by `app.publish` and by `control` (presence); `control` hands it the outcomes.
 """
@@ -17,7 +18,7 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
 from functools import partial
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 from msgspec import Raw, Struct
@@ -26,6 +27,7 @@ from realtime.auth import OWN_CHANNELS, Pattern, is_channel
 from realtime.clock import Clock
 from realtime.errors import PublishFailed, Refused
 from realtime.messages import Event, PresenceData, encode
+from realtime.waiter import Waiter
 
 if TYPE_CHECKING:
     from realtime._engine import Commands
@@ -39,6 +41,8 @@ _HISTORY_MAX: Final = 1000
 _REQUEST_CHARS_MAX: Final = 128
 _CONVERSATION: Final = "conversation:"
 _BEGINNING: Final = threading.Lock()
+
+N = TypeVar("N")
 
 
 class Publication(Struct, frozen=True):
@@ -83,19 +87,23 @@ class Publishing(Struct, gc=False, eq=False):
     def __await__(self) -> Generator[Any, None, Publication | None]:
         """Wait until the event is committed. On a volatile channel there is nothing to wait for but room in the engine.
 
+        On the server's loop or on any other one, of another thread.
+
         Raises:
             PublishFailed: with the code, `unavailable`, `not_found` (nothing to amend) or `too_large`.
         """
         if not self.durable:
             yield from self._broadcaster.room().__await__()
         elif not self._settled:
-            future = asyncio.get_running_loop().create_future()
-            self._notify(partial(_set, future))
-            yield from future
+            waiter = Waiter[None]()
+            self._notify(partial(waiter.settle, None))
+            # On a loop of its own the outcome may have come in between, as in `result`.
+            if not self._settled:
+                yield from waiter.__await__()
         return self._outcome()
 
     def result(self, timeout_s: float | None = None) -> Publication | None:
-        """Wait on a thread other than the loop's; `await` does the same on the loop.
+        """Wait on a thread other than the server's, without a loop; `await` does the same on a loop.
 
         Raises:
             PublishFailed: as for `await`.
@@ -192,15 +200,10 @@ def _nothing() -> None:
     """What is woken by `settle` where somebody will look later."""
 
 
-def _set(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
-
-
 class _Asked(Struct):
     """A question about a channel's members, and what came of the answer, which has a part from each shard."""
 
-    future: asyncio.Future[list[int]]
+    waiter: Waiter[list[int]]
     conns: list[int]
     parts: int = 0
 
@@ -258,9 +261,10 @@ class Broadcaster:
         self._thread = get_ident()
         self._lock = threading.Lock()
         self._waiting: dict[int, Publishing] = {}
-        self._reading: dict[int, asyncio.Future[History]] = {}
+        self._reading: dict[int, Waiter[History]] = {}
         self._asking: dict[int, _Asked] = {}
         self._durable: dict[str, bool] = {}
+        self._has_ended = False
 
     def is_loop_thread(self) -> bool:
         """Whether the caller runs on the thread of the event loop."""
@@ -349,7 +353,11 @@ class Broadcaster:
             # Of another thread: its outcome may arrive before it is noted. What is not stored has none.
             with self._lock:
                 ticket = publish(channel, event, payload, user, key, dedupe, number, True, request, amends, by, erases)
-                publishing = self._waiting[ticket] = Publishing(self, channel, ticket, True, False)
+                publishing = Publishing(self, channel, ticket, True, False)
+                if self._has_ended:
+                    publishing.settle(None, "unavailable")
+                else:
+                    self._waiting[ticket] = publishing
         self._wake()
         return publishing
 
@@ -429,7 +437,7 @@ class Broadcaster:
             publishing.settle(Publication(publishing.channel, offset, Raw(data or b"null"), duplicate), None)
 
     async def history(self, channel: str, *, after: int | None = None, limit: int = 100) -> History:
-        """Return events of a channel that keeps them, in memory or in the log. On the loop's thread only.
+        """Return events of a channel that keeps them, in memory or in the log. On the server's loop or any other one.
 
         Args:
             channel: one without a history has no events and the offset 0.
@@ -444,57 +452,79 @@ class Broadcaster:
             raise ValueError(f"{channel[:140]!r} is not a channel; use 1 to 128 of A-Z a-z 0-9 _ . : @ -")
         if not 1 <= limit <= _HISTORY_MAX:
             raise ValueError(f"limit={limit}; use 1 to {_HISTORY_MAX}")
-        ticket = self._commands.history(channel, after, limit)
-        future: asyncio.Future[History] = asyncio.get_running_loop().create_future()
-        self._reading[ticket] = future
+        waiter = Waiter[History]()
+        with self._lock:
+            self._check_running()
+            ticket = self._commands.history(channel, after, limit)
+            self._reading[ticket] = waiter
         self._wake()
         try:
-            return await future
+            return await waiter
         finally:
             self._reading.pop(ticket, None)
 
     def read(self, event: tuple[Any, ...]) -> None:
         """Take a HISTORY event: what `history` waits for."""
         _, ticket, events, offset, epoch, failure = event
-        future = self._reading.get(ticket)
-        if future is None or future.done():
+        waiter = self._noted(self._reading, ticket)
+        if waiter is None:
             return
         if failure is not None:
-            future.set_exception(Refused(failure, "The history could not be read"))
+            waiter.fail(Refused(failure, "The history could not be read"))
         else:
-            future.set_result(History([Raw(frame) for frame in events], offset, epoch))
+            waiter.settle(History([Raw(frame) for frame in events], offset, epoch))
 
     async def members_of(self, channel: str) -> list[int]:
-        """Return who is subscribed to a channel, by connection; at most 10,000 of each shard. On the loop's thread."""
-        ticket = self._commands.members_of(channel)
-        future: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
-        self._asking[ticket] = _Asked(future, [])
+        """Return who is subscribed to a channel, by connection; at most 10,000 of each shard. On any loop.
+
+        Raises:
+            Refused: `unavailable`, where the server has ended.
+        """
+        waiter = Waiter[list[int]]()
+        with self._lock:
+            self._check_running()
+            ticket = self._commands.members_of(channel)
+            self._asking[ticket] = _Asked(waiter, [])
         self._wake()
         try:
-            return await future
+            return await waiter
         finally:
             self._asking.pop(ticket, None)
 
     def told(self, event: tuple[Any, ...]) -> None:
         """Take a MEMBERS event: one shard's part of what `members_of` waits for."""
         _, ticket, conns, parts = event
-        asked = self._asking.get(ticket)
+        asked = self._noted(self._asking, ticket)
         if asked is None:
             return
         asked.conns += conns
         asked.parts += 1
-        if asked.parts == parts and not asked.future.done():
-            asked.future.set_result(asked.conns)
+        if asked.parts == parts:
+            asked.waiter.settle(asked.conns)
+
+    def _noted(self, noted: dict[int, N], ticket: int) -> N | None:
+        """Return what waits under a ticket. Another thread holds the lock from its question until that is noted."""
+        found = noted.get(ticket)
+        if found is None:
+            with self._lock:
+                found = noted.get(ticket)
+        return found
+
+    def _check_running(self) -> None:
+        if self._has_ended:
+            raise Refused("unavailable", "The server has ended")
 
     def abandon(self) -> None:
         """Fail whatever has no outcome at the end: nobody can tell any more whether it was stored."""
-        asked: list[asyncio.Future[Any]] = [asked.future for asked in self._asking.values()]
-        for future in (*self._reading.values(), *asked):
-            if not future.done():
-                future.set_exception(Refused("unavailable", "The server has ended"))
-        for publishing in list(self._waiting.values()):
+        with self._lock:
+            self._has_ended = True
+            waiters: list[Waiter[Any]] = [*self._reading.values(), *(asked.waiter for asked in self._asking.values())]
+            waiting = list(self._waiting.values())
+            self._waiting.clear()
+        for waiter in waiters:
+            waiter.fail(Refused("unavailable", "The server has ended"))
+        for publishing in waiting:
             publishing.settle(None, "unavailable")
-        self._waiting.clear()
 
     async def room(self) -> None:
         """Return when the engine takes commands without falling behind."""
