@@ -210,7 +210,8 @@ class LimitSettings(Section, frozen=True):
         Bytes, Meta(description="Bytes of one event of a channel; more answers `too_large`.")
     ] = 1024 * 1024
     idle_timeout_s: Annotated[
-        Seconds, Meta(description="Seconds without a byte before a close: from it (heartbeats off), or taken by it while behind.")
+        Seconds,
+        Meta(description="Seconds without a byte before a close: from it (heartbeats off), or taken by it if behind."),
     ] = 300
     heartbeats: Annotated[bool, Meta(description="Whether silent peers are pinged.")] = True
     heartbeat_interval_s: Annotated[
