@@ -177,7 +177,7 @@ class Server:
         if "api.enabled=false" not in self._arguments:
             self._answers(self.api_port)
         # What it says at start comes a moment after it listens.
-        while f":{self.port}/ws" not in self.output and self.is_running():
+        while f":{self.port}/" not in self.output and self.is_running():
             time.sleep(0.02)
 
     def _answers(self, port: int) -> None:

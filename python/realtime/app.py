@@ -60,6 +60,9 @@ class Realtime(Declarations):
             members of `state`.
         path: the path of the JSON endpoint.
         settings: a configuration; None loads `realtime.toml` and the environment when the app is started.
+
+    Raises:
+        ValueError: `path` is none that begins with `/`.
     """
 
     def __init__(

@@ -4,6 +4,7 @@ Registering collects plain values and starts nothing, so an app can be compiled 
 of apps, as methods of `Realtime`.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal, TypeVar
 
@@ -23,6 +24,8 @@ HandlerT = TypeVar("HandlerT", bound=Callable[..., Any])
 
 OWN_COMMANDS: Final = ("history", "ping", "publish", "subscribe", "unsubscribe")
 """Commands that the engine carries out itself."""
+_PATH: Final = re.compile(r'/[!"$->@-~]*')
+"""What the target of a request can begin with: ASCII that is neither a query nor a fragment."""
 _USER_CHANNEL: Final = "user:{session.user}"
 _FILES: Final = Policy(pattern=Pattern("file:*"), retain_latest=1, retain_latest_s=86_400)
 """Where a file stands, for who looks at it later; last, so that an app's own pattern goes before."""
@@ -54,6 +57,8 @@ class Declarations:
     """Handlers, relays, rules of channels, and who may connect, as they were registered so far."""
 
     def __init__(self, path: str) -> None:
+        if not _PATH.fullmatch(path):
+            raise ValueError(f"path={path!r} is no path of an endpoint; write one that begins with /, such as /ws")
         self._path = path
         self._declared = _Declared()
 
@@ -148,9 +153,9 @@ class Declarations:
             compression: False agrees to no permessage-deflate: for images, audio and what is compressed already.
 
         Raises:
-            ValueError: the path is taken or does not begin with `/`.
+            ValueError: the path is taken, or is none that begins with `/`.
         """
-        if not path.startswith("/") or path == self._path or path in self._declared.raws:
+        if not _PATH.fullmatch(path) or path == self._path or path in self._declared.raws:
             raise ValueError(f"{path!r} is taken or no path; use another one that begins with /")
 
         def register(handler: HandlerT) -> HandlerT:

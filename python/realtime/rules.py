@@ -91,6 +91,11 @@ class Rules(Struct, frozen=True, kw_only=True):
     jobs: tuple[Job, ...] = ()
     mounts: tuple[Mount, ...] = ()
 
+    @property
+    def path(self) -> str:
+        """The path of the JSON endpoint, which every app has and has once."""
+        return next(endpoint.path for endpoint in self.endpoints if endpoint.mode == "json")
+
 
 def bind(
     type: str,

@@ -148,6 +148,13 @@ class Server:
         return self._engine.port
 
     @property
+    def url(self) -> str:
+        """The WebSocket endpoint of the app, by the address that it listens on."""
+        host = self.settings.server.host
+        bracketed = f"[{host}]" if ":" in host and not host.startswith("[") else host
+        return f"ws://{bracketed}:{self.port}{self._rules.path}"
+
+    @property
     def flush(self) -> str:
         """How sends reach the kernel: `uring` (batches), `send` (one by one), `mixed` where rings have failed."""
         return self._engine.flush

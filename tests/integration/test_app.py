@@ -188,3 +188,14 @@ async def test_echo_example_echoes(serve: Callable[..., Server]) -> None:
     async with server, connect(f"ws://127.0.0.1:{server.port}/echo", proxy=None) as socket:
         await socket.send("hello")
         assert await asyncio.wait_for(socket.recv(), 10) == "hello"
+
+
+async def test_the_address_that_is_printed_has_the_path_of_the_app(
+    serve: Callable[..., Server], tmp_path: Path
+) -> None:
+    (tmp_path / "live.py").write_text('from realtime import Realtime\n\napp = Realtime(path="/live")\n')
+    async with serve(app=str(tmp_path / "live.py")) as server:
+        printed = next(line.split()[1] for line in server.output.splitlines() if "WebSocket" in line)
+        assert printed == f"ws://127.0.0.1:{server.port}/live"
+        async with connect(f"{printed}?token={token_for('alice')}", proxy=None) as socket:
+            assert "connection_established" in await asyncio.wait_for(socket.recv(), 10)

@@ -169,7 +169,13 @@ def test_a_right_and_its_channel_go_together() -> None:
     assert app.compile(Settings()).routes[0].guard == ("publish", "x:{data.x}")
 
 
-@pytest.mark.parametrize("path", ["echo", "/ws"])
+@pytest.mark.parametrize("path", ["live", "", "/live?a=1", "/live#a", "/two words", "/é"])
+def test_the_path_of_an_app_must_be_one(path: str) -> None:
+    with pytest.raises(ValueError, match="is no path of an endpoint; write one that begins with /"):
+        Realtime(path=path)
+
+
+@pytest.mark.parametrize("path", ["echo", "/ws", "/echo?a=1"])
 def test_a_raw_path_must_be_free_and_a_path(path: str) -> None:
     with pytest.raises(ValueError, match="is taken or no path"):
         Realtime().raw(path)

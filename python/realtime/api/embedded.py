@@ -64,12 +64,11 @@ class Embedded:
 
 
 def _application(server: Server) -> Any:
-    host = server.settings.server.host
     edge = Edge(
         settings=server.settings,
         keys=server.keys,
         control=server.control,
-        url=f"ws://{f'[{host}]' if ':' in host and not host.startswith('[') else host}:{server.port}/ws",
+        url=server.url,
         is_draining=lambda: server.draining or server.failure is not None,
         not_ready=server.readiness,
     )

@@ -5,6 +5,7 @@ edge (content security policy).
 """
 
 from importlib import resources
+from urllib.parse import urlsplit
 
 from litestar import Response, get
 from litestar.handlers import HTTPRouteHandler
@@ -22,9 +23,10 @@ _MEDIA = {
 
 def routes(url: str) -> list[HTTPRouteHandler]:
     """Return the playground's routes: `/` and each file of `static/` by its name; `url` is that of the edge."""
+    origin = "{0.scheme}://{0.netloc}".format(urlsplit(url))
     policy = (
         f"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
-        f"connect-src 'self' {url.removesuffix('/ws')}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        f"connect-src 'self' {origin}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
     headers = {"content-security-policy": policy, "referrer-policy": "no-referrer", "cache-control": "no-cache"}
     files = {

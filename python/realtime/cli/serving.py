@@ -86,7 +86,7 @@ class _HttpSide:
             settings=self._settings,
             keys=server.keys,
             control=server.control,
-            url=_ws_url(server),
+            url=server.url,
             is_draining=lambda: server.draining or server.failure is not None,
             not_ready=server.readiness,
         )
@@ -129,7 +129,7 @@ def _announce(server: Server, http_port: int | None) -> None:
         _log.warning("api.enabled = false: nothing is served of what is mounted at %s", ", ".join(mounts))
     lines = [
         f"realtime {metadata.version('realtime-edge')}, data in {Path(settings.data_dir).resolve()}",
-        f"  WebSocket   {_ws_url(server)}",
+        f"  WebSocket   {server.url}",
     ]
     if http_port is not None:
         address = f"http://{_bracketed(settings.api.host)}:{http_port}"
@@ -142,10 +142,6 @@ def _announce(server: Server, http_port: int | None) -> None:
         lines.append(f'              (user "{DEVELOPMENT_USER}", 12 hours; more by: realtime token --user NAME)')
     sys.stdout.write("\n".join(lines) + "\n")
     sys.stdout.flush()
-
-
-def _ws_url(server: Server) -> str:
-    return f"ws://{_bracketed(server.settings.server.host)}:{server.port}/ws"
 
 
 def _bracketed(host: str) -> str:

@@ -27,6 +27,7 @@ class Standing:
         self.settings = settings
         self.keys = keys_of(settings)
         self.port = 3002
+        self.url = "ws://[::1]:3002/ws" if settings.server.host == "::1" else "ws://127.0.0.1:3002/ws"
         self.flush = "send"
         self.failure: str | None = None
         self.draining = False
