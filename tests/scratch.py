@@ -95,10 +95,14 @@ class Scratch:
         text = named.sub(lambda match: str(self.ports[int(match[1])]), text)
         return _FOLDERS.sub(f"{self.root}/", text)
 
-    def write(self, name: str, text: str) -> Path:
-        """Save a page's file, below the home or where the page says."""
+    def make_folders(self, text: str) -> None:
+        """Make the folders of the files that a moved text names, as the machine of a page has them."""
         for folder in re.findall(rf"{re.escape(str(self.root))}/[\w./-]+(?=/)", text):
             Path(folder).mkdir(parents=True, exist_ok=True)
+
+    def write(self, name: str, text: str) -> Path:
+        """Save a page's file, below the home or where the page says."""
+        self.make_folders(text)
         path = self.home / self.moved(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, "utf-8")
@@ -131,8 +135,7 @@ class Scratch:
     def shell(self, script: str, place: str, typed: str = "") -> str:
         """Run a script by `bash -euo pipefail` with what earlier ones have set; return what it wrote to stdout."""
         text = self.moved(script)
-        for folder in re.findall(rf"{re.escape(str(self.root))}/[\w./-]+(?=/)", text):
-            Path(folder).mkdir(parents=True, exist_ok=True)
+        self.make_folders(text)
         result = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", f"{self._before()}{text}\nset +a\nexport -p >{self._state}\n"],
             cwd=self.home,
