@@ -52,6 +52,15 @@ async def a_poll_is_counted(scratch: Scratch) -> None:
         assert (await ann.ask("vote", {"poll": "lunch", "choice": "2"}))["data"]["path"] == "data.choice"
 
 
+@check("docs/howto/authentication.md", "access.py")
+async def a_cookie_says_who_somebody_is(scratch: Scratch) -> None:
+    cookie = {"additional_headers": {"Cookie": "session=7f3a"}, "established": False}
+    async with await scratch.connect("", **cookie) as alice:
+        assert (await alice.receive())["data"]["userId"] == "alice"
+    async with await scratch.connect("", established=False) as nobody:
+        assert (await nobody.closed())[0] == 4501
+
+
 @check("docs/howto/frames-and-fanout.md")
 async def connections_of_another_server_get_what_is_published(scratch: Scratch) -> None:
     page = runpy.run_path(str(scratch.home / "page.py"))
@@ -126,10 +135,11 @@ def test_the_blocks_of_a_page_run(page: str, tmp_path: Path) -> None:
             for (of, during), function in CHECKS.items():
                 if (of, block.language) == (page, "sh") and during and during in block.text:
                     asyncio.run(_within(function, scratch))
-        shell = "\n".join(block.text for block in found if block.language in {"sh", "console"})
-        for name in scripts:
-            if re.search(rf"\b{re.escape(Path(name).stem)}\b", shell):
+        started = _started(scripts, "\n".join(block.text for block in found if block.language in {"sh", "console"}))
+        for name, source in scripts.items():
+            if name in started:
                 continue
+            assert not re.search(r"^app = |def test_", source, re.MULTILINE), f"{page}: say how {name} is started"
             if name.endswith(".py"):
                 scratch.shell(f"python {name}", f"{page} ({name})")
             else:
@@ -137,6 +147,16 @@ def test_the_blocks_of_a_page_run(page: str, tmp_path: Path) -> None:
         if (page, "") in CHECKS:
             asyncio.run(_within(CHECKS[page, ""], scratch))
         scratch.stop()
+
+
+def _started(scripts: dict[str, str], shell: str) -> set[str]:
+    """Return the files that commands of the page name, and those that these import."""
+    started: set[str] = set()
+    text = shell
+    while found := {name for name in scripts if re.search(rf"\b{re.escape(Path(name).stem)}\b", text)} - started:
+        started |= found
+        text = "\n".join(line for name in found for line in scripts[name].splitlines() if " import " in line)
+    return started
 
 
 async def _within(function: Check, scratch: Scratch) -> None:

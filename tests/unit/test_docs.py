@@ -117,6 +117,33 @@ def test_an_http_block_is_a_request_or_an_answer(block: Block) -> None:
         json.loads(body)
 
 
+@pytest.mark.parametrize("block", of("text"), ids=str)
+def test_a_text_block_is_what_it_describes(block: Block) -> None:
+    assert block.page in TEXTS, "name what holds this block to the truth, in TEXTS"
+    TEXTS[block.page](block)
+
+
+def _are_files_of_the_folder(block: Block) -> None:
+    for line in block.text.splitlines():
+        assert ((ROOT / block.page).parent / line.split()[0]).exists(), line
+
+
+def _are_the_layers_of_import_linter(block: Block) -> None:
+    (contract,) = (
+        each
+        for each in tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]["contracts"]
+        if each["id"] == "layers"
+    )
+    layers = {name: place for place, layer in enumerate(contract["layers"]) for name in re.findall(r"\w+", layer)}
+    lines = [line for line in block.text.splitlines() if not line.startswith((" ", "_engine"))]
+    shown = [name for line in lines for name in re.findall(r"\w+", line.split("  ")[0])]
+    assert set(shown) == set(layers) - {"__main__"}
+    assert [layers[name] for name in shown] == sorted(layers[name] for name in shown)
+
+
+TEXTS = {"benches/README.md": _are_files_of_the_folder, "ARCHITECTURE.md": _are_the_layers_of_import_linter}
+
+
 def _options(command: list[str]) -> tuple[Callable[[], set[str]], list[str]]:
     """Return the options that a command of ours has, and the ones that are written."""
     known = typer.main.get_command(command_line)
@@ -150,6 +177,13 @@ def test_keys_of_the_configuration_that_a_page_names_exist(page: str) -> None:
         if section in sections and name not in _NO_KEYS
     }
     assert not found - set(ALL), f"keys that do not exist: {sorted(found - set(ALL))}"
+
+
+@pytest.mark.parametrize("page", pages.pages())
+def test_metrics_that_a_page_names_exist(page: str) -> None:
+    known = set(re.findall(r"^\| `(\w+)` \|", pages.text_of("docs/reference/metrics.md"), re.MULTILINE))
+    named = set(re.findall(r"(?<![\w./])realtime_[a-z_]+", pages.text_of(page)))
+    assert {re.sub("_(bucket|sum|count)$", "", name) for name in named} <= known
 
 
 def _anchors(path: Path) -> set[str]:
