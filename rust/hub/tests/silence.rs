@@ -157,6 +157,28 @@ fn a_connection_that_waits_for_its_commands_is_not_silent() {
 }
 
 #[test]
+fn a_connection_that_would_not_be_read_is_not_silent_though_nothing_comes() {
+    let mut world = World::new(1);
+    let ann = world.connect(0, "ann");
+    world.take_events();
+    for n in 0..64 {
+        world.send(ann, &json!({"type": "send_message", "data": {}, "id": n}));
+    }
+    world.run();
+    world.advance(400_000);
+    assert_eq!(world.take(ann), []);
+    let conn = world.clients[ann].conn;
+    world.submit(Command::Done { conn, count: 64 });
+    world.run();
+    world.advance(24_500);
+    assert_eq!(world.take(ann), []);
+    world.advance(51_000);
+    let got = world.take(ann);
+    assert_eq!(got[..2], [Got::Ping, Got::Ping]);
+    assert!(is_closed(&got[2..], 4001), "{got:?}");
+}
+
+#[test]
 fn a_ping_before_a_pause_has_its_interval_behind_it() {
     let mut world = World::new(1);
     let ann = world.connect(0, "ann");

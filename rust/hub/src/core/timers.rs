@@ -130,9 +130,9 @@ impl ShardCore {
         if self.end_if_due(slot) || self.check_expiry(slot) {
             return;
         }
-        let conn = &self.conns[slot];
-        let silent_ticks = tick_of(self.now).saturating_sub(conn.silent_from);
-        if conn.has(flag::PAUSED) {
+        let silent_ticks = tick_of(self.now).saturating_sub(self.conns[slot].silent_from);
+        // Asked here too: nothing may have come since the last pause began.
+        if !self.reads(self.id(slot)) {
             return self.due_paused(slot, silent_ticks);
         }
         if silent_ticks >= self.silence_ticks() {
