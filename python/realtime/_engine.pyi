@@ -197,6 +197,16 @@ class Commands:
     def send_all(self, payload: bytes, key: tuple[str, str] | None = None) -> None:
         """Queue one text message to every open connection of the `json` endpoints; `key` as for `send_many`."""
 
+    def presence_mode(self, users: list[str] | None) -> None:
+        """Say who is told of whom: None, those who share a channel; else everybody of everybody: `users` are online.
+
+        Every open connection of the `json` endpoints that speaks `realtime.v1` gets a `presence_mode` event, and each
+        that opens later one right behind its first frame.
+        """
+
+    def presence_change(self, user: str, is_online: bool) -> None:
+        """Say that a user came or went, just before everybody is told of it by `send_all`."""
+
     def close(self, conn: int, code: int, reason: str = "") -> None:
         """Close one connection; its queued whole frames behind a partly written one are dropped."""
 

@@ -1,8 +1,8 @@
 """Time as Python's half of the server sees it: the wall clock in ms, its text, and timers.
 
 Everything that waits or stamps takes a `Clock`, so that `testing` can move time by hand. While a batch of events is
-handled the clock is held: every frame of the batch carries one time, read once. Durations go by the monotonic clock of
-the event loop; only what is shown to clients is wall time.
+handled the clock is held: every frame of the batch carries one time, read once. Durations go by a monotonic clock that
+counts suspends, so that a ticket is over when its time is; only what is shown to clients is wall time.
 
 `SystemClock` is made by `server`, `ManualClock` by `testing`.
 """
@@ -12,7 +12,10 @@ import heapq
 import itertools
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
+
+# Where it is not Linux it is macOS, whose monotonic clock goes on during sleep.
+_MONOTONIC: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 class Timer(Protocol):
@@ -83,7 +86,7 @@ class SystemClock:
 
     def monotonic_ms(self) -> int:
         """See `Clock`."""
-        return time.monotonic_ns() // 1_000_000
+        return time.clock_gettime_ns(_MONOTONIC) // 1_000_000
 
     def timestamp(self) -> str:
         """See `Clock`."""

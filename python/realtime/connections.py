@@ -147,6 +147,10 @@ class Connections(Collection[Session]):
         """Whether the user has a session that events can be sent to."""
         return user in self._by_user
 
+    def online(self) -> list[str]:
+        """Return the users that have a session that events can be sent to."""
+        return list(self._by_user)
+
     @property
     def users(self) -> int:
         """How many users are online."""

@@ -69,6 +69,7 @@ class Control:
         self._submit_due = False
         self._most = BATCH_MAX
         self._presence_timer: Timer | None = None
+        self._start_timer: Timer | None = None
         self.figures = Figures()
         self._lines = logs.ConnectionLines(settings.log.connections_per_s)
         raw = frozenset(index for index, endpoint in enumerate(rules.endpoints) if endpoint.mode == "raw")
@@ -119,6 +120,12 @@ class Control:
             _engine.WARNED: _warn,
             _engine.FATAL: self._fail,
         }
+
+    def start(self) -> None:
+        """Say who is told of whom before anybody is let in, and again when those who come back have had their time."""
+        self._tell_mode()
+        self.submit()
+        self._start_timer = self.clock.call_later(self.settings.presence.grace_s, self._tell_mode)
 
     def on_fatal(self, callback: Callable[[str], None]) -> None:
         """Call `callback` with one line when the engine cannot go on."""
@@ -237,9 +244,16 @@ class Control:
     def _tell(self, notices: Iterable[Notice]) -> None:
         for notice in notices:
             if isinstance(notice, Change):
+                if notice.channels is None:
+                    self._commands.presence_change(notice.user, notice.status == "online")
                 self.broadcaster.user_presence(notice.user, notice.status, notice.channels)
             else:
-                self.broadcaster.to_all("presence_mode", {"mode": notice.mode})
+                self._tell_mode()
+
+    def _tell_mode(self) -> None:
+        is_everyone = self.presence.mode == "everyone"
+        self._commands.presence_mode([*self.connections.online(), *self.presence.leaving()] if is_everyone else None)
+        self.wake()
 
     def _arm_presence(self) -> None:
         next_ms = self.presence.next_ms()
@@ -266,8 +280,9 @@ class Control:
 
     def end(self) -> None:
         """Do what of `close` needs no loop."""
-        if self._presence_timer is not None:
-            self._presence_timer.cancel()
+        for timer in (self._presence_timer, self._start_timer):
+            if timer is not None:
+                timer.cancel()
         self.router.stop()
         self.broadcaster.abandon()
         self.connections.clear()

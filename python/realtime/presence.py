@@ -14,6 +14,9 @@ share a channel with the user, and a switch is told to all. In that second mode:
 The mode at a session's end decides who is told, not that at the end of the grace: when most of many sessions are cut at
 once, those that are left must not be told of each of them.
 
+A client is told who is online when it comes, at each switch, and once when the grace after a start is over: whoever has
+not come back by then is no longer there, though nobody saw him go. `control` sends that, with who is online.
+
 Called by `control` with what `connections` found (first session, last session) and the time.
 """
 
@@ -83,7 +86,11 @@ class Presence:
             What is to be told, in this order.
         """
         notices = self._switched(sessions)
-        if first and self._leaving.pop(user, None) is None:
+        if not first:
+            return notices
+        leaving = self._leaving.pop(user, None)
+        # One who was cut off where few were told counts as gone for everybody since everybody is told.
+        if leaving is None or (leaving.audience is not None and self._mode == "everyone"):
             notices.append(Change(user, "online", self._audience(self._gone.pop(user, ()))))
         return notices
 
@@ -122,6 +129,10 @@ class Presence:
             del self._leaving[user]
             notices.append(self._went(user, leaving.audience))
         return notices
+
+    def leaving(self) -> list[str]:
+        """Return who has no session but counts as online for everybody, until the grace is over."""
+        return [user for user, leaving in self._leaving.items() if leaving.audience is None]
 
     def next_ms(self) -> int | None:
         """When `due` has something to say; None where nobody is leaving."""

@@ -280,6 +280,7 @@ class Server:
                 f"data_dir = {self.settings.data_dir!r}: what was revoked could not be read back; see "
                 "that the log in it can be read"
             ) from refusal
+        control.start()
         self._engine.start_accepting()
 
     def _readable(self) -> None:

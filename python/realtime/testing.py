@@ -309,6 +309,7 @@ class TestApp:
             self._app.running(self._control)
             self._loop = asyncio.get_running_loop()
             await self._control.identities.start()
+            self._control.start()
             self._control.jobs.start()
             stack.push_async_callback(self._end)
             self._stack = stack.pop_all()

@@ -3,9 +3,11 @@
 import re
 import time
 from collections.abc import Callable
+from typing import Any
 
 from tests.kit import Server, clients
 
+V1: dict[str, Any] = {"subprotocols": ["realtime.v1"]}
 TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
 
@@ -74,12 +76,55 @@ async def test_close_with_another_code_waits_for_the_grace(serve: Callable[..., 
 
 async def test_above_everyone_max_only_those_who_share_a_channel_are_told(serve: Callable[..., Server]) -> None:
     server = serve("presence.everyone_max=4", "presence.grace_s=0.2")
-    async with server, clients(server, "a", "b", "c", "d") as (friend, stranger, *_):
+    async with (
+        server,
+        clients(server, "c", "d"),
+        await server.connect("a", **V1) as friend,
+        await server.connect("b", **V1) as stranger,
+    ):
         await friend.subscribe("conversation:1")
         await stranger.subscribe("conversation:2")
-        async with await server.connect("alice") as alice:
+        async with await server.connect("alice", **V1) as alice:
             for member in (friend, stranger, alice):
-                assert (await member.expect("presence_mode"))["data"] == {"mode": "shared"}
+                await member.expect("presence_mode", mode="everyone")
+                assert (await member.expect("presence_mode", mode="shared"))["data"] == {"mode": "shared"}
             await alice.subscribe("conversation:1")
         await friend.expect("user_presence", userId="alice", status="offline")
         await stranger.refute("user_presence", userId="alice", status="offline")
+
+
+async def test_who_is_online_is_told_right_behind_the_first_frame(server: Server, tag: str) -> None:
+    async with clients(server, f"{tag}bob", about=tag):
+        for number in range(5):
+            async with await server.connect(f"{tag}{number}", about=tag, established=False, **V1) as alice:
+                # A command that is sent at once is answered behind it.
+                await alice.send("ping", id=1)
+                first, second = await alice.receive(), await alice.receive()
+                assert (first["type"], second["type"]) == ("connection_established", "presence_mode")
+                assert second["data"]["mode"] == "everyone"
+                of_this_test = [user for user in second["data"]["users"] if user.startswith(f"{tag}b")]
+                assert of_this_test == [f"{tag}bob"]
+                await alice.expect("user_presence", userId=f"{tag}{number}", status="online")
+
+
+async def test_clients_of_the_first_version_are_not_told_the_mode(serve: Callable[..., Server]) -> None:
+    server = serve("presence.everyone_max=1", "presence.grace_s=0.1")
+    async with server, clients(server, "a", "b") as (old, _), await server.connect("c", **V1) as new:
+        await new.expect("presence_mode", mode="shared")
+        await old.refute("presence_mode")
+
+
+async def test_nobody_stays_online_for_good_after_a_crash(serve: Callable[..., Server]) -> None:
+    server = serve("presence.grace_s=4")
+    async with server:
+        async with await server.connect("bob", **V1) as bob, await server.connect("alice", **V1):
+            await bob.expect("user_presence", userId="alice", status="online")
+            server.kill()
+            await bob.closed()
+        await server.start()
+        async with await server.connect("bob", **V1) as bob, await server.connect("carol", **V1):
+            known = await bob.expect("presence_mode")
+            assert known["data"] == {"mode": "everyone", "users": []}
+            # When the grace is over: those who have come back, and nobody else.
+            known = await bob.expect("presence_mode")
+            assert known["data"] == {"mode": "everyone", "users": ["bob", "carol"]}

@@ -160,7 +160,7 @@ async def everybody_gets(readers: list[Client], type: str, numbers: range, numbe
 
 def serving(serve: Callable[..., Server]) -> Server:
     # A Close waits behind what is partly sent, so who reads as slowly as this needs time to come to it.
-    sets = (f"limits.outboxes_bytes_max={BUDGET_BYTES}", "limits.close_timeout_s=120")
+    sets = (f"limits.outboxes_bytes_max={BUDGET_BYTES}", "limits.close_timeout_s=120", "presence.grace_s=0.1")
     return serve("limits.enabled=false", *sets, api=True)
 
 
@@ -229,6 +229,7 @@ async def test_a_slow_reader_of_stored_events_is_closed_and_gets_the_rest_when_i
             assert offsets == [*range(1, len(offsets) + 1)]
             assert len(offsets) < EVENTS
         async with await server.connect("slow", about="nobody", subprotocols=["realtime.v1"]) as again:
+            await again.expect("presence_mode")
             position = {"offset": len(offsets), "epoch": epoch}
             confirmed_again = await again.subscribe(channel, position=position)
             assert confirmed_again["recovered"] is True

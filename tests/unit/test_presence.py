@@ -163,3 +163,19 @@ def test_only_so_many_who_went_are_remembered() -> None:
         world.close(f"u{number}", channels=("c",))
     assert world.open("u0") == [Change("u0", "online", ())]
     assert world.open(f"u{GONE_MAX}") == [Change(f"u{GONE_MAX}", "online", ("c",))]
+
+
+def test_one_who_was_cut_off_while_few_were_told_is_told_online_once_everybody_is() -> None:
+    world = World(everyone_max=10)
+    for number in range(10):
+        world.open(f"user{number}")
+    assert world.open("user10")[0] == Switch("shared")
+    world.close("user0", code=1006, channels=("conversation:1",))
+    assert world.presence.leaving() == []
+    told = [notice for number in range(1, 4) for notice in world.close(f"user{number}", code=1006)]
+    assert told == [Switch("everyone")]
+    # The last one's end was told by the mode that it made.
+    assert world.presence.leaving() == ["user2", "user3"]
+    assert world.open("user0") == [Change("user0", "online", None)]
+    assert world.open("user3") == []
+    assert world.presence.leaving() == ["user2"]

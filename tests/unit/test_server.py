@@ -140,7 +140,7 @@ def test_without_secrets_there_is_no_rule_of_tokens_and_in_memory_no_directory()
 
 def told(half: Half) -> list[tuple[str, str]]:
     frames = [msgspec.json.decode(call[0]) for call in half.engine.named("send_all")]
-    return [(frame["data"].get("userId", ""), frame["data"].get("status") or frame["data"]["mode"]) for frame in frames]
+    return [(frame["data"]["userId"], frame["data"]["status"]) for frame in frames]
 
 
 async def test_presence_is_told_when_users_come_and_go() -> None:
@@ -172,11 +172,18 @@ async def test_the_time_of_each_grace_is_kept() -> None:
     assert told(half)[3:] == [("bob", "offline")]
 
 
-async def test_the_mode_of_presence_is_told_to_everybody() -> None:
+async def test_the_engine_is_told_who_is_told_of_whom() -> None:
     half = Half(Realtime(), Settings(presence=PresenceSettings(everyone_max=1)))
+    half.control.start()
     half.open(1, "ann")
+    # The change that clients who come later are told with the mode, just before the event.
+    assert [call[0] for call in half.engine.calls][:3] == ["presence_mode", "presence_change", "send_all"]
     half.open(2, "bob")
-    assert told(half) == [("ann", "online"), ("", "shared")]
+    assert told(half) == [("ann", "online")]
+    assert half.engine.named("presence_change") == [("ann", True)]
+    assert half.engine.named("presence_mode") == [([],), (None,)]
+    half.clock.advance_to(half.clock.now_ms() + 5000)
+    assert half.engine.named("presence_mode")[2:] == [(None,)]
     assert half.engine.named("send_many")[0][0] == [2]
     half.close(2, channels=["a"])
     assert half.engine.named("publish_union")[0][0] == ["a"]
@@ -363,13 +370,13 @@ async def test_mounts_are_left_once_everybody_was_told_and_before_reading_stops(
 
     async with Server(Realtime(), QUICK, [mount]):
         pass
-    assert order == [4711, ["start", "history", "start_accepting", "stop_accepting", "announce_drain"]]
+    assert order == [4711, ["start", "history", "presence_mode", "start_accepting", "stop_accepting", "announce_drain"]]
 
 
 async def test_an_app_is_served_inside_of_another_by_its_lifespan(engines: list[Socketless]) -> None:
     app = Realtime(settings=QUICK)
     async with app.lifespan(object()):
-        assert [call[0] for call in engines[0].calls] == ["start", "history", "start_accepting"]
+        assert [call[0] for call in engines[0].calls] == ["start", "history", "presence_mode", "start_accepting"]
         await app.publish("feed:1", "tick", {})
     assert engines[0].named("stop") == [()]
 

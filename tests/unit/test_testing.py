@@ -13,6 +13,8 @@ from realtime import Grant, Identity, Realtime, Refused, Session, UpgradeRequest
 from realtime.config import LimitSettings, Settings
 from realtime.testing import NotLetIn, TestApp
 
+GREETINGS = {"connection_established", "presence_mode", "user_presence"}
+
 
 class Vote(msgspec.Struct):
     poll: str
@@ -72,7 +74,7 @@ async def test_commands_sent_at_once_after_a_subscribe_wait_for_its_hook() -> No
             t.engine.client_send(alice._link, msgspec.json.encode({**command, "id": number}).decode())
         await t.settle()
         await alice.expect("ack")
-        kinds = [frame.type for frame in alice.frames if frame.type not in {"connection_established", "user_presence"}]
+        kinds = [frame.type for frame in alice.frames if frame.type not in GREETINGS]
         assert kinds == ["subscription_confirmed", "pointed", "unsubscription_confirmed"]
 
 
@@ -298,3 +300,31 @@ async def test_what_a_task_of_the_test_sends_arrives_without_a_settle() -> None:
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         assert [frame.type for frame in alice.frames][-1] == "tick"
+
+
+async def test_a_client_is_told_who_is_online_when_it_comes_and_when_the_grace_of_the_start_is_over() -> None:
+    async with TestApp(Realtime()) as t:
+        alice = await t.connect(user="alice")
+        old = await t.connect(user="bob", first_version=True)
+        cyd = await t.connect(user="cyd")
+        assert [frame.type for frame in cyd.frames][:2] == ["connection_established", "presence_mode"]
+        assert (await alice.expect("presence_mode")).data == {"mode": "everyone", "users": []}
+        assert (await cyd.expect("presence_mode")).data == {"mode": "everyone", "users": ["alice", "bob"]}
+        t.clock.advance(4.9)
+        alice.refute("presence_mode")
+        t.clock.advance(0.2)
+        for peer in (alice, cyd):
+            assert (await peer.expect("presence_mode")).data == {"mode": "everyone", "users": ["alice", "bob", "cyd"]}
+        old.refute("presence_mode")
+
+
+async def test_one_who_is_cut_off_is_online_for_others_until_its_grace_is_over() -> None:
+    async with TestApp(Realtime()) as t:
+        alice = await t.connect(user="alice")
+        alice.drop()
+        bob = await t.connect(user="bob")
+        assert (await bob.expect("presence_mode")).data["users"] == ["alice"]
+        t.clock.advance(5.1)
+        await bob.expect("user_presence", user_id="alice", status="offline")
+        cyd = await t.connect(user="cyd")
+        assert (await cyd.expect("presence_mode")).data["users"] == ["bob"]

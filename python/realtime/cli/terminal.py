@@ -38,6 +38,7 @@ _BACKOFF_S = (1, 2, 4, 8, 16)
 _SHOWN_TIMEOUT_S = 2.0
 _TYPING_LOOK_S = 0.5
 _TYPING_AGAIN_S = 10.0
+_PEOPLE_SHOWN_MAX = 10
 
 
 def safe(text: object) -> str:
@@ -101,6 +102,8 @@ class _Room:
         self._client: Client | None = None
         self._connected = asyncio.Event()
         self._typists: set[str] = set()
+        # Who was said to be online; None while that is not known.
+        self._people: set[str] | None = None
         self._unshown: set[str] = set()
         self._all_shown = asyncio.Event()
 
@@ -140,8 +143,10 @@ class _Room:
                 self._came_back(event.data.get("clientMessageId"))
                 at = datetime.fromisoformat(event.data["createdAt"]).astimezone().strftime("%H:%M")
                 self._screen.line(f"{at} {safe(event.data['userId'])}: {safe(event.data['content'])}")
-            case "user_presence" if event.data["userId"] != user:
-                self._screen.note(f"{safe(event.data['userId'])} is {safe(event.data['status'])}")
+            case "user_presence":
+                self._note_presence(event.data["userId"], event.data["status"] == "online", user)
+            case "presence_mode":
+                self._note_people(event.data.get("users"), user)
             case "typing_indicator" if event.channel == self._channel and event.data["userId"] != user:
                 who = event.data["userId"]
                 if event.data["isTyping"] and who not in self._typists:
@@ -151,6 +156,22 @@ class _Room:
                 self._screen.note(safe(event.data["message"]))
             case _:
                 pass
+
+    def _note_presence(self, who: str, is_online: bool, user: str) -> None:
+        if self._people is not None:
+            (self._people.add if is_online else self._people.discard)(who)
+        if who != user:
+            self._screen.note(f"{safe(who)} is {'online' if is_online else 'offline'}")
+
+    def _note_people(self, users: list[str] | None, user: str) -> None:
+        """Take who is online in place of what was known; say what is other than it was said to be."""
+        known, self._people = self._people, None if users is None else set(users)
+        if known is not None and self._people is not None:
+            for who in sorted((known ^ self._people) - {user}):
+                self._screen.note(f"{safe(who)} is {'online' if who in self._people else 'offline'}")
+        elif others := sorted((self._people or set()) - {user}):
+            more = f" and {len(others) - _PEOPLE_SHOWN_MAX} more" if len(others) > _PEOPLE_SHOWN_MAX else ""
+            self._screen.note(f"online: {', '.join(map(safe, others[:_PEOPLE_SHOWN_MAX]))}{more}")
 
     async def write(self) -> None:
         """Send each line of the input; each again under the same clientMessageId until the server has it."""

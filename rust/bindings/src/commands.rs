@@ -145,6 +145,16 @@ impl Commands {
         Ok(())
     }
 
+    #[pyo3(signature = (users))]
+    fn presence_mode(&self, users: Option<Vec<String>>) {
+        let users = users.map(|users| users.into_iter().map(Into::into).collect());
+        self.push(Command::PresenceMode { users });
+    }
+
+    fn presence_change(&self, user: &str, is_online: bool) {
+        self.push(Command::PresenceChange { user: user.into(), is_online });
+    }
+
     #[pyo3(signature = (conn, code, reason=""))]
     fn close(&self, conn: u64, code: u16, reason: &str) {
         self.push(Command::Close { conn: ConnId::from_u64(conn), code, reason: reason.into() });

@@ -22,6 +22,11 @@ pub enum Command {
     SendMany { conns: Vec<ConnId>, payload: Box<[u8]>, key: Option<Arc<str>> },
     /// One text message to every open connection of the `json` endpoints.
     SendAll { payload: Box<[u8]>, key: Option<Arc<str>> },
+    /// Who is told of whom: None, those who share a channel; else everybody of everybody, and these are online. All
+    /// clients that know `presence_mode` are told now, and each that comes later behind its first frame.
+    PresenceMode { users: Option<Vec<Arc<str>>> },
+    /// A user came or went, of which everybody is told next.
+    PresenceChange { user: Arc<str>, is_online: bool },
     /// End a connection.
     Close { conn: ConnId, code: u16, reason: Box<str> },
     /// Rights on one channel, then the command that had asked for them.

@@ -13,6 +13,7 @@ mod fan_outs;
 mod input;
 mod members;
 mod output;
+mod presence;
 mod renewal;
 mod timers;
 mod upgrade;
@@ -30,6 +31,7 @@ use drain::Drain;
 use fan_outs::FanOuts;
 use members::LocalChannel;
 use output::Turn;
+use presence::Presence;
 use realtime_protocol::deflate::Inflater;
 use rustc_hash::FxHashMap;
 use std::net::IpAddr;
@@ -63,6 +65,7 @@ pub struct ShardCore {
     drain: Drain,
     budget: Budget,
     fan_outs: FanOuts,
+    presence: Presence,
     now: Now,
     timers: Timers,
 }
@@ -91,6 +94,7 @@ impl ShardCore {
             drain: Drain::default(),
             budget: Budget::default(),
             fan_outs: FanOuts::default(),
+            presence: Presence::default(),
             now: Now::default(),
             timers: Timers::default(),
         }

@@ -270,6 +270,13 @@ impl Hub {
                 let frame = Prepared::text(&payload);
                 self.everywhere(|| ShardMsg::SendAll { frame: Arc::clone(&frame), key: key.clone() });
             }
+            Command::PresenceMode { users } => {
+                let users: Option<Arc<[Arc<str>]>> = users.map(Into::into);
+                self.everywhere(|| ShardMsg::PresenceMode { users: users.clone() });
+            }
+            Command::PresenceChange { user, is_online } => {
+                self.everywhere(|| ShardMsg::PresenceChange { user: Arc::clone(&user), is_online });
+            }
             Command::PublishUnion { channels, payload, key } => {
                 let ids: Arc<[u64]> =
                     channels.iter().filter_map(|name| self.directory.find(name)).map(|c| c.id).collect();

@@ -37,6 +37,10 @@ pub(crate) enum ShardMsg {
     SendMany { conns: Vec<ConnId>, frame: Arc<Prepared>, key: Option<Arc<str>> },
     /// One frame to every open `json` connection.
     SendAll { frame: Arc<Prepared>, key: Option<Arc<str>> },
+    /// Who is told of whom from now on; who is online where that is everybody.
+    PresenceMode { users: Option<Arc<[Arc<str>]>> },
+    /// A user came or went, of which everybody is told.
+    PresenceChange { user: Arc<str>, is_online: bool },
     /// One frame to the members of several channels, each connection once.
     SendUnion { channels: Arc<[u64]>, frame: Arc<Prepared>, key: Option<Arc<str>> },
     /// Tell Python which connections of this shard are members.
@@ -94,6 +98,8 @@ impl ShardMsg {
             Self::Resubscribe(again) => Some(again.conn),
             Self::Deliver(_) | Self::SendMany { .. } | Self::SendAll { .. } | Self::SendUnion { .. } => None,
             Self::Members { .. }
+            | Self::PresenceMode { .. }
+            | Self::PresenceChange { .. }
             | Self::AnnounceDrain { .. }
             | Self::CloseAll { .. }
             | Self::Revoke(_)

@@ -165,6 +165,36 @@ async def test_chat_shows_what_was_said_and_who_does_what_and_sends_lines() -> N
     assert len(sent[0]["data"]["clientMessageId"]) == 36
 
 
+async def test_chat_takes_who_is_online_in_place_of_what_it_knew() -> None:
+    async def script(peer: ServerConnection) -> None:
+        await tell(peer, presence("everyone", "ann", "bob", "\x1bcyd"))
+        await confirm(peer)
+        await tell(peer, {"type": "user_presence", "data": {"userId": "dan", "status": "online"}})
+        await tell(peer, presence("everyone", "ann", "dan", "eve"))
+        await tell(peer, presence("shared"))
+        await tell(peer, presence("everyone", *(f"user{number:02}" for number in range(12))))
+        await peer.wait_closed()
+
+    async with played(script) as url:
+        terminal = await Terminal.run(url, "chat", "lobby")
+        try:
+            assert await terminal.line() == "* ann in lobby; a line is sent by Enter, Ctrl-D leaves"
+            assert await terminal.line() == "* online: \\u001bcyd, bob"
+            assert await terminal.line() == "* dan is online"
+            for line in ("\\u001bcyd is offline", "bob is offline", "eve is online"):
+                assert await terminal.line() == f"* {line}"
+            shown = ", ".join(f"user{number:02}" for number in range(10))
+            assert await terminal.line() == f"* online: {shown} and 2 more"
+            code, out, err = await terminal.end()
+        finally:
+            terminal.kill()
+    assert (code, out, err) == (0, "", "")
+
+
+def presence(mode: str, *users: str) -> dict[str, object]:
+    return {"type": "presence_mode", "data": {"mode": mode, "users": users} if users else {"mode": mode}}
+
+
 async def test_a_line_is_sent_again_under_its_name_after_a_lost_connection() -> None:
     names: list[str] = []
 

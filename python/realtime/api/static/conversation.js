@@ -23,6 +23,7 @@ export class Conversation extends EventTarget {
   #typingTimer = null;
   #sending = Promise.resolve();
   #told = new Map();
+  #knowsPeople = false;
   #listeners = new AbortController();
 
   said = new Map();
@@ -127,8 +128,11 @@ export class Conversation extends EventTarget {
     this.#changed("messages");
   }
 
-  /** Take the roster, and over it what the socket told while it was on its way. */
+  /** Take the roster, and over it what the socket told meanwhile; not where the socket itself told of everybody. */
   async #meet() {
+    if (this.#knowsPeople) {
+      return;
+    }
     const told = new Map();
     this.#told = told;
     const users = await this.#roster().catch(() => []);
@@ -189,10 +193,31 @@ export class Conversation extends EventTarget {
           this.#changed("typing");
         }
         break;
+      case "presence_mode":
+        this.#meetAll(event.data.users);
+        break;
       case "error":
         this.#say(event.data.message);
         break;
       default:
+    }
+  }
+
+  /** Take who is online in place of what was known; without `users` only those who share a channel are told of. */
+  #meetAll(users) {
+    const knew = this.#knowsPeople;
+    this.#knowsPeople = users !== undefined;
+    // What a roster on its way says is older.
+    this.#told = new Map();
+    if (users !== undefined) {
+      this.people = new Set([...users, this.user]);
+      this.#changed("people");
+      for (const user of [...this.typing].filter((user) => !this.people.has(user))) {
+        this.typing.delete(user);
+        this.#changed("typing");
+      }
+    } else if (knew) {
+      this.#meet();
     }
   }
 
@@ -215,6 +240,7 @@ export class Conversation extends EventTarget {
   }
 
   #lost() {
+    this.#knowsPeople = false;
     this.#typingSince = 0;
     clearTimeout(this.#typingTimer);
     if (this.typing.size) {

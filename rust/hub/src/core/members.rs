@@ -99,6 +99,8 @@ impl ShardCore {
                 }
             }
             ShardMsg::SendAll { frame, key } => self.send_all(frame, key),
+            ShardMsg::PresenceMode { users } => self.set_presence(users.as_deref()),
+            ShardMsg::PresenceChange { user, is_online } => self.change_presence(user, is_online),
             ShardMsg::SendUnion { channels, frame, key } => self.send_union(&channels, frame, key),
             ShardMsg::Members { ticket, channel } => self.tell_members(ticket, channel),
             ShardMsg::Page { conn, channel, next, events } => self.page_in(conn, &channel, next, events),

@@ -228,6 +228,7 @@ impl ShardCore {
         if self.hub.rules.endpoints[endpoint as usize].mode == Mode::Json {
             let hello = self.hello(id, &user, expires_at_ms);
             self.queue_json(slot, &hello);
+            self.tell_of_presence(slot);
             self.tell_of_drain(slot);
         }
         add(&self.hub.counters.connections, 1);

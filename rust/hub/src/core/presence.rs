@@ -1,0 +1,108 @@
+//! Who is online, as clients are told: `presence_mode`, behind the first frame of each connection and to all at once.
+//!
+//! Python decides who is told of whom, and tells each shard by the inbox, just before the events that say the same. So a
+//! connection that opens between two turns gets the users as they were before all that it gets live; what comes twice
+//! says the same. The frame is made for the first connection that needs it after a change. Clients of the first version
+//! get none.
+
+use super::ShardCore;
+use crate::compose;
+use crate::conn::{Phase, flag};
+use crate::options::Mode;
+use crate::outbox::{Class, Queued, latest_key};
+use crate::prepared::{Form, Prepared};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+const TYPE: &str = "presence_mode";
+
+/// What this shard tells of who is online.
+#[derive(Debug, Default)]
+pub(super) struct Presence {
+    told: Told,
+    /// None until it is asked for.
+    frame: Option<Arc<Prepared>>,
+}
+
+/// Who is told of whom.
+#[derive(Debug, Default)]
+enum Told {
+    /// Python has not said.
+    #[default]
+    Nothing,
+    /// Those who share a channel.
+    Shared,
+    /// Everybody of everybody: these are online.
+    Everyone(BTreeSet<Arc<str>>),
+}
+
+impl ShardCore {
+    /// Takes who is told of whom, and tells all who are open; None for those alone who share a channel.
+    pub(super) fn set_presence(&mut self, users: Option<&[Arc<str>]>) {
+        let told = users.map_or(Told::Shared, |users| Told::Everyone(users.iter().cloned().collect()));
+        self.presence = Presence { told, frame: None };
+        let Some(frame) = self.presence_frame() else { return };
+        let frame = self.turn.add(frame);
+        for slot in 0..self.conns.len() {
+            if self.conns[slot].phase == Phase::Open && self.knows_presence_mode(slot) {
+                self.queue_frame(slot, frame);
+            }
+        }
+    }
+
+    /// Takes that a user came or went, of which everybody is told.
+    pub(super) fn change_presence(&mut self, user: Arc<str>, is_online: bool) {
+        let Told::Everyone(users) = &mut self.presence.told else { return };
+        if if is_online { users.insert(user) } else { users.remove(&user) } {
+            self.presence.frame = None;
+        }
+    }
+
+    /// Tells a connection whose first frame was just queued.
+    pub(super) fn tell_of_presence(&mut self, slot: usize) {
+        if self.knows_presence_mode(slot)
+            && let Some(frame) = self.presence_frame()
+        {
+            self.queue(slot, frame);
+        }
+    }
+
+    fn knows_presence_mode(&self, slot: usize) -> bool {
+        let conn = &self.conns[slot];
+        conn.has(flag::VERSION_1) && self.hub.rules.endpoints[conn.endpoint as usize].mode == Mode::Json
+    }
+
+    fn presence_frame(&mut self) -> Option<Queued> {
+        let Presence { told, frame } = &mut self.presence;
+        let frame = match (&*told, &mut *frame) {
+            (Told::Nothing, _) => return None,
+            (_, Some(frame)) => Arc::clone(frame),
+            (told, frame) => {
+                let most = self.hub.rules.limits.publication_bytes_max;
+                Arc::clone(frame.insert(Prepared::text(&to_json(told, most, self.now.wall_ms))))
+            }
+        };
+        Some(Queued { frame, class: Class::Latest(latest_key(TYPE, "")), channel: None, form: Form::Plain })
+    }
+}
+
+/// The frame; `users` are left out where they would be longer than an event may be.
+fn to_json(told: &Told, bytes_max: usize, wall_ms: u64) -> Vec<u8> {
+    compose::reply(TYPE, None, wall_ms, |out| {
+        let Told::Everyone(users) = told else { return out.extend_from_slice(b"{\"mode\":\"shared\"}") };
+        out.extend_from_slice(b"{\"mode\":\"everyone\"");
+        let without = out.len();
+        out.extend_from_slice(b",\"users\":[");
+        for (place, user) in users.iter().enumerate() {
+            if place > 0 {
+                out.push(b',');
+            }
+            compose::string(out, user);
+            if out.len() > bytes_max {
+                out.truncate(without);
+                return out.push(b'}');
+            }
+        }
+        out.extend_from_slice(b"]}");
+    })
+}
