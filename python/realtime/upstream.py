@@ -28,6 +28,7 @@ import httpx2
 import msgspec
 from msgspec import Raw, Struct
 
+from realtime._engine import json_fault
 from realtime.config import ApiSettings
 from realtime.errors import Refused
 from realtime.messages import INVALID, encode
@@ -42,8 +43,6 @@ _KEEPALIVE_S: Final = 2.0
 """Shorter than what servers give an idle connection: a request on one that just closes cannot be told from a lost one,
 and a message is not sent twice on a guess."""
 _RETRYABLE_STATUSES: Final = frozenset({408, 425, 429})
-_DEPTH_MAX: Final = 64
-"""As deep as what clients send may be."""
 _WAITING_BYTES_MAX: Final = 64 * 1024 * 1024
 _TELL_EVERY_S: Final = 1.0
 _RETRY_AFTER_S_MAX: Final = 3600
@@ -337,17 +336,10 @@ def idempotency_key(user: str, conversation_id: str, client_message_id: str) -> 
 def _members(body: bytes) -> dict[str, Raw] | None:
     """Return the members of an object as they stand; None for anything that is not one."""
     try:
-        # All of it is read once, though it is passed on as it is: what cannot be read must not get into the log.
-        if not _is_shallow(msgspec.json.decode(body), _DEPTH_MAX):
-            return None
-        return msgspec.json.decode(body, type=dict[str, Raw])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        # It is passed on as it is: what clients could not read alike must not get into the log.
+        return msgspec.json.decode(body, type=dict[str, Raw]) if json_fault(body) is None else None
+    except msgspec.DecodeError:
         return None
-
-
-def _is_shallow(value: object, depth: int) -> bool:
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return depth >= 0 and all(_is_shallow(item, depth - 1) for item in inner)
 
 
 def _failed_before(wait_s: float) -> UpstreamFailed:

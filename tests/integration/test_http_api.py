@@ -65,6 +65,47 @@ async def test_a_conversation_is_one_over_sockets_and_http(api: Server) -> None:
         assert [(item["number"], item.get("content")) for item in page["items"]] == [(1, None), (2, "new")]
 
 
+@pytest.mark.parametrize(
+    ("value", "path"),
+    [
+        ("9007199254740993", "a"),
+        ("9" * 5000, "a"),
+        ("1e999", "a"),
+        ('{"b":1,"b":2}', "a.b"),
+        ("[" * 70 + "]" * 70, "a"),
+        ('{"b":["\\ud83d"]}', "a.b[0]"),
+        ("{" + ",".join(f'"k{n}":1' for n in range(1025)) + "}", "a.k1024"),
+    ],
+    ids=["an integer", "5000 digits", "a number", "a key twice", "depth", "half a pair", "1,025 keys"],
+)
+async def test_http_refuses_the_json_that_a_socket_refuses_and_names_the_member(
+    api: Server, value: str, path: str
+) -> None:
+    metadata = f'{{"a":{value}}}'
+    alice = token_for("alice")
+    await call(api, "POST", "/api/conversations/7/messages", {"content": "x"}, bearer=alice)
+    for method, route, body, at, bearer in (
+        ("POST", "/api/conversations/7/messages", f'{{"content":"x","metadata":{metadata}}}', "metadata.", alice),
+        ("PATCH", "/api/conversations/7/messages/1", f'{{"metadata":{metadata}}}', "metadata.", alice),
+        ("PATCH", "/api/conversations/7", metadata, "", alice),
+        ("POST", "/api/events", f'[{{"type":"t","all":true,"data":{metadata}}}]', "[0].data.", SERVICE_KEY),
+        ("POST", "/api/events", f'{{"type":"t","channel":"a:1","data":{metadata}}}', "data.", SERVICE_KEY),
+    ):
+        status, problem, _ = await call(api, method, route, body.encode(), bearer=bearer)
+        assert (status, problem["code"]) == (400, "invalid_message"), (method, route)
+        assert problem["path"].startswith(at + path), (method, route, problem["path"])
+    async with clients(api, "alice") as (client,):
+        await client.socket.send(
+            f'{{"type":"send_message","id":"c1","data":{{"conversationId":"7","content":"x","metadata":{metadata}}}}}'
+        )
+        if "ud83d" in value:
+            assert (await client.expect("ack"))["data"]["metadata"]["a"] == {"b": ["\ufffd"]}
+            return
+        error = await client.expect("error")
+        assert error["id"] == "c1"
+        assert error["data"]["path"].startswith(f"data.metadata.{path}")
+
+
 async def test_what_was_deleted_stays_so_after_a_crash(api: Server) -> None:
     await call(api, "POST", "/api/conversations/7/messages", {"content": "a-word-to-find"}, bearer=token_for("alice"))
     await call(api, "DELETE", "/api/conversations/7/messages/1", bearer=token_for("alice"))

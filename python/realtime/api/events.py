@@ -18,7 +18,7 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.types import ControllerRouterHandler
 from msgspec import Meta, Raw, Struct
 
-from realtime.api.bodies import Body, check_depth
+from realtime.api.bodies import Body
 from realtime.api.edge import Edge
 from realtime.api.guards import Guard
 from realtime.api.requests import request_id
@@ -175,7 +175,6 @@ class EventHooks:
         """
         if event.type in RESERVED:
             raise Refused("forbidden", f"type {event.type!r} is the engine's own", path=_path(at, "type"))
-        check_depth(event.data, _path(at, "data"))
         size = len(event.data)
         if size > self._bytes_max:
             detail = f"{size} bytes exceed limits.publication_bytes_max={self._bytes_max}"

@@ -9,6 +9,7 @@ mod engine;
 mod error;
 mod events;
 mod frames;
+mod json;
 mod load;
 mod loop_engine;
 mod virtual_engine;
@@ -34,6 +35,7 @@ fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<frames::Frame>()?;
     module.add_class::<frames::Deflate>()?;
     module.add_function(wrap_pyfunction!(engine::flush_of, module)?)?;
+    module.add_function(wrap_pyfunction!(json::json_fault, module)?)?;
     module.add_function(wrap_pyfunction!(load::load, module)?)?;
     module.add("Event", event_type(py)?)?;
     // The stub lists the names.

@@ -4,6 +4,11 @@
 //! a message are needed as byte ranges that go on unparsed to Python or into another frame. So this walk is ours;
 //! tests hold it against serde_json. Rules: depth ≤ 64, ≤ 1,024 keys an object, no key twice, integers within ±2^53,
 //! finite numbers. A lone surrogate escape becomes `\ufffd` in place: both are six bytes. The input is valid UTF-8.
+//! [`check`] holds other texts to the same rules: bodies of HTTP requests, answers of another API.
+
+mod fault;
+
+pub use fault::{Fault, Invalid, id_of, path_at};
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -91,10 +96,6 @@ pub struct Member {
     pub value: Value,
 }
 
-/// Why the text is not a message. The client hears only `Invalid message format`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Invalid;
-
 /// Where the parts of `{"type", "data"?, "id"?}` are.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Envelope {
@@ -122,25 +123,7 @@ impl Scanner {
         self.keys.clear();
         self.members.clear();
         let mut walk = Walk { bytes, at: 0, keys: &mut self.keys, members: &mut self.members };
-        walk.space();
-        let mut envelope = Envelope::default();
-        walk.object(1, &mut |walk, key, escaped| {
-            let name = key_text(walk.bytes, key, escaped);
-            let (is_data, place) = match &*name {
-                "type" => (false, Some(&mut envelope.kind)),
-                "id" => (false, Some(&mut envelope.id)),
-                "data" => (true, Some(&mut envelope.data)),
-                _ => (false, None),
-            };
-            drop(name);
-            let value = if is_data { walk.data_value()? } else { walk.value(2)? };
-            if let Some(place) = place {
-                *place = Some(value);
-            }
-            Ok(())
-        })?;
-        walk.space();
-        if walk.at == walk.bytes.len() { Ok(envelope) } else { Err(Invalid) }
+        walk.envelope().map_err(|fault| Invalid { fault, at: walk.at })
     }
 
     /// The member of `data` with this key, in the message scanned last.
@@ -169,6 +152,17 @@ pub fn members(bytes: &[u8], object: Span) -> Vec<(Cow<'_, str>, Value)> {
     found.into_iter().map(|(key, escaped, value)| (key_text(bytes, key, escaped), value)).collect()
 }
 
+/// Holds any JSON text to the rules of a message; nested containers count from 1.
+///
+/// # Errors
+/// [`Invalid`] for whatever the protocol does not take; the bytes may then be partly rewritten.
+pub fn check(bytes: &mut [u8]) -> Result<Value, Invalid> {
+    let mut walk = Walk { bytes, at: 0, keys: &mut Vec::new(), members: &mut Vec::new() };
+    walk.space();
+    let outcome = walk.value(1).and_then(|value| walk.end().map(|()| value));
+    outcome.map_err(|fault| Invalid { fault, at: walk.at })
+}
+
 fn text(bytes: &[u8], quoted: Span, escaped: bool) -> Cow<'_, str> {
     if escaped {
         return Cow::Owned(serde_json::from_slice(quoted.of(bytes)).unwrap_or_default());
@@ -189,9 +183,37 @@ struct Walk<'a> {
     members: &'a mut Vec<Member>,
 }
 
-type OnMember<'f, 'a> = dyn FnMut(&mut Walk<'a>, Span, bool) -> Result<(), Invalid> + 'f;
+type OnMember<'f, 'a> = dyn FnMut(&mut Walk<'a>, Span, bool) -> Result<(), Fault> + 'f;
 
 impl<'a> Walk<'a> {
+    fn envelope(&mut self) -> Result<Envelope, Fault> {
+        let mut envelope = Envelope::default();
+        self.space();
+        self.object(1, &mut |walk, key, escaped| {
+            let name = key_text(walk.bytes, key, escaped);
+            let (is_data, place) = match &*name {
+                "type" => (false, Some(&mut envelope.kind)),
+                "id" => (false, Some(&mut envelope.id)),
+                "data" => (true, Some(&mut envelope.data)),
+                _ => (false, None),
+            };
+            drop(name);
+            let value = if is_data { walk.data_value()? } else { walk.value(2)? };
+            if let Some(place) = place {
+                *place = Some(value);
+            }
+            Ok(())
+        })?;
+        self.end()?;
+        Ok(envelope)
+    }
+
+    /// Nothing but white space is left.
+    fn end(&mut self) -> Result<(), Fault> {
+        self.space();
+        if self.at == self.bytes.len() { Ok(()) } else { Err(Fault::Syntax) }
+    }
+
     fn peek(&self) -> Option<u8> {
         self.bytes.get(self.at).copied()
     }
@@ -202,17 +224,17 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn take(&mut self, wanted: u8) -> Result<(), Invalid> {
+    fn take(&mut self, wanted: u8) -> Result<(), Fault> {
         if self.peek() == Some(wanted) {
             self.at += 1;
             return Ok(());
         }
-        Err(Invalid)
+        Err(Fault::Syntax)
     }
 
-    fn value(&mut self, depth: usize) -> Result<Value, Invalid> {
+    fn value(&mut self, depth: usize) -> Result<Value, Fault> {
         let start = self.at;
-        let kind = match self.peek().ok_or(Invalid)? {
+        let kind = match self.peek().ok_or(Fault::Syntax)? {
             b'"' => Kind::String { escaped: self.string()? },
             b'{' => {
                 self.object(depth, &mut |walk, _, _| walk.value(depth + 1).map(drop))?;
@@ -231,7 +253,7 @@ impl<'a> Walk<'a> {
     }
 
     /// The value of `data`: its members are remembered, since the hub's own commands read them.
-    fn data_value(&mut self) -> Result<Value, Invalid> {
+    fn data_value(&mut self) -> Result<Value, Fault> {
         if self.peek() != Some(b'{') {
             return self.value(2);
         }
@@ -244,9 +266,9 @@ impl<'a> Walk<'a> {
         Ok(Value { kind: Kind::Object, span: Span { start, end: self.at } })
     }
 
-    fn object(&mut self, depth: usize, on_member: &mut OnMember<'_, 'a>) -> Result<(), Invalid> {
+    fn object(&mut self, depth: usize, on_member: &mut OnMember<'_, 'a>) -> Result<(), Fault> {
         if depth > DEPTH_MAX {
-            return Err(Invalid);
+            return Err(Fault::Depth);
         }
         self.take(b'{')?;
         let first_key = self.keys.len();
@@ -259,7 +281,7 @@ impl<'a> Walk<'a> {
         loop {
             let start = self.at;
             if self.peek() != Some(b'"') {
-                return Err(Invalid);
+                return Err(Fault::Syntax);
             }
             let escaped = self.string()?;
             let key = Span { start, end: self.at };
@@ -276,7 +298,7 @@ impl<'a> Walk<'a> {
                     self.keys.truncate(first_key);
                     return Ok(());
                 }
-                _ => return Err(Invalid),
+                _ => return Err(Fault::Syntax),
             }
             self.space();
         }
@@ -289,17 +311,17 @@ impl<'a> Walk<'a> {
         key: Span,
         escaped: bool,
         hashed: &mut Option<HashSet<Box<str>>>,
-    ) -> Result<(), Invalid> {
+    ) -> Result<(), Fault> {
         let count = self.keys.len() - first_key;
         if count >= KEYS_MAX {
-            return Err(Invalid);
+            return Err(Fault::Keys);
         }
         if count >= KEYS_COMPARED_MAX {
             let set = hashed.get_or_insert_with(|| {
                 self.keys[first_key..].iter().map(|&(k, e)| key_text(self.bytes, k, e).into()).collect()
             });
             if !set.insert(key_text(self.bytes, key, escaped).into()) {
-                return Err(Invalid);
+                return Err(Fault::Twice);
             }
         } else {
             let twice = self.keys[first_key..].iter().any(|&(known, known_escaped)| {
@@ -310,16 +332,16 @@ impl<'a> Walk<'a> {
                 }
             });
             if twice {
-                return Err(Invalid);
+                return Err(Fault::Twice);
             }
         }
         self.keys.push((key, escaped));
         Ok(())
     }
 
-    fn array(&mut self, depth: usize) -> Result<(), Invalid> {
+    fn array(&mut self, depth: usize) -> Result<(), Fault> {
         if depth > DEPTH_MAX {
-            return Err(Invalid);
+            return Err(Fault::Depth);
         }
         self.take(b'[')?;
         self.space();
@@ -336,26 +358,26 @@ impl<'a> Walk<'a> {
                     self.at += 1;
                     return Ok(());
                 }
-                _ => return Err(Invalid),
+                _ => return Err(Fault::Syntax),
             }
             self.space();
         }
     }
 
-    fn literal(&mut self, word: &[u8], kind: Kind) -> Result<Kind, Invalid> {
+    fn literal(&mut self, word: &[u8], kind: Kind) -> Result<Kind, Fault> {
         if self.bytes[self.at..].starts_with(word) {
             self.at += word.len();
             return Ok(kind);
         }
-        Err(Invalid)
+        Err(Fault::Syntax)
     }
 
     /// Steps over a string; true if it holds an escape.
-    fn string(&mut self) -> Result<bool, Invalid> {
+    fn string(&mut self) -> Result<bool, Fault> {
         self.at += 1;
         let mut escaped = false;
         loop {
-            match self.peek().ok_or(Invalid)? {
+            match self.peek().ok_or(Fault::Syntax)? {
                 b'"' => {
                     self.at += 1;
                     return Ok(escaped);
@@ -364,17 +386,17 @@ impl<'a> Walk<'a> {
                     escaped = true;
                     self.escape()?;
                 }
-                0..=0x1F => return Err(Invalid),
+                0..=0x1F => return Err(Fault::Syntax),
                 _ => self.at += 1,
             }
         }
     }
 
-    fn escape(&mut self) -> Result<(), Invalid> {
-        match self.bytes.get(self.at + 1).ok_or(Invalid)? {
+    fn escape(&mut self) -> Result<(), Fault> {
+        match self.bytes.get(self.at + 1).ok_or(Fault::Syntax)? {
             b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => self.at += 2,
             b'u' => {
-                let unit = self.code_unit(self.at).ok_or(Invalid)?;
+                let unit = self.code_unit(self.at).ok_or(Fault::Syntax)?;
                 let paired = (0xD800..0xDC00).contains(&unit)
                     && self.code_unit(self.at + 6).is_some_and(|low| (0xDC00..0xE000).contains(&low));
                 if paired {
@@ -386,7 +408,7 @@ impl<'a> Walk<'a> {
                 }
                 self.at += 6;
             }
-            _ => return Err(Invalid),
+            _ => return Err(Fault::Syntax),
         }
         Ok(())
     }
@@ -400,22 +422,22 @@ impl<'a> Walk<'a> {
         u32::from_str_radix(std::str::from_utf8(&escape[2..]).ok()?, 16).ok()
     }
 
-    fn digits(&mut self) -> Result<usize, Invalid> {
+    fn digits(&mut self) -> Result<usize, Fault> {
         let start = self.at;
         while matches!(self.peek(), Some(b'0'..=b'9')) {
             self.at += 1;
         }
-        if self.at == start { Err(Invalid) } else { Ok(self.at - start) }
+        if self.at == start { Err(Fault::Syntax) } else { Ok(self.at - start) }
     }
 
-    fn number(&mut self) -> Result<Kind, Invalid> {
+    fn number(&mut self) -> Result<Kind, Fault> {
         let start = self.at;
         if self.peek() == Some(b'-') {
             self.at += 1;
         }
         let whole = self.at;
         if self.digits()? > 1 && self.bytes[whole] == b'0' {
-            return Err(Invalid);
+            return Err(Fault::Syntax);
         }
         let integer_end = self.at;
         if self.peek() == Some(b'.') {
@@ -429,12 +451,12 @@ impl<'a> Walk<'a> {
             }
             self.digits()?;
         }
-        let digits = |range: std::ops::Range<usize>| std::str::from_utf8(&self.bytes[range]).map_err(|_| Invalid);
+        let digits = |range: std::ops::Range<usize>| std::str::from_utf8(&self.bytes[range]).map_err(|_| Fault::Syntax);
         if self.at == integer_end {
-            let magnitude: u64 = digits(whole..integer_end)?.parse().map_err(|_| Invalid)?;
-            return if magnitude <= INTEGER_MAX { Ok(Kind::Integer) } else { Err(Invalid) };
+            let magnitude: u64 = digits(whole..integer_end)?.parse().map_err(|_| Fault::Integer)?;
+            return if magnitude <= INTEGER_MAX { Ok(Kind::Integer) } else { Err(Fault::Integer) };
         }
-        let value: f64 = digits(start..self.at)?.parse().map_err(|_| Invalid)?;
-        if value.is_finite() { Ok(Kind::Float) } else { Err(Invalid) }
+        let value: f64 = digits(start..self.at)?.parse().map_err(|_| Fault::Number)?;
+        if value.is_finite() { Ok(Kind::Float) } else { Err(Fault::Number) }
     }
 }

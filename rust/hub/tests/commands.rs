@@ -42,7 +42,12 @@ fn what_is_no_message_is_answered_so() {
         let answers = world.ask(ann, text);
         assert_eq!(error_of(&answers), ("Invalid message format", "invalid_message"), "{text:.40}");
     }
+    let refused =
+        format!("{{\"type\":\"ping\",\"id\":\"c1\",\"data\":{{\"a\":{}}}}}", "[".repeat(70) + &"]".repeat(70));
+    let answers = world.ask(ann, &refused);
+    assert_eq!((&answers[0]["id"], error_of(&answers).1), (&json!("c1"), "invalid_message"));
     for (text, path) in [
+        ("{\"type\":\"ping\",\"data\":{\"a\":9007199254740993}}", "data.a"),
         ("{\"type\":7}", "type"),
         ("{\"type\":\"ping\",\"id\":1.5}", "id"),
         ("{\"type\":\"ping\",\"id\":null}", "id"),

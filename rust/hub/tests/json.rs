@@ -1,7 +1,7 @@
 //! The scanner against serde_json: what both take means the same, what the protocol refuses is refused.
 
 use proptest::prelude::*;
-use realtime_hub::json::{Kind, Scanner, members};
+use realtime_hub::json::{Fault, Kind, Scanner, check, id_of, members};
 use serde_json::Value;
 
 fn scan(text: &str) -> Option<(Option<String>, Option<String>, Option<String>)> {
@@ -125,4 +125,53 @@ fn kinds_are_told_apart() {
         assert_eq!(scanner.member(&bytes, key).unwrap().kind, kind, "{key}");
     }
     assert_eq!(scanner.member(&bytes, "s").unwrap().count(&bytes), None);
+}
+
+#[test]
+fn a_fault_names_its_kind_and_the_member() {
+    let nested = format!("{{\"a\":{{\"b7\":{}{}}}}}", "[".repeat(63), "]".repeat(63));
+    let keys: Vec<String> = (0..1_025).map(|n| format!("\"k{n}\":0")).collect();
+    let keys = format!("[{{{}}}]", keys.join(","));
+    for (text, fault, path) in [
+        (r#"{"data":{"metadata":{"a":9007199254740993}}}"#, Fault::Integer, Some("data.metadata.a")),
+        (r#"[0,{},{"data":[1,[2,-9007199254740993]]}]"#, Fault::Integer, Some("[2].data[1][1]")),
+        (r#"{"a":{"b":1},"c":{"d":1e999}}"#, Fault::Number, Some("c.d")),
+        (r#"{"x":1,"a":{"b":1,"b":2}}"#, Fault::Twice, Some("a.b")),
+        (r#"{"a\"}{":{"\u0062":1,"b":2}}"#, Fault::Twice, Some("a\"}{.b")),
+        (&nested, Fault::Depth, Some("a.b7")),
+        (&keys, Fault::Keys, Some("[0].k1024")),
+        ("9007199254740993", Fault::Integer, None),
+        (r#"{"a":01}"#, Fault::Syntax, None),
+        (r#"{"a":1} {}"#, Fault::Syntax, None),
+        ("", Fault::Syntax, None),
+    ] {
+        let mut bytes = text.as_bytes().to_vec();
+        let invalid = check(&mut bytes).unwrap_err();
+        assert_eq!((invalid.fault, invalid.path(&bytes).as_deref()), (fault, path), "{text:.60}");
+    }
+    let long = format!("{{\"{}\":1e999}}", "ö".repeat(100_000));
+    let path = check(&mut long.clone().into_bytes()).unwrap_err().path(long.as_bytes()).unwrap();
+    assert!(path.len() < 300, "{} bytes", path.len());
+}
+
+#[test]
+fn the_id_of_a_refused_message_is_found_where_it_can_be_read() {
+    let deep = "[".repeat(1_000_000);
+    for (text, id) in [
+        (r#"{"type":"x","id":"c1","data":{"a":9007199254740993}}"#, Some(r#""c1""#)),
+        (r#"{"data":{"id":7,"a":1,"a":2}, "id" : 12 }"#, Some("12")),
+        (r#"{"data":{"a":1e999},"\u0069d":-3}"#, Some("-3")),
+        (&format!(r#"{{"id":"c4","data":{deep}"#), Some(r#""c4""#)),
+        (r#"{"id":"a","id":"b"}"#, None),
+        (r#"{"id":{"id":1},"a":01}"#, None),
+        (r#"{"id":9007199254740993}"#, None),
+        (r#"{"id":1.5,"a":01}"#, None),
+        (r#"{"data":{"id":"x"},"a":01}"#, None),
+        (r#"{"id":"cut"#, None),
+        ("nonsense", None),
+        ("", None),
+    ] {
+        let found = id_of(text.as_bytes()).map(|(id, _)| String::from_utf8(id.into()).unwrap());
+        assert_eq!(found.as_deref(), id, "{text:.60}");
+    }
 }

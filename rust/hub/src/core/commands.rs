@@ -8,7 +8,7 @@ use crate::compose::{self, Fault};
 use crate::conn::LastingRelay;
 use crate::event::Event;
 use crate::hub::{HISTORY_EVENTS_MAX, Relayed, TOO_LARGE, channel_member};
-use crate::json::{Envelope, Kind, Scanner, Value};
+use crate::json::{Envelope, Invalid, Kind, Scanner, Value, id_of};
 use crate::options::Auth;
 use crate::outbox::latest_key;
 use crate::pattern::{Pattern, Rights, is_channel_name, is_own_channel, rights_on};
@@ -99,11 +99,7 @@ impl ShardCore {
     pub(super) fn command_in(&mut self, slot: usize, bytes: &mut [u8], source: Source) -> Dispatched {
         let mut scanner = std::mem::take(&mut self.scanner);
         let dispatched = match scanner.scan(bytes) {
-            // What nobody can read costs as much as a command.
-            Err(_) => match self.take_tokens(slot, Traffic::Commands, u32::from(source == Source::Client)) {
-                Ok(()) => self.invalid(slot, None, None),
-                Err(wait_ms) => self.over_rate(slot, None, wait_ms, "Too many commands"),
-            },
+            Err(invalid) => self.unreadable(slot, bytes, invalid, source),
             Ok(envelope) => {
                 let command = Command { slot, bytes, envelope, scanner: &scanner, source };
                 self.dispatch(&command)
@@ -111,6 +107,15 @@ impl ShardCore {
         };
         self.scanner = scanner;
         dispatched
+    }
+
+    /// Answers a message that the scanner does not take; it costs as much as a command.
+    fn unreadable(&mut self, slot: usize, bytes: &[u8], invalid: Invalid, source: Source) -> Dispatched {
+        let id = id_of(bytes).filter(|(id, value)| is_id(value, id)).map(|(id, _)| id);
+        match self.take_tokens(slot, Traffic::Commands, u32::from(source == Source::Client)) {
+            Ok(()) => self.invalid(slot, id.as_deref(), invalid.path(bytes).as_deref()),
+            Err(wait_ms) => self.over_rate(slot, id.as_deref(), wait_ms, "Too many commands"),
+        }
     }
 
     fn dispatch(&mut self, command: &Command<'_>) -> Dispatched {
