@@ -284,8 +284,11 @@ class Commands:
         To one channel alone it counts as that channel's event: `publish` with the same type and key replaces it.
         """
 
-    def history(self, channel: str, after: int | None, limit: int) -> int:
-        """Ask for events with offset > `after` (None: the last `limit`); a HISTORY event with the ticket follows."""
+    def history(self, channel: str, after: int | None, limit: int, epoch: str | None = None) -> int:
+        """Ask for events with offset > `after` (None: the last `limit`); a HISTORY event with the ticket follows.
+
+        With `epoch`, `after` is a position: the error is ``not_recoverable`` where the channel's history has it not.
+        """
 
     def members_of(self, channel: str) -> int:
         """Ask who is subscribed to the channel; MEMBERS events with the ticket follow, with at most 10,000 a shard."""
@@ -358,7 +361,7 @@ class Engine(Commands):
 
     @property
     def epoch(self) -> str:
-        """The epoch of the durable channels."""
+        """The epoch of the log's current term: another one with each start."""
 
     @property
     def flush(self) -> str:
@@ -421,7 +424,7 @@ class LoopEngine(Commands):
 
     @property
     def epoch(self) -> str:
-        """The epoch of the durable channels."""
+        """The epoch of the log's current term: another one with each start."""
 
     def turn(self) -> bool:
         """Run the library's loop and what can run now; return whether there is more at once. On the loop's thread."""

@@ -174,7 +174,7 @@ class History(Struct, frozen=True):
     Args:
         events: whole frames as subscribers got them, oldest first; `event["offset"]` rises by one.
         offset: the newest offset of the channel; with `epoch` its position.
-        epoch: names the channel's history; another one means that offsets say nothing about this one.
+        epoch: names the term of the log, or the channel in memory, in which the offset was given.
     """
 
     events: list[Raw]
@@ -436,16 +436,20 @@ class Broadcaster:
         else:
             publishing.settle(Publication(publishing.channel, offset, Raw(data or b"null"), duplicate), None)
 
-    async def history(self, channel: str, *, after: int | None = None, limit: int = 100) -> History:
+    async def history(
+        self, channel: str, *, after: int | None = None, epoch: str | None = None, limit: int = 100
+    ) -> History:
         """Return events of a channel that keeps them, in memory or in the log. On the server's loop or any other one.
 
         Args:
             channel: one without a history has no events and the offset 0.
             after: events with a higher offset, oldest first; None takes the last ones.
+            epoch: of the position that `after` is the offset of; None takes the offset as one of the history of now.
             limit: at most this many, 1 to 1000; a page has at most 1 MiB, but always one event.
 
         Raises:
-            Refused: `unavailable`, where the log cannot be read.
+            Refused: `unavailable`, where the log cannot be read; `not_recoverable`, where the position is of another
+                history, such as the one before a backup was restored.
             ValueError: `channel` is not the name of a channel, or the limit is out of its bounds.
         """
         if not is_channel(channel) and not channel.startswith(OWN_CHANNELS):
@@ -455,7 +459,7 @@ class Broadcaster:
         waiter = Waiter[History]()
         with self._lock:
             self._check_running()
-            ticket = self._commands.history(channel, after, limit)
+            ticket = self._commands.history(channel, after, limit, epoch)
             self._reading[ticket] = waiter
         self._wake()
         try:
@@ -470,7 +474,9 @@ class Broadcaster:
         if waiter is None:
             return
         if failure is not None:
-            waiter.fail(Refused(failure, "The history could not be read"))
+            gone = failure == "not_recoverable"
+            message = "The history is not the one of this position" if gone else "The history could not be read"
+            waiter.fail(Refused(failure, message))
         else:
             waiter.settle(History([Raw(frame) for frame in events], offset, epoch))
 

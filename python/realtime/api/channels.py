@@ -86,12 +86,18 @@ def routes(edge: Edge, guard: Guard) -> list[ControllerRouterHandler]:
             int | None,
             QueryParameter(ge=0, le=_OFFSET_MAX, description="Offsets above this one; without, the last ones."),
         ] = None,
+        epoch: Annotated[
+            str | None,
+            QueryParameter(description="Of the position that `after` is the offset of: 410 where it is none any more."),
+        ] = None,
         limit: Annotated[int, QueryParameter(ge=1, le=_LIMIT_MAX, description="At most this many.")] = 100,
     ) -> Response[bytes]:
         """Return events of a channel that keeps them, oldest first, at most 1 MiB. Needs the right `history`."""
         caller = await guard.caller(request)
         guard.demand(caller, "history", _checked(channel))
-        found = await broadcaster.history(channel, after=after, limit=limit)
+        if epoch is not None and after is None:
+            raise Refused("invalid_message", "epoch is given without after; give both or neither", path="after")
+        found = await broadcaster.history(channel, after=after, epoch=epoch, limit=limit)
         last = _placed(found.events[-1]).offset if found.events else found.offset
         position = Position(found.offset, found.epoch)
         return _json(Past(channel, found.events, position, last if last < found.offset else None))

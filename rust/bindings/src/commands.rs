@@ -244,10 +244,17 @@ impl Commands {
         Ok(())
     }
 
-    fn history(&self, channel: &str, after: Option<u64>, limit: usize) -> u64 {
+    #[pyo3(signature = (channel, after, limit, epoch=None))]
+    fn history(&self, channel: &str, after: Option<u64>, limit: usize, epoch: Option<&str>) -> u64 {
         let mut buffer = self.buffer();
         let ticket = buffer.next_ticket();
-        buffer.commands.push(Command::History { ticket, channel: channel.into(), after, limit });
+        buffer.commands.push(Command::History {
+            ticket,
+            channel: channel.into(),
+            after,
+            epoch: epoch.map(Into::into),
+            limit,
+        });
         ticket
     }
 

@@ -7,6 +7,7 @@
 use crate::ConnId;
 use crate::inbox::lock;
 use crate::latest::{Latest, Retain};
+use crate::log_queue::TermStarts;
 use crate::options::Overflow;
 use crate::outbox::Class;
 use crate::prepared::Prepared;
@@ -76,7 +77,6 @@ pub struct Channel {
     name: Arc<str>,
     pub(crate) id: u64,
     pub(crate) policy: Policy,
-    pub(crate) epoch: Arc<str>,
     /// Whether Python hears its events.
     pub(crate) is_heard: bool,
     state: Mutex<State>,
@@ -90,6 +90,10 @@ pub(crate) struct State {
     /// Members by shard, counted when `Join` and `Leave` are pushed.
     pub members: Box<[u32]>,
     pub head: Head,
+    /// Names the history that its offsets belong to: the log's current term, or this channel in memory.
+    pub epoch: Arc<str>,
+    /// The terms of a durable channel, once its head is known.
+    pub starts: TermStarts,
     /// What waits for the head, in order.
     pub waiting: Vec<Waiting>,
     /// Bytes of the events in it.
@@ -163,6 +167,8 @@ pub(crate) struct HistoryRequest {
     pub who: HistoryFor,
     /// Events after this offset, else the last `limit`.
     pub after: Option<u64>,
+    /// Of the position, where it is one and not a bare offset.
+    pub epoch: Option<Box<str>>,
     pub limit: usize,
 }
 
@@ -180,6 +186,8 @@ impl Channel {
             dead: false,
             members: vec![0; shards].into(),
             head,
+            epoch,
+            starts: TermStarts::default(),
             waiting: Vec::new(),
             waiting_bytes: 0,
             tail: 0,
@@ -187,7 +195,7 @@ impl Channel {
             lasting: HashMap::new(),
             latest: Latest::default(),
         };
-        Self { name, id, policy, epoch, is_heard, state: Mutex::new(state) }
+        Self { name, id, policy, is_heard, state: Mutex::new(state) }
     }
 
     /// Its name.

@@ -30,6 +30,7 @@ use crate::revocations::{Revocation, Revocations};
 use crate::rules::Rules;
 use crate::scramble::scramble;
 use crate::session_id::SessionIds;
+use crate::terms::Terms;
 use crate::{ConnId, Now};
 use realtime_protocol::frame::Opcode;
 use std::collections::HashMap;
@@ -53,7 +54,7 @@ pub struct Hub {
     inboxes: Box<[Inbox]>,
     directory: Directory,
     log: Box<dyn LogQueue>,
-    durable_epoch: Arc<str>,
+    terms: Terms,
     memory_nonce: u64,
     /// The part of the directory that is swept next.
     swept_part: AtomicUsize,
@@ -73,7 +74,7 @@ pub struct Hub {
 type Ear = Box<dyn Fn(Event) + Send + Sync>;
 
 impl Hub {
-    /// Compiles the options. `epoch` is the log's; `nonce` makes session ids (its first 24 bytes, which stay secret) and the
+    /// Compiles the options. `terms` are the log's; `nonce` makes session ids (its first 24 bytes, which stay secret) and the
     /// epoch of channels in memory (the rest).
     ///
     /// # Errors
@@ -82,7 +83,7 @@ impl Hub {
         options: &Options,
         shards: usize,
         log: Box<dyn LogQueue>,
-        epoch: &str,
+        terms: Terms,
         nonce: [u8; 32],
     ) -> Result<Arc<Self>, String> {
         let identity = IdentityRules::compile(options.token.as_ref(), options.origins.as_ref())?;
@@ -99,7 +100,7 @@ impl Hub {
             inboxes: (0..shards).map(|_| Inbox::default()).collect(),
             directory: Directory::default(),
             log,
-            durable_epoch: epoch.into(),
+            terms,
             memory_nonce: memory,
             swept_part: AtomicUsize::new(0),
             channel_ids: AtomicU64::new(1),
@@ -287,11 +288,11 @@ impl Hub {
                     key: key.clone(),
                 });
             }
-            Command::History { ticket, channel, after, limit } => {
+            Command::History { ticket, channel, after, epoch, limit } => {
                 let limit = limit.min(HISTORY_EVENTS_MAX as usize);
                 self.history(
                     &channel,
-                    HistoryRequest { who: HistoryFor::Python { ticket }, after, limit },
+                    HistoryRequest { who: HistoryFor::Python { ticket }, after, epoch, limit },
                     now,
                     events,
                 );
@@ -360,7 +361,7 @@ impl Hub {
         let is_heard = self.rules.is_heard(&name);
         let id = self.channel_ids.fetch_add(1, Ordering::Relaxed);
         let epoch = if policy.durable {
-            Arc::clone(&self.durable_epoch)
+            Arc::clone(self.terms.epoch())
         } else {
             // A channel in memory that went and came again counts from 1 once more: that is another history.
             format!("{:016x}", scramble(self.memory_nonce ^ id)).into()
@@ -430,6 +431,14 @@ pub(crate) const TOO_LARGE: Fault<'static> = Fault {
 const UNREADABLE: Fault<'static> = Fault {
     code: "unavailable",
     message: "The log could not be read",
+    path: None,
+    channel: None,
+    retry_after_ms: None,
+};
+
+const NOT_RECOVERABLE: Fault<'static> = Fault {
+    code: "not_recoverable",
+    message: "The history is not the one of this position",
     path: None,
     channel: None,
     retry_after_ms: None,

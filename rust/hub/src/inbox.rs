@@ -132,6 +132,7 @@ pub(crate) struct Resubscribe {
     pub conn: ConnId,
     pub channel: Arc<Channel>,
     pub id: Option<Box<[u8]>>,
+    pub epoch: Arc<str>,
     pub head: u64,
     /// Whether the position that it names is whole; None where it names none.
     pub recovered: Option<bool>,

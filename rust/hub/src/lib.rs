@@ -41,6 +41,7 @@ mod revocations;
 mod rules;
 mod scramble;
 mod session_id;
+mod terms;
 pub mod token;
 mod wake;
 mod wire;
@@ -57,7 +58,7 @@ pub use identity::Identity;
 pub use inbox::Inbox;
 pub use latest::Retain;
 pub use log_queue::{
-    AppendError, AppendedEvent, Bounds, LogFailure, LogPage, LogQueue, LogRequest, PagePurpose, StoredEvent,
+    AppendError, AppendedEvent, Bounds, LogFailure, LogPage, LogQueue, LogRequest, PagePurpose, StoredEvent, TermStarts,
 };
 pub use options::{
     Auth, CompressionOptions, Crowd, Endpoint, Expiry, FlushOption, KeyRule, Limits, Mode, OpenGrant, Options,
@@ -65,4 +66,5 @@ pub use options::{
 };
 pub use outbox::{Class, latest_key};
 pub use prepared::{Form, Prepared};
+pub use terms::Terms;
 pub use wire::{Outcome, Release, SendOp, Wire};

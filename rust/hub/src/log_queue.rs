@@ -75,13 +75,24 @@ pub enum AppendError {
     Log(LogFailure),
 }
 
+/// The terms in which something was appended to a channel.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TermStarts {
+    /// Number of the term and the channel's first offset in it, both rising.
+    pub firsts: Vec<(u64, u64)>,
+    /// Positions of terms before this one cannot be judged any more; 0 while all can.
+    pub oldest: u64,
+}
+
 /// What of a channel's log is there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bounds {
     /// The newest offset.
     pub head: u64,
     /// The newest offset that is kept no longer, 0 while all are.
     pub tail: u64,
+    /// Its terms.
+    pub starts: TermStarts,
 }
 
 /// A part of a channel's log.

@@ -149,7 +149,7 @@ impl World {
         // Nothing is dropped here for want of room: what limits do is another test's question.
         let json = br#"{"endpoints": [{"path": "/ws", "mode": "json", "auth": "none"}],
             "limits": {"enabled": false, "outbox_hard_bytes": 1073741824, "outboxes_bytes_max": 1073741824}}"#;
-        let hub = Hub::new(&Options::from_json(json).unwrap(), 1, Box::new(NoLog), "e", [0; 32]).unwrap();
+        let hub = Hub::new(&Options::from_json(json).unwrap(), 1, Box::new(NoLog), "e".into(), [0; 32]).unwrap();
         let shard = ShardCore::new(Arc::clone(&hub), 0);
         let mut world = Self { hub, shard, kernel: Kernel::default(), peers: Vec::new(), past: Vec::new(), frames: 0 };
         for _ in 0..CONNECTIONS {

@@ -185,7 +185,7 @@ fn what_cannot_be_retained_is_refused_at_the_start() {
         options["policies"] = json!([{"pattern": "a:*"}]);
         options["policies"][0].as_object_mut().unwrap().extend(wrong.as_object().unwrap().clone());
         let options = Options::from_json(options.to_string().as_bytes()).unwrap();
-        let hub = Hub::new(&options, 1, Box::new(Nowhere), "e", [0; 32]);
+        let hub = Hub::new(&options, 1, Box::new(Nowhere), "e".into(), [0; 32]);
         assert!(hub.unwrap_err().contains(told), "{told}");
     }
 }

@@ -91,6 +91,10 @@ enum Op {
     Advance,
     LogFails(bool),
     Crash,
+    /// The log is copied.
+    Copy,
+    /// The process ends and starts again on the copy.
+    Restore,
 }
 
 #[derive(Debug, Clone)]
@@ -126,6 +130,8 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::Advance),
         1 => any::<bool>().prop_map(Op::LogFails),
         1 => Just(Op::Crash),
+        1 => Just(Op::Copy),
+        1 => Just(Op::Restore),
     ]
 }
 
@@ -135,6 +141,8 @@ struct Seen {
     /// Some while subscribed: the offset that has to come next.
     next: Option<u64>,
     position: Option<(u64, String)>,
+    /// The event that the position stands for, which another history has not.
+    birth: u64,
     /// Of volatile events, the number that has to come next.
     number: Option<u64>,
     /// The last state of class `latest`.
@@ -157,7 +165,7 @@ struct Model {
     /// What Python has to hear next: an offset, or the number of a volatile event.
     heard: BTreeMap<String, u64>,
     sent: u64,
-    epochs: u64,
+    copy: Store,
 }
 
 impl Model {
@@ -181,8 +189,9 @@ impl Model {
             acknowledged: Vec::new(),
             heard: BTreeMap::new(),
             sent: 0,
-            epochs: 0,
+            copy: Store::default(),
         };
+        model.copy = model.world.store.clone();
         model.world.log_stands = true;
         for client in 0..CLIENTS {
             model.enter(client, client % shards);
@@ -231,7 +240,9 @@ impl Model {
             Op::Cut { client } => self.reconnect(*client),
             Op::Advance => self.world.advance(250),
             Op::LogFails(fails) => self.world.log_fails = *fails,
-            Op::Crash => self.crash(),
+            Op::Crash => self.crash(None),
+            Op::Copy => self.copy = self.world.store.clone(),
+            Op::Restore => self.crash(Some(self.copy.clone())),
         }
         self.check();
     }
@@ -245,7 +256,8 @@ impl Model {
             _ => {}
         }
         // The confirmation repeats the id, so it tells which position it answers.
-        let id = data["position"]["offset"].to_string();
+        let birth = seen.birth;
+        let id = format!("{}:{birth}:{}", data["position"]["offset"], data["position"]["epoch"].as_str().unwrap_or(""));
         self.ask(client, "subscribe", &id, data);
     }
 
@@ -356,11 +368,17 @@ impl Model {
     }
 
     /// The process dies: what was committed is all that is left.
-    fn crash(&mut self) {
+    fn crash(&mut self, copy: Option<Store>) {
         self.collect();
-        let store = self.world.store.clone();
+        if let Some(copy) = &copy {
+            self.told.retain(|(channel, offset), _| channel == "ring:a" || *offset <= copy.head(channel));
+            self.acknowledged.clear();
+            for channel in &CHANNELS[..2] {
+                self.heard.insert((*channel).to_owned(), copy.head(channel) + 1);
+            }
+        }
+        let store = copy.unwrap_or_else(|| self.world.store.clone());
         let now = self.world.now;
-        self.epochs += 1;
         self.world = World::with(&self.options, self.shards, store);
         self.world.now = now;
         self.world.log_stands = true;
@@ -457,13 +475,22 @@ impl Model {
                 if let (Some(next), Value::Null) = (seen.next, &data["recovered"]) {
                     assert_eq!(before + 1, next, "a second subscribe without a position moves nothing");
                 }
-                if data["recovered"] == json!(true) {
-                    let mark = frame["id"].as_str().unwrap().split('#').next().unwrap();
-                    let offset: u64 = mark.parse().expect("it gave a position");
-                    assert_eq!(offset, before, "recovered is every missed event");
-                } else if data["recovered"] == json!(false) {
-                    assert_eq!(replayed, 0, "what is not recovered is not replayed in part");
+                let store = &self.world.store;
+                if let Some(recovered) = data["recovered"].as_bool() {
+                    let mark: Vec<&str> = frame["id"].as_str().unwrap().split(['#', ':']).collect();
+                    let (offset, birth): (u64, u64) = (mark[0].parse().unwrap(), mark[1].parse().unwrap());
+                    let is_same = channel == "ring:a" || store.birth(channel, offset) == Some(birth);
+                    if recovered {
+                        assert_eq!(offset, before, "recovered is every missed event");
+                        assert!(is_same, "{channel} {frame}: what it had seen is no part of this history");
+                    } else {
+                        assert_eq!(replayed, 0, "what is not recovered is not replayed in part");
+                        let is_known = store.terms.iter().any(|epoch| epoch == mark[2]);
+                        let is_kept = offset >= store.bounds(channel).tail;
+                        assert!(!(is_known && is_same && is_kept) || channel == "ring:a", "{channel} {frame} is whole");
+                    }
                 }
+                seen.birth = store.birth(channel, before).unwrap_or(0);
                 seen.next = Some(before + 1);
                 seen.position = Some((before, data["position"]["epoch"].as_str().unwrap().to_owned()));
             }
@@ -474,6 +501,7 @@ impl Model {
                 seen.next = Some(offset + 1);
                 if let Some((known, _)) = &mut seen.position {
                     *known = offset;
+                    seen.birth = self.world.store.birth(channel, offset).unwrap_or(0);
                 }
                 self.tell(channel, offset, &frame["data"]);
             }

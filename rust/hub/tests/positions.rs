@@ -185,3 +185,68 @@ fn subscribing_again_and_again_asks_the_log_for_one_page_at_a_time() {
     world.run();
     assert_eq!(offsets(&world.take_json(ann)), (1..=40).collect::<Vec<u64>>());
 }
+
+/// What a subscribe with a position is told: recovered, and the offsets that follow.
+fn recover(world: &mut World, offset: u64, epoch: &Value) -> (bool, Vec<u64>) {
+    let ann = world.connect(0, "ann");
+    let position = json!({"offset": offset, "epoch": epoch});
+    let answers = subscribe(world, ann, &json!({"channel": "conversation:1", "position": position}));
+    let data = json!({"channel": "conversation:1", "position": position, "limit": 1000});
+    let history = world.ask(ann, &json!({"type": "history", "data": data}).to_string()).remove(0);
+    let recovered = answers[0]["data"]["recovered"].as_bool().unwrap();
+    if recovered {
+        assert_eq!(history["type"], "history", "{offset} {epoch}");
+        assert_eq!(offsets(history["data"]["events"].as_array().unwrap()), offsets(&answers[1..]));
+        assert_eq!(history["data"]["position"]["epoch"], answers[0]["data"]["position"]["epoch"]);
+    } else {
+        assert_eq!(history["data"]["code"], "not_recoverable", "{offset} {epoch}: one rule for both");
+    }
+    world.cut(ann);
+    (recovered, offsets(&answers[1..]))
+}
+
+#[test]
+fn a_restart_recovers_and_names_its_own_term() {
+    let mut world = World::new(1);
+    publish(&mut world, "conversation:1", 10);
+    let mut epochs = vec![epoch_of(&mut world, "conversation:1")];
+    for start in 1..4_u64 {
+        world = World::with(&world::options(), 1, world.store.clone());
+        epochs.push(epoch_of(&mut world, "conversation:1"));
+        assert_ne!(epochs[start as usize], epochs[start as usize - 1]);
+        // Nothing is appended in the second term.
+        if start != 1 {
+            publish(&mut world, "conversation:1", 5);
+        }
+    }
+    for (term, (offset, recovered)) in
+        [(0, (10, true)), (0, (11, false)), (1, (10, true)), (2, (15, true)), (2, (16, false)), (3, (20, true))]
+    {
+        let follows = if recovered { (offset + 1..=20).collect() } else { Vec::new() };
+        assert_eq!(recover(&mut world, offset, &epochs[term]), (recovered, follows), "{term} {offset}");
+    }
+}
+
+#[test]
+fn a_restored_copy_is_noticed_also_where_it_has_passed_the_number() {
+    let mut world = World::new(1);
+    publish(&mut world, "conversation:1", 7);
+    let first = epoch_of(&mut world, "conversation:1");
+    let copy = world.store.clone();
+    publish(&mut world, "conversation:1", 3);
+    world = World::with(&world::options(), 1, world.store.clone());
+    let second = epoch_of(&mut world, "conversation:1");
+    publish(&mut world, "conversation:1", 1);
+    assert_eq!(recover(&mut world, 11, &second), (true, vec![]));
+
+    let mut world = World::with(&world::options(), 1, copy);
+    assert_eq!(recover(&mut world, 5, &first), (true, vec![6, 7]), "below the copy all is as it was");
+    assert_eq!(recover(&mut world, 10, &first), (false, vec![]), "above its head");
+    publish(&mut world, "conversation:1", 5);
+    assert_eq!(recover(&mut world, 7, &first), (true, vec![8, 9, 10, 11, 12]), "the last that both have");
+    for offset in [8, 10, 12] {
+        assert_eq!(recover(&mut world, offset, &first), (false, vec![]), "{offset} is another event now");
+    }
+    assert_eq!(recover(&mut world, 11, &second), (false, vec![]), "that term is none of the copy's");
+    assert_eq!(recover(&mut world, 3, &second), (false, vec![]));
+}

@@ -171,7 +171,7 @@ fn a_bound_of_nothing_is_refused() {
         let mut policy = wrong;
         policy["pattern"] = json!("ring:*");
         let options = Options::from_json(keeping(&json!([policy])).to_string().as_bytes()).unwrap();
-        let check = realtime_hub::Hub::new(&options, 1, Box::new(world::Nowhere), "e", [0; 32]);
+        let check = realtime_hub::Hub::new(&options, 1, Box::new(world::Nowhere), "e".into(), [0; 32]);
         assert!(check.unwrap_err().contains("ring:*"));
     }
 }

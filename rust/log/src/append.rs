@@ -12,8 +12,11 @@ use rusqlite::{CachedStatement, Connection, OptionalExtension as _, params};
 
 use crate::event::{Amends, Append, Appended, Stored, with_number};
 use crate::heads::{Channel, Heads};
+use crate::terms;
 
-const FIND_CHANNEL: &str = "SELECT id, head, tail FROM channels WHERE name = ?1";
+const FIND_CHANNEL: &str = "SELECT id, head, tail, \
+                            (SELECT coalesce(max(term), 0) FROM term_starts WHERE channel_id = channels.id) \
+                            FROM channels WHERE name = ?1";
 const MAKE_CHANNEL: &str = "INSERT INTO channels (name, head) VALUES (?1, 0)";
 const MOVE_HEAD: &str = "UPDATE channels SET head = ?2 WHERE id = ?1";
 /// Inserts nothing where the user has used the key in this channel before: one descent of the index looks for it and
@@ -38,6 +41,7 @@ pub(crate) const FIND_DUPLICATE: &str = "SELECT offset, event, data, user, reque
 pub(crate) struct Batch<'c, 'b> {
     conn: &'c Connection,
     heads: &'c mut Heads,
+    term: u64,
     insert_event: CachedStatement<'c>,
     find_duplicate: CachedStatement<'c>,
     channels: HashMap<&'b str, Touched>,
@@ -50,10 +54,12 @@ struct Touched {
 }
 
 impl<'c, 'b> Batch<'c, 'b> {
-    pub(crate) fn new(conn: &'c Connection, heads: &'c mut Heads) -> rusqlite::Result<Self> {
+    /// A batch of the term with this number.
+    pub(crate) fn new(conn: &'c Connection, heads: &'c mut Heads, term: u64) -> rusqlite::Result<Self> {
         Ok(Self {
             conn,
             heads,
+            term,
             insert_event: conn.prepare_cached(INSERT_EVENT)?,
             find_duplicate: conn.prepare_cached(FIND_DUPLICATE)?,
             channels: HashMap::new(),
@@ -110,6 +116,10 @@ impl<'c, 'b> Batch<'c, 'b> {
         {
             return Ok(duplicate);
         }
+        if touched.channel.term != self.term {
+            terms::start(self.conn, channel_id, self.term, offset)?;
+            touched.channel.term = self.term;
+        }
         touched.channel.head = offset;
         touched.is_moved = true;
         let amended = match amended {
@@ -138,8 +148,8 @@ impl<'c, 'b> Batch<'c, 'b> {
 pub(crate) fn find_channel(conn: &Connection, name: &str) -> rusqlite::Result<Option<Channel>> {
     conn.prepare_cached(FIND_CHANNEL)?
         .query_row([name], |row| {
-            let [head, tail] = [row.get::<_, i64>(1)?, row.get(2)?].map(i64::cast_unsigned);
-            Ok(Channel { id: row.get(0)?, head, tail })
+            let [head, tail, term] = [row.get::<_, i64>(1)?, row.get(2)?, row.get(3)?].map(i64::cast_unsigned);
+            Ok(Channel { id: row.get(0)?, head, tail, term })
         })
         .optional()
 }
@@ -197,5 +207,5 @@ fn amend(
 
 fn make_channel(conn: &Connection, name: &str) -> rusqlite::Result<Channel> {
     let id = conn.prepare_cached(MAKE_CHANNEL)?.insert([name])?;
-    Ok(Channel { id, head: 0, tail: 0 })
+    Ok(Channel { id, head: 0, tail: 0, term: 0 })
 }

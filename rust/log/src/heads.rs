@@ -19,6 +19,8 @@ pub(crate) struct Channel {
     pub(crate) head: u64,
     /// The highest offset that is kept no longer.
     pub(crate) tail: u64,
+    /// The last term in which something was appended to it, 0 for none.
+    pub(crate) term: u64,
 }
 
 /// Only what is committed is put here; after a failed batch everything is forgotten and read again.
@@ -67,11 +69,11 @@ mod tests {
     #[test]
     fn never_more_than_two_generations_are_kept_and_what_is_used_stays() {
         let mut heads = Heads::default();
-        heads.put("used", Channel { id: 1, head: 1, tail: 0 });
+        heads.put("used", Channel { id: 1, head: 1, tail: 0, term: 0 });
         for id in 0..5 * GENERATION_ENTRIES_MAX as i64 {
-            heads.put(&format!("channel:{id}"), Channel { id, head: 3, tail: 0 });
+            heads.put(&format!("channel:{id}"), Channel { id, head: 3, tail: 0, term: 0 });
             if id % 1_000 == 0 {
-                assert_eq!(heads.find("used"), Some(Channel { id: 1, head: 1, tail: 0 }));
+                assert_eq!(heads.find("used"), Some(Channel { id: 1, head: 1, tail: 0, term: 0 }));
             }
             assert!(heads.young.len() + heads.old.len() <= 2 * GENERATION_ENTRIES_MAX);
         }
@@ -81,13 +83,13 @@ mod tests {
     #[test]
     fn a_newer_head_takes_the_place_of_one_in_the_old_generation() {
         let mut heads = Heads::default();
-        heads.put("a", Channel { id: 1, head: 1, tail: 0 });
+        heads.put("a", Channel { id: 1, head: 1, tail: 0, term: 0 });
         for id in 0..GENERATION_ENTRIES_MAX as i64 {
-            heads.put(&format!("channel:{id}"), Channel { id, head: 3, tail: 0 });
+            heads.put(&format!("channel:{id}"), Channel { id, head: 3, tail: 0, term: 0 });
         }
         assert!(heads.old.contains_key("a"));
-        heads.put("a", Channel { id: 1, head: 2, tail: 0 });
-        assert_eq!(heads.find("a"), Some(Channel { id: 1, head: 2, tail: 0 }));
+        heads.put("a", Channel { id: 1, head: 2, tail: 0, term: 0 });
+        assert_eq!(heads.find("a"), Some(Channel { id: 1, head: 2, tail: 0, term: 0 }));
         assert!(!heads.old.contains_key("a"));
     }
 }

@@ -7,7 +7,8 @@
 //!
 //! Invariants:
 //! - an event that [`Log::append`] returned is on the disk (write-ahead log, `synchronous=FULL`);
-//! - offsets of a channel are consecutive and never used twice within an epoch;
+//! - offsets of a channel are consecutive and never used twice in this file; what a copy of it numbers goes by another
+//!   term, since every start begins one;
 //! - an event changes in one way alone, its payload by an event that amends it, and goes in one way alone, by age or
 //!   count from the oldest on; what it was is then overwritten in the file too;
 //! - a batch is stored whole or not at all, and a failed one leaves the log usable;
@@ -21,8 +22,10 @@ mod log;
 mod open;
 mod schema;
 mod sweep;
+mod terms;
 
 pub use error::Error;
 pub use event::{Amends, Append, Appended, Keep, Page, Stored, Swept};
 pub use log::Log;
 pub use open::Options;
+pub use terms::{Term, TermStarts};

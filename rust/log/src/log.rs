@@ -12,6 +12,7 @@ use crate::append::{Batch, find_channel};
 use crate::error::Error;
 use crate::event::{Append, Appended, Page, Stored};
 use crate::heads::{Channel, Heads};
+use crate::terms::{self, Term, TermStarts};
 
 const PAGE: &str = "SELECT offset, event, data, user, request, time_ms FROM events \
                     WHERE channel_id = ?1 AND offset > ?2 ORDER BY offset LIMIT ?3";
@@ -25,17 +26,24 @@ pub struct Log {
     // The order of the fields is the order of dropping: the lock goes last.
     pub(crate) conn: Connection,
     pub(crate) heads: Heads,
-    pub(crate) epoch: String,
+    /// The chain; the last one is this start's.
+    pub(crate) terms: Vec<Term>,
     pub(crate) path: PathBuf,
     pub(crate) busy_timeout_ms: u64,
     pub(crate) _lock: Option<File>,
 }
 
 impl Log {
-    /// Identifies this database: random, made with it, the same for as long as its history is.
+    /// The chain of terms, oldest first; the last one began when the log was opened.
+    #[must_use]
+    pub fn terms(&self) -> &[Term] {
+        &self.terms
+    }
+
+    /// The epoch of the term that began when the log was opened.
     #[must_use]
     pub fn epoch(&self) -> &str {
-        &self.epoch
+        self.terms.last().map_or("", |term| &term.epoch)
     }
 
     /// Stores a batch in one transaction and returns one answer for each event, in the order of the batch.
@@ -53,7 +61,7 @@ impl Log {
         if batch.is_empty() {
             return Ok(Vec::new());
         }
-        match commit(&self.conn, &mut self.heads, batch) {
+        match commit(&self.conn, &mut self.heads, self.terms.last().map_or(0, |term| term.number), batch) {
             Ok((appended, moved)) => {
                 for (name, channel) in moved {
                     self.heads.put(name, channel);
@@ -84,6 +92,16 @@ impl Log {
     pub fn tail(&mut self, channel: &str) -> Result<u64, Error> {
         let known = self.channel(channel).map_err(|source| self.error(source))?;
         Ok(known.map_or(0, |channel| channel.tail))
+    }
+
+    /// The terms in which something was appended to a channel.
+    ///
+    /// # Errors
+    /// What SQLite reports while reading.
+    pub fn term_starts(&mut self, channel: &str) -> Result<TermStarts, Error> {
+        let known = self.channel(channel).map_err(|source| self.error(source))?;
+        let Some(known) = known else { return Ok(TermStarts::default()) };
+        terms::starts(&self.conn, known.id).map_err(|source| self.error(source))
     }
 
     /// Events of a channel with an offset above `after`, oldest first, from the oldest that is kept.
@@ -124,10 +142,15 @@ impl Log {
 type Committed<'b> = (Vec<Appended>, Vec<(&'b str, Channel)>);
 
 /// One transaction; a drop before the commit, or a commit that fails, rolls it back.
-fn commit<'b>(conn: &Connection, heads: &mut Heads, batch: &[Append<'b>]) -> rusqlite::Result<Committed<'b>> {
+fn commit<'b>(
+    conn: &Connection,
+    heads: &mut Heads,
+    term: u64,
+    batch: &[Append<'b>],
+) -> rusqlite::Result<Committed<'b>> {
     // Immediate: the wait for a lock is at the beginning, where the busy handler works.
     let transaction = Transaction::new_unchecked(conn, TransactionBehavior::Immediate)?;
-    let mut work = Batch::new(conn, heads)?;
+    let mut work = Batch::new(conn, heads, term)?;
     let appended = batch.iter().map(|append| work.append(append)).collect::<rusqlite::Result<Vec<_>>>()?;
     work.move_heads()?;
     let moved = work.into_heads().collect();
@@ -219,7 +242,8 @@ mod tests {
         let plan = |sql: &str| -> String {
             let sql = format!("EXPLAIN QUERY PLAN {sql}");
             let mut explain = log.conn.prepare(&sql).expect("the statement is right");
-            let steps = explain.query_map([1, 2, 3], |row| row.get::<_, String>(3)).expect("it has a plan");
+            let parameters = rusqlite::params_from_iter(1..=explain.parameter_count() as i64);
+            let steps = explain.query_map(parameters, |row| row.get::<_, String>(3)).expect("it has a plan");
             steps.map(|step| step.expect("a step is text")).collect::<Vec<_>>().join("; ")
         };
         assert_eq!(
@@ -230,6 +254,7 @@ mod tests {
             plan(crate::append::FIND_AMENDING),
             "SEARCH events USING INDEX events_by_refers (channel_id=? AND refers=? AND offset<?)"
         );
+        assert_eq!(plan(crate::terms::STARTS), "SEARCH term_starts USING PRIMARY KEY (channel_id=?)");
         assert_eq!(plan(super::PAGE), "SEARCH events USING PRIMARY KEY (channel_id=? AND offset>?)");
     }
 }

@@ -16,6 +16,7 @@ use crate::error::Error;
 use crate::heads::Heads;
 use crate::log::Log;
 use crate::schema;
+use crate::terms;
 
 const DATABASE_NAME: &str = "realtime.sqlite3";
 /// How every SQLite database begins (its file format, 1.3), and how much of it is read here.
@@ -37,7 +38,7 @@ const CHECKPOINT_PAGES: i64 = 16_000;
 const WAL_BYTES_MAX: i64 = 64 << 20;
 /// The most that SQLite's page cache may take, in KiB.
 const CACHE_KIB: i64 = 32 << 10;
-const STATEMENTS_MAX: usize = 16;
+const STATEMENTS_MAX: usize = 32;
 
 /// Where the log is and how patient it is.
 #[derive(Debug, Clone)]
@@ -199,10 +200,9 @@ fn prepare(lock: Option<File>, mut conn: Connection, path: PathBuf, busy_timeout
         check(&mut conn, &path, busy_timeout_ms, CHECK_TIME_MAX)?;
     }
     schema::migrate(&conn, found).map_err(sqlite)?;
-    let epoch = conn.query_row("SELECT value FROM meta WHERE key = 'epoch'", [], |row| row.get(0));
-    let epoch = epoch.map_err(sqlite)?;
+    let terms = terms::begin(&conn).map_err(sqlite)?;
     conn.set_db_config(keep_wal, false).map_err(sqlite)?;
-    Ok(Log { conn, heads: Heads::default(), epoch, path, busy_timeout_ms, _lock: lock })
+    Ok(Log { conn, heads: Heads::default(), terms, path, busy_timeout_ms, _lock: lock })
 }
 
 /// The schema's number, 0 for a new database. This is the first read, so garbage and a file that is shorter than

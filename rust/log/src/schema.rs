@@ -1,8 +1,8 @@
 //! The tables, as numbered migrations; `user_version` in the file says which were run.
 //!
 //! Each migration is one transaction together with its number, so a crash leaves the file at a whole number. They
-//! are never edited once released: a change is a new entry at the end. The first makes the epoch (64 random bits),
-//! so it is new exactly when the database is.
+//! are never edited once released: a change is a new entry at the end. The first makes an epoch (64 random bits), the
+//! third makes it the first of the [terms](crate::terms).
 //!
 //! `events` is one B-tree in the order of (channel, offset): a page is one descent and a walk. `data` is a BLOB
 //! because documents will store binary updates. `channels.head` is kept, and not derived from the highest event,
@@ -43,6 +43,19 @@ const MIGRATIONS: &[&str] = &[
     ALTER TABLE events ADD COLUMN refers INTEGER;
     CREATE INDEX events_by_refers ON events (channel_id, refers) WHERE refers IS NOT NULL;
     ALTER TABLE channels ADD COLUMN tail INTEGER NOT NULL DEFAULT 0;
+",
+    "
+    CREATE TABLE terms (
+        term  INTEGER PRIMARY KEY,
+        epoch TEXT NOT NULL UNIQUE
+    ) STRICT;
+    CREATE TABLE term_starts (
+        channel_id INTEGER NOT NULL REFERENCES channels (id) ON DELETE CASCADE,
+        term       INTEGER NOT NULL,
+        offset     INTEGER NOT NULL,
+        PRIMARY KEY (channel_id, term)
+    ) STRICT, WITHOUT ROWID;
+    INSERT INTO terms (epoch) SELECT value FROM meta WHERE key = 'epoch';
 ",
 ];
 

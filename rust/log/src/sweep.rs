@@ -40,8 +40,8 @@ impl Log {
         match swept {
             Ok((swept, moved)) => {
                 for (name, channel) in moved {
-                    if self.heads.find(&name).is_some() {
-                        self.heads.put(&name, channel);
+                    if let Some(known) = self.heads.find(&name) {
+                        self.heads.put(&name, Channel { tail: channel.tail, ..known });
                     }
                 }
                 Ok(swept)
@@ -110,7 +110,7 @@ fn find_channels(conn: &Connection, after: i64) -> rusqlite::Result<Moved> {
     let mut select = conn.prepare_cached(CHANNELS)?;
     let channels = select.query_map(params![after, CHANNELS_MAX], |row| {
         let [head, tail] = [row.get::<_, i64>(2)?, row.get(3)?].map(i64::cast_unsigned);
-        Ok((row.get(1)?, Channel { id: row.get(0)?, head, tail }))
+        Ok((row.get(1)?, Channel { id: row.get(0)?, head, tail, term: 0 }))
     })?;
     channels.collect()
 }

@@ -224,8 +224,12 @@ fn a_log_of_the_first_schema_goes_on() {
         )
         .unwrap();
     let mut log = dir.open();
-    assert_eq!(log.epoch(), "old");
+    // Its epoch is the first term, and this start the second.
+    let epochs: Vec<&str> = log.terms().iter().map(|term| &*term.epoch).collect();
+    assert_eq!((epochs[0], epochs.len()), ("old", 2));
+    assert_eq!(log.term_starts("a").unwrap().firsts, [], "nothing is rewritten");
     log.append(&[Append { event: "e", ..amending(1, "3", Some("one"), true) }]).unwrap();
     assert_eq!(payloads(&all(&mut log, "a")), [(1, "one"), (2, "2"), (3, "3")]);
     assert_eq!((log.tail("a").unwrap(), log.head("a").unwrap()), (0, 3));
+    assert_eq!(log.term_starts("a").unwrap().firsts, [(2, 3)]);
 }

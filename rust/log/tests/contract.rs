@@ -5,7 +5,7 @@ mod kit;
 use std::os::unix::fs::PermissionsExt as _;
 
 use kit::{Dir, all, event, fill, offsets};
-use realtime_log::{Append, Appended, Error, Log, Options, Stored};
+use realtime_log::{Append, Appended, Error, Log, Options, Stored, TermStarts};
 
 #[test]
 fn offsets_count_from_1_in_each_channel_by_itself() {
@@ -158,15 +158,43 @@ fn a_page_stops_at_bytes_max_but_holds_at_least_one_event() {
 }
 
 #[test]
-fn the_epoch_stays_with_the_database_and_is_new_with_a_new_one() {
-    let (dir, other) = (Dir::new(), Dir::new());
-    let epoch = dir.open().epoch().to_owned();
-    assert_eq!(epoch.len(), 16);
-    assert_eq!(dir.open().epoch(), epoch);
-    assert_ne!(other.open().epoch(), epoch);
-    assert_ne!(Log::open_in_memory().unwrap().epoch(), Log::open_in_memory().unwrap().epoch());
+fn every_start_begins_a_term_and_the_chain_keeps_those_before_in_order() {
+    let dir = Dir::new();
+    let first = dir.open().terms().to_vec();
+    assert_eq!(first.last().unwrap().epoch.len(), 16);
+    let second = dir.open().terms().to_vec();
+    assert_eq!((&second[..first.len()], second.len()), (&first[..], first.len() + 1));
+    assert_eq!(dir.open().terms()[..second.len()], second);
+    let epoch = second.last().unwrap().epoch.clone();
     std::fs::remove_file(dir.database()).unwrap();
-    assert_ne!(dir.open().epoch(), epoch);
+    assert!(dir.open().terms().iter().all(|term| term.epoch != epoch && term.epoch != first[0].epoch));
+    assert_ne!(Log::open_in_memory().unwrap().epoch(), Log::open_in_memory().unwrap().epoch());
+}
+
+#[test]
+fn the_first_append_of_a_channel_in_a_term_leaves_one_row() {
+    let dir = Dir::new();
+    let mut log = dir.open();
+    let first = log.terms().last().unwrap().number;
+    fill(&mut log, "a", 3);
+    fill(&mut log, "a", 1);
+    assert_eq!(log.term_starts("a").unwrap().firsts, [(first, 1)]);
+    drop(log);
+    drop(dir.open());
+    let mut log = dir.open();
+    let third = log.terms().last().unwrap().number;
+    assert_eq!(third, first + 2);
+    fill(&mut log, "b", 1);
+    fill(&mut log, "a", 2);
+    assert_eq!(log.term_starts("a").unwrap().firsts, [(first, 1), (third, 5)], "none for a term without an append");
+    assert_eq!(log.term_starts("b").unwrap().firsts, [(third, 1)]);
+    let keyed = Append { dedupe: Some("k"), ..event("b", "{}") };
+    log.append(&[keyed]).unwrap();
+    drop(log);
+    let mut log = dir.open();
+    assert!(log.append(&[keyed]).unwrap()[0].duplicate);
+    assert_eq!(log.term_starts("b").unwrap().firsts, [(third, 1)], "a repeat is no append");
+    assert_eq!(log.term_starts("never").unwrap(), TermStarts::default());
 }
 
 #[test]

@@ -116,8 +116,9 @@ fn a_log_of_a_newer_version_is_refused() {
     let dir = filled();
     Connection::open(dir.database()).unwrap().pragma_update(None, "user_version", 99).unwrap();
     let error = dir.try_open().unwrap_err();
-    assert!(matches!(error, Error::Newer { found: 99, known: 2 }), "{error}");
-    assert!(error.to_string().starts_with("log has schema 99, this version knows schemas up to 2; "));
+    let Error::Newer { found: 99, known } = error else { panic!("{error}") };
+    let told = format!("log has schema 99, this version knows schemas up to {known}; ");
+    assert!(error.to_string().starts_with(&told), "{error}");
 }
 
 #[test]

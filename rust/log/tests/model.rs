@@ -4,7 +4,7 @@
 
 mod kit;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use kit::Dir;
@@ -187,13 +187,22 @@ fn batch(events: &[Event]) -> Vec<Append<'_>> {
 fn compare(dir: Option<&Dir>, operations: &[Operation]) {
     let open = || dir.map_or_else(|| Log::open_in_memory().unwrap(), Dir::open);
     let mut log = open();
-    let epoch = log.epoch().to_owned();
+    let mut chain = log.terms().to_vec();
+    let mut firsts: BTreeMap<&str, Vec<(u64, u64)>> = BTreeMap::new();
     let mut model = Model::default();
     for operation in operations {
         match (operation, dir) {
             (Operation::Append(events), _) => {
+                let before = ["a", "b", "c"].map(|channel| model.head(channel));
                 let expected: Vec<Appended> = events.iter().map(|event| model.append(event)).collect();
                 assert_eq!(log.append(&batch(events)).unwrap(), expected);
+                let term = chain.last().unwrap().number;
+                for (channel, before) in ["a", "b", "c"].into_iter().zip(before) {
+                    let rows = firsts.entry(channel).or_default();
+                    if model.head(channel) > before && rows.last().is_none_or(|(last, _)| *last < term) {
+                        rows.push((term, before + 1));
+                    }
+                }
             }
             (Operation::AppendWhileLocked(events), Some(dir)) => {
                 let other = Connection::open(dir.database()).unwrap();
@@ -219,12 +228,15 @@ fn compare(dir: Option<&Dir>, operations: &[Operation]) {
             (Operation::Reopen, Some(_)) => {
                 drop(log);
                 log = open();
-                assert_eq!(log.epoch(), epoch);
+                assert_eq!(log.terms()[..chain.len()], chain);
+                assert_eq!(log.terms().len(), chain.len() + 1);
+                chain = log.terms().to_vec();
             }
             (Operation::AppendWhileLocked(_) | Operation::Reopen, None) => {}
         }
     }
     for channel in ["a", "b", "c"] {
+        assert_eq!(log.term_starts(channel).unwrap().firsts, firsts.remove(channel).unwrap_or_default());
         assert_eq!(
             log.page(channel, 0, usize::MAX, usize::MAX).unwrap(),
             model.page(channel, 0, usize::MAX, usize::MAX)

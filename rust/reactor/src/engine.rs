@@ -178,7 +178,7 @@ impl Engine {
         self.handle.flush()
     }
 
-    /// The epoch of the durable channels; empty before the start.
+    /// The epoch of the log's current term; empty before the start.
     #[must_use]
     pub fn epoch(&self) -> &str {
         self.facts.get().map_or("", |facts| &facts.epoch)

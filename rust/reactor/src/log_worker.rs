@@ -8,6 +8,7 @@ use crate::log_chores::Chores;
 use crate::log_health::LogHealth;
 use realtime_hub::{
     AppendError, AppendedEvent, Bounds, Event, Hub, LogFailure, LogPage, LogRequest, Now, Publish, StoredEvent,
+    TermStarts,
 };
 use realtime_log::{Amends, Append, Appended, Log, Page, Stored};
 use std::collections::VecDeque;
@@ -52,9 +53,7 @@ impl LogWorker {
                 count
             }
             Some(LogRequest::Head { channel }) => {
-                let head = self.log.head(channel.name());
-                let outcome = head.and_then(|head| Ok(Bounds { head, tail: self.log.tail(channel.name())? }));
-                let outcome = outcome.map_err(|error| self.failure(&error));
+                let outcome = self.bounds(channel.name()).map_err(|error| self.failure(&error));
                 self.hub.head_read(&channel, outcome, now(), events);
                 1
             }
@@ -65,6 +64,12 @@ impl LogWorker {
                 1
             }
         }
+    }
+
+    fn bounds(&mut self, channel: &str) -> Result<Bounds, realtime_log::Error> {
+        let realtime_log::TermStarts { firsts, oldest } = self.log.term_starts(channel)?;
+        let starts = TermStarts { firsts, oldest };
+        Ok(Bounds { head: self.log.head(channel)?, tail: self.log.tail(channel)?, starts })
     }
 
     fn append(&mut self, group: Vec<(Publish, u64)>, now: impl FnOnce() -> Now, events: &mut Vec<Event>) {

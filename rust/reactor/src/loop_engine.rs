@@ -120,7 +120,7 @@ impl LoopEngine {
         Ok(Callbacks::of(context))
     }
 
-    /// The epoch of the durable channels; empty before the start.
+    /// The epoch of the log's current term; empty before the start.
     #[must_use]
     pub fn epoch(&self) -> &str {
         self.running.get().map_or("", |running| &running.epoch)

@@ -5,7 +5,7 @@ use crate::error::{StartCode, StartError};
 use crate::handle::Handle;
 use crate::log_thread::{self, LogPort};
 use crate::log_worker::LogWorker;
-use realtime_hub::{Hub, LogQueue, LogRequest, Options};
+use realtime_hub::{Hub, LogQueue, LogRequest, Options, Terms};
 use realtime_log::Log;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -34,7 +34,7 @@ pub(crate) fn check_options(json: &[u8]) -> Result<Options, StartError> {
             options.shards
         )));
     }
-    Hub::new(&options, 1, Box::new(NoLog), "check", [0; 32]).map_err(StartError::options)?;
+    Hub::new(&options, 1, Box::new(NoLog), "check".into(), [0; 32]).map_err(StartError::options)?;
     Ok(options)
 }
 
@@ -46,7 +46,8 @@ pub(crate) fn wire(options: &Options, shards: usize, handle: &Handle) -> Result<
     };
     let epoch = log.epoch().to_owned();
     let queue = Box::new(LogPort(Arc::clone(&handle.requests)));
-    let hub = Hub::new(options, shards, queue, &epoch, nonce()?).map_err(StartError::options)?;
+    let terms = Terms::new(log.terms().iter().map(|term| (term.number, term.epoch.clone())));
+    let hub = Hub::new(options, shards, queue, terms, nonce()?).map_err(StartError::options)?;
     let bridge = Arc::clone(&handle.bridge);
     hub.set_ear(Box::new(move |event| bridge.push_one(event)));
     let log = LogWorker::new(log, Arc::clone(&hub), Arc::clone(&handle.log_health));

@@ -201,3 +201,20 @@ async def test_who_asks_too_much_is_told_when_to_come_back() -> None:
         assert (await world.call("GET", MESSAGES, key=True)).status == 200
         world.test.clock.advance(0.2)
         assert (await world.call("GET", MESSAGES, user="alice")).status == 200
+
+
+async def test_history_of_a_position_is_of_this_history_or_not_recoverable() -> None:
+    path = "/api/channels/conversation:7/history"
+    async with World() as world:
+        for number in range(3):
+            await world.call("POST", MESSAGES, {"content": str(number)}, user="alice")
+        page = (await world.call("GET", f"{path}?after=0&limit=2", user="alice")).json
+        epoch = page["position"]["epoch"]
+        assert (page["next"], page["position"]["offset"]) == (2, 3)
+        page = (await world.call("GET", f"{path}?after={page['next']}&epoch={epoch}", user="alice")).json
+        assert ([event["offset"] for event in page["events"]], page["next"]) == ([3], None)
+        for query in ("after=2&epoch=another", f"after=4&epoch={epoch}"):
+            answer = await world.call("GET", f"{path}?{query}", user="alice")
+            assert answer.problem[:2] == (410, "not_recoverable"), query
+        answer = await world.call("GET", f"{path}?epoch={epoch}", user="alice")
+        assert answer.problem[:2] == (400, "invalid_message")

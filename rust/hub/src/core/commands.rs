@@ -514,21 +514,12 @@ impl ShardCore {
         }
         let limit = if position.is_some() { limit } else { last.or(limit) };
         let limit = limit.unwrap_or(100) as usize;
-        let after = match position {
-            Some((_, epoch)) if !self.hub.is_epoch(&name, &epoch) => {
-                let message = "The history is not the one of this position";
-                return self.refuse_command(
-                    command,
-                    Fault { code: "not_recoverable", message, channel: Some(&name), ..Fault::default() },
-                );
-            }
-            position => position.map(|(offset, _)| offset),
-        };
+        let (after, epoch) = position.unzip();
         let conn = self.id(command.slot);
         let credits = self.log_credits(command, true);
         let who = HistoryFor::Client { conn, id: command.boxed_id(), credits };
         let hub = Arc::clone(&self.hub);
-        hub.history(&name, HistoryRequest { who, after, limit }, self.now, &mut self.events);
+        hub.history(&name, HistoryRequest { who, after, epoch, limit }, self.now, &mut self.events);
         Dispatched::OnItsWay
     }
 

@@ -277,7 +277,7 @@ impl ShardCore {
     /// Confirms a second subscribe. With a position the member goes on from there, as if it had just joined: what it
     /// was to get of an earlier replay is part of this one or was not asked for.
     fn resubscribe(&mut self, again: Resubscribe) {
-        let Resubscribe { conn, channel, id, head, recovered, next, credits } = again;
+        let Resubscribe { conn, channel, id, epoch, head, recovered, next, credits } = again;
         let Some(slot) = self.answerable(conn) else { return self.give_back_to(conn, credits) };
         let numbers = channel.policy.numbers();
         let mut before = next.map_or(head, |next| next - 1);
@@ -291,7 +291,7 @@ impl ShardCore {
             replays = member.replays;
         }
         // A member that has just replayed may be ahead of what was the head under the lock.
-        let confirm = confirmation(&channel, id.as_deref(), before, head.max(before), recovered, self.now);
+        let confirm = confirmation(&channel, &epoch, id.as_deref(), before, head.max(before), recovered, self.now);
         self.queue(slot, Queued::reply(confirm));
         self.give_back(slot, credits);
         if !replays || next.is_none() || self.find(conn).is_none() {

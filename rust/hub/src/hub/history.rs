@@ -1,6 +1,6 @@
 //! History: pages of a channel, from its ring or from the log, for a client's command or for Python.
 
-use super::{Hub, PAGE_BYTES_MAX, UNREADABLE, channel_member};
+use super::{Hub, NOT_RECOVERABLE, PAGE_BYTES_MAX, channel_member};
 use crate::Now;
 use crate::channel::{Channel, Head, HistoryFor, HistoryRequest, Publication, State, Waiting};
 use crate::compose::{self, Fault};
@@ -32,8 +32,13 @@ impl Hub {
         now: Now,
         events: &mut Vec<Event>,
     ) {
-        let HistoryRequest { who, after, limit } = request;
+        let HistoryRequest { who, after, epoch, limit } = request;
         let head = if let Head::Known(head) = state.head { head } else { 0 };
+        if let (Some(offset), Some(epoch)) = (after, &epoch)
+            && !self.is_of_history(channel, state, offset, epoch)
+        {
+            return self.fail_history(channel, who, NOT_RECOVERABLE, now, events);
+        }
         state.trim(channel.policy, now.mono_ms);
         // A page begins at what is kept.
         let after =
@@ -51,13 +56,13 @@ impl Hub {
                 return self.log.push(LogRequest::Page { channel, after, limit, bytes_max: PAGE_BYTES_MAX, purpose });
             }
         };
-        self.answer_history(channel, head, who, &found, now, events);
+        self.answer_history(channel, (head, &state.epoch), who, &found, now, events);
     }
 
     pub(super) fn answer_history(
         &self,
         channel: &Channel,
-        head: u64,
+        (head, epoch): (u64, &Arc<str>),
         who: HistoryFor,
         found: &[Arc<Publication>],
         now: Now,
@@ -67,7 +72,7 @@ impl Hub {
             HistoryFor::Client { conn, id, credits } => (conn, id, credits),
             HistoryFor::Python { ticket } => {
                 let all = found.iter().map(|publication| publication.frame.payload().into()).collect();
-                let page = HistoryPage { events: all, offset: head, epoch: Arc::clone(&channel.epoch) };
+                let page = HistoryPage { events: all, offset: head, epoch: Arc::clone(epoch) };
                 return events.push(Event::History { ticket, outcome: Ok(page) });
             }
         };
@@ -90,13 +95,13 @@ impl Hub {
             }
             out.extend_from_slice(b"],\"position\":");
             if channel.policy.numbers() {
-                compose::position(out, head, &channel.epoch);
+                compose::position(out, head, epoch);
             } else {
                 out.extend_from_slice(b"null");
             }
             out.extend_from_slice(b",\"next\":");
             match last {
-                Some(offset) if offset < head => compose::position(out, offset, &channel.epoch),
+                Some(offset) if offset < head => compose::position(out, offset, epoch),
                 _ => out.extend_from_slice(b"null"),
             }
             out.push(b'}');
@@ -104,14 +109,21 @@ impl Hub {
         self.send(conn, Prepared::text(&channel_member(json, channel.name())), credits);
     }
 
-    pub(super) fn fail_history(&self, channel: &Channel, who: HistoryFor, now: Now, events: &mut Vec<Event>) {
+    pub(super) fn fail_history(
+        &self,
+        channel: &Channel,
+        who: HistoryFor,
+        fault: Fault<'static>,
+        now: Now,
+        events: &mut Vec<Event>,
+    ) {
         match who {
             HistoryFor::Client { conn, id, credits } => {
-                let fault = Fault { channel: Some(channel.name()), ..UNREADABLE };
+                let fault = Fault { channel: Some(channel.name()), ..fault };
                 self.counters.error_sent(fault.code);
                 self.send(conn, Prepared::text(&fault.to_json(id.as_deref(), now.wall_ms)), credits);
             }
-            HistoryFor::Python { ticket } => events.push(Event::History { ticket, outcome: Err(UNREADABLE.code) }),
+            HistoryFor::Python { ticket } => events.push(Event::History { ticket, outcome: Err(fault.code) }),
         }
     }
 }

@@ -24,9 +24,10 @@ impl Hub {
         events: &mut Vec<Event>,
     ) {
         match outcome {
-            Ok(Bounds { head, tail }) => {
+            Ok(Bounds { head, tail, starts }) => {
                 let mut state = channel.lock();
                 state.head = Head::Known(head);
+                state.starts = starts;
                 state.cut(tail);
                 for one in state.take_waiting() {
                     self.run_waiting(channel, &mut state, one, now, events);
@@ -77,7 +78,7 @@ impl Hub {
             Waiting::Unsubscribe { conn, reply, credits } => {
                 self.to(conn, ShardMsg::Leave { conn, channel: Arc::clone(channel), reply, credits });
             }
-            Waiting::History(request) => self.fail_history(channel, request.who, now, events),
+            Waiting::History(request) => self.fail_history(channel, request.who, UNREADABLE, now, events),
             Waiting::Deliver { .. } => {}
         }
     }
@@ -104,9 +105,10 @@ impl Hub {
         match outcome {
             Ok(page) => {
                 let found: Vec<_> = page.events.iter().map(|stored| publication_of(channel, stored)).collect();
-                self.answer_history(channel, page.head, who, &found, now, events);
+                let epoch = Arc::clone(&channel.lock().epoch);
+                self.answer_history(channel, (page.head, &epoch), who, &found, now, events);
             }
-            Err(_) => self.fail_history(channel, who, now, events),
+            Err(_) => self.fail_history(channel, who, UNREADABLE, now, events),
         }
     }
 
@@ -136,13 +138,13 @@ impl Hub {
         matches!(channel.lock().head, Head::Known(head) if next > head)
     }
 
-    /// Whether a position of this epoch is one of the channel's.
-    pub(crate) fn is_epoch(&self, channel: &str, epoch: &str) -> bool {
-        let policy = self.rules.policy_of(channel);
-        if policy.durable {
-            return *epoch == *self.durable_epoch;
-        }
-        policy.numbers() && self.directory.find(channel).is_some_and(|channel| *epoch == *channel.epoch)
+    /// Whether a position is one of the channel's history as it is now, be it kept or not: its epoch and its offset up to
+    /// the head. The head is known.
+    pub(super) fn is_of_history(&self, channel: &Channel, state: &State, offset: u64, epoch: &str) -> bool {
+        let Head::Known(head) = state.head else { return false };
+        let is_current = *epoch == *state.epoch;
+        let is_vouched = || channel.policy.durable && self.terms.vouch(&state.starts, epoch, offset);
+        channel.policy.numbers() && offset <= head && (is_current || is_vouched())
     }
 
     /// Whether the head is still to come; asks for it once.
@@ -157,13 +159,12 @@ impl Hub {
     fn subscribe_locked(&self, channel: &Arc<Channel>, state: &mut State, request: SubscribeRequest, now: Now) {
         let SubscribeRequest { conn, id, position, last, again, credits } = request;
         let head = if let Head::Known(head) = state.head { head } else { 0 };
-        let numbers = channel.policy.numbers();
         state.trim(channel.policy, now.mono_ms);
         let oldest = state.oldest(channel.policy, head);
         let mut recovered = None;
         let mut next = head + 1;
         if let Some((offset, epoch)) = &position {
-            let is_whole = numbers && **epoch == *channel.epoch && *offset <= head && *offset + 1 >= oldest;
+            let is_whole = *offset + 1 >= oldest && self.is_of_history(channel, state, *offset, epoch);
             recovered = Some(is_whole);
             if is_whole {
                 next = offset + 1;
@@ -173,10 +174,11 @@ impl Hub {
         }
         if again {
             let next = position.is_some().then_some(next);
-            let again = Resubscribe { conn, channel: Arc::clone(channel), id, head, recovered, next, credits };
+            let (channel, epoch) = (Arc::clone(channel), Arc::clone(&state.epoch));
+            let again = Resubscribe { conn, channel, id, epoch, head, recovered, next, credits };
             return self.to(conn, ShardMsg::Resubscribe(Box::new(again)));
         }
-        let confirm = confirmation(channel, id.as_deref(), next - 1, head, recovered, now);
+        let confirm = confirmation(channel, &state.epoch, id.as_deref(), next - 1, head, recovered, now);
         state.members[conn.shard()] += 1;
         state.latest.trim(now.mono_ms, channel.policy.retain, &self.counters);
         let latest = state.latest.events();
@@ -234,6 +236,7 @@ impl Hub {
 /// `subscription_confirmed`. `before` is the offset before the first event that the member gets from now on.
 pub(crate) fn confirmation(
     channel: &Channel,
+    epoch: &str,
     id: Option<&[u8]>,
     before: u64,
     head: u64,
@@ -245,7 +248,7 @@ pub(crate) fn confirmation(
         compose::string(out, channel.name());
         if channel.policy.numbers() {
             out.extend_from_slice(b",\"position\":");
-            compose::position(out, before, &channel.epoch);
+            compose::position(out, before, epoch);
             out.extend_from_slice(b",\"head\":");
             compose::number(out, head);
         }

@@ -182,6 +182,7 @@ impl Hub {
         self.hear(channel, &publication.frame);
         if is_live {
             state.head = Head::Known(stored.offset);
+            self.terms.note(&mut state.starts, stored.offset);
             // The wall clock alone went to the log and back; a millisecond is fine beside a commit.
             let waited_ms = now.wall_ms.saturating_sub(stored.time_ms);
             let read_us = now.mono_us.saturating_sub(waited_ms * 1_000);

@@ -6,7 +6,8 @@
 
 use realtime_hub::{
     Admitted, Amendment, AppendError, AppendedEvent, Bounds, Command, ConnId, Event, Hub, LogFailure, LogPage,
-    LogQueue, LogRequest, Now, Options, Outcome, Publish, Release, SendOp, ShardCore, StoredEvent, Wire,
+    LogQueue, LogRequest, Now, Options, Outcome, Publish, Release, SendOp, ShardCore, StoredEvent, TermStarts, Terms,
+    Wire,
 };
 use realtime_protocol::connection::{Inbound, Item, Role};
 use realtime_protocol::deflate::Inflater;
@@ -14,6 +15,7 @@ use realtime_protocol::extensions::Deflate;
 use realtime_protocol::frame::{Opcode, encode_masked_frame};
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 pub(crate) const SECRET: &str = "0123456789abcdef0123456789abcdef";
@@ -58,6 +60,8 @@ pub(crate) fn admitted(user: &str) -> Admitted {
     Admitted { user: user.into(), grants: None, expires_at_ms: None, issued_at_s: None, token_id: None }
 }
 
+static NEXT: AtomicU64 = AtomicU64::new(1);
+
 #[derive(Debug, Clone)]
 struct Row {
     stored: StoredEvent,
@@ -73,9 +77,28 @@ pub(crate) struct Store {
     channels: BTreeMap<String, Vec<Row>>,
     heads: BTreeMap<String, u64>,
     tails: BTreeMap<String, u64>,
+    /// Epochs of the starts, oldest first.
+    pub(crate) terms: Vec<String>,
+    starts: BTreeMap<String, Vec<(u64, u64)>>,
+    /// What each offset of a channel was when it was given: no two events of all stores have the same number.
+    births: BTreeMap<String, Vec<u64>>,
 }
 
 impl Store {
+    /// Another start: a term that no other store has.
+    fn begin(&mut self) {
+        let next = NEXT.fetch_add(1, Ordering::Relaxed);
+        // The first one has the same name in every store, as tests write it.
+        let epoch = if self.terms.is_empty() { "log-epoch".to_owned() } else { format!("log-epoch-{next}") };
+        self.terms.push(epoch);
+    }
+
+    /// What stands, or stood, at an offset; 0 before the first.
+    pub(crate) fn birth(&self, channel: &str, offset: u64) -> Option<u64> {
+        let Some(place) = (offset as usize).checked_sub(1) else { return Some(0) };
+        self.births.get(channel).and_then(|births| births.get(place).copied())
+    }
+
     fn append(&mut self, publish: &Publish, time_ms: u64) -> Result<AppendedEvent, AppendError> {
         let all = self.channels.entry(publish.channel.to_string()).or_default();
         let user = publish.user.as_deref().unwrap_or_default().to_owned();
@@ -90,6 +113,13 @@ impl Store {
         let head = self.heads.entry(publish.channel.to_string()).or_default();
         *head += 1;
         let offset = *head;
+        let term = self.terms.len() as u64;
+        let starts = self.starts.entry(publish.channel.to_string()).or_default();
+        if starts.last().is_none_or(|(last, _)| *last < term) {
+            starts.push((term, offset));
+        }
+        let births = self.births.entry(publish.channel.to_string()).or_default();
+        births.push(NEXT.fetch_add(1, Ordering::Relaxed));
         let mut data = publish.data.to_vec();
         if publish.number {
             let comma = if data.len() > 2 { "," } else { "" };
@@ -128,7 +158,8 @@ impl Store {
 
     pub(crate) fn bounds(&self, channel: &str) -> Bounds {
         let tail = self.tails.get(channel).copied().unwrap_or(0);
-        Bounds { head: self.head(channel), tail }
+        let firsts = self.starts.get(channel).cloned().unwrap_or_default();
+        Bounds { head: self.head(channel), tail, starts: TermStarts { firsts, oldest: 0 } }
     }
 
     pub(crate) fn head(&self, channel: &str) -> u64 {
@@ -231,10 +262,12 @@ impl World {
         Self::with(&options(), shards, Store::default())
     }
 
-    pub(crate) fn with(options: &Value, shards: usize, store: Store) -> Self {
+    pub(crate) fn with(options: &Value, shards: usize, mut store: Store) -> Self {
         let options = Options::from_json(options.to_string().as_bytes()).unwrap();
         let queue = Queue::default();
-        let hub = Hub::new(&options, shards, Box::new(queue.clone()), "log-epoch", [7; 32]).unwrap();
+        store.begin();
+        let terms = Terms::new(store.terms.iter().zip(1..).map(|(epoch, number)| (number, epoch.as_str().into())));
+        let hub = Hub::new(&options, shards, Box::new(queue.clone()), terms, [7; 32]).unwrap();
         let heard = Arc::new(Mutex::new(Vec::new()));
         let ear = Arc::clone(&heard);
         hub.set_ear(Box::new(move |event| ear.lock().unwrap().push(event)));

@@ -24,7 +24,7 @@ const NOW: Now = Now { mono_ms: 1_000, mono_us: 1_000_000, wall_ms: 1_000 };
 
 fn shard_with(connections: usize) -> (Arc<Hub>, ShardCore, Vec<ConnId>) {
     let json = br#"{"endpoints": [{"path": "/ws", "mode": "json", "auth": "none"}], "limits": {"enabled": false, "outbox_hard_bytes": 33554432}}"#;
-    let hub = Hub::new(&Options::from_json(json).unwrap(), 1, Box::new(NoLog), "e", [0; 32]).unwrap();
+    let hub = Hub::new(&Options::from_json(json).unwrap(), 1, Box::new(NoLog), "e".into(), [0; 32]).unwrap();
     let mut shard = ShardCore::new(Arc::clone(&hub), 0);
     let conns = (0..connections).map(|_| shard.open([127, 0, 0, 1].into(), NOW)).collect::<Vec<_>>();
     for &conn in &conns {
@@ -155,7 +155,7 @@ fn plain_and_deflated_members_among_each_other_cost_two_assemblies_and_one_compr
 #[test]
 fn shards_compress_a_message_once_together() {
     let json = br#"{"endpoints": [{"path": "/ws", "mode": "json", "auth": "none"}]}"#;
-    let hub = Hub::new(&Options::from_json(json).unwrap(), 4, Box::new(NoLog), "e", [0; 32]).unwrap();
+    let hub = Hub::new(&Options::from_json(json).unwrap(), 4, Box::new(NoLog), "e".into(), [0; 32]).unwrap();
     let mut shards: Vec<ShardCore> = (0..4).map(|shard| ShardCore::new(Arc::clone(&hub), shard)).collect();
     for shard in &mut shards {
         let conn = shard.open([127, 0, 0, 1].into(), NOW);
