@@ -6,6 +6,7 @@ opaque integer that names one connection for its whole life and is never reused 
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final, Self, TypeAlias, final
 
 from typing_extensions import Buffer, disjoint_base
@@ -92,6 +93,26 @@ def json_fault(text: bytes) -> tuple[str, str | None] | None:
     Returns:
         None where nothing is; else what is wrong, and the path of the member at fault, such as `[3].data.a` (None for
         the whole text). Cost: one walk in Rust, about 1 ms for 1 MB.
+    """
+
+def backup(data_dir: Path, file: Path) -> tuple[int, int, int]:
+    """Copy the log of a data directory into a new file, without the GIL; a server may run on it.
+
+    Returns:
+        Channels, events and bytes of the copy.
+
+    Raises:
+        EngineError: there is no log, the file exists, or it cannot be read or written; no file is left.
+    """
+
+def restore(file: Path, data_dir: Path) -> tuple[tuple[int, int, int], str | None]:
+    """Put a backup in the place of a data directory's log, without the GIL; no server may run on it.
+
+    Returns:
+        Channels, events and bytes of the backup, and where the log of before is kept (None where there was none).
+
+    Raises:
+        EngineError: a server runs there, or the file is no backup; the log is as it was.
     """
 
 def load(arguments: list[str], tokens: list[str], on_progress: Callable[[str], object]) -> str:

@@ -1,4 +1,4 @@
-"""The command line: `serve`, `check`, `token`, `bench`, and the terminal clients `sub`, `pub` and `chat`.
+"""The command line: `serve`, `check`, `backup`, `restore`, `token`, `bench`, and clients: `sub`, `pub`, `chat`.
 
 Every way of failing that the user can do something about ends here, as one line on stderr and exit code 2, without a
 traceback: a broken configuration, an app that cannot be imported, a port in use, a log that cannot be read, a server
@@ -17,6 +17,8 @@ from typing import Annotated, Any
 import typer
 
 from realtime._engine import EngineError
+from realtime._engine import backup as backup_log
+from realtime._engine import restore as restore_log
 from realtime.auth import RIGHTS
 from realtime.cli import check as checking
 from realtime.cli import loading, terminal
@@ -108,6 +110,33 @@ def check(
     report = checking.report(settings, origins(config, sets or ()), load_app(target))
     typer.echo(report.json() if as_json else report.text())
     raise typer.Exit(2 if report.errors else 0)
+
+
+@app.command()
+def backup(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write; it must not exist.")],
+    *,
+    config: Config = None,
+    sets: Sets = None,
+) -> None:
+    """Copy the log into a file, also while a server runs."""
+    (channels, events, size) = backup_log(Path(load(config, sets or ()).data_dir), file)
+    typer.echo(f"{file}: {events} events of {channels} channels, {size} bytes")
+
+
+@app.command()
+def restore(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that realtime backup wrote.")],
+    *,
+    config: Config = None,
+    sets: Sets = None,
+) -> None:
+    """Put a backup in the place of the log, while no server runs."""
+    data_dir = Path(load(config, sets or ()).data_dir)
+    (channels, events, size), kept = restore_log(file, data_dir)
+    typer.echo(f"{data_dir}: {events} events of {channels} channels, {size} bytes")
+    if kept is not None:
+        typer.echo(f"the log of before is kept as {kept}")
 
 
 @app.command()

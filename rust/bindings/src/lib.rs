@@ -4,6 +4,7 @@
 //! into commands and events into tuples. Calls that hand over a batch, wait or start and end threads detach from the
 //! GIL. A panic below becomes an [`EngineError`](error::EngineError) here: none crosses into Python.
 
+mod backup;
 mod commands;
 mod engine;
 mod error;
@@ -37,6 +38,8 @@ fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(engine::flush_of, module)?)?;
     module.add_function(wrap_pyfunction!(json::json_fault, module)?)?;
     module.add_function(wrap_pyfunction!(load::load, module)?)?;
+    module.add_function(wrap_pyfunction!(backup::backup, module)?)?;
+    module.add_function(wrap_pyfunction!(backup::restore, module)?)?;
     module.add("Event", event_type(py)?)?;
     // The stub lists the names.
     module.delattr("__all__")

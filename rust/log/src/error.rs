@@ -52,6 +52,35 @@ pub enum Error {
         /// How long was waited, in milliseconds (`busy_timeout_ms`).
         waited_ms: u64,
     },
+    /// There is no log in a data directory that one is to be copied from.
+    NoLog {
+        /// The data directory.
+        dir: PathBuf,
+    },
+    /// A backup would take the place of a file.
+    Exists {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The disk has no room for a copy.
+    NoRoom {
+        /// The copy.
+        path: PathBuf,
+    },
+    /// A copy cannot be written.
+    CannotWrite {
+        /// The copy.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A file is no backup that could be restored.
+    NotABackup {
+        /// The file.
+        path: PathBuf,
+        /// What was found wrong.
+        detail: String,
+    },
     /// Anything else that SQLite reports, such as a disk that fails to read or write.
     Sqlite(rusqlite::Error),
 }
@@ -112,6 +141,27 @@ impl fmt::Display for Error {
                 "log file {} was locked by another program for over {waited_ms} ms; end what that program does with it",
                 path.display()
             ),
+            Self::NoLog { dir } => write!(
+                f,
+                "data directory {} holds no log; name the server's own by REALTIME_DATA_DIR or --config",
+                dir.display()
+            ),
+            Self::Exists { path } => {
+                write!(f, "{} exists and is not replaced; choose another name or remove it", path.display())
+            }
+            Self::NoRoom { path } => {
+                write!(f, "no room on the disk for {}; free space there and try again", path.display())
+            }
+            Self::CannotWrite { path, source } => write!(
+                f,
+                "{} cannot be written: {source}; choose a directory that this user can write to",
+                path.display()
+            ),
+            Self::NotABackup { path, detail } => write!(
+                f,
+                "{} cannot be restored: {detail}; choose another backup; the log is as it was",
+                path.display()
+            ),
             Self::Sqlite(source) => {
                 write!(f, "log could not be read or written: {source}; look for disk errors in the system's log")
             }
@@ -122,7 +172,7 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Unwritable { source, .. } => Some(source),
+            Self::Unwritable { source, .. } | Self::CannotWrite { source, .. } => Some(source),
             Self::Sqlite(source) => Some(source),
             _ => None,
         }

@@ -15,6 +15,7 @@
 //! - what is remembered in memory is never ahead of what is stored.
 
 mod append;
+mod backup;
 mod error;
 mod event;
 mod heads;
@@ -24,6 +25,7 @@ mod schema;
 mod sweep;
 mod terms;
 
+pub use backup::{Copied, backup, restore};
 pub use error::Error;
 pub use event::{Amends, Append, Appended, Keep, Page, Stored, Swept};
 pub use log::Log;

@@ -12,19 +12,20 @@ use std::time::{Duration, Instant};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
+use crate::backup::finish_restore;
 use crate::error::Error;
 use crate::heads::Heads;
 use crate::log::Log;
 use crate::schema;
 use crate::terms;
 
-const DATABASE_NAME: &str = "realtime.sqlite3";
+pub(crate) const DATABASE_NAME: &str = "realtime.sqlite3";
 /// How every SQLite database begins (its file format, 1.3), and how much of it is read here.
 const MAGIC: &[u8] = b"SQLite format 3\0";
 const HEADER_BYTES: usize = 100;
 const LOCK_NAME: &str = "lock";
 /// Events are private, and whoever can open the lock's file could hold the lock.
-const FILE_MODE: u32 = 0o600;
+pub(crate) const FILE_MODE: u32 = 0o600;
 /// How long the check at start may take. A database of some hundred megabytes is checked whole in that time; of a
 /// larger one as much as that, so that a start never takes minutes. The header, the size and the roots are always
 /// checked, and a damaged page beyond is told by the read that meets it.
@@ -68,6 +69,7 @@ impl Log {
         let unwritable = |source| Error::Unwritable { dir: dir.clone(), source };
         make_dir(dir).map_err(unwritable)?;
         let lock = take_lock(dir)?;
+        finish_restore(dir).map_err(unwritable)?;
         let path = dir.join(DATABASE_NAME);
         let mut database = open_private(OpenOptions::new().read(true).write(true), &path).map_err(unwritable)?;
         for suffix in ["-wal", "-shm", "-journal"] {
@@ -98,7 +100,7 @@ impl Log {
 }
 
 /// Makes the directory, its owner's alone since messages are private, and has its name on the disk.
-fn make_dir(dir: &Path) -> io::Result<()> {
+pub(crate) fn make_dir(dir: &Path) -> io::Result<()> {
     if dir.is_dir() {
         return Ok(());
     }
@@ -110,7 +112,7 @@ fn make_dir(dir: &Path) -> io::Result<()> {
 }
 
 /// The lock is the kernel's (`flock`): it ends with the process, however that ends, so the file is never stale.
-fn take_lock(dir: &Path) -> Result<File, Error> {
+pub(crate) fn take_lock(dir: &Path) -> Result<File, Error> {
     let unwritable = |source| Error::Unwritable { dir: dir.to_path_buf(), source };
     let lock = open_private(OpenOptions::new().write(true), &dir.join(LOCK_NAME)).map_err(unwritable)?;
     match lock.try_lock() {
@@ -150,7 +152,7 @@ fn tighten(path: &Path, mode: u32, set: impl FnOnce(fs::Permissions) -> io::Resu
 }
 
 /// The file that SQLite keeps beside a database.
-fn beside(path: &Path, suffix: &str) -> PathBuf {
+pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()
@@ -207,7 +209,7 @@ fn prepare(lock: Option<File>, mut conn: Connection, path: PathBuf, busy_timeout
 
 /// The schema's number, 0 for a new database. This is the first read, so garbage and a file that is shorter than
 /// its header says are found here, before anything is written.
-fn find_schema(conn: &Connection, path: &Path, busy_timeout_ms: u64) -> Result<u32, Error> {
+pub(crate) fn find_schema(conn: &Connection, path: &Path, busy_timeout_ms: u64) -> Result<u32, Error> {
     let pragma = |name: &str| -> Result<i64, Error> {
         let value = conn.pragma_query_value(None, name, |row| row.get(0));
         value.map_err(|source| Error::from_sqlite(source, path, busy_timeout_ms))
@@ -268,7 +270,7 @@ fn check(conn: &mut Connection, path: &Path, busy_timeout_ms: u64, time_max: Dur
 }
 
 /// The report opens with a line that names the database; an error is one line.
-fn first_finding(report: &str) -> String {
+pub(crate) fn first_finding(report: &str) -> String {
     let finding = report.lines().find(|line| !line.is_empty() && !line.starts_with("***"));
     finding.unwrap_or("the check at start failed").to_owned()
 }

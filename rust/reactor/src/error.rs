@@ -86,7 +86,8 @@ impl From<realtime_log::Error> for StartError {
             Error::Busy { .. } => StartCode::DataDirLocked,
             Error::Corrupt { .. } => StartCode::LogCorrupt,
             Error::Newer { .. } => StartCode::LogNewer,
-            Error::Sqlite(_) => StartCode::Io,
+            Error::NoLog { .. } | Error::Exists { .. } | Error::NotABackup { .. } => StartCode::Options,
+            Error::NoRoom { .. } | Error::CannotWrite { .. } | Error::Sqlite(_) => StartCode::Io,
         };
         Self::new(code, error.to_string())
     }

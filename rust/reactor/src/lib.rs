@@ -10,6 +10,7 @@
 
 mod acceptor;
 mod arrivals;
+mod backup;
 mod bridge;
 mod clock;
 mod descriptors;
@@ -39,6 +40,7 @@ mod uws_sockets;
 mod virtual_engine;
 mod wiring;
 
+pub use backup::{backup, restore};
 pub use engine::Engine;
 pub use error::{StartCode, StartError};
 pub use flush::flush_of;

@@ -1,0 +1,21 @@
+//! Backups of a log as the bindings call them: paths in, counts and one line of error out.
+
+use crate::error::StartError;
+use realtime_log::Copied;
+use std::path::{Path, PathBuf};
+
+/// Copies the log of a data directory into a new file; a server may run on it.
+///
+/// # Errors
+/// One line that says what to do; nothing is left behind.
+pub fn backup(data_dir: &Path, file: &Path) -> Result<Copied, StartError> {
+    Ok(realtime_log::backup(data_dir, file)?)
+}
+
+/// Puts a backup in the place of a data directory's log; returns where the log of before is kept.
+///
+/// # Errors
+/// One line that says what to do; the log is as it was.
+pub fn restore(file: &Path, data_dir: &Path) -> Result<(Copied, Option<PathBuf>), StartError> {
+    Ok(realtime_log::restore(file, data_dir)?)
+}
