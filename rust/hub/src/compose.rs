@@ -20,8 +20,12 @@ pub fn number(out: &mut Vec<u8>, value: u64) {
     let _ = write!(out, "{value}");
 }
 
+/// The last millisecond of the year 9999: a later time is shown as this one, since years have four digits.
+const LAST_MS: u64 = 253_402_300_799_999;
+
 /// Appends a Unix time as JavaScript's `toISOString` writes it: `"2026-11-23T06:30:00.123Z"` with its quotes.
 pub fn timestamp(out: &mut Vec<u8>, wall_ms: u64) {
+    let wall_ms = wall_ms.min(LAST_MS);
     let (days, in_day_ms) = (wall_ms / 86_400_000, wall_ms % 86_400_000);
     // Days to a date in the proleptic Gregorian calendar, counted from 0000-03-01 so that leap days end a year
     // (H. Hinnant, chrono-compatible low-level date algorithms).
@@ -204,6 +208,15 @@ mod tests {
         let mut out = Vec::new();
         timestamp(&mut out, ms);
         String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn times_beyond_the_year_9999_are_shown_as_its_end() {
+        for wall_ms in [253_402_300_799_999, 253_402_300_800_000, 9_007_199_254_740_991_000, u64::MAX] {
+            let mut out = Vec::new();
+            timestamp(&mut out, wall_ms);
+            assert_eq!(out, b"\"9999-12-31T23:59:59.999Z\"", "{wall_ms}");
+        }
     }
 
     #[test]
