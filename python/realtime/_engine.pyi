@@ -28,6 +28,7 @@ RENEWED: Final[int]
 HEARD: Final[int]
 MEMBERS: Final[int]
 WARNED: Final[int]
+REFUSED: Final[int]
 
 Event: TypeAlias = tuple[object, ...]
 """One of, by its first item:
@@ -70,6 +71,8 @@ Event: TypeAlias = tuple[object, ...]
   high-water mark as a command does, but costs no credit.
 - ``(MEMBERS, ticket: int, conns: list[int], parts: int)``: a part of what ``members_of`` asked
   for; `parts` of them come, in any order.
+- ``(REFUSED, conn: int, endpoint: int, peer: str, reason: str)``: the engine refused a token, at an upgrade or at a
+  refresh (then `peer` is empty); `reason` is one of ``TokenCheck.reasons``. At most 20 in a second of a shard; ``stats`` counts all.
 - ``(WARNED, message: str)``: the engine goes on, but not as it was told to; `message` says what and why.
 - ``(FATAL, message: str)``: the engine cannot go on; end the process with this line.
 """
@@ -215,8 +218,14 @@ class Commands:
                 started.
         """
 
-    def reject(self, conn: int, status: int, body: str) -> None:
-        """Answer an UPGRADE with an HTTP status (401, 403, 429, 503); a `realtime.v1` client gets the close code."""
+    def reject(self, conn: int, status: int, body: str, close: int | None = None, wait_ms: int | None = None) -> None:
+        """Answer an UPGRADE with an HTTP status (401, 403, 429, 503); a `realtime.v1` client gets the close code.
+
+        Args:
+            close: the close code in place of the one that stands for `status`.
+            wait_ms: milliseconds after which the client may come back, the reason of a close with 4005; None spreads
+                clients over 1 to 5 s.
+        """
 
     def send_text(self, conn: int, payload: str | bytes, done: int = 0) -> None:
         """Queue one text message (`bytes` must be UTF-8) to one connection; `done` credits come back with it."""
@@ -349,7 +358,8 @@ class Commands:
         Then:
 
         - ``closed_by_code`` ``{"1000": n}``, ``errors_by_code`` ``{"rate_limited": n}`` (the engine's own ones),
-          ``refused_by_status`` ``{"401": n}``: what never happened is left out, what has no name is ``"other"``.
+          ``refused_by_status`` ``{"401": n}``, ``tokens_refused`` ``{"expired": n}`` (those that the engine refused):
+          what never happened is left out, what has no name is ``"other"``.
         - ``dropped_by_reason`` ``{"slow": n, "budget": n, "conflated": n}``: over a reader's own limit, over that of
           all together, or replaced by a newer event of its key.
         - ``histograms``: ``connection_s``, ``delivery_s`` (from the read of a message to the last send of its fan-out,
@@ -359,6 +369,40 @@ class Commands:
           ``[{"busy_ns", "elapsed_ns", "connections", "flush"}]``; ``queues`` (now) ``{"events", "commands_bytes",
           "log", "outbox_bytes"}``; ``log_failures``, ``log_error`` (what it said last, or null).
         """
+
+class TokenRefused(Exception):  # noqa: N818 -- it is the token that is wrong
+    """A token is refused: `args` is the reason (one of `TokenCheck.reasons`), a sentence for people, and whether its
+    key may be one that is still to be fetched.
+    """
+
+@final
+class TokenCheck:
+    """The engine's rule of tokens, for what Python has to check itself. Any thread may use it."""
+
+    def __new__(cls, rule: bytes) -> TokenCheck:
+        """Compile a rule, JSON as in the option ``token``. Raises EngineError with code ``options``."""
+
+    def check(self, token: str, now_ms: int) -> tuple[str, bytes | None, int | None, int | None, str | None]:
+        """Return who a token names: user, JSON of the grants (None: none are named), end in Unix ms, time of issue in
+        Unix s, `jti`. The GIL is released.
+
+        Args:
+            token: in the compact form (RFC 7515 7.1).
+            now_ms: the wall clock, Unix ms.
+
+        Raises:
+            TokenRefused: anything is wrong with it. What was revoked is not looked at.
+        """
+
+    def explain(self, token: str, now_ms: int) -> bytes:
+        """Return JSON of everything about a token: ``{"header", "claims"}`` (null where they cannot be read), ``key``
+        ``{"place", "algorithm", "kid"}`` of the key that signed it, and ``refusals`` ``[{"reason", "told"}]``, empty
+        where it is good.
+        """
+
+    @staticmethod
+    def reasons() -> list[tuple[str, str]]:
+        """Return every reason to refuse a token, each with a sentence for people."""
 
 @final
 class Engine(Commands):

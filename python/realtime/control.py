@@ -27,7 +27,7 @@ from realtime.config import Keys, Settings
 from realtime.connections import Connections, Session
 from realtime.containment import goes_on
 from realtime.forwarding import Forwarding
-from realtime.identity import Identities
+from realtime.identity import Identities, TokenRefusals
 from realtime.listening import Listeners
 from realtime.metrics import Figures
 from realtime.periodic import PeriodicJobs
@@ -76,7 +76,10 @@ class Control:
         self.connections = Connections(commands, raw, self.wake)
         limits = settings.limits
         self.broadcaster = Broadcaster(commands, self.connections, rules.policies, clock, limits.publication_bytes_max)
-        self.identities = Identities(settings, keys, commands, self.broadcaster, clock, authenticate=rules.authenticate)
+        refusals = TokenRefusals(self.figures, self._lines)
+        self.identities = Identities(
+            settings, keys, commands, self.broadcaster, clock, refusals=refusals, authenticate=rules.authenticate
+        )
         self.forwarding: Forwarding | None = None
         if settings.api.url is not None:
             upstream = Upstream(
@@ -113,6 +116,7 @@ class Control:
             _engine.CARRIED: self.router.carried,
             _engine.REFRESH: self.router.refresh,
             _engine.RENEWED: self._renewed,
+            _engine.REFUSED: self._refused,
             _engine.PUBLISHED: self.broadcaster.published,
             _engine.HISTORY: self.broadcaster.read,
             _engine.HEARD: self.listeners.heard,
@@ -240,6 +244,12 @@ class Control:
         if session is not None:
             session.expires_at_ms = expires_at_ms
             self.connections.note_token(conn, token)
+
+    def _refused(self, event: EventTuple) -> None:
+        _, conn, endpoint, peer, reason = event
+        session = self.connections.by_conn(conn)
+        shown = {"peer": peer} if session is None else {"session": session.id, "user": session.user}
+        self.identities.note_refused(reason, path=self.rules.endpoints[endpoint].path, **shown)
 
     def _tell(self, notices: Iterable[Notice]) -> None:
         for notice in notices:

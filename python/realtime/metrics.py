@@ -13,6 +13,7 @@ import platform
 import resource
 import time
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -95,11 +96,17 @@ class Figures:
         """How long a command of each type took, its waits included."""
         self.errors: dict[str, int] = {}
         """`error` events by their code, those that Python answered."""
+        self.tokens_refused: dict[str, int] = {}
+        """Tokens by why Python refused them."""
         self.lag_s = Histogram()
         self.lag_last_s = 0.0
         self.lag_max_s = Highest()
         self.turn_s = Histogram()
         """How long one batch of events held the loop."""
+
+    def token_refused(self, reason: str) -> None:
+        """Count a token that Python refused. Reasons are the engine's (`TokenCheck.reasons`)."""
+        self.tokens_refused[reason] = self.tokens_refused.get(reason, 0) + 1
 
     def handler(self, type: str) -> Histogram:
         """Return the histogram of a type of command."""
@@ -193,6 +200,7 @@ class _Stats(Struct):
     closed_by_code: dict[str, int] = {}
     errors_by_code: dict[str, int] = {}
     refused_by_status: dict[str, int] = {}
+    tokens_refused: dict[str, int] = {}
     dropped_by_reason: dict[str, int] = {}
     histograms: dict[str, _Histogram] = {}
     shards: list[_Shard] = []
@@ -296,6 +304,9 @@ class Families(Collector):
             yield CounterMetricFamily(f"realtime_{family}", text, value=getattr(stats, name))
         for name, family, label, text in _LABELLED:
             yield _by_label(family, text, label, getattr(stats, name))
+        refused = Counter(stats.tokens_refused) + Counter(self._figures.tokens_refused)
+        text = "Tokens refused at connect, refresh and over HTTP, by reason."
+        yield _by_label("token_refusals", text, "reason", refused)
         errors = CounterMetricFamily(
             "realtime_errors", "Errors told to clients, and by whom.", labels=["source", "code"]
         )

@@ -30,6 +30,7 @@ from realtime import forks
 from realtime.auth import Grant, Identity, InvalidToken
 from realtime.broadcaster import Broadcaster, Publication, Publishing
 from realtime.clock import Clock
+from realtime.codes import CloseCode
 from realtime.config import HandlerSettings
 from realtime.connections import Connections, Session
 from realtime.containment import goes_on
@@ -411,9 +412,9 @@ class Router:
         deadline = Deadline(self._clock, self._handshake_timeout_s).arm()
         try:
             path = self._rules.endpoints[session.endpoint].path
-            facts = _facts(await self._identities.identify_renewal(token, path))
-        except InvalidToken:
-            refused = Refused("unauthorized", "Unauthorized")
+            facts = _facts(await self._identities.identify_renewal(token, path, session.id))
+        except InvalidToken as error:
+            refused = _refused_token(error)
         except Refused as refusal:
             refused = refusal
         except BaseException as error:
@@ -489,6 +490,7 @@ class Router:
     async def _authenticate(self, event: EventTuple) -> None:
         _, conn, _, path, query, headers, peer = event
         status = 503
+        how: tuple[int, ...] = ()
         deadline = Deadline(self._clock, self._handshake_timeout_s).arm()
         try:
             identity = await self._identities.identify_upgrade(request_of(path, query, headers, peer))
@@ -497,8 +499,11 @@ class Router:
                 return
             status = 401
         except InvalidToken as error:
-            log.debug("peer %s is not let in: %s", peer, error)
             status = 401
+            if error.retry_after_ms is not None:
+                how = (CloseCode.BUSY, error.retry_after_ms)
+            elif error.reason == "expired":
+                how = (CloseCode.TOKEN_EXPIRED,)
         except Refused as refusal:
             status = _STATUSES.get(refusal.code, 503)
         except BaseException as error:
@@ -512,7 +517,7 @@ class Router:
         finally:
             deadline.end()
             self._connections.wake()
-        self._connections.reject(conn, status, _BODIES[status])
+        self._connections.reject(conn, status, _BODIES[status], *how)
         self._connections.wake()
 
     async def in_thread(self, handler: Handler, arguments: tuple[Any, ...]) -> Any:
@@ -579,6 +584,15 @@ def _as_told(refusal: Refused, route: Route) -> Refused:
     if isinstance(refusal, PublishFailed) and route.failure is not None:
         return Refused(refusal.code, route.failure)
     return refusal
+
+
+def _refused_token(error: InvalidToken) -> Refused:
+    """Return what a session is told whose `refresh` brought a token that is refused."""
+    if error.retry_after_ms is not None:
+        return Refused("unavailable", "The key of the token is not known yet", retry_after_ms=error.retry_after_ms)
+    if error.reason == "expired":
+        return Refused("unauthorized", "The token has expired; fetch a new one")
+    return Refused("unauthorized", "Unauthorized")
 
 
 def _facts(identity: Identity) -> tuple[str, bytes | None, int | None, int | None, str | None]:

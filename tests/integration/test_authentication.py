@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -9,9 +11,21 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
-from tests.kit import PATIENCE_S, Client, RawSocket, Server, eventually, free_port, token_for, upgrade_request
+from tests.kit import (
+    PATIENCE_S,
+    REALTIME,
+    SECRET,
+    Client,
+    RawSocket,
+    Server,
+    eventually,
+    free_port,
+    token_for,
+    upgrade_request,
+)
 from tests.unit.identity.keys import jwk, public_pem, signed
 
 APP = f"{Path(__file__).parent / 'apps' / 'identities.py'}:app"
@@ -118,6 +132,29 @@ async def test_a_key_that_the_provider_has_just_begun_to_use_is_fetched(
         assert (await ann.ask("refresh", {"token": signed("RS256", "one", "one", sub="ann")}))["type"] == "ack"
 
 
+async def test_a_key_that_may_be_new_is_told_by_when_to_come_back(
+    serve: Callable[..., Server], provider: Provider
+) -> None:
+    async with serve(*of_provider(provider), secret=None, api=True) as server:
+        token = signed("ES256", "two", "two")
+        client = await server.connect(token=token, subprotocols=["realtime.v1"], established=False)
+        code, reason = await client.closed()
+        assert (code, 0 < int(reason) <= 10_000) == (4005, True), reason
+        async with httpx2.AsyncClient(trust_env=False) as http:
+            answer = await http.get(
+                f"{server.api_url}/api/conversations/1/messages", headers={"Authorization": f"Bearer {token}"}
+            )
+        assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+        assert 0 < answer.json()["retryAfterMs"] <= 10_000
+        assert 0 < int(answer.headers["retry-after"]) <= 10
+        assert "unknown_key" in server.output
+        assert token not in server.output
+        await asyncio.sleep(int(reason) / 1000)
+        # The provider has no such key now, so the token is no good.
+        client = await server.connect(token=token, subprotocols=["realtime.v1"], established=False)
+        assert (await client.closed())[0] == 4501
+
+
 async def test_tokens_of_unknown_keys_do_not_make_it_ask_more_often(
     serve: Callable[..., Server], provider: Provider
 ) -> None:
@@ -199,6 +236,75 @@ async def test_what_was_revoked_stays_so_after_a_kill(serve: Callable[..., Serve
             assert await status(server, f"/ws?token={of_ann}") == 401
             assert await status(server, f"/ws?token={of_bob}") == 401
             assert await status(server, f"/ws?token={other_of_bob}") == 101
-            assert await status(server, f"/ws?token={token_for('ann', iat=int(time.time()) + 2)}") == 101
+            for seconds in (0, 2, 5):
+                ahead = token_for("ann", iat=now_s + seconds)
+                assert await status(server, f"/ws?token={ahead}") == 401, "it may be of before the revocation"
             server.kill()
             await server.start()
+        for token, reason in ((of_ann, "revoked"), (of_bob, "revoked"), (other_of_bob, None)):
+            code, told = await asyncio.to_thread(explained, server, token)
+            assert (code, "revoked: " in told) == ((0, False) if reason is None else (1, True)), told
+        deadline = time.monotonic() + 20
+        while await status(server, f"/ws?token={token_for('ann', iat=int(time.time()))}") != 101:
+            assert time.monotonic() < deadline, server.output
+            await asyncio.sleep(0.2)
+
+
+def explained(server: Server, token: str) -> tuple[int, str]:
+    """Return the exit code of `realtime token --explain` beside a running server, and what it printed."""
+    environment = {**os.environ, "REALTIME_DATA_DIR": str(server.data_dir), "REALTIME_JWT_SECRET": SECRET}
+    command: list[str | Path] = [REALTIME, "token", "--explain", token]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=server.folder)
+    assert done.stderr == ""
+    return done.returncode, done.stdout
+
+
+async def test_the_log_and_the_metric_name_why_a_token_is_refused_and_never_the_token(
+    serve: Callable[..., Server],
+) -> None:
+    now_s = int(time.time())
+    tokens = {
+        "expired": token_for("ann", exp=now_s - 1),
+        "not_yet_valid": token_for("ann", iat=now_s + 600),
+        "signature": token_for("ann", secret="o" * 40),
+        "malformed": "nonsense",
+    }
+    async with (
+        serve("log.format=json", api=True) as server,
+        await server.connect("bob") as bob,
+        httpx2.AsyncClient(base_url=server.api_url, trust_env=False) as http,
+    ):
+        for reason, token in tokens.items():
+            client = await server.connect(token=token, subprotocols=["realtime.v1"], established=False)
+            assert (await client.closed())[0] == (4002 if reason == "expired" else 4501)
+            answer = await bob.ask("refresh", {"token": token})
+            assert (answer["data"]["code"], "expired" in answer["data"]["message"]) == (
+                "unauthorized",
+                reason == "expired",
+            )
+            refused = await http.get("/api/users/ann/sessions", headers={"Authorization": f"Bearer {token}"})
+            code = "token_expired" if reason == "expired" else "unauthorized"
+            assert (refused.status_code, refused.json()["code"]) == (401, code)
+            assert 'error="invalid_token"' in refused.headers["www-authenticate"]
+        metrics = (await http.get("/metrics")).text
+        for reason, token in tokens.items():
+            assert f'realtime_token_refusals_total{{reason="{reason}"}} 3.0' in metrics
+            lines = [line for line in server.output.splitlines() if f'"reason": "{reason}"' in line]
+            assert ["session" in json.loads(line) for line in lines] == [False, True, False]
+            assert [json.loads(line).get("peer", "")[:9] for line in lines] == ["127.0.0.1", "", "127.0.0.1"]
+            assert token not in server.output.replace("/ws", "")
+
+
+async def test_two_authorization_headers_are_refused_at_both_doors(serve: Callable[..., Server]) -> None:
+    async with serve(api=True) as server:
+        good, bad = (f"Authorization: Bearer {token}" for token in (token_for("ann"), "other"))
+        for first, second, code in ((good, "X-Other: 1", 101), (good, bad, 401), (bad, good, 401), (good, good, 401)):
+            async with await RawSocket.open(server.port) as peer:
+                await peer.send(upgrade_request("/ws", f"{first}\r\n{second}\r\n"))
+                line = await asyncio.wait_for(peer.reader.readline(), PATIENCE_S)
+                assert int(line.split()[1]) == code, (first, second)
+            async with await RawSocket.open(server.api_port) as peer:
+                lines = ["GET /api/users/ann/sessions HTTP/1.1", "Host: localhost", "Connection: close", first, second]
+                await peer.send("\r\n".join([*lines, "", ""]).encode())
+                line = await asyncio.wait_for(peer.reader.readline(), PATIENCE_S)
+                assert int(line.split()[1]) == (200 if code == 101 else 401), (first, second)

@@ -76,6 +76,7 @@ def test_the_options_are_the_rules_and_the_configuration_as_plain_data() -> None
         "user_claim": "sub",
         "require_exp": True,
         "leeway_s": 0,
+        "clock_skew_s": 5,
         "expiry": "close",
         "ask": False,
     }

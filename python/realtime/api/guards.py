@@ -19,6 +19,7 @@ from msgspec import Struct
 
 from realtime.api.edge import Edge
 from realtime.api.local import is_local
+from realtime.api.problems import RefusedToken
 from realtime.auth import Identity, InvalidToken, covers, may
 from realtime.config import LimitSettings
 from realtime.errors import Refused
@@ -63,10 +64,8 @@ class Guard:
             identity = await self._identities.identify_request(
                 request.url.path, query, request.headers.multi_items(), peer
             )
-        except InvalidToken:
-            if bearer_of(request) is None:
-                raise Refused("unauthorized", "send Authorization: Bearer with a token or a service key") from None
-            raise Refused("unauthorized", "the token is not accepted") from None
+        except InvalidToken as error:
+            raise _refusal(error) from None
         if identity.service:
             return Caller(None)
         self._rates.take(identity.user)
@@ -172,9 +171,22 @@ class Rates:
 
 
 def bearer_of(connection: ASGIConnection[Any, Any, Any, Any]) -> str | None:
-    """Return what a request shows as `Authorization: Bearer`, a token or a key; None where it shows nothing."""
-    scheme, _, shown = connection.headers.get("authorization", "").partition(" ")
-    return shown.strip() or None if scheme.lower() == "bearer" else None
+    """Return what a request shows as `Authorization: Bearer`, a token or a key; None where it shows nothing or two."""
+    sent = connection.headers.getall("authorization", [])
+    scheme, _, shown = sent[0].partition(" ") if len(sent) == 1 else ("", "", "")
+    return shown.strip(" \t") or None if scheme.lower() == "bearer" else None
+
+
+def _refusal(error: InvalidToken) -> Refused:
+    """Return what a caller is told whose token is refused: whether a new one helps, and not what is wrong with it."""
+    if error.reason == "missing":
+        return Refused("unauthorized", "send Authorization: Bearer with a token or a service key")
+    if error.retry_after_ms is not None:
+        told = "the key of the token is not known yet"
+        return Refused("unavailable", told, retry_after_ms=error.retry_after_ms)
+    if error.reason == "expired":
+        return RefusedToken("token_expired", "the token has expired; fetch a new one")
+    return RefusedToken("unauthorized", "the token is not accepted")
 
 
 def _is_loopback(host: str) -> bool:

@@ -27,6 +27,7 @@ STATUSES: Final = {
     "invalid_message": 400,
     "unknown_type": 400,
     "unauthorized": 401,
+    "token_expired": 401,
     "forbidden": 403,
     "not_found": 404,
     "not_subscribed": 409,
@@ -45,8 +46,13 @@ STATUSES: Final = {
 
 _CODES: Final = {401: "unauthorized", 403: "forbidden", 404: "not_found", 413: "too_large", 429: "rate_limited"}
 _RETRY_AFTER_S: Final = 1
+_CHALLENGE: Final = 'Bearer realm="realtime"'
 
 log = logging.getLogger("realtime.api")
+
+
+class RefusedToken(Refused):
+    """A request with a token that is refused: the answer says so as RFC 6750 §3.1 has it."""
 
 
 class Problem(Struct, rename="camel", omit_defaults=True):
@@ -73,7 +79,7 @@ def problem(
     """Return an error as an answer; 401, 429 and 503 get the headers that go with them."""
     sent = dict(headers or {})
     if status == HTTPStatus.UNAUTHORIZED:
-        sent["WWW-Authenticate"] = 'Bearer realm="realtime"'
+        sent.setdefault("WWW-Authenticate", _CHALLENGE)
     if status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
         sent["Retry-After"] = str(_RETRY_AFTER_S if retry_after_ms is None else math.ceil(retry_after_ms / 1000))
     content = body(status, code, detail, path, retry_after_ms)
@@ -108,7 +114,12 @@ def path_of(error: msgspec.MsgspecError) -> str | None:
 def refused(_: Request[Any, Any, Any], error: Refused) -> Response[bytes]:
     """Answer a refusal of ours."""
     status = STATUSES.get(error.code, 400)
-    return problem(status, error.code, error.message, path=error.path, retry_after_ms=error.retry_after_ms)
+    headers = {}
+    if isinstance(error, RefusedToken):
+        headers["WWW-Authenticate"] = f'{_CHALLENGE}, error="invalid_token", error_description="{error.message}"'
+    return problem(
+        status, error.code, error.message, path=error.path, retry_after_ms=error.retry_after_ms, headers=headers
+    )
 
 
 def told(_: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:

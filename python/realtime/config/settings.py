@@ -162,6 +162,15 @@ class AuthSettings(Section, frozen=True):
     leeway_s: Annotated[
         int, Meta(ge=0, le=300, description="Seconds by which `exp` and `nbf` may be off, for clocks that differ.")
     ] = 0
+    clock_skew_s: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=300,
+            description="Seconds by which `iat` may lie ahead, whatever `auth.leeway_s` is. A revocation of a user "
+            "covers tokens that are issued up to so long after it.",
+        ),
+    ] = 5
     expiry: Annotated[
         Literal["close", "connect"],
         Meta(description="`close` ends a connection when its token expires; `connect` checks at connect only."),

@@ -12,7 +12,8 @@ import asyncio
 import hashlib
 import hmac
 import inspect
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl
 
@@ -24,9 +25,10 @@ from realtime.clock import Clock
 from realtime.config import Keys, Settings, keys_of
 from realtime.errors import Refused
 from realtime.identity.key_sets import KeySet
+from realtime.identity.refusals import TokenRefusals
 from realtime.identity.revocations import Revocations
 from realtime.identity.tickets import Ticket, Tickets
-from realtime.identity.tokens import UnknownKey, token_for, token_rule
+from realtime.identity.tokens import KeyNotFetched, identity_of, token_for, token_rule
 from realtime.messages import encode
 
 if TYPE_CHECKING:
@@ -45,6 +47,7 @@ class Identities:
         commands: the engine's.
         broadcaster: stores revocations.
         clock: says whether a token or a ticket is late.
+        refusals: counts and logs the tokens that are refused here.
         authenticate: the app's hook, which decides in place of tokens; None without one.
     """
 
@@ -56,6 +59,7 @@ class Identities:
         broadcaster: Broadcaster,
         clock: Clock,
         *,
+        refusals: TokenRefusals,
         authenticate: Callable[[UpgradeRequest], Any] | None = None,
     ) -> None:
         self._auth = settings.auth
@@ -64,11 +68,13 @@ class Identities:
         self._clock = clock
         self._authenticate = authenticate
         self._tickets = Tickets(clock)
-        self._revocations = Revocations(commands, broadcaster, clock)
+        self._refusals = refusals
+        self._revocations = Revocations(commands, broadcaster, clock, settings.auth.clock_skew_s)
         self._service_keys = _digests(settings.auth.service_keys)
-        self._configured = self._rule = token_rule(settings.auth, keys)
+        self._configured = token_rule(settings.auth, keys)
+        self._check = self._configured.compiled()
         self._key_set = self._new_key_set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[object]] = set()
 
     # The begin, the end, and a configuration that is read anew.
 
@@ -98,9 +104,11 @@ class Identities:
         """
         keys = keys_of(settings)
         rule = token_rule(settings.auth, keys)
+        rule.compiled()
         before, old_set, is_other = self._auth, self._key_set, rule.document() != self._configured.document()
         self._auth, self._keys, self._configured = settings.auth, keys, rule
         self._service_keys = _digests(settings.auth.service_keys)
+        self._revocations.clock_skew_s = settings.auth.clock_skew_s
         if any(
             getattr(before, name) != getattr(settings.auth, name)
             for name in ("jwks_url", "jwks_refresh_s", "algorithms")
@@ -124,13 +132,22 @@ class Identities:
         """Return who a token names; a key that is not known is looked for in the key set once.
 
         Raises:
-            InvalidToken: it is wrong, late, or revoked; the text is for logs.
+            InvalidToken: it is wrong, late, or revoked; the text is for logs. With `retry_after_ms` where its key may
+                have been published since the key set was fetched.
         """
         try:
-            identity = self._rule.check(token, self._clock.now_ms())
-        except UnknownKey:
-            await self._fetched()
-            identity = self._rule.check(token, self._clock.now_ms())
+            identity = self._checked(token)
+        except KeyNotFetched:
+            wait_ms = await self._fetched()
+            try:
+                identity = self._checked(token)
+            except KeyNotFetched as unknown:
+                if wait_ms == 0:
+                    raise InvalidToken(
+                        "the key set has no key for the algorithm and kid of the token", "unknown_key"
+                    ) from None
+                unknown.retry_after_ms = wait_ms
+                raise
         return self._unrevoked(identity)
 
     async def identify_upgrade(self, request: UpgradeRequest) -> Identity:
@@ -140,18 +157,24 @@ class Identities:
             InvalidToken: nothing that it shows says who it is.
             Refused: by the hook.
         """
+        with self._noting(peer=request.peer, path=request.path):
+            return await self._upgraded(request)
+
+    async def _upgraded(self, request: UpgradeRequest) -> Identity:
         ticket = request.query.get("ticket")
         if ticket is not None:
             identity = self._tickets.redeem(ticket)
             if identity is not None:
-                return self._unrevoked(identity)
+                return self._unrevoked(identity, "ticket")
         if self._authenticate is not None:
             return await self._by_hook(self._authenticate, request)
         if ticket is not None:
-            raise InvalidToken("the ticket is none, was used or is late")
+            raise InvalidToken(
+                "the ticket is unknown, was used or is over 60 s old; request one by POST /api/tickets", "ticket"
+            )
         token = _shown(request)
         if token is None:
-            raise InvalidToken("there is no token")
+            raise InvalidToken("the request shows no token", "missing")
         return await self.identify(token)
 
     async def identify_request(self, path: str, query: str, headers: Iterable[tuple[str, str]], peer: str) -> Identity:
@@ -167,7 +190,13 @@ class Identities:
             InvalidToken: nothing that it shows says who it is.
             Refused: by the hook; `forbidden` for a page of elsewhere that comes with a cookie.
         """
-        request = request_of(path, query, headers, peer)
+        sent = list(headers)
+        with self._noting(peer=peer, path=path):
+            if sum(name.lower() == "authorization" for name, _ in sent) > 1:
+                raise InvalidToken("the request has more than one Authorization header; send one", "ambiguous")
+            return await self._requested(request_of(path, query, sent, peer))
+
+    async def _requested(self, request: UpgradeRequest) -> Identity:
         bearer = _bearer(request)
         if bearer is not None and self.is_service_key(bearer):
             return Identity("", service=True)
@@ -176,20 +205,35 @@ class Identities:
                 raise Refused("forbidden", "Pages of this origin may not act by a cookie; list it in auth.origins")
             return await self._by_hook(self._authenticate, request)
         if bearer is None:
-            raise InvalidToken("there is no Authorization: Bearer")
+            raise InvalidToken("the request has no Authorization: Bearer", "missing")
         return await self.identify(bearer)
 
-    async def identify_renewal(self, token: str, path: str) -> Identity:
+    async def identify_renewal(self, token: str, path: str, session_id: str = "") -> Identity:
         """Return as whom a session may go on: by the hook, which is shown the token as `Authorization`, or the token.
 
         Raises:
             InvalidToken, Refused: as `identify_upgrade`.
         """
-        if self._authenticate is None:
-            return await self.identify(token)
-        return await self._by_hook(
-            self._authenticate, UpgradeRequest(path, {}, {"authorization": f"Bearer {token}"}, "")
-        )
+        with self._noting(session=session_id, path=path):
+            if self._authenticate is None:
+                return await self.identify(token)
+            request = UpgradeRequest(path, {}, {"authorization": f"Bearer {token}"}, "")
+            return await self._by_hook(self._authenticate, request)
+
+    def note_refused(self, reason: str, **where: str) -> None:
+        """Take notice of a token that the engine refused and has counted; see `TokenRefusals`."""
+        self._refusals.told(reason, **where)
+
+    @contextmanager
+    def _noting(self, **where: str) -> Iterator[None]:
+        try:
+            yield
+        except InvalidToken as error:
+            self._refusals.refused(error, **where)
+            raise
+
+    def _checked(self, token: str) -> Identity:
+        return identity_of(self._check, token, self._clock.now_ms())
 
     def is_service_key(self, key: str) -> bool:
         """Whether this is one of `auth.service_keys`; takes as long for any that is not."""
@@ -238,23 +282,27 @@ class Identities:
         return origin.partition("://")[2].lower() == request.headers.get("host", "").lower() != ""
 
     async def _by_hook(self, hook: Callable[[UpgradeRequest], Any], request: UpgradeRequest) -> Identity:
+        # What the hook says is as old as its question, however long it takes: a user may be revoked meanwhile. The
+        # time is that of this clock, so no skew that a revocation allows for is in it.
+        asked_s = self._clock.now_ms() // 1000 + self._revocations.clock_skew_s
         identity = hook(request)
         if inspect.isawaitable(identity):
             identity = await identity
         if not isinstance(identity, Identity) or not (identity.user or identity.service):
-            raise InvalidToken("the authenticate hook knows nobody by it")
+            raise InvalidToken("the authenticate hook returned no identity", "hook")
         if identity.grants is not None:
             identity = replace(identity, grants=checked_grants(identity.grants))
         if identity.issued_at_s is None:
             # The hook says so now, whatever was revoked before.
-            identity = replace(identity, issued_at_s=self._clock.now_ms() // 1000)
+            identity = replace(identity, issued_at_s=asked_s)
         return self._unrevoked(identity)
 
-    def _unrevoked(self, identity: Identity) -> Identity:
+    def _unrevoked(self, identity: Identity, shown: str | None = None) -> Identity:
         if self._revocations.cover(identity):
-            raise InvalidToken("it is revoked")
+            raise InvalidToken("it was revoked; sign in again", "revoked")
         if identity.expires_at is not None and identity.expires_at * 1000 <= self._clock.now_ms():
-            raise InvalidToken("it has expired")
+            # A ticket is no token that could be renewed.
+            raise InvalidToken("it has expired; fetch a new one", shown or "expired")
         return identity
 
     def signed(self, user: str, *, ttl_s: float) -> str:
@@ -267,7 +315,7 @@ class Identities:
 
     # Keys.
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, object]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -278,14 +326,15 @@ class Identities:
             return None
         return KeySet(auth.jwks_url, auth.algorithms, auth.jwks_refresh_s, self._clock, self._changed)
 
-    async def _fetched(self) -> None:
-        if self._key_set is not None:
-            await self._key_set.fetched()
+    async def _fetched(self) -> int:
+        return 0 if self._key_set is None else await self._key_set.fetched()
 
     def _changed(self) -> None:
         fetched = () if self._key_set is None else self._key_set.keys
-        self._rule = token_rule(self._auth, self._keys, fetched)
-        self._commands.set_identity(encode({"token": self._rule.document(), "origins": self._auth.origins}))
+        rule = token_rule(self._auth, self._keys, fetched)
+        check = rule.compiled()
+        self._commands.set_identity(encode({"token": rule.document(), "origins": self._auth.origins}))
+        self._check = check
 
 
 def request_of(path: str, query: str, headers: Iterable[tuple[str, str]], peer: str) -> UpgradeRequest:
@@ -302,7 +351,8 @@ def request_of(path: str, query: str, headers: Iterable[tuple[str, str]], peer: 
 
 def _bearer(request: UpgradeRequest) -> str | None:
     header = request.headers.get("authorization", "")
-    return header[len(_BEARER) :].strip() if header[: len(_BEARER)].lower() == _BEARER else None
+    # Only spaces and tabs, as the engine has it: any other white space is part of the token, which is then none.
+    return header[len(_BEARER) :].strip(" \t") or None if header[: len(_BEARER)].lower() == _BEARER else None
 
 
 def _shown(request: UpgradeRequest) -> str | None:

@@ -64,17 +64,25 @@ class KeySet:
             trust_env=not is_loopback(urlsplit(url).hostname or ""),
         )
 
-    async def fetched(self) -> None:
-        """Return when the keys are as new as they may be: after a request, or at once where the last was just now."""
+    async def fetched(self) -> int:
+        """Return when the keys are as new as they may be: after a request, or at once where the last was just now.
+
+        Returns:
+            0 where a request has brought the keys of now; else the ms after which they may be asked for again.
+        """
         if self._fetching is None:
-            now_ms = self._clock.monotonic_ms()
-            if self._closed or (
-                self._fetched_ms is not None and now_ms - self._fetched_ms < FETCH_INTERVAL_MIN_S * 1000
-            ):
-                return
-            self._fetched_ms = now_ms
+            wait_ms = self._wait_ms()
+            if self._closed or wait_ms > 0:
+                return max(1, wait_ms)
+            self._fetched_ms = self._clock.monotonic_ms()
             self._fetching = asyncio.get_running_loop().create_task(self._fetch(), name="fetch of auth.jwks_url")
         await asyncio.shield(self._fetching)
+        return 0 if self.problem is None else max(1, self._wait_ms())
+
+    def _wait_ms(self) -> int:
+        if self._fetched_ms is None:
+            return 0
+        return self._fetched_ms + FETCH_INTERVAL_MIN_S * 1000 - self._clock.monotonic_ms()
 
     async def close(self) -> None:
         """Stop fetching."""

@@ -40,22 +40,16 @@ class VerifyKey(Struct, frozen=True):
     Args:
         algorithm: the one that it is used with.
         text: the secret, or the public key as PEM.
-        material: what `jwt` verifies with.
         kid: tokens that name another one are not tried with it; None is tried with all.
     """
 
     algorithm: str
     text: str
-    material: Any
     kid: str | None = None
 
     def __repr__(self) -> str:
         """Leave the key out."""
         return f"VerifyKey({self.algorithm}, kid={self.kid!r})"
-
-    def has_signed(self, message: bytes, signature: bytes) -> bool:
-        """Whether the key made this signature of `message`."""
-        return bool(jwt.get_algorithm_by_name(self.algorithm).verify(message, self.material, signature))
 
 
 def configured_keys(auth: AuthSettings, keys: Keys) -> tuple[VerifyKey, ...]:
@@ -65,7 +59,7 @@ def configured_keys(auth: AuthSettings, keys: Keys) -> tuple[VerifyKey, ...]:
         ConfigError: a public key cannot be read, or no algorithm of `auth.algorithms` is for it.
     """
     found = [
-        VerifyKey(algorithm, secret, secret.encode())
+        VerifyKey(algorithm, secret)
         for secret in keys.secrets
         for algorithm in auth.algorithms
         if algorithm.startswith("HS")
@@ -145,7 +139,9 @@ def _from_pem(text: str, algorithms: Sequence[str], kid: str | None) -> Sequence
     return _of_public_key(key, algorithms, kid)
 
 
-def _from_jwk(jwk: Mapping[str, Any], algorithms: Sequence[str]) -> Sequence[VerifyKey]:
+def _from_jwk(members: Mapping[str, Any], algorithms: Sequence[str]) -> Sequence[VerifyKey]:
+    # Some providers write members that they do not use as null: those count as absent.
+    jwk = {name: value for name, value in members.items() if value is not None}
     kind = _JWK_TYPES.get(str(jwk.get("kty")))
     if kind is None:
         raise ValueError(f"keys of the type {jwk.get('kty')!r} are not public keys that are used here")
@@ -162,7 +158,7 @@ def _from_jwk(jwk: Mapping[str, Any], algorithms: Sequence[str]) -> Sequence[Ver
     if kid is not None and not isinstance(kid, str):
         raise ValueError("its kid is not a text")
     try:
-        key = kind.from_jwk(dict(jwk))
+        key = kind.from_jwk(jwk)
     except (jwt.PyJWTError, ValueError, TypeError, KeyError, UnsupportedAlgorithm) as error:
         raise ValueError(f"it cannot be read: {error}") from error
     return _of_public_key(key, algorithms, kid)
@@ -188,4 +184,4 @@ def _of_public_key(key: object, algorithms: Sequence[str], kid: str | None) -> S
     if not allowed:
         raise ValueError(f"it is a key for {' or '.join(goes)}, which auth.algorithms does not name; add one")
     text = key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
-    return [VerifyKey(algorithm, text, key, kid) for algorithm in allowed]
+    return [VerifyKey(algorithm, text, kid) for algorithm in allowed]

@@ -4,11 +4,15 @@ A revocation is in force in this process at once (the engine closes sessions and
 here) and is stored in a durable channel of the server's own before `revoke` returns, so that it outlives the process.
 At a start the channel is read back before the first connection is accepted.
 
-Called by `identities`.
+Called by `identities`, and by the command line, which reads what is stored.
 """
 
+import sqlite3
 from collections import OrderedDict
+from contextlib import closing, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
+from urllib.parse import quote
 
 import msgspec
 from msgspec import Struct
@@ -16,6 +20,7 @@ from msgspec import Struct
 from realtime.auth import OWN_CHANNELS, Identity
 from realtime.broadcaster import Broadcaster
 from realtime.clock import Clock
+from realtime.config import ConfigError
 
 if TYPE_CHECKING:
     from realtime._engine import Commands
@@ -27,38 +32,66 @@ ENTRIES_MAX: Final = 1_000_000
 _PAGE: Final = 1000
 
 
-class _Entry(Struct, rename="camel", omit_defaults=True):
+class Revocation(Struct, rename="camel", omit_defaults=True):
+    """One revocation as it is stored: of a user's tokens issued before a time, Unix s, or of one token."""
+
     user: str | None = None
     before_s: int | None = None
     token_id: str | None = None
 
 
-class Revocations:
-    """The revocations of one server."""
+class Revoked:
+    """What is revoked, up to `ENTRIES_MAX` users and tokens."""
 
-    def __init__(self, commands: "Commands", broadcaster: Broadcaster, clock: Clock) -> None:
-        self._commands = commands
-        self._broadcaster = broadcaster
-        self._clock = clock
+    def __init__(self) -> None:
         # Ordered, since the first of a plain dict is found behind all that went before it.
         self._users: OrderedDict[str, int] = OrderedDict()
         self._tokens: OrderedDict[str, None] = OrderedDict()
 
+    def add(self, entry: Revocation) -> int:
+        """Add an entry; return the time of issue below which the user's tokens are revoked now, Unix s."""
+        before_s = 0
+        if entry.user:
+            before_s = max(entry.before_s or 0, self._users.pop(entry.user, 0))
+            self._users[entry.user] = before_s
+        if entry.token_id:
+            self._tokens[entry.token_id] = None
+        for kept in (self._users, self._tokens):
+            if len(kept) > ENTRIES_MAX:
+                del kept[next(iter(kept))]
+        return before_s
+
+    def cover(self, user: str, issued_at_s: int | None, token_id: str | None) -> bool:
+        """Whether a token of `user`, issued then and with this `jti`, is revoked."""
+        before_s = self._users.get(user)
+        if before_s is not None and (issued_at_s or 0) < before_s:
+            return True
+        return token_id is not None and token_id in self._tokens
+
+
+class Revocations:
+    """The revocations of one server."""
+
+    def __init__(self, commands: "Commands", broadcaster: Broadcaster, clock: Clock, clock_skew_s: int) -> None:
+        self._commands = commands
+        self._broadcaster = broadcaster
+        self._clock = clock
+        self.clock_skew_s = clock_skew_s
+        """`auth.clock_skew_s`: an `iat` that lies so far ahead may be of before the revocation."""
+        self._revoked = Revoked()
+
     def cover(self, identity: Identity) -> bool:
         """Whether what somebody came by is revoked."""
-        before_s = self._users.get(identity.user)
-        if before_s is not None and (identity.issued_at_s or 0) < before_s:
-            return True
-        return identity.token_id is not None and identity.token_id in self._tokens
+        return self._revoked.cover(identity.user, identity.issued_at_s, identity.token_id)
 
     async def revoke_user(self, user: str) -> None:
         """Revoke every token of `user` that was issued until now; see `Identities.revoke`."""
         # Tokens count whole seconds, so those of this second are among them.
-        await self._store(_Entry(user=user, before_s=self._clock.now_ms() // 1000 + 1))
+        await self._store(Revocation(user=user, before_s=self._clock.now_ms() // 1000 + 1 + self.clock_skew_s))
 
     async def revoke_token(self, token_id: str) -> None:
         """Revoke one token; see `Identities.revoke`."""
-        await self._store(_Entry(token_id=token_id))
+        await self._store(Revocation(token_id=token_id))
 
     async def read_back(self) -> None:
         """Take what earlier processes have stored.
@@ -75,27 +108,47 @@ class Revocations:
                 event = msgspec.json.decode(frame, type=_Read)
                 after = event.offset
                 try:
-                    entry = msgspec.json.decode(event.data, type=_Entry)
+                    entry = msgspec.json.decode(event.data, type=Revocation)
                 except msgspec.ValidationError:
                     continue
                 self._take(entry, close=False)
 
-    async def _store(self, entry: _Entry) -> None:
+    async def _store(self, entry: Revocation) -> None:
         self._take(entry, close=True)
         self._commands.submit()
         await self._broadcaster.publish(CHANNEL, "revoked", entry)
 
-    def _take(self, entry: _Entry, *, close: bool) -> None:
+    def _take(self, entry: Revocation, *, close: bool) -> None:
+        before_s = self._revoked.add(entry)
         if entry.user:
-            before_s = max(entry.before_s or 0, self._users.pop(entry.user, 0))
-            self._users[entry.user] = before_s
             self._commands.revoke(user=entry.user, before_s=before_s, close=close)
         if entry.token_id:
-            self._tokens[entry.token_id] = None
             self._commands.revoke(token_id=entry.token_id, close=close)
-        for kept in (self._users, self._tokens):
-            if len(kept) > ENTRIES_MAX:
-                del kept[next(iter(kept))]
+
+
+def stored(data_dir: Path) -> Revoked | None:
+    """Return what a server has stored in its log, which may be running; None where there is no log.
+
+    Raises:
+        ConfigError: the log cannot be read.
+    """
+    path = data_dir / "realtime.sqlite3"
+    if not path.exists():
+        return None
+    revoked = Revoked()
+    try:
+        with closing(sqlite3.connect(f"file:{quote(str(path.resolve()))}?mode=ro", uri=True, timeout=5)) as log:
+            for (data,) in log.execute(_STORED, (CHANNEL,)):
+                with suppress(msgspec.ValidationError):
+                    revoked.add(msgspec.json.decode(data, type=Revocation))
+    except (sqlite3.Error, msgspec.DecodeError) as error:
+        raise ConfigError(f"the revocations in {path} cannot be read: {error}") from error
+    return revoked
+
+
+_STORED: Final = """
+    SELECT data FROM events JOIN channels ON channels.id = events.channel_id WHERE channels.name = ? ORDER BY offset
+"""
 
 
 class _Read(Struct):

@@ -1,41 +1,28 @@
-"""Tokens as Python checks them, by the same rule as the engine does in its shards, and as it hands the rule over.
+"""The rule of tokens as the configuration has it, and tokens that are made here.
 
-Each key has one algorithm, fixed by the configuration: what a token says of itself (`alg`, `kid`) chooses among keys
-and changes none; addresses and keys in it are not even read. Claims are looked at before the signature, so that a token
-that is refused anyway costs no arithmetic and never makes us fetch keys. Time is an argument.
+The engine checks: in its shards for sockets, and by `TokenCheck` for HTTP, for keys that were fetched a moment ago and
+for the command line. There is no second rule in Python.
 
-Called by `identities` (HTTP, tokens of keys that the engine lacks), `server` (options) and those who sign tokens.
+Called by `identities`, `server` (options), `cli` and those who sign tokens.
 """
 
-import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 import msgspec
-from jwt.utils import base64url_decode
 from msgspec import Struct
 
-from realtime.auth import Identity, InvalidToken, claimed_grants, mint_token
+from realtime._engine import EngineError, TokenCheck, TokenRefused
+from realtime.auth import Identity, InvalidToken, mint_token
 from realtime.config import AuthSettings, ConfigError, Keys
 from realtime.identity.keys import VerifyKey, configured_keys
 
-TOKEN_BYTES_MAX: Final = 16 * 1024
-NAME_CHARS_MAX: Final = 256
-"""Characters of a user's id and of a token's."""
 KEYS_MAX: Final = 64
 """Keys that the engine takes: a token without a `kid` may have to be tried with each."""
 
-_COMPACT = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]*)\Z")
 
-
-class UnknownKey(InvalidToken):
+class KeyNotFetched(InvalidToken):
     """A token of a public key that is none of ours; whoever published it may have more by now."""
-
-
-class _Head(Struct):
-    alg: str
-    kid: str | None = None
-    crit: Any = None
 
 
 class TokenRule(Struct, frozen=True, kw_only=True):
@@ -47,6 +34,7 @@ class TokenRule(Struct, frozen=True, kw_only=True):
     user_claim: str = "sub"
     require_exp: bool = True
     leeway_s: int = 0
+    clock_skew_s: int = 5
     expiry: str = "close"
     ask: bool = False
 
@@ -65,92 +53,53 @@ class TokenRule(Struct, frozen=True, kw_only=True):
             "user_claim": self.user_claim,
             "require_exp": self.require_exp,
             "leeway_s": self.leeway_s,
+            "clock_skew_s": self.clock_skew_s,
             "expiry": self.expiry,
             "ask": self.ask,
         }
 
-    def check(self, token: str, now_ms: int) -> Identity:
-        """Return who `token` names.
-
-        Args:
-            token: in the compact form (RFC 7515 §7.1).
-            now_ms: the wall clock, ms since 1970.
+    def compiled(self) -> TokenCheck | None:
+        """Return the rule as the engine checks by it; None where there is nothing to check tokens with.
 
         Raises:
-            UnknownKey: what can be seen without its key is right, but no key is for it.
-            InvalidToken: anything else is wrong with it.
+            ConfigError: a key cannot be used.
         """
-        parts = _COMPACT.match(token) if len(token) <= TOKEN_BYTES_MAX else None
-        if parts is None:
-            raise InvalidToken("not a token")
+        document = self.document()
+        if document is None:
+            return None
         try:
-            head = msgspec.json.decode(base64url_decode(parts[1]), type=_Head)
-            claims = msgspec.json.decode(base64url_decode(parts[2]), type=dict[str, Any])
-            signature = base64url_decode(parts[3])
-        except (ValueError, msgspec.DecodeError, RecursionError) as error:
-            raise InvalidToken(f"not a token: {error}") from error
-        if head.crit is not None:
-            raise InvalidToken("it demands extensions (crit)")
-        identity = self._identity(claims, token, now_ms)
-        tried = [
-            key
-            for key in self.keys
-            if key.algorithm == head.alg and (key.kid is None or head.kid is None or key.kid == head.kid)
-        ]
-        if not tried:
-            wrong = UnknownKey if self.ask and not head.alg.startswith("HS") else InvalidToken
-            raise wrong("no key of ours is for its algorithm and kid")
-        message = token.rpartition(".")[0].encode()
-        if not any(key.has_signed(message, signature) for key in tried):
-            raise InvalidToken("signed with no key of ours")
-        return identity
-
-    def _identity(self, claims: Mapping[str, Any], token: str, now_ms: int) -> Identity:
-        expires_at, begins_at, issued_at = (_time(claims, name) for name in ("exp", "nbf", "iat"))
-        leeway_ms = self.leeway_s * 1000
-        if expires_at is None and self.require_exp:
-            raise InvalidToken("claim exp is missing")
-        if expires_at is not None and expires_at * 1000 + leeway_ms <= now_ms:
-            raise InvalidToken("it has expired")
-        if begins_at is not None and begins_at * 1000 > now_ms + leeway_ms:
-            raise InvalidToken("it is not valid yet")
-        if self.audience is not None and not _names(claims.get("aud"), self.audience):
-            raise InvalidToken("claim aud names another audience")
-        if self.issuer is not None and claims.get("iss") != self.issuer:
-            raise InvalidToken("claim iss names another issuer")
-        # Whoever was let in within the leeway may stay for it.
-        ends_at = expires_at + self.leeway_s if expires_at is not None and self.expiry == "close" else None
-        return Identity(
-            user=_name(claims, self.user_claim),
-            grants=claimed_grants(claims.get("channels")) if "channels" in claims else None,
-            expires_at=ends_at,
-            token_id=_name(claims, "jti") if "jti" in claims else None,
-            issued_at_s=None if issued_at is None else int(issued_at),
-            token=token,
-        )
+            return TokenCheck(msgspec.json.encode(document))
+        except EngineError as error:
+            raise ConfigError(str(error.args[0])) from error
 
 
-def _time(claims: Mapping[str, Any], name: str) -> float | None:
-    value = claims.get(name)
-    if name not in claims:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1 << 53:
-        raise InvalidToken(f"claim {name} is no time")
-    return value
+def identity_of(check: TokenCheck | None, token: str, now_ms: int) -> Identity:
+    """Return who `token` names.
 
+    Args:
+        check: the rule; None refuses every token.
+        token: in the compact form (RFC 7515 §7.1).
+        now_ms: the wall clock, ms since 1970.
 
-def _name(claims: Mapping[str, Any], claim: str) -> str:
-    """Return an id as text; whole numbers are read as their decimal digits, as the engine does."""
-    value = claims.get(claim)
-    if isinstance(value, int) and not isinstance(value, bool) and -(1 << 63) <= value < 1 << 64:
-        return str(value)
-    if not isinstance(value, str) or not 1 <= len(value) <= NAME_CHARS_MAX:
-        raise InvalidToken(f"claim {claim} is not a text of 1 to {NAME_CHARS_MAX} characters")
-    return value
-
-
-def _names(audience: object, wanted: str) -> bool:
-    return audience == wanted or (isinstance(audience, list) and wanted in audience)
+    Raises:
+        KeyNotFetched: what can be seen without its key is right, but no key is for it.
+        InvalidToken: anything else is wrong with it.
+    """
+    if check is None:
+        raise InvalidToken("there is no key to check tokens with; set auth.secrets or auth.public_keys", "unknown_key")
+    try:
+        user, grants, expires_at_ms, issued_at_s, token_id = check.check(token, now_ms)
+    except TokenRefused as refused:
+        reason, text, may_be_new = refused.args
+        raise (KeyNotFetched if may_be_new else InvalidToken)(text, reason) from None
+    return Identity(
+        user=user,
+        grants=None if grants is None else msgspec.json.decode(grants, type=dict[str, list[str]]),
+        expires_at=None if expires_at_ms is None else expires_at_ms / 1000,
+        token_id=token_id,
+        issued_at_s=issued_at_s,
+        token=token,
+    )
 
 
 def token_rule(auth: AuthSettings, keys: Keys, fetched: Sequence[VerifyKey] = ()) -> TokenRule:
@@ -172,6 +121,7 @@ def token_rule(auth: AuthSettings, keys: Keys, fetched: Sequence[VerifyKey] = ()
         user_claim=auth.user_claim,
         require_exp=auth.require_exp,
         leeway_s=auth.leeway_s,
+        clock_skew_s=auth.clock_skew_s,
         expiry=auth.expiry,
         ask=auth.jwks_url is not None,
     )

@@ -9,7 +9,7 @@ use crate::events;
 use pyo3::exceptions::{PyTypeError, PyUnicodeDecodeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyString};
-use realtime_hub::{Admitted, Amendment, Command, ConnId, Publish, Reply, latest_key};
+use realtime_hub::{Admitted, Amendment, Command, ConnId, Publish, Rejection, Reply, latest_key};
 use realtime_reactor::Handle;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -113,8 +113,10 @@ impl Commands {
         error::detached(py, || self.handle.set_identity(json))?.map_err(|failed| error::start_error(py, &failed))
     }
 
-    fn reject(&self, conn: u64, status: u16, body: &str) {
-        self.push(Command::Reject { conn: ConnId::from_u64(conn), status, body: body.into() });
+    #[pyo3(signature = (conn, status, body, close=None, wait_ms=None))]
+    fn reject(&self, conn: u64, status: u16, body: &str, close: Option<u16>, wait_ms: Option<u64>) {
+        let how = Rejection { status, body: body.into(), close, wait_ms };
+        self.push(Command::Reject { conn: ConnId::from_u64(conn), how });
     }
 
     #[pyo3(signature = (conn, payload, done=0))]

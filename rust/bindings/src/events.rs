@@ -22,9 +22,10 @@ const RENEWED: u8 = 13;
 const HEARD: u8 = 14;
 const MEMBERS: u8 = 15;
 const WARNED: u8 = 16;
+const REFUSED: u8 = 17;
 
 /// The kinds by their names; Python keeps one object for each such small number.
-pub(crate) const KINDS: [(&str, u8); 17] = [
+pub(crate) const KINDS: [(&str, u8); 18] = [
     ("OPEN", OPEN),
     ("CLOSE", CLOSE),
     ("MESSAGE", MESSAGE),
@@ -42,6 +43,7 @@ pub(crate) const KINDS: [(&str, u8); 17] = [
     ("HEARD", HEARD),
     ("MEMBERS", MEMBERS),
     ("WARNED", WARNED),
+    ("REFUSED", REFUSED),
 ];
 
 /// A list of tuples, in order.
@@ -103,6 +105,9 @@ fn to_tuple(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyTuple>> {
         Event::Members { ticket, conns, parts } => {
             let conns = PyList::new(py, conns.iter().map(|conn| conn.as_u64()))?;
             (MEMBERS, ticket, conns, parts).into_pyobject(py)
+        }
+        Event::Refused { conn, endpoint, peer, reason } => {
+            (REFUSED, conn.as_u64(), endpoint, &*peer, reason).into_pyobject(py)
         }
         Event::Warned { message } => (WARNED, &*message).into_pyobject(py),
         Event::Fatal { message } => (FATAL, &*message).into_pyobject(py),

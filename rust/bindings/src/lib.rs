@@ -13,6 +13,7 @@ mod frames;
 mod json;
 mod load;
 mod loop_engine;
+mod tokens;
 mod virtual_engine;
 
 use pyo3::prelude::*;
@@ -32,6 +33,8 @@ fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<engine::Engine>()?;
     module.add_class::<loop_engine::LoopEngine>()?;
     module.add_class::<virtual_engine::VirtualEngine>()?;
+    module.add_class::<tokens::TokenCheck>()?;
+    module.add("TokenRefused", py.get_type::<tokens::TokenRefused>())?;
     module.add_class::<frames::FrameEncoder>()?;
     module.add_class::<frames::Frame>()?;
     module.add_class::<frames::Deflate>()?;

@@ -1,6 +1,7 @@
 //! What comes down from Python: batches of [`Command`], applied in order.
 
 use crate::ConnId;
+use realtime_protocol::handshake::HttpError;
 use std::sync::Arc;
 
 /// One decision of Python's. The stub `_engine.pyi` tells each in full.
@@ -9,8 +10,8 @@ use std::sync::Arc;
 pub enum Command {
     /// Let an upgrade in as this user.
     Accept { conn: ConnId, who: Admitted },
-    /// Refuse an upgrade with an HTTP status.
-    Reject { conn: ConnId, status: u16, body: Box<str> },
+    /// Refuse an upgrade.
+    Reject { conn: ConnId, how: Rejection },
     /// Answer a [`crate::Event::Refresh`]: the session goes on as this.
     Renew { conn: ConnId, id: Option<Box<[u8]>>, who: Admitted },
     /// Do not let in any more, and with `close` end, who came by a token: those of a user that were issued before a
@@ -47,6 +48,30 @@ pub enum Command {
     Members { ticket: u64, channel: Arc<str> },
     /// Credits come back.
     Done { conn: ConnId, count: u16 },
+}
+
+/// How an upgrade is refused.
+#[derive(Debug, Clone)]
+pub struct Rejection {
+    /// The HTTP status.
+    pub status: u16,
+    /// The body.
+    pub body: Box<str>,
+    /// The close code where `realtime.v1` was offered; None is the one that stands for the status.
+    pub close: Option<u16>,
+    /// Milliseconds after which the client may come back: the reason of a close with 4005.
+    pub wait_ms: Option<u64>,
+}
+
+impl Rejection {
+    /// The refusal of whoever has not said who it is.
+    pub(crate) fn unauthorized() -> Self {
+        Self::of(HttpError::UNAUTHORIZED)
+    }
+
+    pub(crate) fn of(error: HttpError) -> Self {
+        Self { status: error.status, body: error.body.into(), close: None, wait_ms: None }
+    }
 }
 
 /// Whom Python has found somebody to be.

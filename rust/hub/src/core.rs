@@ -61,6 +61,8 @@ pub struct ShardCore {
     releases: Vec<Release>,
     unpaused: Vec<ConnId>,
     inbox: Vec<ShardMsg>,
+    /// The second in which tokens were refused last, and how often Python was told.
+    refusals_told: (u64, u32),
     burst: Vec<Deliver>,
     drain: Drain,
     budget: Budget,
@@ -90,6 +92,7 @@ impl ShardCore {
             releases: Vec::new(),
             unpaused: Vec::new(),
             inbox: Vec::new(),
+            refusals_told: (0, 0),
             burst: Vec::new(),
             drain: Drain::default(),
             budget: Budget::default(),

@@ -5,6 +5,7 @@
 //! makes a new one.
 
 use crate::histogram::Histogram;
+use crate::refusal::Refusal;
 use realtime_protocol::close::{CloseCode, TABLE};
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -40,6 +41,7 @@ macro_rules! counters {
             closed_by_code: Labelled<{ TABLE.len() + 1 }>,
             errors_by_code: Labelled<{ ERROR_CODES.len() + 1 }>,
             refused_by_status: Labelled<{ STATUSES.len() + 1 }>,
+            tokens_refused: Labelled<{ Refusal::NAMES + 1 }>,
             /// From accept to the end.
             pub connection_s: Histogram,
             /// From the read of a message to the last send of its fan-out on a shard.
@@ -57,6 +59,7 @@ macro_rules! counters {
                     closed_by_code: Labelled::default(),
                     errors_by_code: Labelled::default(),
                     refused_by_status: Labelled::default(),
+                    tokens_refused: Labelled::default(),
                     connection_s: Histogram::of_long_seconds(),
                     delivery_s: Histogram::of_seconds(),
                     log_commit_s: Histogram::of_seconds(),
@@ -151,6 +154,11 @@ impl Counters {
         self.refused_by_status.add(STATUSES.iter().position(|known| *known == status));
     }
 
+    /// A token, or what stands in its place, was refused.
+    pub(crate) fn token_refused(&self, refusal: Refusal) {
+        self.tokens_refused.add(refusal.place());
+    }
+
     /// One JSON object: a member a counter, the tallies' as sums, then what is told by label, and histograms.
     #[must_use]
     pub fn to_json(&self, tallies: &[Tally]) -> String {
@@ -165,6 +173,7 @@ impl Counters {
         self.closed_by_code.write_json(&mut out, "closed_by_code", codes);
         self.errors_by_code.write_json(&mut out, "errors_by_code", ERROR_CODES.iter().map(ToString::to_string));
         self.refused_by_status.write_json(&mut out, "refused_by_status", STATUSES.iter().map(ToString::to_string));
+        self.tokens_refused.write_json(&mut out, "tokens_refused", Refusal::names().map(str::to_owned));
         let [slow, budget, conflated] = [&self.dropped_slow, &self.dropped_budget, &self.dropped_conflated]
             .map(|counter| counter.load(Ordering::Relaxed));
         let _ = write!(out, "\"dropped_by_reason\":{{\"slow\":{slow},\"budget\":{budget},\"conflated\":{conflated}}},");

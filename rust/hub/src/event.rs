@@ -44,6 +44,8 @@ pub enum Event {
     /// A token that Python has to check, for a session that is to go on with it; costs a credit. Answered by
     /// [`crate::Command::Renew`].
     Refresh { conn: ConnId, id: Option<Box<[u8]>>, token: Confidential },
+    /// A token was refused here: why, for the log. At most 20 in a second of a shard.
+    Refused { conn: ConnId, endpoint: u16, peer: Box<str>, reason: &'static str },
     /// A session goes on with another token.
     Renewed {
         conn: ConnId,

@@ -15,7 +15,7 @@ pub(crate) use relays::Relayed;
 
 use crate::accounts::Accounts;
 use crate::channel::{Channel, Directory, HistoryFor, HistoryRequest, State};
-use crate::command::Command;
+use crate::command::{Command, Rejection};
 use crate::compose::{self, Fault};
 use crate::counters::{Counters, Tally, add};
 use crate::event::Event;
@@ -303,7 +303,7 @@ impl Hub {
             },
             Command::Accept { conn, who } => match admitted(who) {
                 Ok(identity) => self.to(conn, ShardMsg::Accept { conn, identity }),
-                Err(_) => self.to(conn, ShardMsg::Reject { conn, status: 401, body: "Unauthorized".into() }),
+                Err(_) => self.to(conn, ShardMsg::Reject { conn, how: Rejection::unauthorized() }),
             },
             Command::Renew { conn, id, who } => {
                 self.to(conn, ShardMsg::Renew { conn, id, identity: admitted(who).ok() });
@@ -311,7 +311,7 @@ impl Hub {
             Command::Revoke { user, token_id, before_s, close } => {
                 self.revoke(Revocation { user: user.map(|user| (user, before_s)), token_id }, close);
             }
-            Command::Reject { conn, status, body } => self.to(conn, ShardMsg::Reject { conn, status, body }),
+            Command::Reject { conn, how } => self.to(conn, ShardMsg::Reject { conn, how }),
             Command::Close { conn, code, reason } => self.to(conn, ShardMsg::Close { conn, code, reason }),
             Command::Grant { conn, channel, rights, raw } => {
                 let rights = Rights::from_names(&rights).unwrap_or(Rights::NONE);

@@ -5,6 +5,7 @@
 
 use crate::ConnId;
 use crate::channel::{Channel, Publication};
+use crate::command::Rejection;
 use crate::identity::Identity;
 use crate::outbox::Class;
 use crate::prepared::Prepared;
@@ -50,7 +51,7 @@ pub(crate) enum ShardMsg {
     /// An upgrade is let in.
     Accept { conn: ConnId, identity: Box<Identity> },
     /// An upgrade is refused.
-    Reject { conn: ConnId, status: u16, body: Box<str> },
+    Reject { conn: ConnId, how: Rejection },
     /// A session goes on as this, or not at all where it could not be read.
     Renew { conn: ConnId, id: Option<Box<[u8]>>, identity: Option<Box<Identity>> },
     /// Sessions whose token was revoked have to end.

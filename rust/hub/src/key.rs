@@ -49,6 +49,10 @@ impl VerifyKey {
         Ok(Self { algorithm: rule.algorithm, kid, issuer: rule.issuer.clone().map(Into::into), key })
     }
 
+    pub(crate) fn kid(&self) -> Option<&str> {
+        self.kid.as_deref()
+    }
+
     /// Whether a token that says this of itself is to be tried with the key.
     pub(crate) fn is_for(&self, algorithm: Algorithm, kid: Option<&str>, issuer: Option<&str>) -> bool {
         let is_named = match (self.kid.as_deref(), kid) {

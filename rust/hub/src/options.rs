@@ -245,6 +245,9 @@ pub struct TokenRule {
     /// Seconds that clocks may differ.
     #[serde(default)]
     pub leeway_s: u64,
+    /// Seconds that `iat` may lie ahead, whatever the leeway: a revocation covers as many.
+    #[serde(default = "default_clock_skew_s")]
+    pub clock_skew_s: u64,
     /// `close`: a connection ends with its token; `connect`: the token counts only at the start.
     #[serde(default = "default_expiry")]
     pub expiry: Expiry,
@@ -279,6 +282,9 @@ pub enum Expiry {
     Connect,
 }
 
+const fn default_clock_skew_s() -> u64 {
+    5
+}
 fn default_user_claim() -> String {
     "sub".into()
 }

@@ -1,4 +1,5 @@
-//! The token rule: who a bearer is, decided in the shard by keys that Python handed over.
+//! The token rule: who a bearer is, by keys that Python handed over. It is the only one: shards ask it for sockets and for
+//! `refresh`, Python (`realtime._engine.TokenCheck`) for HTTP, for keys that it has fetched and for the command line.
 //!
 //! Each key has one algorithm, fixed by the configuration: what a token says of itself chooses among keys and changes
 //! none. Time is an argument, so the claims are read here; the library does the arithmetic.
@@ -7,12 +8,15 @@ use crate::identity::Identity;
 use crate::key::{VerifyKey, is_shared_secret};
 use crate::options::{Expiry, TokenRule};
 use crate::pattern::{Grant, Pattern, Rights};
+use crate::token_witness::{First, Granting, Witness};
+use crate::unique;
 use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine};
 use jsonwebtoken::Algorithm;
-use serde::Deserialize;
-use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::{Map, Value};
 use std::str::FromStr;
+
+pub use crate::refusal::Refusal;
+pub use crate::token_witness::{Explanation, Finding, Signer};
 
 /// Entries that a token's `channels` may have.
 pub const GRANTS_MAX: usize = 100;
@@ -25,15 +29,8 @@ const KEYS_MAX: usize = 64;
 /// Public keys that one token is tried with, the first that it may be of: a signature takes up to 1.5 ms, and whoever
 /// sends nonsense without a `kid` must not get that times sixty-four.
 const TRIES_MAX: usize = 8;
-
-/// Why a token is not taken. Clients hear only `Unauthorized`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
-    /// Something is wrong with it.
-    Unauthorized,
-    /// All that can be seen without its key is right, and the key is not one of ours: Python may know of more.
-    UnknownKey,
-}
+/// Times are below 2^53 s: every whole second up to there is a number of its own in JSON.
+const TIME_S_MAX: f64 = (1u64 << 53) as f64;
 
 /// Checks tokens.
 pub struct TokenCheck {
@@ -43,18 +40,9 @@ pub struct TokenCheck {
     user_claim: String,
     require_exp: bool,
     leeway_ms: u64,
+    clock_skew_ms: u64,
     expiry: Expiry,
     ask: bool,
-}
-
-/// What a token says of itself: which key to try, and nothing else that is believed. Addresses and keys in it (`jku`,
-/// `x5u`, `jwk`) are not even read.
-#[derive(Deserialize)]
-struct Head {
-    alg: String,
-    kid: Option<String>,
-    /// Extensions that must be understood (RFC 7515 §4.1.11); none is.
-    crit: Option<IgnoredAny>,
 }
 
 impl TokenCheck {
@@ -80,78 +68,212 @@ impl TokenCheck {
             issuer: rule.issuer.clone(),
             user_claim: rule.user_claim.clone(),
             require_exp: rule.require_exp,
-            leeway_ms: rule.leeway_s * 1_000,
+            leeway_ms: rule.leeway_s.saturating_mul(1_000),
+            clock_skew_ms: rule.clock_skew_s.saturating_mul(1_000),
             expiry: rule.expiry,
             ask: rule.ask,
         })
     }
 
-    /// Reads a token.
+    /// Says who a token names.
     ///
     /// # Errors
-    /// [`Refusal`]; a token that is wrong in any other way never asks for its key.
+    /// The first thing that is wrong, in the order form, times, audience, issuer, key, signature, expiry: a token that is
+    /// refused anyway costs no arithmetic and never asks for its key, and one that has expired is otherwise good.
     pub fn check(&self, token: &str, wall_ms: u64) -> Result<Identity, Refusal> {
-        if token.len() > TOKEN_BYTES_MAX {
-            return Err(Refusal::Unauthorized);
-        }
-        let (message, signature) = token.rsplit_once('.').ok_or(Refusal::Unauthorized)?;
-        let (head, claims) = message.split_once('.').ok_or(Refusal::Unauthorized)?;
-        let head: Head = decoded(head)?;
-        let algorithm = Algorithm::from_str(&head.alg).map_err(|_| Refusal::Unauthorized)?;
-        if head.crit.is_some() {
-            return Err(Refusal::Unauthorized);
-        }
-        // Before the signature: what is refused anyway costs no arithmetic, and nothing of it is used before.
-        let claims = decoded(claims)?;
-        let identity = self.identity(&claims, wall_ms)?;
-        let issuer = claims.get("iss").and_then(Value::as_str);
-        let mut tried = self.keys.iter().filter(|key| key.is_for(algorithm, head.kid.as_deref(), issuer)).peekable();
-        if tried.peek().is_none() && self.ask && !is_shared_secret(algorithm) {
-            return Err(Refusal::UnknownKey);
-        }
-        let tries = if is_shared_secret(algorithm) { KEYS_MAX } else { TRIES_MAX };
-        match tried.take(tries).any(|key| key.has_signed(message.as_bytes(), signature)) {
-            true => Ok(identity),
-            false => Err(Refusal::Unauthorized),
-        }
+        self.examine(token, wall_ms, &mut First)
     }
 
-    /// What the claims say, once somebody is found to have signed them.
-    fn identity(&self, claims: &Map<String, Value>, wall_ms: u64) -> Result<Identity, Refusal> {
-        let time = |name: &str| match claims.get(name) {
-            None => Ok(None),
-            Some(value) => {
-                value.as_f64().filter(|s| *s >= 0.0).map(|s| Some((s * 1_000.0) as u64)).ok_or(Refusal::Unauthorized)
+    /// As [`Self::check`], with the JSON of the claim `channels` where there is one.
+    ///
+    /// # Errors
+    /// As [`Self::check`].
+    pub fn check_with_grants(&self, token: &str, wall_ms: u64) -> Result<(Identity, Option<String>), Refusal> {
+        let mut witness = Granting::default();
+        let identity = self.examine(token, wall_ms, &mut witness)?;
+        Ok((identity, witness.channels))
+    }
+
+    /// Says everything that is wrong with a token, and what it holds.
+    #[must_use]
+    pub fn explain(&self, token: &str, wall_ms: u64) -> Explanation {
+        let mut explanation = Explanation::default();
+        // What stopped it is among the findings.
+        let _ = self.examine(token, wall_ms, &mut explanation);
+        explanation
+    }
+
+    fn examine(&self, token: &str, wall_ms: u64, witness: &mut impl Witness) -> Result<Identity, Refusal> {
+        let Jws { message, signature, algorithm, kid, claims } = Jws::read(token, witness)?;
+        let found = self.identity(&claims, wall_ms, witness)?;
+        let issuer = claims.get("iss").and_then(Value::as_str);
+        let is_tried = |key: &VerifyKey| key.is_for(algorithm, kid.as_deref(), issuer);
+        let mut tried = self.keys.iter().enumerate().filter(|(_, key)| is_tried(key)).peekable();
+        if tried.peek().is_none() {
+            // The key of an old token may be gone by now; whoever fetches a new token gets one of a new key.
+            if found.is_expired {
+                witness.refuse(Refusal::Expired, || self.has_expired())?;
+            }
+            let unknown =
+                if self.ask && !is_shared_secret(algorithm) { Refusal::KeyNotFetched } else { Refusal::UnknownKey };
+            witness.refuse(unknown, || match &kid {
+                Some(kid) => format!("no key is for {algorithm:?} and kid {kid:?}; {} keys are known", self.keys.len()),
+                None => format!("no key is for {algorithm:?}; {} keys are known", self.keys.len()),
+            })?;
+        } else {
+            let tries = if is_shared_secret(algorithm) { KEYS_MAX } else { TRIES_MAX };
+            match tried.take(tries).find(|(_, key)| key.has_signed(message.as_bytes(), signature)) {
+                Some((place, key)) => witness.signed_by(place, key),
+                None => witness.refuse(unsigned(signature), || {
+                    let count = self.keys.iter().filter(|key| is_tried(key)).count().min(tries);
+                    format!("none of the {count} keys that were tried has signed it")
+                })?,
+            }
+            if found.is_expired {
+                witness.refuse(Refusal::Expired, || self.has_expired())?;
+            }
+        }
+        Ok(found.identity)
+    }
+
+    fn has_expired(&self) -> String {
+        format!("claim exp has passed (auth.leeway_s is {})", self.leeway_ms / 1_000)
+    }
+
+    /// What the claims say, if a key has signed them.
+    fn identity(
+        &self,
+        claims: &Map<String, Value>,
+        wall_ms: u64,
+        witness: &mut impl Witness,
+    ) -> Result<Found, Refusal> {
+        let mut time = |name: &str| -> Result<Option<u64>, Refusal> {
+            let Some(value) = claims.get(name) else { return Ok(None) };
+            match value.as_f64().filter(|s| (0.0..TIME_S_MAX).contains(s)) {
+                Some(s) => Ok(Some(value.as_u64().map_or((s * 1_000.0) as u64, |whole_s| whole_s * 1_000))),
+                None => {
+                    witness.refuse(Refusal::Malformed, || {
+                        format!("claim {name} is not a number of seconds from 0 to 2^53")
+                    })?;
+                    Ok(None)
+                }
             }
         };
-        let (expires_at_ms, issued_at_ms) = (time("exp")?, time("iat")?);
-        if expires_at_ms.is_none() && self.require_exp
-            || expires_at_ms.is_some_and(|at| at.saturating_add(self.leeway_ms) <= wall_ms)
-            || time("nbf")?.is_some_and(|at| at > wall_ms.saturating_add(self.leeway_ms))
-            || self.audience.as_ref().is_some_and(|wanted| !names(claims.get("aud"), wanted))
-            || self.issuer.as_ref().is_some_and(|wanted| claims.get("iss").and_then(Value::as_str) != Some(wanted))
-        {
-            return Err(Refusal::Unauthorized);
+        let (expires_at_ms, issued_at_ms, begins_at_ms) = (time("exp")?, time("iat")?, time("nbf")?);
+        if self.require_exp && !claims.contains_key("exp") {
+            witness.refuse(Refusal::Malformed, || "claim exp is missing; auth.require_exp asks for it".into())?;
         }
-        let user = name_of(claims.get(&self.user_claim)).ok_or(Refusal::Unauthorized)?;
-        let token_id = match claims.get("jti") {
-            None => None,
-            id => Some(name_of(id).ok_or(Refusal::Unauthorized)?.into()),
+        let (skew_ms, leeway_ms) = (self.clock_skew_ms, self.leeway_ms);
+        if begins_at_ms.is_some_and(|at| at > wall_ms.saturating_add(leeway_ms)) {
+            witness.refuse(Refusal::NotYetValid, || format!("claim nbf lies over {} s ahead", leeway_ms / 1_000))?;
+        }
+        if issued_at_ms.is_some_and(|at| at > wall_ms.saturating_add(skew_ms)) {
+            witness.refuse(Refusal::NotYetValid, || {
+                format!("claim iat lies over {} s ahead (auth.clock_skew_s)", skew_ms / 1_000)
+            })?;
+        }
+        if self.audience.as_ref().is_some_and(|wanted| !names(claims.get("aud"), wanted)) {
+            witness.refuse(Refusal::Audience, || {
+                format!("claim aud does not name {:?}", self.audience.as_deref().unwrap_or_default())
+            })?;
+        }
+        if self.issuer.as_ref().is_some_and(|wanted| claims.get("iss").and_then(Value::as_str) != Some(wanted)) {
+            witness.refuse(Refusal::Issuer, || {
+                format!("claim iss is not {:?}", self.issuer.as_deref().unwrap_or_default())
+            })?;
+        }
+        let mut name = |claim: &str| -> Result<String, Refusal> {
+            if let Some(name) = name_of(claims.get(claim)) {
+                return Ok(name);
+            }
+            witness.refuse(Refusal::Malformed, || {
+                format!("claim {claim} is not a text of 1 to {USER_CHARS_MAX} characters or a whole number")
+            })?;
+            Ok(String::new())
         };
-        let grants = claims
-            .get("channels")
-            .map_or_else(|| Ok(Box::default()), |channels| grants_of(channels).map_err(|_| Refusal::Unauthorized))?;
+        let user = name(&self.user_claim)?;
+        let token_id = if claims.contains_key("jti") { Some(name("jti")?.into()) } else { None };
+        let grants = match claims.get("channels").map(grants_of) {
+            Some(Err(wrong)) => {
+                witness.refuse(Refusal::Malformed, || format!("claim {wrong}"))?;
+                Box::default()
+            }
+            Some(Ok(grants)) => grants,
+            None => Box::default(),
+        };
+        let is_expired = expires_at_ms.is_some_and(|at| at.saturating_add(leeway_ms) <= wall_ms);
         // Whoever was let in within the leeway may stay for it.
         let expires_at_ms =
-            expires_at_ms.filter(|_| self.expiry == Expiry::Close).map(|at| at.saturating_add(self.leeway_ms));
+            expires_at_ms.filter(|_| self.expiry == Expiry::Close).map(|at| at.saturating_add(leeway_ms));
         let issued_at_s = issued_at_ms.map(|at| at / 1_000);
-        Ok(Identity { user: user.into(), grants, expires_at_ms, issued_at_s, token_id, token: None })
+        let identity = Identity { user: user.into(), grants, expires_at_ms, issued_at_s, token_id, token: None };
+        Ok(Found { identity, is_expired })
     }
 }
 
-fn decoded<T: DeserializeOwned>(part: &str) -> Result<T, Refusal> {
-    let json = BASE64_URL_SAFE_NO_PAD.decode(part).map_err(|_| Refusal::Unauthorized)?;
-    serde_json::from_slice(&json).map_err(|_| Refusal::Unauthorized)
+/// What the claims of a token say.
+struct Found {
+    identity: Identity,
+    is_expired: bool,
+}
+
+/// A token in its compact form (RFC 7515 §7.1), read and not yet believed. Addresses and keys in its header (`jku`, `x5u`,
+/// `jwk`) are not even looked at.
+struct Jws<'a> {
+    message: &'a str,
+    signature: &'a str,
+    algorithm: Algorithm,
+    kid: Option<String>,
+    claims: Map<String, Value>,
+}
+
+impl<'a> Jws<'a> {
+    fn read(token: &'a str, witness: &mut impl Witness) -> Result<Self, Refusal> {
+        if token.len() > TOKEN_BYTES_MAX {
+            let told = || format!("{} bytes exceed the limit of {TOKEN_BYTES_MAX} for a token", token.len());
+            return Err(witness.end(Refusal::Malformed, told));
+        }
+        let split = token.rsplit_once('.').and_then(|(message, signature)| {
+            let (header, claims) = message.split_once('.')?;
+            Some((message, header, claims, signature))
+        });
+        let Some((message, header, claims, signature)) = split else {
+            return Err(witness.end(Refusal::Malformed, || "it is not of three parts with a dot between".into()));
+        };
+        let header = part(header).map_err(|wrong| witness.end(Refusal::Malformed, || format!("header: {wrong}")))?;
+        witness.header(&header);
+        let claims = part(claims).map_err(|wrong| witness.end(Refusal::Malformed, || format!("claims: {wrong}")))?;
+        witness.claims(&claims);
+        let algorithm = header.get("alg").and_then(Value::as_str).and_then(|name| Algorithm::from_str(name).ok());
+        let Some(algorithm) = algorithm else {
+            let told = || "header: alg is missing or no algorithm that is used here".into();
+            return Err(witness.end(Refusal::Malformed, told));
+        };
+        // Extensions that must be understood (RFC 7515 §4.1.11): none is.
+        if header.contains_key("crit") {
+            witness.refuse(Refusal::Malformed, || "header: crit demands extensions".into())?;
+        }
+        let kid = match header.get("kid") {
+            None | Some(Value::Null) => None,
+            Some(Value::String(kid)) => Some(kid.clone()),
+            Some(_) => return Err(witness.end(Refusal::Malformed, || "header: kid is not a text".into())),
+        };
+        Ok(Self { message, signature, algorithm, kid, claims })
+    }
+}
+
+/// A part of a token: base64url without padding, white space and spare bits, of a JSON object.
+fn part(text: &str) -> Result<Map<String, Value>, String> {
+    let json = BASE64_URL_SAFE_NO_PAD.decode(text).map_err(|error| format!("not canonical base64url: {error}"))?;
+    unique::object(&json)
+}
+
+/// Why a signature that no key has made is refused.
+fn unsigned(signature: &str) -> Refusal {
+    match BASE64_URL_SAFE_NO_PAD.decode(signature) {
+        Ok(_) => Refusal::Signature,
+        Err(_) => Refusal::Malformed,
+    }
 }
 
 /// Whether `aud`, a name or a list of them (RFC 7519 §4.1.3), holds this one.
@@ -208,6 +330,7 @@ mod tests {
             user_claim: "sub".into(),
             require_exp: true,
             leeway_s: 0,
+            clock_skew_s: 5,
             expiry: Expiry::Close,
             ask: false,
         }
@@ -236,7 +359,7 @@ mod tests {
         let check = TokenCheck::new(&TokenRule { leeway_s: 5, ..rule() }).unwrap();
         let token = token(Algorithm::HS256, SECRET, &json!({"sub": "ann", "exp": 100}));
         assert_eq!(check.check(&token, 104_000).unwrap().expires_at_ms, Some(105_000));
-        assert_eq!(check.check(&token, 105_000).err(), Some(Refusal::Unauthorized));
+        assert_eq!(check.check(&token, 105_000).err(), Some(Refusal::Expired));
     }
 
     #[test]
@@ -265,7 +388,7 @@ mod tests {
             ("nonsense".into(), 0),
             (String::new(), 0),
         ] {
-            assert_eq!(check.check(&bad, wall_ms).err(), Some(Refusal::Unauthorized), "{bad}");
+            assert!(check.check(&bad, wall_ms).is_err(), "{bad}");
         }
     }
 }

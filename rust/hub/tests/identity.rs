@@ -5,7 +5,7 @@ mod world;
 use jsonwebtoken::{EncodingKey, Header, encode};
 use proptest::prelude::{Just, Strategy, prop_oneof, proptest};
 use proptest::test_runner::Config;
-use realtime_hub::{Admitted, Command, ConnId, Event, Hub, Now};
+use realtime_hub::{Admitted, Command, ConnId, Event, Hub, Now, Rejection};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
@@ -57,6 +57,12 @@ fn status(world: &mut World, client: usize) -> String {
         [] => "asked".into(),
         other => panic!("{other:?}"),
     }
+}
+
+/// Why tokens were refused, as Python is told; nothing else has happened.
+fn refusals(world: &mut World) -> Vec<&'static str> {
+    let reason = |event| if let Event::Refused { reason, .. } = event { reason } else { panic!("{event:?}") };
+    world.take_events().into_iter().map(reason).collect()
 }
 
 fn refresh(world: &mut World, client: usize, token: &str) -> Vec<Value> {
@@ -232,7 +238,8 @@ fn a_refresh_that_fails_leaves_the_session_as_it_was() {
         assert_eq!(error["data"]["path"].as_str(), path, "{error}");
         assert!(!error.to_string().contains("nonsense"), "no error repeats a token");
     }
-    assert_eq!((world.hub.members("secret:1"), world.take_events().len()), (1, 0));
+    assert_eq!(world.hub.members("secret:1"), 1);
+    assert_eq!(refusals(&mut world), ["expired", "malformed", "malformed"]);
 }
 
 #[test]
@@ -342,7 +349,9 @@ fn python_renews_what_only_python_can_read() {
         assert_eq!((&answer["type"], &answer["id"]), (&json!(kind), &json!("x")));
         let member = if kind == "ack" { "expiresAt" } else { "code" };
         assert_eq!(answer["data"][member], data);
-        assert_eq!(world.take_events().len(), usize::from(kind == "ack"));
+        let events = world.take_events();
+        let renewed = events.iter().filter(|event| matches!(event, Event::Renewed { .. })).count();
+        assert_eq!(renewed, usize::from(kind == "ack"));
     }
     world.cut(client);
     world.submit(Command::Renew { conn, id: None, who: admitted("ann") });
@@ -453,7 +462,7 @@ fn a_shard_that_has_heard_of_a_revocation_lets_nobody_in_by_it() {
     revoke_only(&world.hub, now);
     let mut events = Vec::new();
     shard.lock().unwrap().take_events(&mut events);
-    assert_eq!(events, []);
+    assert!(matches!(events[..], [Event::Refused { reason: "revoked", .. }]), "{events:?}");
     assert_eq!(world.hub.counters().refused.load(Ordering::Relaxed), 1);
 }
 
@@ -583,4 +592,87 @@ proptest! {
         }
         world.take_json(client);
     }
+}
+
+const VERSION_1: &str = "Sec-WebSocket-Protocol: realtime.v1\r\n";
+
+#[test]
+fn a_client_is_told_whether_a_new_token_helps() {
+    let mut world = World::new(1);
+    let now_s = now_s(&world);
+    let body = |claims: Value| sign(&claims);
+    for (token, code, reason) in [
+        (body(json!({"sub": "ann", "exp": now_s - 1})), 4002, "expired"),
+        (body(json!({"sub": "ann", "exp": now_s + 9, "nbf": now_s + 5})), 4501, "not_yet_valid"),
+        (body(json!({"sub": "ann", "exp": now_s + 9, "iat": now_s + 6})), 4501, "not_yet_valid"),
+        (body(json!({"sub": "ann"})), 4501, "malformed"),
+        (format!("{}AAAA", body(json!({"sub": "ann", "exp": now_s + 9}))), 4501, "signature"),
+        (format!("{}=", body(json!({"sub": "ann", "exp": now_s + 9}))), 4501, "malformed"),
+        ("nonsense".into(), 4501, "malformed"),
+    ] {
+        let target = format!("/ws?token={token}");
+        let client = upgrade(&mut world, 0, &target, VERSION_1);
+        let got = world.take(client);
+        let [Got::Close(Some(told), text), Got::End] = &got[..] else { panic!("{got:?}") };
+        assert_eq!(*told, code, "{reason}: {text}");
+        assert_eq!(text.contains("fetch a new one"), code == 4002, "{text}");
+        assert_eq!(refusals(&mut world), [reason]);
+        // Without the subprotocol it is the 401 of always.
+        let client = upgrade(&mut world, 0, &target, "");
+        assert_eq!(status(&mut world, client), "Unauthorized");
+        world.take_events();
+    }
+    let counted: Value = serde_json::from_str(&world.hub.counters().to_json(&[])).unwrap();
+    assert_eq!(counted["tokens_refused"], json!({"malformed": 6, "signature": 2, "not_yet_valid": 4, "expired": 2}));
+}
+
+#[test]
+fn what_python_refuses_may_say_when_to_come_back() {
+    let mut world = World::new(1);
+    for (close, wait_ms, told) in [
+        (None, None, (4501, "Unauthorized")),
+        (Some(4005), Some(7_654), (4005, "7654")),
+        (Some(4002), None, (4002, "token expired; fetch a new one and come back")),
+    ] {
+        let client = upgrade(&mut world, 0, "/ws?ticket=abc", VERSION_1);
+        let conn = world.clients[client].conn;
+        let how = Rejection { status: 401, body: "Unauthorized".into(), close, wait_ms };
+        world.submit(Command::Reject { conn, how });
+        world.run();
+        assert_eq!(world.take(client), [Got::Close(Some(told.0), told.1.into()), Got::End]);
+    }
+}
+
+#[test]
+fn two_authorizations_are_refused_whatever_they_hold() {
+    let mut world = World::new(1);
+    let good = token(&world, "ann", &json!({}));
+    let bearer = format!("Authorization: Bearer {good}\r\n");
+    for (path, first, second) in [
+        ("/ws", &*bearer, "Authorization: Bearer other\r\n"),
+        ("/ws", "Authorization: Bearer other\r\n", &*bearer),
+        ("/ws", &*bearer, "authorization: Basic dXNlcjpw\r\n"),
+        ("/ws", &*bearer, &*bearer),
+        ("/hook", &*bearer, "Authorization: Bearer other\r\n"),
+    ] {
+        let client = upgrade(&mut world, 0, path, &format!("{first}{second}"));
+        assert_eq!(status(&mut world, client), "Unauthorized", "{path} {second}");
+        assert_eq!(refusals(&mut world), ["ambiguous"]);
+    }
+    let client = upgrade(&mut world, 0, "/ws", &bearer);
+    assert_eq!(status(&mut world, client), "let in");
+}
+
+#[test]
+fn python_is_told_of_some_refusals_of_many_and_all_are_counted() {
+    let mut world = World::new(1);
+    for _ in 0..100 {
+        upgrade(&mut world, 0, "/ws?token=nonsense", "");
+    }
+    assert_eq!(refusals(&mut world).len(), 20);
+    world.advance(1_000);
+    upgrade(&mut world, 0, "/ws", "");
+    assert_eq!(refusals(&mut world), ["missing"]);
+    let counted: Value = serde_json::from_str(&world.hub.counters().to_json(&[])).unwrap();
+    assert_eq!(counted["tokens_refused"], json!({"missing": 1, "malformed": 100}));
 }

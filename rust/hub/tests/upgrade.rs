@@ -3,7 +3,7 @@
 mod world;
 
 use jsonwebtoken::{EncodingKey, Header, encode};
-use realtime_hub::{Admitted, Command, Event};
+use realtime_hub::{Admitted, Command, Event, Rejection};
 use serde_json::json;
 use world::{Got, SECRET, World, admitted};
 
@@ -166,7 +166,10 @@ fn python_decides_where_the_endpoint_says_so() {
     world.raw_bytes(other, request.as_bytes());
     world.run();
     let conn = world.clients[other].conn;
-    world.submit(Command::Reject { conn, status: 401, body: "Unauthorized".into() });
+    world.submit(Command::Reject {
+        conn,
+        how: Rejection { status: 401, body: "Unauthorized".into(), close: None, wait_ms: None },
+    });
     world.run();
     assert!(matches!(&world.take(other)[0], Got::Http(head) if head.starts_with("HTTP/1.1 401 ")));
 }

@@ -15,7 +15,7 @@ mod response;
 use crate::handshake::request::parse_request;
 
 pub use query::{query_value, query_values};
-pub use request::{Request, Upgrade};
+pub use request::{Request, TwoAuthorizations, Upgrade};
 pub use response::{HttpError, accept_key, error_response, switching_protocols};
 
 /// Longest method that is waited for: the registered ones have at most 18 letters.

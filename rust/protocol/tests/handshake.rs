@@ -4,8 +4,8 @@ mod kit;
 
 use proptest::prelude::*;
 use realtime_protocol::handshake::{
-    Head, HttpError, Limits, Request, accept_key, error_response, parse_head, query_value, query_values,
-    switching_protocols,
+    Head, HttpError, Limits, Request, TwoAuthorizations, accept_key, error_response, parse_head, query_value,
+    query_values, switching_protocols,
 };
 
 const GOOD: &[(&str, &str)] = &[
@@ -86,7 +86,7 @@ fn a_browser_is_upgraded() {
     assert_eq!(request.host(), Some("localhost:3002"));
     assert_eq!(request.header("PRAGMA"), Some("no-cache"));
     assert_eq!(request.header("cookie"), None);
-    assert_eq!(request.bearer(), None);
+    assert_eq!(request.bearer(), Ok(None));
     let protocols: Vec<_> = request.protocols().collect();
     assert_eq!(protocols, ["realtime.v2", "realtime.v1", "bearer.abc"]);
     let upgrade = request.upgrade().expect("a good upgrade");
@@ -312,7 +312,11 @@ fn bearer_is_the_token_of_its_scheme_alone() {
     ] {
         let bytes = head("GET / HTTP/1.1", &[("authorization", value)]);
         let request = parse(&bytes).expect("a whole head");
-        assert_eq!(request.bearer(), token, "{value}");
+        assert_eq!(request.bearer(), Ok(token), "{value}");
+    }
+    for second in ["Bearer abc", "bearer def", "Basic dXNlcjpw", ""] {
+        let bytes = head("GET / HTTP/1.1", &[("authorization", "Bearer abc"), ("Authorization", second)]);
+        assert_eq!(parse(&bytes).expect("a whole head").bearer(), Err(TwoAuthorizations), "{second}");
     }
 }
 

@@ -184,9 +184,14 @@ async def test_whoever_is_not_known_is_told_so() -> None:
         for headers in ({}, {"authorization": "Basic x"}, {"authorization": "Bearer x"}, {"authorization": "Bearer"}):
             answer = await world.call("GET", MESSAGES, headers=headers)
             assert answer.problem[:2] == (401, "unauthorized")
-            assert answer.headers["www-authenticate"].startswith("Bearer")
+            assert answer.headers["www-authenticate"].startswith('Bearer realm="realtime"')
+            is_shown = headers.get("authorization") == "Bearer x"
+            assert ('error="invalid_token"' in answer.headers["www-authenticate"]) is is_shown, "RFC 6750 3.1"
         old = await world.call("GET", MESSAGES, user="alice", claims={"exp": 1_000_000})
-        assert old.problem[:2] == (401, "unauthorized")
+        assert old.problem[:2] == (401, "token_expired"), "a new token helps"
+        assert old.headers["www-authenticate"] == (
+            'Bearer realm="realtime", error="invalid_token", error_description="the token has expired; fetch a new one"'
+        )
 
 
 async def test_who_asks_too_much_is_told_when_to_come_back() -> None:

@@ -1,12 +1,13 @@
 """Who somebody is, over the real hub: tickets, hooks, service keys, refreshes and what is revoked."""
 
+import asyncio
 import random
 from typing import Any
 
 import pytest
 
 from realtime import Grant, Identity, Realtime, Refused, Session, UpgradeRequest
-from realtime.auth import RIGHTS, InvalidToken, may
+from realtime.auth import RIGHTS, InvalidToken, may, mint_token
 from realtime.config import AuthSettings, ConfigError, ConversationSettings, Settings
 from realtime.handlers import Conversations
 from realtime.identity.revocations import CHANNEL
@@ -222,10 +223,70 @@ async def test_a_user_s_tokens_are_revoked_up_to_now() -> None:
             await by_token(t, token)
         assert (await bob.command("refresh", token=token)).type == "error"
         bob.refute_closed()
-        t.clock.advance(1)
-        newer = t.token("ann")
+        for seconds, is_good in ((5, False), (1, True)):
+            t.clock.advance(seconds)
+            newer = t.token("ann")
+            if is_good:
+                assert (await by_token(t, newer)).user == "ann"
+                await t.connect(token=newer)
+            else:
+                with pytest.raises(InvalidToken, match="revoked"):
+                    await by_token(t, newer)
+                with pytest.raises(NotLetIn, match="4501"):
+                    await t.connect(token=newer)
+
+
+@pytest.mark.parametrize("skew_s", [0, 5, 60])
+async def test_no_time_of_issue_lies_beyond_a_revocation(skew_s: int) -> None:
+    auth = AuthSettings(secrets=(SECRET,), clock_skew_s=skew_s, leeway_s=300)
+    async with TestApp(conversations(), Settings(auth=auth)) as t:
+        now_s = t.clock.now_ms() // 1000
+
+        def issued(at_s: int) -> str:
+            return mint_token(SECRET, "ann", now_s=at_s)
+
+        sessions = [await t.connect(token=issued(now_s + ahead_s)) for ahead_s in {0, skew_s}]
+        for too_far in (issued(now_s + skew_s + 1), issued(now_s + 86_400)):
+            with pytest.raises(InvalidToken, match="lies ahead"):
+                await by_token(t, too_far)
+            with pytest.raises(NotLetIn, match="4501"):
+                await t.connect(token=too_far)
+        await t.control.identities.revoke(user="ann")
+        for session in sessions:
+            await session.expect_closed(4500)
+        t.clock.advance(skew_s + 1)
+        for token in (issued(now_s), issued(now_s + skew_s)):
+            with pytest.raises(InvalidToken, match="revoked"):
+                await by_token(t, token)
+            with pytest.raises(NotLetIn, match="4501"):
+                await t.connect(token=token)
+        newer = issued(now_s + skew_s + 1)
         assert (await by_token(t, newer)).user == "ann"
         await t.connect(token=newer)
+
+
+async def test_a_hook_that_was_asked_before_a_revocation_lets_nobody_in_after_it() -> None:
+    app = Realtime()
+    asked, goes_on = asyncio.Event(), asyncio.Event()
+
+    @app.authenticate
+    async def authenticate(_request: UpgradeRequest) -> Identity:
+        asked.set()
+        await goes_on.wait()
+        return Identity("ann")
+
+    async with TestApp(app) as t:
+        coming = asyncio.ensure_future(t.connect())
+        await asked.wait()
+        over_http = asyncio.ensure_future(t.control.identities.identify_request("/", "", [], "peer"))
+        await t.control.identities.revoke(user="ann")
+        t.clock.advance(9)
+        goes_on.set()
+        with pytest.raises(NotLetIn, match="4501"):
+            await coming
+        with pytest.raises(InvalidToken, match="revoked"):
+            await over_http
+        assert (await t.connect()).session.user == "ann", "asked anew"
 
 
 async def test_one_token_is_revoked_by_its_id() -> None:

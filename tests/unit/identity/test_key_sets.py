@@ -79,6 +79,21 @@ async def test_it_is_asked_at_most_once_in_ten_seconds() -> None:
         assert (provider.asked, changes) == (2, [1, 2])
 
 
+async def test_whoever_may_not_ask_again_yet_is_told_when() -> None:
+    async with provided() as (provider, keys, clock, _):
+        assert await keys.fetched() == 0
+        assert await keys.fetched() == 10_000
+        clock.advance_to(clock.now_ms() + 4_000)
+        assert await keys.fetched() == 6_000
+        provider.status = "503 Later"
+        clock.advance_to(clock.now_ms() + 6_000)
+        assert await keys.fetched() == 10_000, "the provider may have it all the same"
+        clock.advance_to(clock.now_ms() + 9_999)
+        assert await keys.fetched() == 1
+        await keys.close()
+        assert await keys.fetched() == 1
+
+
 async def test_it_is_asked_again_by_itself() -> None:
     async with provided(refresh_s=60) as (provider, keys, clock, changes):
         await keys.fetched()

@@ -13,9 +13,10 @@ use crate::options::Auth;
 use crate::outbox::latest_key;
 use crate::pattern::{Pattern, Rights, is_channel_name, is_own_channel, rights_on};
 use crate::prepared::Prepared;
+use crate::refusal::Refusal;
 use crate::relay::{Scope, WrongMember};
 use crate::rules::{BYTES_UNIT, Traffic, Verb};
-use crate::token::{Refusal, TOKEN_BYTES_MAX};
+use crate::token::TOKEN_BYTES_MAX;
 use std::sync::Arc;
 
 const INVALID: &str = "Invalid message format";
@@ -531,12 +532,13 @@ impl ShardCore {
         let slot = command.slot;
         let endpoint = self.conns[slot].endpoint as usize;
         let checked = match self.hub.rules.endpoints[endpoint].auth {
-            _ if token.len() > TOKEN_BYTES_MAX => Err(Refusal::Unauthorized),
-            Auth::Hook => Err(Refusal::UnknownKey),
+            // Longer ones are not even handed to Python.
+            _ if token.len() > TOKEN_BYTES_MAX => Err(Refusal::Malformed),
+            Auth::Hook => Err(Refusal::KeyNotFetched),
             Auth::Token | Auth::None => self.hub.check_token(&token, self.now.wall_ms),
         };
-        if checked.as_ref().err() != Some(&Refusal::UnknownKey) {
-            self.renew(slot, command.id(), checked.ok());
+        if !matches!(checked, Err(Refusal::KeyNotFetched)) {
+            self.renew(slot, command.id(), checked);
             return Dispatched::Answered;
         }
         let conn = self.id(slot);

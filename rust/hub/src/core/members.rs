@@ -12,6 +12,7 @@ use crate::inbox::{Deliver, Join, Resubscribe, ShardMsg};
 use crate::outbox::{Class, Queued};
 use crate::pattern::Rights;
 use crate::prepared::{Form, Prepared};
+use crate::refusal::Refusal;
 use crate::{ConnId, Event, Now};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -107,12 +108,13 @@ impl ShardCore {
             ShardMsg::Accept { conn, identity } => self.decided(conn, Ok(*identity)),
             ShardMsg::Renew { conn, id, identity } => {
                 if let Some(slot) = self.answerable(conn) {
-                    self.renew(slot, id.as_deref(), identity.map(|identity| *identity));
+                    let identity = identity.map(|identity| *identity).ok_or(Refusal::Hook);
+                    self.renew(slot, id.as_deref(), identity);
                     self.give_back_to(conn, 1);
                 }
             }
             ShardMsg::Revoke(revocation) => self.revoke(&revocation),
-            ShardMsg::Reject { conn, status, body } => self.decided(conn, Err((status, body))),
+            ShardMsg::Reject { conn, how } => self.decided(conn, Err(how)),
             ShardMsg::Close { conn, code, reason } => {
                 if let Some(slot) = self.find(conn) {
                     self.close(slot, code, &reason);

@@ -6,23 +6,33 @@ use crate::conn::Phase;
 use crate::event::Event;
 use crate::identity::Identity;
 use crate::pattern::Rights;
+use crate::refusal::Refusal;
 use crate::revocations::Revocation;
 use realtime_protocol::close::CloseCode;
 use std::sync::Arc;
 
 impl ShardCore {
-    /// Answers a `refresh`: the session goes on as `identity`, or stays as it was where that is None (no good token)
-    /// or somebody else.
+    /// Answers a `refresh`: the session goes on as `identity`, or stays as it was where the token is refused or is of
+    /// somebody else.
     ///
     /// The new grants replace the old ones. What an `authorize` hook granted, and subscriptions that Python made, were
     /// never the token's: they stay.
-    pub(super) fn renew(&mut self, slot: usize, id: Option<&[u8]>, identity: Option<Identity>) {
-        let refused = match identity.filter(|identity| !self.hub.is_revoked(identity)) {
-            None => Err(Fault { code: "unauthorized", message: "Unauthorized", ..Fault::default() }),
-            Some(identity) if *identity.user != *self.conns[slot].user() => {
+    pub(super) fn renew(&mut self, slot: usize, id: Option<&[u8]>, identity: Result<Identity, Refusal>) {
+        let checked = match identity {
+            Ok(identity) if self.hub.is_revoked(&identity) => Err(Refusal::Revoked),
+            checked => checked,
+        };
+        let refused = match checked {
+            Err(refusal) => {
+                self.note_refused_token(slot, refusal);
+                let is_expired = refusal == Refusal::Expired;
+                let message = if is_expired { "The token has expired; fetch a new one" } else { "Unauthorized" };
+                Err(Fault { code: "unauthorized", message, ..Fault::default() })
+            }
+            Ok(identity) if *identity.user != *self.conns[slot].user() => {
                 Err(Fault { code: "forbidden", message: "The token is of another user", ..Fault::default() })
             }
-            Some(identity) => Ok(identity),
+            Ok(identity) => Ok(identity),
         };
         match refused {
             Err(fault) => self.fault(slot, fault, id),

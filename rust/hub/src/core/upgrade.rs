@@ -5,6 +5,7 @@
 
 use super::ShardCore;
 use crate::accounts::Full;
+use crate::command::Rejection;
 use crate::compose;
 use crate::compression::Window;
 use crate::conn::{Answer, Phase, Session, flag};
@@ -14,26 +15,35 @@ use crate::identity::Identity;
 use crate::options::{Auth, Mode};
 use crate::outbox::Queued;
 use crate::prepared::Prepared;
-use crate::token::Refusal;
+use crate::refusal::{Refusal, TOLD_PER_S};
 use crate::{ConnId, Now};
 use realtime_protocol::close::CloseCode;
 use realtime_protocol::extensions::Deflate;
-use realtime_protocol::handshake::{HttpError, Request, query_values, switching_protocols};
+use realtime_protocol::handshake::{HttpError, Request, TwoAuthorizations, query_values, switching_protocols};
 use std::borrow::Cow;
 use std::sync::Arc;
 
 const VERSION_1: &str = "realtime.v1";
 
-/// The request does not say who it is from, or more than one thing.
-struct Unauthorized;
+/// What a client hears whose token has expired.
+const EXPIRED: &str = "token expired; fetch a new one and come back";
+
+/// The close code that stands for the HTTP status of a refusal.
+const fn close_of(status: u16) -> CloseCode {
+    match status {
+        401 => CloseCode::UNAUTHORIZED,
+        403 => CloseCode::FORBIDDEN,
+        _ => CloseCode::BUSY,
+    }
+}
 
 /// The one value among these; None where there is none. What is not readable, or differs, says nothing.
-fn only<'a>(values: impl Iterator<Item = Option<Cow<'a, str>>>) -> Result<Option<Cow<'a, str>>, Unauthorized> {
+fn only<'a>(values: impl Iterator<Item = Option<Cow<'a, str>>>) -> Result<Option<Cow<'a, str>>, Refusal> {
     let mut found = None;
     for value in values {
-        let value = value.ok_or(Unauthorized)?;
+        let value = value.ok_or(Refusal::Malformed)?;
         match &found {
-            Some(other) if *other != value => return Err(Unauthorized),
+            Some(other) if *other != value => return Err(Refusal::Ambiguous),
             _ => found = Some(value),
         }
     }
@@ -58,12 +68,13 @@ impl ShardCore {
             return self.refuse_seen(slot, request, version_1, HttpError::TOO_MANY_REQUESTS);
         }
         let identity = match rule.auth {
-            Auth::Token => match self.identify(request) {
-                Ok(identity) => identity,
-                Err(Unauthorized) => return self.refuse_seen(slot, request, version_1, HttpError::UNAUTHORIZED),
-            },
-            Auth::None => Some(Identity::of("")),
-            Auth::Hook => None,
+            Auth::Token => self.identify(request),
+            Auth::None => Ok(Some(Identity::of(""))),
+            Auth::Hook => request.bearer().map(|_| None).map_err(|TwoAuthorizations| Refusal::Ambiguous),
+        };
+        let identity = match identity {
+            Ok(identity) => identity,
+            Err(refusal) => return self.refuse_token(slot, request, version_1, refusal),
         };
         if !self.is_origin_allowed(request, rule.auth) {
             return self.refuse_seen(slot, request, version_1, HttpError::FORBIDDEN);
@@ -82,21 +93,56 @@ impl ShardCore {
 
     /// Who the one token that the request carries, in whatever place, is of; None where Python has to say: by a ticket,
     /// or by a key that the shard does not have.
-    fn identify(&self, request: &Request<'_>) -> Result<Option<Identity>, Unauthorized> {
+    fn identify(&self, request: &Request<'_>) -> Result<Option<Identity>, Refusal> {
         let in_query = query_values(request.query, "token");
-        let in_header = request.bearer().map(Cow::Borrowed).map(Some);
+        let in_header = request.bearer().map_err(|TwoAuthorizations| Refusal::Ambiguous)?;
+        let in_header = in_header.map(Cow::Borrowed).map(Some);
         let in_protocol = request.protocols().filter_map(|offered| offered.strip_prefix("bearer."));
         let in_protocol = in_protocol.map(Cow::Borrowed).map(Some);
         let token = only(in_query.chain(in_header).chain(in_protocol))?;
         match (token, only(query_values(request.query, "ticket"))?) {
             (Some(token), None) => match self.hub.check_token(&token, self.now.wall_ms) {
-                Ok(identity) if self.hub.is_revoked(&identity) => Err(Unauthorized),
+                Ok(identity) if self.hub.is_revoked(&identity) => Err(Refusal::Revoked),
                 Ok(identity) => Ok(Some(identity)),
-                Err(Refusal::UnknownKey) => Ok(None),
-                Err(Refusal::Unauthorized) => Err(Unauthorized),
+                Err(Refusal::KeyNotFetched) => Ok(None),
+                Err(refusal) => Err(refusal),
             },
             (None, Some(_)) => Ok(None),
-            _ => Err(Unauthorized),
+            (None, None) => Err(Refusal::Missing),
+            (Some(_), Some(_)) => Err(Refusal::Ambiguous),
+        }
+    }
+
+    /// Refuses an upgrade for its token: an expired one is told apart, so that its client comes back with a new one.
+    fn refuse_token(&mut self, slot: usize, request: &Request<'_>, version_1: bool, refusal: Refusal) {
+        self.note_refused_token(slot, refusal);
+        let mut how = Rejection::unauthorized();
+        if refusal == Refusal::Expired {
+            how.close = Some(CloseCode::TOKEN_EXPIRED.0);
+        }
+        match request.upgrade() {
+            Ok(upgrade) if version_1 => {
+                let answer = Answer { accept: Some(upgrade.accept()), deflate: None, version_1 };
+                self.refuse_by_close(slot, &answer, &how);
+            }
+            _ => self.refuse_with(slot, how.status, &how.body),
+        }
+    }
+
+    /// Counts a refused token and tells Python why, for the log: some of many.
+    pub(super) fn note_refused_token(&mut self, slot: usize, refusal: Refusal) {
+        self.hub.counters.token_refused(refusal);
+        let second = self.now.mono_ms / 1_000;
+        if self.refusals_told.0 != second {
+            self.refusals_told = (second, 0);
+        }
+        if self.refusals_told.1 < TOLD_PER_S {
+            self.refusals_told.1 += 1;
+            let (conn, endpoint) = (self.id(slot), self.conns[slot].endpoint);
+            // An open connection has forgotten its peer; Python knows its session.
+            let is_open = self.conns[slot].session.is_some();
+            let peer = if is_open { "".into() } else { self.conns[slot].cold().peer.to_string().into() };
+            self.events.push(Event::Refused { conn, endpoint, peer, reason: refusal.name() });
         }
     }
 
@@ -133,30 +179,33 @@ impl ShardCore {
     }
 
     /// Python's decision about an upgrade.
-    pub(super) fn decided(&mut self, id: ConnId, decision: Result<Identity, (u16, Box<str>)>) {
+    pub(super) fn decided(&mut self, id: ConnId, decision: Result<Identity, Rejection>) {
         let Some(slot) = self.find(id) else { return };
         if self.conns[slot].phase != Phase::Deciding {
             return;
         }
         let Some(answer) = self.conns[slot].cold().answer.take() else { return };
-        let unauthorized = || (HttpError::UNAUTHORIZED.status, HttpError::UNAUTHORIZED.body.into());
-        match decision.and_then(|who| if self.hub.is_revoked(&who) { Err(unauthorized()) } else { Ok(who) }) {
+        match decision {
+            Ok(identity) if self.hub.is_revoked(&identity) => {
+                self.note_refused_token(slot, Refusal::Revoked);
+                self.refuse_as(slot, &answer, &Rejection::unauthorized());
+            }
             Ok(identity) => {
                 self.establish(slot, &answer, identity);
                 self.unread_in(slot);
                 // What came while Python decided is in the kernel, and nobody tells of it again.
                 self.unpause(slot);
             }
-            Err((status, body)) => self.refuse_as(slot, &answer, status, &body),
+            Err(how) => self.refuse_as(slot, &answer, &how),
         }
     }
 
     /// A refusal in the form that was agreed.
-    fn refuse_as(&mut self, slot: usize, answer: &Answer, status: u16, body: &str) {
+    fn refuse_as(&mut self, slot: usize, answer: &Answer, how: &Rejection) {
         if answer.version_1 {
-            self.refuse_by_close(slot, answer, status, body);
+            self.refuse_by_close(slot, answer, how);
         } else {
-            self.refuse_with(slot, status, body);
+            self.refuse_with(slot, how.status, &how.body);
         }
     }
 
@@ -197,8 +246,7 @@ impl ShardCore {
         let seat = match self.take_seat(slot, &identity.user) {
             Ok(seat) => seat,
             Err(Full) => {
-                let HttpError { status, body } = HttpError::TOO_MANY_REQUESTS;
-                return self.refuse_as(slot, answer, status, body);
+                return self.refuse_as(slot, answer, &Rejection::of(HttpError::TOO_MANY_REQUESTS));
             }
         };
         self.count_handshake(slot);
@@ -293,21 +341,22 @@ impl ShardCore {
         match request.upgrade() {
             Ok(upgrade) if version_1 => {
                 let answer = Answer { accept: Some(upgrade.accept()), deflate: None, version_1 };
-                self.refuse_by_close(slot, &answer, error.status, error.body);
+                self.refuse_by_close(slot, &answer, &Rejection::of(error));
             }
             _ => self.refuse_with(slot, error.status, error.body),
         }
     }
 
-    fn refuse_by_close(&mut self, slot: usize, answer: &Answer, status: u16, body: &str) {
-        self.count_refusal(slot, status);
+    fn refuse_by_close(&mut self, slot: usize, answer: &Answer, how: &Rejection) {
+        self.count_refusal(slot, how.status);
         self.queue_switching(slot, answer);
         self.conns[slot].set(flag::VERSION_1);
-        let wait_ms = self.retry_after_ms(slot).to_string();
-        let (code, reason) = match status {
-            401 => (CloseCode::UNAUTHORIZED, body),
-            403 => (CloseCode::FORBIDDEN, body),
-            _ => (CloseCode::BUSY, wait_ms.as_str()),
+        let code = how.close.map_or_else(|| close_of(how.status), CloseCode);
+        let wait_ms = how.wait_ms.unwrap_or_else(|| self.retry_after_ms(slot)).to_string();
+        let reason = match code {
+            CloseCode::BUSY => &*wait_ms,
+            CloseCode::TOKEN_EXPIRED => EXPIRED,
+            _ => &*how.body,
         };
         self.say_close(slot, code.0, reason);
     }

@@ -5,8 +5,8 @@ use crate::command::Admitted;
 use crate::counters::add;
 use crate::identity::{Identity, IdentityRules};
 use crate::inbox::{ShardMsg, lock};
+use crate::refusal::Refusal;
 use crate::revocations::Revocation;
-use crate::token::Refusal;
 use std::sync::{Arc, PoisonError};
 
 impl Hub {
@@ -28,7 +28,7 @@ impl Hub {
     /// Says who a token names. What was revoked is for the caller to look at, in the turn in which it counts.
     pub(crate) fn check_token(&self, token: &str, wall_ms: u64) -> Result<Identity, Refusal> {
         let rules = self.identity_rules();
-        let mut identity = rules.token.as_ref().ok_or(Refusal::Unauthorized)?.check(token, wall_ms)?;
+        let mut identity = rules.token.as_ref().ok_or(Refusal::UnknownKey)?.check(token, wall_ms)?;
         identity.token = self.rules.tell_tokens.then(|| crate::Confidential::new(token));
         Ok(identity)
     }

@@ -77,6 +77,17 @@ fn split_target(target: &str) -> Option<(&str, &str)> {
     Some((path, query))
 }
 
+/// The request has more than one `Authorization`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TwoAuthorizations;
+
+/// `Bearer`, spaces, the token.
+fn bearer(value: &str) -> Option<&str> {
+    let (scheme, token) = value.split_once(' ')?;
+    let token = token.trim_matches([' ', '\t']);
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+}
+
 impl<'a> Request<'a> {
     /// All headers in the order they came: names as written, values without the spaces around them.
     pub fn headers(&self) -> impl DoubleEndedIterator<Item = (&'a str, &'a [u8])> + '_ {
@@ -108,10 +119,16 @@ impl<'a> Request<'a> {
     }
 
     /// The token of `Authorization: Bearer <token>` (RFC 6750 §2.1); `None` for other schemes and an empty token.
-    pub fn bearer(&self) -> Option<&'a str> {
-        let (scheme, token) = self.header("authorization")?.split_once(' ')?;
-        let token = token.trim_ascii();
-        (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+    ///
+    /// # Errors
+    /// [`TwoAuthorizations`] where the header stands more than once (RFC 9110 §5.3): programs differ in which they take.
+    pub fn bearer(&self) -> Result<Option<&'a str>, TwoAuthorizations> {
+        let mut found = self.headers().filter(|(name, _)| name.eq_ignore_ascii_case("authorization"));
+        let first = found.next();
+        if found.next().is_some() {
+            return Err(TwoAuthorizations);
+        }
+        Ok(first.and_then(|(_, value)| bearer(str::from_utf8(value).ok()?)))
     }
 
     /// Subprotocols that the client offers, in its order (RFC 6455 §4.1), from all `Sec-WebSocket-Protocol` headers.
