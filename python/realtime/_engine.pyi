@@ -72,7 +72,8 @@ Event: TypeAlias = tuple[object, ...]
 - ``(MEMBERS, ticket: int, conns: list[int], parts: int)``: a part of what ``members_of`` asked
   for; `parts` of them come, in any order.
 - ``(REFUSED, conn: int, endpoint: int, peer: str, reason: str)``: the engine refused a token, at an upgrade or at a
-  refresh (then `peer` is empty); `reason` is one of ``TokenCheck.reasons``. At most 20 in a second of a shard; ``stats`` counts all.
+  refresh (then `peer` is empty); `reason` is one of ``TokenCheck.reasons``. At most 20 in a second of a shard;
+  ``stats`` counts all.
 - ``(WARNED, message: str)``: the engine goes on, but not as it was told to; `message` says what and why.
 - ``(FATAL, message: str)``: the engine cannot go on; end the process with this line.
 """

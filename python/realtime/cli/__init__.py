@@ -21,6 +21,7 @@ from realtime._engine import backup as backup_log
 from realtime._engine import restore as restore_log
 from realtime.auth import RIGHTS
 from realtime.cli import check as checking
+from realtime.cli import explain as explaining
 from realtime.cli import loading, terminal
 from realtime.cli import reload as reloading
 from realtime.cli.serving import run
@@ -57,7 +58,13 @@ User = Annotated[
 
 _TTL = re.compile(r"([0-9]+)([smhd]?)")
 _UNIT_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
+_SHOWN_CHARS_MAX = 64 * 1024
 _TTL_S_MAX = 10 * 365 * 86_400
+
+
+def _shown(shown: str) -> str:
+    """Return a token as it was given; `-` reads one from stdin, so that it is in no list of processes."""
+    return sys.stdin.read(_SHOWN_CHARS_MAX).strip() if shown == "-" else shown
 
 
 def main() -> None:
@@ -142,7 +149,11 @@ def restore(
 @app.command()
 def token(
     *,
-    user: Annotated[str, typer.Option("--user", help="Whom the token is for.")],
+    user: Annotated[str | None, typer.Option("--user", help="User to sign a token for.")] = None,
+    explain: Annotated[
+        str | None,
+        typer.Option("--explain", metavar="TOKEN", help="Say what a token holds and why it is refused; - reads it."),
+    ] = None,
     channels: Annotated[
         list[str] | None,
         typer.Option(
@@ -154,7 +165,13 @@ def token(
     config: Config = None,
     sets: Sets = None,
 ) -> None:
-    """Print a token."""
+    """Print a token, or explain one: exit code 1 where it would be refused."""
+    if explain is not None:
+        told = explaining.explanation(_shown(explain), load(config, sets or ()))
+        typer.echo(told.text)
+        raise typer.Exit(1 if told.refused else 0)
+    if user is None:
+        raise ConfigError("--user is missing; give the user to sign a token for, or a token by --explain")
     if more and not channels:
         raise ConfigError(f"{more[0]!r} stands alone; write --channels {more[0]}")
     patterns = [*(channels or []), *(more or [])]

@@ -102,7 +102,8 @@ def test_what_the_user_can_mend_is_one_line_and_exit_code_2(run: Run, arguments:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["frobnicate"], ["serve", "--prot", "1"], ["token"], ["sub", "c", "--last", "0"]]
+    "arguments",
+    [["frobnicate"], ["serve", "--prot", "1"], ["token"], ["token", "--explain"], ["sub", "c", "--last", "0"]],
 )
 def test_a_wrong_usage_is_exit_code_2(run: Run, arguments: list[str]) -> None:
     code, out, err = run(*arguments)
