@@ -40,7 +40,7 @@ _IDENTITY: Final = frozenset(
     f"auth.{name}"
     for name in (
         *("secrets", "public_keys", "jwks_url", "jwks_refresh_s", "algorithms", "audience", "issuer"),
-        *("service_keys", "require_exp", "leeway_s", "user_claim"),
+        *("service_keys", "require_exp", "leeway_s", "clock_skew_s", "user_claim"),
     )
 )
 REREAD: Final = frozenset({"log.level", "log.format", "log.connections_per_s", *_IDENTITY})

@@ -42,17 +42,17 @@ refusals! {
     /// It is no token, or a member of it has the wrong form.
     Malformed = "malformed", "the token is malformed; run realtime token --explain TOKEN";
     /// No key here is for its algorithm and `kid`.
-    UnknownKey = "unknown_key", "no key is for the algorithm and kid of the token; check auth.algorithms, auth.secrets and auth.public_keys";
+    UnknownKey = "unknown_key", "unknown key: none is for the algorithm and kid of the token; check auth.algorithms, auth.secrets and auth.public_keys";
     /// As `UnknownKey`, and Python may find the key in the key set.
-    KeyNotFetched = "unknown_key", "the key of the token is not in the key set yet; auth.jwks_url is asked at most once in 10 s";
+    KeyNotFetched = "unknown_key", "unknown key: the key of the token is not in the key set yet; auth.jwks_url is asked at most once in 10 s";
     /// A key is for it, but did not sign it.
-    Signature = "signature", "no key of the server has signed the token; check that the signer uses a key of auth.secrets or auth.public_keys";
+    Signature = "signature", "bad signature: no key of the server has signed the token; check that the signer uses a key of auth.secrets or auth.public_keys";
     /// `iss` is another issuer.
     Issuer = "issuer", "claim iss of the token is not auth.issuer";
     /// `aud` names other audiences.
     Audience = "audience", "claim aud of the token does not name auth.audience";
     /// `nbf`, or `iat`, lies ahead.
-    NotYetValid = "not_yet_valid", "claim nbf or iat of the token lies ahead; check the clocks, auth.leeway_s and auth.clock_skew_s";
+    NotYetValid = "not_yet_valid", "the token is not yet valid: claim nbf or iat lies ahead; check the clocks, auth.leeway_s and auth.clock_skew_s";
     /// `exp` has passed; all else is right.
     Expired = "expired", "the token has expired; fetch a new one";
     /// The user's tokens, or this one, were revoked.

@@ -117,8 +117,8 @@ impl TokenCheck {
             let unknown =
                 if self.ask && !is_shared_secret(algorithm) { Refusal::KeyNotFetched } else { Refusal::UnknownKey };
             witness.refuse(unknown, || match &kid {
-                Some(kid) => format!("no key is for {algorithm:?} and kid {kid:?}; {} keys are known", self.keys.len()),
-                None => format!("no key is for {algorithm:?}; {} keys are known", self.keys.len()),
+                Some(kid) => format!("unknown key: none of {} is for {algorithm:?} and kid {kid:?}", self.keys.len()),
+                None => format!("unknown key: none of {} is for {algorithm:?}", self.keys.len()),
             })?;
         } else {
             let tries = if is_shared_secret(algorithm) { KEYS_MAX } else { TRIES_MAX };
@@ -165,11 +165,13 @@ impl TokenCheck {
         }
         let (skew_ms, leeway_ms) = (self.clock_skew_ms, self.leeway_ms);
         if begins_at_ms.is_some_and(|at| at > wall_ms.saturating_add(leeway_ms)) {
-            witness.refuse(Refusal::NotYetValid, || format!("claim nbf lies over {} s ahead", leeway_ms / 1_000))?;
+            witness.refuse(Refusal::NotYetValid, || {
+                format!("not yet valid: claim nbf lies over {} s ahead", leeway_ms / 1_000)
+            })?;
         }
         if issued_at_ms.is_some_and(|at| at > wall_ms.saturating_add(skew_ms)) {
             witness.refuse(Refusal::NotYetValid, || {
-                format!("claim iat lies over {} s ahead (auth.clock_skew_s)", skew_ms / 1_000)
+                format!("not yet valid: claim iat lies over {} s ahead (auth.clock_skew_s)", skew_ms / 1_000)
             })?;
         }
         if self.audience.as_ref().is_some_and(|wanted| !names(claims.get("aud"), wanted)) {
