@@ -28,6 +28,7 @@ mod hub;
 mod id;
 mod identity;
 mod inbox;
+mod jose_header;
 pub mod json;
 mod key;
 mod latest;

@@ -5,6 +5,7 @@
 //! none. Time is an argument, so the claims are read here; the library does the arithmetic.
 
 use crate::identity::Identity;
+use crate::jose_header::JoseHeader;
 use crate::key::{VerifyKey, is_shared_secret};
 use crate::options::{Expiry, TokenRule};
 use crate::pattern::{Grant, Pattern, Rights};
@@ -219,8 +220,7 @@ struct Found {
     is_expired: bool,
 }
 
-/// A token in its compact form (RFC 7515 §7.1), read and not yet believed. Addresses and keys in its header (`jku`, `x5u`,
-/// `jwk`) are not even looked at.
+/// A token in its compact form (RFC 7515 §7.1), read and not yet believed.
 struct Jws<'a> {
     message: &'a str,
     signature: &'a str,
@@ -242,32 +242,28 @@ impl<'a> Jws<'a> {
         let Some((message, header, claims, signature)) = split else {
             return Err(witness.end(Refusal::Malformed, || "it is not of three parts with a dot between".into()));
         };
-        let header = part(header).map_err(|wrong| witness.end(Refusal::Malformed, || format!("header: {wrong}")))?;
-        witness.header(&header);
-        let claims = part(claims).map_err(|wrong| witness.end(Refusal::Malformed, || format!("claims: {wrong}")))?;
+        let json = part(header).map_err(|wrong| witness.end(Refusal::Malformed, || format!("header: {wrong}")))?;
+        witness.header(&json);
+        let header: JoseHeader = serde_json::from_slice(&json)
+            .map_err(|wrong| witness.end(Refusal::Malformed, || format!("header: {wrong}")))?;
+        let claims = part(claims).and_then(|json| unique::object(&json));
+        let claims = claims.map_err(|wrong| witness.end(Refusal::Malformed, || format!("claims: {wrong}")))?;
         witness.claims(&claims);
-        let algorithm = header.get("alg").and_then(Value::as_str).and_then(|name| Algorithm::from_str(name).ok());
-        let Some(algorithm) = algorithm else {
+        let Some(algorithm) = header.algorithm.and_then(|name| Algorithm::from_str(&name).ok()) else {
             let told = || "header: alg is missing or no algorithm that is used here".into();
             return Err(witness.end(Refusal::Malformed, told));
         };
-        // Extensions that must be understood (RFC 7515 §4.1.11): none is.
-        if header.contains_key("crit") {
+        if header.is_critical {
             witness.refuse(Refusal::Malformed, || "header: crit demands extensions".into())?;
         }
-        let kid = match header.get("kid") {
-            None | Some(Value::Null) => None,
-            Some(Value::String(kid)) => Some(kid.clone()),
-            Some(_) => return Err(witness.end(Refusal::Malformed, || "header: kid is not a text".into())),
-        };
+        let kid = header.kid;
         Ok(Self { message, signature, algorithm, kid, claims })
     }
 }
 
-/// A part of a token: base64url without padding, white space and spare bits, of a JSON object.
-fn part(text: &str) -> Result<Map<String, Value>, String> {
-    let json = BASE64_URL_SAFE_NO_PAD.decode(text).map_err(|error| format!("not canonical base64url: {error}"))?;
-    unique::object(&json)
+/// A part of a token: base64url without padding, white space and spare bits.
+fn part(text: &str) -> Result<Vec<u8>, String> {
+    BASE64_URL_SAFE_NO_PAD.decode(text).map_err(|error| format!("not canonical base64url: {error}"))
 }
 
 /// Why a signature that no key has made is refused.

@@ -2,6 +2,7 @@
 
 use crate::key::VerifyKey;
 use crate::refusal::Refusal;
+use crate::unique;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -19,7 +20,7 @@ pub(crate) trait Witness {
         refusal
     }
 
-    fn header(&mut self, _: &Map<String, Value>) {}
+    fn header(&mut self, _json: &[u8]) {}
 
     fn claims(&mut self, _: &Map<String, Value>) {}
 
@@ -90,8 +91,8 @@ impl Witness for Explanation {
         Ok(())
     }
 
-    fn header(&mut self, header: &Map<String, Value>) {
-        self.header = Some(header.clone());
+    fn header(&mut self, json: &[u8]) {
+        self.header = unique::object(json).ok();
     }
 
     fn claims(&mut self, claims: &Map<String, Value>) {

@@ -4,6 +4,7 @@
 //! (RFC 7519 §4, RFC 8725 §2.4): such a text is refused.
 
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde_json::map::Entry;
 use serde_json::{Map, Number, Value};
 use std::fmt;
 
@@ -19,7 +20,8 @@ pub(crate) fn object(json: &[u8]) -> Result<Map<String, Value>, String> {
     }
 }
 
-struct Unique(Value);
+/// A value in whose objects no member stands twice.
+pub(crate) struct Unique(Value);
 
 impl<'de> Deserialize<'de> for Unique {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -75,15 +77,22 @@ impl<'de> Visitor<'de> for Builder {
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Value, A::Error> {
         let mut map = Map::new();
         while let Some(name) = members.next_key::<String>()? {
-            if map.contains_key(&name) {
-                let shown: String = name.chars().take(64).collect();
-                return Err(A::Error::custom(format_args!("member {shown:?} stands twice")));
+            match map.entry(name) {
+                Entry::Occupied(first) => return Err(twice(first.key())),
+                Entry::Vacant(place) => {
+                    let Unique(value) = members.next_value()?;
+                    place.insert(value);
+                }
             }
-            let Unique(value) = members.next_value()?;
-            map.insert(name, value);
         }
         Ok(Value::Object(map))
     }
+}
+
+/// The error of a member that stands twice.
+pub(crate) fn twice<E: Error>(name: &str) -> E {
+    let shown: String = name.chars().take(64).collect();
+    E::custom(format_args!("member {shown:?} stands twice"))
 }
 
 #[cfg(test)]
