@@ -2,13 +2,16 @@
 
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Final
 
 from realtime.messages import encode
 
+PROBLEM_HEADERS: Final = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
+"""Headers of each error: nobody stores it, and no browser takes it for anything else."""
 
-def problem(status: int, code: str, detail: str) -> tuple[bytes, tuple[bytes, bytes]]:
-    """Return the body and the content type of an error (RFC 9457)."""
+
+def problem(status: int, code: str, detail: str) -> tuple[bytes, *tuple[tuple[bytes, bytes], ...]]:
+    """Return the body and the headers of an error (RFC 9457)."""
     members = {
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,
@@ -16,7 +19,8 @@ def problem(status: int, code: str, detail: str) -> tuple[bytes, tuple[bytes, by
         "detail": detail,
         "code": code,
     }
-    return encode(members), (b"content-type", b"application/problem+json")
+    headers = {"content-type": "application/problem+json", **PROBLEM_HEADERS}
+    return encode(members), *((name.encode(), value.encode()) for name, value in headers.items())
 
 
 async def answer(send: Callable[[Any], Any], status: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:

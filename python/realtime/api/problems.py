@@ -17,6 +17,7 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException, ValidationException
 from msgspec import Struct
 
+from realtime.api.answers import PROBLEM_HEADERS
 from realtime.api.requests import request_id
 from realtime.errors import Refused
 from realtime.logs import facts
@@ -76,8 +77,8 @@ def problem(
     retry_after_ms: int | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response[bytes]:
-    """Return an error as an answer; 401, 429 and 503 get the headers that go with them."""
-    sent = dict(headers or {})
+    """Return an error as an answer, with the headers of every error; 401, 429 and 503 get those that go with them."""
+    sent = {**PROBLEM_HEADERS, **(headers or {})}
     if status == HTTPStatus.UNAUTHORIZED:
         sent.setdefault("WWW-Authenticate", _CHALLENGE)
     if status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):

@@ -86,8 +86,8 @@ class Requests:
         path = scope["path"]
         try:
             if self._edge.is_draining() and path not in _ASKED_ALWAYS:
-                content, media_type = problem(503, "draining", "the server goes away; another one may take this")
-                await answer(sent, 503, content, media_type, (b"retry-after", b"1"))
+                refusal = problem(503, "draining", "the server goes away; another one may take this")
+                await answer(sent, 503, *refusal, (b"retry-after", b"1"))
             elif not _is_utf8(scope["query_string"]):
                 # Frameworks decode it where they please, and fail there.
                 await answer(sent, 400, *problem(400, "invalid_message", "the query is not UTF-8"))

@@ -340,12 +340,13 @@ fn answers_are_these_bytes() {
     assert_eq!(
         String::from_utf8_lossy(&HttpError::NOT_FOUND.response(&[])),
         "HTTP/1.1 404 Not Found\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 28\r\n\
-         Connection: close\r\n\r\nWebSocket endpoint not found"
+         Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\nWebSocket endpoint not found"
     );
     assert_eq!(
         String::from_utf8_lossy(&HttpError::UNAVAILABLE.response(&[("Retry-After", "5")])),
         "HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain; charset=utf-8\r\n\
-         Content-Length: 19\r\nConnection: close\r\nRetry-After: 5\r\n\r\nService Unavailable"
+         Content-Length: 19\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n\
+         Connection: close\r\nRetry-After: 5\r\n\r\nService Unavailable"
     );
 }
 

@@ -100,8 +100,9 @@ impl Library {
     /// # Safety
     /// The response is not answered and not aborted.
     pub(crate) unsafe fn refuse(&self, response: Pointer) {
+        let headers = [("Retry-After", "1"), ("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff")];
         // SAFETY: the caller's word.
-        unsafe { self.answer(response, "503 Service Unavailable", [("Retry-After", "1")].into_iter(), b"") };
+        unsafe { self.answer(response, "503 Service Unavailable", headers.into_iter(), b"") };
     }
 
     /// Answers and closes.

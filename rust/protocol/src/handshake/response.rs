@@ -93,6 +93,7 @@ pub fn switching_protocols(accept: &str, subprotocol: Option<&str>, deflate: Opt
 }
 
 /// A whole answer that ends the connection: `body` as `text/plain`, with its length, `Connection: close` and `extra`.
+/// Nobody stores it, and no browser takes it for anything else.
 ///
 /// A header of `extra` whose value holds a control byte is left out: nothing may end the line.
 pub fn error_response(status: u16, body: &str, extra: &[(&str, &str)]) -> Vec<u8> {
@@ -100,6 +101,8 @@ pub fn error_response(status: u16, body: &str, extra: &[(&str, &str)]) -> Vec<u8
     head.extend_from_slice(format!("HTTP/1.1 {status} {}\r\n", reason_phrase(status)).as_bytes());
     push_header(&mut head, "Content-Type", "text/plain; charset=utf-8");
     push_header(&mut head, "Content-Length", &body.len().to_string());
+    push_header(&mut head, "Cache-Control", "no-store");
+    push_header(&mut head, "X-Content-Type-Options", "nosniff");
     push_header(&mut head, "Connection", "close");
     for (name, value) in extra {
         push_header(&mut head, name, value);
