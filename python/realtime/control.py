@@ -88,7 +88,8 @@ class Control:
                 partial(self.identities.signed, ttl_s=_FORWARDED_TTL_S),
             )
             self.forwarding = Forwarding(upstream, self.broadcaster, clock)
-        self.presence = Presence(round(settings.presence.grace_s * 1000), settings.presence.everyone_max)
+        everyone_max = None if settings.conversations.access == "grants" else settings.presence.everyone_max
+        self.presence = Presence(round(settings.presence.grace_s * 1000), everyone_max)
         self.router = Router(
             rules,
             self.connections,

@@ -4,7 +4,8 @@ A user is online from the first session to the last. The last one's end counts a
 (close 1000), after `grace_ms` otherwise, so that a reconnect tells nobody anything.
 
 Up to `everyone_max` open sessions everybody is told; above, until they fall below nine tenths of it, only those who
-share a channel with the user, and a switch is told to all. In that second mode:
+share a channel with the user, and a switch is told to all. Where grants decide who takes part in a conversation it is
+always that second mode: who is there is no stranger's to know. In it:
 
 - somebody who goes is told of in the channels that the last session was subscribed to when it ended;
 - somebody who comes has no channel yet, so is told to its own session, and in the channels where its going was told
@@ -58,12 +59,18 @@ class _Leaving(Struct):
 
 
 class Presence:
-    """The state of everybody's presence. Holds nothing for a user who is online."""
+    """The state of everybody's presence. Holds nothing for a user who is online.
 
-    def __init__(self, grace_ms: int, everyone_max: int) -> None:
+    Args:
+        grace_ms: how long a user whose last session was cut counts as online.
+        everyone_max: open sessions up to which everybody is told; None tells those alone that share a channel, however
+            few there are.
+    """
+
+    def __init__(self, grace_ms: int, everyone_max: int | None) -> None:
         self._grace_ms = grace_ms
         self._everyone_max = everyone_max
-        self._mode: Mode = "everyone"
+        self._mode: Mode = "shared" if everyone_max is None else "everyone"
         # In the order of their deadlines, since the grace is the same for all.
         # Ordered, since the first of a plain dict is found behind all that went before it.
         self._leaving: OrderedDict[str, _Leaving] = OrderedDict()
@@ -149,6 +156,8 @@ class Presence:
         return None if self._mode == "everyone" else channels
 
     def _switched(self, sessions: int) -> list[Notice]:
+        if self._everyone_max is None:
+            return []
         if self._mode == "everyone" and sessions > self._everyone_max:
             self._mode = "shared"
         elif self._mode == "shared" and sessions * 10 < self._everyone_max * 9:

@@ -128,3 +128,21 @@ async def test_nobody_stays_online_for_good_after_a_crash(serve: Callable[..., S
             # When the grace is over: those who have come back, and nobody else.
             known = await bob.expect("presence_mode")
             assert known["data"] == {"mode": "everyone", "users": ["bob", "carol"]}
+
+
+async def test_where_grants_decide_a_stranger_hears_of_nobody(serve: Callable[..., Server]) -> None:
+    grants = {"conversation:1": ["subscribe"]}
+    async with (
+        serve("conversations.access=grants") as server,
+        await server.connect("friend", channels=grants) as friend,
+        await server.connect("stranger") as stranger,
+    ):
+        await friend.subscribe("conversation:1")
+        for _ in range(2):
+            async with await server.connect("alice", channels=grants) as alice:
+                await alice.expect("user_presence", userId="alice", status="online")
+                await alice.subscribe("conversation:1")
+            await friend.expect("user_presence", userId="alice", status="offline")
+        await friend.expect("user_presence", userId="alice", status="online")
+        await stranger.refute("user_presence", userId="alice")
+        await stranger.refute("user_presence", userId="friend")

@@ -6,7 +6,7 @@ from realtime.presence import GONE_MAX, Change, Presence, Switch
 class World:
     """Counts sessions as `connections` does."""
 
-    def __init__(self, grace_ms: int = 5000, everyone_max: int = 1000) -> None:
+    def __init__(self, grace_ms: int = 5000, everyone_max: int | None = 1000) -> None:
         self.presence = Presence(grace_ms, everyone_max)
         self.sessions: dict[str, int] = {}
         self.now_ms = 0
@@ -179,3 +179,15 @@ def test_one_who_was_cut_off_while_few_were_told_is_told_online_once_everybody_i
     assert world.open("user0") == [Change("user0", "online", None)]
     assert world.open("user3") == []
     assert world.presence.leaving() == ["user2"]
+
+
+def test_where_grants_decide_only_those_who_share_a_channel_are_told_from_the_first_session_on() -> None:
+    world = World(everyone_max=None)
+    assert world.presence.mode == "shared"
+    assert world.open("ann") == [Change("ann", "online", ())]
+    assert world.open("bob") == [Change("bob", "online", ())]
+    assert world.close("bob", channels=("conversation:1",)) == [Change("bob", "offline", ("conversation:1",))]
+    assert world.open("bob") == [Change("bob", "online", ("conversation:1",))]
+    assert world.close("bob", 1006, ("conversation:1",)) == []
+    assert world.advance(5000) == [Change("bob", "offline", ("conversation:1",))]
+    assert world.presence.mode == "shared"

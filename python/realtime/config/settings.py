@@ -351,7 +351,10 @@ class PresenceSettings(Section, frozen=True):
     ] = 5.0
     everyone_max: Annotated[
         Positive,
-        Meta(description="Open sessions up to which everybody is told; above it those who share a channel."),
+        Meta(
+            description="Open sessions up to which presence goes to everybody; above it, and always with "
+            "`conversations.access = grants`, to those who share a channel with the user."
+        ),
     ] = 1000
 
 
