@@ -36,7 +36,7 @@ def _check_installation() -> None:
 _check_installation()
 
 if TYPE_CHECKING:
-    from realtime._engine import Deflate, Frame, FrameEncoder
+    from realtime._engine import Deflate, Frame, FrameEncoder, user_channel
     from realtime.app import Module, Realtime
     from realtime.auth import Grant, Identity, UpgradeRequest, mint_token
     from realtime.broadcaster import Publication, Publishing
@@ -70,6 +70,7 @@ __all__ = [
     "Session",
     "UpgradeRequest",
     "mint_token",
+    "user_channel",
 ]
 
 _HOMES = {
@@ -94,6 +95,7 @@ _HOMES = {
     "Session": "connections",
     "UpgradeRequest": "auth",
     "mint_token": "auth",
+    "user_channel": "_engine",
 }
 """The module of each public name. It is imported when the name is first used: frames need no HTTP client."""
 

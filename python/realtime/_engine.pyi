@@ -139,6 +139,30 @@ def load(arguments: list[str], tokens: list[str], on_progress: Callable[[str], o
             before it could begin. Its line names the argument.
     """
 
+def is_name(text: str) -> bool:
+    """Whether `text` follows the grammar of names: 1 to 128 of ``A-Za-z0-9_.:@-``, the first a letter, digit or ``_``.
+
+    Names of channels do, and names of published events. The channel of a user with a long id may be longer.
+    """
+
+def named(name: str) -> str | None:
+    """Return the channel that an app or a service names: `name` itself, or a user's by ``user:`` and the raw id.
+
+    None where there is no channel of this name.
+    """
+
+def named_by_client(name: str, user: str) -> str | None:
+    """Return the channel that a client of `user` names: `name` itself, or its own by ``user:me`` or the raw id.
+
+    None where there is no channel of this name. Rights are another question.
+    """
+
+def user_channel(user: str) -> str:
+    """Return the channel of a user: ``user:{id}``, or ``user:.`` and the id's base64url where the id is no name."""
+
+def covers(pattern: str, channel: str, user: str) -> bool:
+    """Whether the pattern of a grant covers a channel for a session of `user`; False for what is no pattern."""
+
 class EngineError(Exception):
     """The engine could not start; `args[0]` is one line that says what to do.
 

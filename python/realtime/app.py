@@ -27,6 +27,7 @@ from types import SimpleNamespace
 from typing import Any, Protocol
 
 from realtime._engine import EngineError
+from realtime.auth import OWN_CHANNELS
 from realtime.broadcaster import Broadcaster, Publishing
 from realtime.clock import Clock
 from realtime.config import ConfigError, Settings, load
@@ -104,8 +105,9 @@ class Realtime(Declarations):
         `Publication` once it is committed; a handler may return it instead, which is cheaper.
 
         Args:
-            channel: its policy decides whether the event is stored or volatile.
-            event: the event's `type`.
+            channel: its policy decides whether the event is stored or volatile. `user:` and a user's id is that user's
+                own, whatever the id; see `realtime.user_channel`.
+            event: the event's `type`; 1 to 128 of `A-Za-z0-9_.:@-`, the first a letter, digit or `_`.
             data: anything that msgspec encodes; `bytes` are taken for JSON.
             user: becomes the event's `userId`.
             key: a newer event of this type and key takes the place of this one for slow readers (volatile only).
@@ -121,12 +123,15 @@ class Realtime(Declarations):
 
         Raises:
             PublishFailed: `too_large`, before anything is sent.
-            ValueError: not the name of a channel, or of one without a log where there is something to amend; bytes
-                that are not JSON; `request` too long; `replacement` without `amends`, `erases` without `replacement`.
+            ValueError: not the name of a channel or of an event, or of a channel without a log where there is something
+                to amend; bytes that are not JSON; `request` too long; `replacement` without `amends`, `erases` without
+                `replacement`.
             NotRunning: the app is not served.
         """
         if self._control is None:
             raise NotRunning("the app is not served; publish from a handler, or inside of its lifespan")
+        if channel.startswith(OWN_CHANNELS):
+            raise ValueError(f"{channel[:140]!r} is the server's own channel; use another name")
         return self._control.broadcaster.put(
             channel, event, data, user, key, dedupe, number, request, amends, replacement, erases
         )

@@ -2,7 +2,8 @@
 
 `Pattern` is the one form of a set of channels: segments split at `:`, `*` for one of them, `**` at the end for the
 rest, and `{name}` where an `authorize` hook wants to know what stood there. `Identity` and `Grant` are what hooks
-return. `may` is the engine's rule of rights, for HTTP. Nothing here talks to a socket or reads configuration files.
+return. `may` is the rule of rights for HTTP; which names are channels and what a grant covers it asks the engine.
+Nothing here talks to a socket or reads configuration files.
 
 Called by `identity`, `routing`, `broadcaster` and `api`.
 """
@@ -15,22 +16,59 @@ from typing import Any, Final
 import jwt
 from msgspec import Struct
 
+from realtime._engine import covers, is_name, named
+
 RIGHTS: Final = ("subscribe", "publish", "presence", "history")
 """What a grant may name: receive a channel's events, publish volatile ones, see who is there, read what was."""
+
+DEEDS: Final = {
+    "subscribe": "subscribe",
+    "publish": "publish",
+    "presence": "see the presence",
+    "history": "read the history",
+}
+"""What each right allows, in the words of the engine's `error`."""
 
 OWN_CHANNELS: Final = "_realtime:"
 """How the names of channels begin that the server keeps for itself; the engine refuses them to clients, too."""
 
-_CHANNEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@-]{0,127}\Z")
+NAME_RULE: Final = "use 1 to 128 of A-Z a-z 0-9 _ . : @ -, the first a letter, digit or _"
+"""What an error says of a name that is none."""
+
 _NAMED = re.compile(r"\{([a-z_][a-z0-9_]*)\}\Z")
 
 
 def is_channel(name: str) -> bool:
-    """Whether `name` is the name of a channel: 1 to 128 of `A-Za-z0-9_.:@-`, the first a letter, digit or `_`.
+    """Whether `name` is the name of a channel of an app, by the engine's rule.
 
     Names that begin with `OWN_CHANNELS` are the server's own: no client, app or system can name one.
     """
-    return _CHANNEL.match(name) is not None and not name.startswith(OWN_CHANNELS)
+    return named(name) == name and not name.startswith(OWN_CHANNELS)
+
+
+def channel_named(name: str) -> str:
+    """Return the channel that an app or a service names.
+
+    A user's channel may be named by the raw id, such as `user:auth0|5f7c`; see `realtime.user_channel`.
+
+    Raises:
+        ValueError: there is no channel of this name.
+    """
+    channel = named(name)
+    if channel is None:
+        raise ValueError(f"{name[:140]!r} is not a channel; {NAME_RULE}")
+    return channel
+
+
+def checked_event(name: str) -> str:
+    """Return the name of an event.
+
+    Raises:
+        ValueError: it does not follow the grammar of names.
+    """
+    if not is_name(name):
+        raise ValueError(f"{name[:140]!r} is not the name of an event; {NAME_RULE}")
+    return name
 
 
 class Pattern:
@@ -206,44 +244,28 @@ def checked_grants(grants: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
     Raises:
         ValueError: on a pattern or a right that does not exist.
     """
-    return {Pattern(pattern).text: list(checked_rights(rights)) for pattern, rights in grants.items()}
+    return {_pattern_text(pattern): list(checked_rights(rights)) for pattern, rights in grants.items()}
+
+
+def _pattern_text(pattern: str) -> str:
+    is_wild = any("*" in part or "{" in part for part in pattern.split(":"))
+    channel = None if is_wild else named(pattern)
+    # A user's channel by a raw id that is no part of a name.
+    return Pattern(pattern).text if channel in (None, pattern) else str(channel)
 
 
 def may(identity: Identity, right: str, channel: str, open_grants: Iterable[tuple[str, Sequence[str]]]) -> bool:
-    """Whether somebody has a right on a channel, by the rule by which the engine decides for sessions.
+    """Whether somebody has a right on a channel, by the engine's rule of what grants cover.
 
     What an `authorize` hook would say is not asked: it decides about sessions. A service is asked about like anybody.
 
     Args:
         identity: whose grants count.
         right: one of `RIGHTS`.
-        channel: the whole name.
+        channel: the whole name, as `channel_named` or the engine's `named_by_client` returns it.
         open_grants: what everybody may, by pattern: `Rules.open_grants`.
     """
     if not is_channel(channel):
         return False
     own = () if identity.grants is None else identity.grants.items()
     return any(right in rights and covers(pattern, channel, identity.user) for pattern, rights in (*own, *open_grants))
-
-
-def covers(pattern: str, channel: str, user: str) -> bool:
-    """Whether the pattern of a grant covers a channel for `user`, which `{session.user}` in it stands for.
-
-    A user's id may hold colons, so it takes as many segments as it has itself.
-    """
-    segments = pattern.split(":")
-    is_open = segments[-1] == "**"
-    rest: str | None = channel
-    for segment in segments[:-1] if is_open else segments:
-        if rest is None:
-            return False
-        if segment == "{session.user}":
-            if not user or not (rest == user or rest.startswith(f"{user}:")):
-                return False
-            rest = rest[len(user) + 1 :] if len(rest) > len(user) else None
-            continue
-        part, colon, more = rest.partition(":")
-        if not part or segment not in ("*", part):
-            return False
-        rest = more if colon else None
-    return bool(rest) if is_open else rest is None

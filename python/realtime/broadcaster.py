@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import msgspec
 from msgspec import Raw, Struct
 
-from realtime.auth import OWN_CHANNELS, Pattern, is_channel
+from realtime.auth import Pattern, channel_named, checked_event
 from realtime.clock import Clock
 from realtime.errors import PublishFailed, Refused
 from realtime.messages import Event, PresenceData, encode
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("realtime")
 
 _KNOWN_CHANNELS_MAX: Final = 8192
+_KNOWN_EVENTS_MAX: Final = 1024
 _ROOM_POLL_S: Final = 0.002
 _HISTORY_MAX: Final = 1000
 _REQUEST_CHARS_MAX: Final = 128
@@ -264,6 +265,7 @@ class Broadcaster:
         self._reading: dict[int, Waiter[History]] = {}
         self._asking: dict[int, _Asked] = {}
         self._durable: dict[str, bool] = {}
+        self._events: set[str] = set()
         self._has_ended = False
 
     def is_loop_thread(self) -> bool:
@@ -295,8 +297,9 @@ class Broadcaster:
         """Publish an event to whoever is subscribed to `channel`. Safe from any thread.
 
         Args:
-            channel: its policy decides whether the event is stored or volatile.
-            event: the event's `type`.
+            channel: its policy decides whether the event is stored or volatile. `user:` and a user's id is that user's
+                own, whatever the id; see `realtime.user_channel`.
+            event: the event's `type`; 1 to 128 of `A-Za-z0-9_.:@-`, the first a letter, digit or `_`.
             data: anything that msgspec encodes; `bytes` are taken for JSON.
             user: becomes the event's `userId`.
             key: a newer event of the same type and key takes the place of this one for slow readers (volatile only).
@@ -312,8 +315,9 @@ class Broadcaster:
 
         Raises:
             PublishFailed: `too_large`, before anything is sent.
-            ValueError: `channel` is not the name of a channel or keeps nothing that could be amended, bytes are not
-                JSON, `request` is too long, or one of `amends`, `replacement`, `erases` lacks the one before it.
+            ValueError: `channel` is not the name of a channel or keeps nothing that could be amended, `event` is not
+                the name of an event, bytes are not JSON, `request` is too long, or one of `amends`, `replacement`,
+                `erases` lacks the one before it.
         """
         return self.put(channel, event, data, user, key, dedupe, number, request, amends, replacement, erases)
 
@@ -335,8 +339,11 @@ class Broadcaster:
         payload = _checked_json(data) if isinstance(data, bytes) else encode(data)
         if len(payload) > self._publication_bytes_max:
             raise self._too_large(channel, payload)
+        if event not in self._events:
+            self._check_event(event)
         durable = self._durable.get(channel)
         if durable is None:
+            channel = channel_named(channel)
             durable = self.is_durable(channel)
         if request is not None and len(request) > _REQUEST_CHARS_MAX:
             raise ValueError(f"request of {len(request)} characters exceeds {_REQUEST_CHARS_MAX}; use a shorter one")
@@ -392,14 +399,19 @@ class Broadcaster:
         """
         durable = self._durable.get(channel)
         if durable is None:
-            if not is_channel(channel) and not channel.startswith(OWN_CHANNELS):
-                raise ValueError(f"{channel[:140]!r} is not a channel; use 1 to 128 of A-Z a-z 0-9 _ . : @ -")
+            channel = channel_named(channel)
             policy = next((policy for policy in self._policies if policy.pattern.matches(channel)), None)
             durable = policy is not None and policy.durable
             if len(self._durable) >= _KNOWN_CHANNELS_MAX:
                 self._durable.clear()
             self._durable[channel] = durable
         return durable
+
+    def _check_event(self, name: str) -> None:
+        checked_event(name)
+        if len(self._events) >= _KNOWN_EVENTS_MAX:
+            self._events.clear()
+        self._events.add(name)
 
     def answer(self, publishing: Publishing, conn: int, id: bytes | None, failure: str | None) -> bool:
         """Let the engine answer command `id` from the outcome; it gives the credit back.
@@ -452,8 +464,7 @@ class Broadcaster:
                 history, such as the one before a backup was restored.
             ValueError: `channel` is not the name of a channel, or the limit is out of its bounds.
         """
-        if not is_channel(channel) and not channel.startswith(OWN_CHANNELS):
-            raise ValueError(f"{channel[:140]!r} is not a channel; use 1 to 128 of A-Z a-z 0-9 _ . : @ -")
+        channel = channel_named(channel)
         if not 1 <= limit <= _HISTORY_MAX:
             raise ValueError(f"limit={limit}; use 1 to {_HISTORY_MAX}")
         waiter = Waiter[History]()
@@ -485,7 +496,9 @@ class Broadcaster:
 
         Raises:
             Refused: `unavailable`, where the server has ended.
+            ValueError: `channel` is not the name of a channel.
         """
+        channel = channel_named(channel)
         waiter = Waiter[list[int]]()
         with self._lock:
             self._check_running()
@@ -556,8 +569,13 @@ class Broadcaster:
     def to_channels(
         self, channels: Iterable[str], type: str, data: object, *, user: str | None = None, key: str | None = None
     ) -> None:
-        """Send one event to the members of several channels, to each session once. Volatile, belongs to no channel."""
-        self._commands.publish_union(list(channels), self._frame(type, data, user), _key(type, key))
+        """Send one event to the members of several channels, to each session once. Volatile, belongs to no channel.
+
+        Raises:
+            ValueError: one of them is not the name of a channel, or `type` not that of an event.
+        """
+        names = [channel_named(channel) for channel in channels]
+        self._commands.publish_union(names, self._frame(type, data, user), _key(type, key))
         self._wake()
 
     def to_members(
@@ -570,7 +588,12 @@ class Broadcaster:
         request: str | None = None,
         key: str | None = None,
     ) -> None:
-        """Send an event to the members of a channel as they are now. Volatile, also where the channel is durable."""
+        """Send an event to the members of a channel as they are now. Volatile, also where the channel is durable.
+
+        Raises:
+            ValueError: `channel` is not the name of a channel, or `type` not that of an event.
+        """
+        channel = channel_named(channel)
         event = self._event(type, data, user, request)
         event.channel = channel
         if channel.startswith(_CONVERSATION):
@@ -642,6 +665,8 @@ class Broadcaster:
         return encode(self._event(type, data, user, request))
 
     def _event(self, type: str, data: object, user: str | None, request: str | None) -> Event:
+        if type not in self._events:
+            self._check_event(type)
         event = Event(type, data, self._clock.timestamp())
         if user is not None:
             event.user_id = user

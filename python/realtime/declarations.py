@@ -11,13 +11,13 @@ from typing import Any, Final, Literal, TypeVar
 from msgspec import Struct, field
 
 from realtime import listening, middleware, periodic
-from realtime.auth import OWN_CHANNELS, RIGHTS, Pattern, checked_rights
+from realtime.auth import OWN_CHANNELS, RIGHTS, Pattern, checked_event, checked_rights
 from realtime.broadcaster import RETAIN_LATEST_MAX, Policy
 from realtime.config import Settings
 from realtime.listening import Listener
 from realtime.middleware import Middleware
 from realtime.periodic import Job, checked_period_s
-from realtime.rules import Authorization, Endpoint, Handler, Hook, Mount, Route, Rules, bind
+from realtime.rules import Authorization, Endpoint, Handler, Hook, Mount, Route, Rules, bind, bind_authorization
 from realtime.signatures import positional
 
 HandlerT = TypeVar("HandlerT", bound=Callable[..., Any])
@@ -70,6 +70,7 @@ class Declarations:
         right: str | None = None,
         channel: str | None = None,
         failure: str | None = None,
+        missing: str | None = None,
     ) -> Callable[[HandlerT], HandlerT]:
         """Register the handler of a type of command: `(session)` or `(session, payload)`.
 
@@ -82,9 +83,13 @@ class Declarations:
             type: as clients send it.
             thread: run a `def` in a thread, where it may block.
             right: the engine lets the command through only with this right on `channel`.
-            channel: a template such as `conversation:{data.conversationId}`; goes with `right`.
+            channel: a template such as `conversation:{data.conversationId}`; goes with `right`. Where a member is
+                missing, null, empty or neither a text nor a number, or no name of a channel comes of it, the command is
+                answered `invalid_message` with the path of the member, before any hook or handler.
             failure: the message of the `error` where the right is missing, a publish or the handler fails, or time is
                 over; the code says why. What the handler refuses by `Refused` it says itself.
+            missing: the message of the `error` where a member that `channel` names is missing, null or empty; None
+                says `Invalid message format`.
 
         Raises:
             ValueError: the type is taken, or belongs to the engine; a right without a channel.
@@ -96,7 +101,9 @@ class Declarations:
 
         def register(handler: HandlerT) -> HandlerT:
             self._check_free(type)
-            self._declared.routes[type] = bind(type, handler, thread=thread, guard=guard, failure=failure)
+            self._declared.routes[type] = bind(
+                type, handler, thread=thread, guard=guard, failure=failure, missing=missing
+            )
             return handler
 
         return register
@@ -121,7 +128,8 @@ class Declarations:
         Args:
             type: of the command, as clients send it.
             channel: template of the channel.
-            event: type of the event that subscribers get.
+            event: type of the event that subscribers get; 1 to 128 of `A-Za-z0-9_.:@-`, the first a letter, digit or
+                `_`.
             data: template of its data.
             latest_by: template of a key; a newer event of its type takes the place of an older one that a slow reader
                 has not got.
@@ -130,9 +138,10 @@ class Declarations:
             ends: the type of the relay that this one ends.
 
         Raises:
-            ValueError: the type is taken or belongs to the engine.
+            ValueError: the type is taken or belongs to the engine, or `event` is not the name of an event.
         """
         self._check_free(type)
+        checked_event(event)
         self._declared.relays[type] = {
             "type": type,
             "channel": channel,
@@ -192,19 +201,19 @@ class Declarations:
         It is asked once for a session and a channel, then the engine remembers. `def` or `async def`.
 
         Args:
-            pattern: such as `poll:{poll}`; the hook's arguments after the session are the named parts.
+            pattern: such as `poll:{poll}`; the hook's arguments after the session are the named parts. Each is
+                converted to its annotation (`int`, `UUID`, a `Literal`, an `Enum` …); where one cannot be, the command
+                is answered `forbidden` and the hook is not called. Without an annotation it is a `str`.
 
         Raises:
             ValueError: not a pattern.
-            TypeError: the hook's arguments are not the session and the named parts.
+            TypeError: the hook's arguments are not the session and the named parts, or one is of a type that a text
+                cannot be converted to.
         """
-        parsed = Pattern(pattern)
+        Pattern(pattern)
 
         def register(hook: HandlerT) -> HandlerT:
-            takes = positional(hook)[1:]
-            if sorted(takes) != sorted(parsed.names):
-                raise TypeError(f"hook of {pattern!r} takes {takes}; use the session and {list(parsed.names)}")
-            self._declared.authorize.append(Authorization(parsed, hook))
+            self._declared.authorize.append(bind_authorization(pattern, hook))
             return hook
 
         return register

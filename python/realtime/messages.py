@@ -156,11 +156,42 @@ def check_names(annotation: Any) -> None:
     _check_names(_described(annotation), set())
 
 
+_TEXT_TYPES: Final = (
+    inspect.AnyType
+    | inspect.BoolType
+    | inspect.DateTimeType
+    | inspect.DateType
+    | inspect.DecimalType
+    | inspect.EnumType
+    | inspect.FloatType
+    | inspect.IntType
+    | inspect.LiteralType
+    | inspect.NoneType
+    | inspect.StrType
+    | inspect.TimeType
+    | inspect.UUIDType
+)
+
+
+def check_text_type(annotation: Any, what: str) -> None:
+    """Refuse a type that a text cannot be converted to.
+
+    Raises:
+        TypeError: names `what` and the types that can.
+    """
+    described = _described(annotation)
+    while isinstance(described, inspect.Metadata):
+        described = described.type
+    members = described.types if isinstance(described, inspect.UnionType) else (described,)
+    if not all(isinstance(member, _TEXT_TYPES) for member in members):
+        raise TypeError(f"{what} is {annotation!r}; use str, int, float, bool, UUID, Literal, an Enum or a date")
+
+
 def _described(annotation: Any) -> inspect.Type:
     try:
         return inspect.type_info(annotation)
     except (TypeError, NameError) as error:
-        raise TypeError(f"{annotation!r} cannot be a payload: {error}") from error
+        raise TypeError(f"{annotation!r} cannot be decoded: {error}") from error
 
 
 def _decoder(annotation: Any, described: inspect.Type) -> Callable[[bytes], Any]:

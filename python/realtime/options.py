@@ -78,4 +78,10 @@ def _route_option(route: Route) -> object:
     if route.guard is None:
         return route.type
     right, channel = route.guard
-    return {"type": route.type, "right": right, "channel": channel, "failure": route.failure}
+    return {
+        "type": route.type,
+        "right": right,
+        "channel": channel,
+        "failure": route.failure,
+        "missing": route.missing,
+    }

@@ -27,7 +27,7 @@ import msgspec
 from msgspec import Struct
 
 from realtime import forks
-from realtime.auth import Grant, Identity, InvalidToken
+from realtime.auth import DEEDS, Grant, Identity, InvalidToken
 from realtime.broadcaster import Broadcaster, Publication, Publishing
 from realtime.clock import Clock
 from realtime.codes import CloseCode
@@ -359,7 +359,9 @@ class Router:
     def _authorize(self, session: Session, event: EventTuple) -> Work | None:
         authorization = self._rules.authorize[event[2]]
         try:
-            decision = authorization.hook(session, **authorization.pattern.parts(event[3]))
+            arguments = authorization.arguments(event[3])
+            # A channel whose name the hook cannot read is nobody's.
+            decision = None if arguments is None else authorization.hook(session, **arguments)
         except Refused as refusal:
             self._refuse(session.conn, event[5], refusal, event[3])
             return None
@@ -405,7 +407,7 @@ class Router:
         """Say what the engine says where nobody is asked; a command may have words of its own."""
         type = msgspec.json.decode(raw, type=_Typed).type
         route = next((route for route in self._routes if route.type == type), None)
-        return (route and route.failure) or f"Not allowed to {right} on this channel"
+        return (route and route.failure) or f"Not allowed to {DEEDS[right]} on this channel"
 
     async def _refresh(self, session: Session, event: EventTuple) -> None:
         _, conn, id, token = event

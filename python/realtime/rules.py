@@ -9,15 +9,16 @@ engine's events carry.
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeAlias
 
+import msgspec
 from msgspec import Struct
 
 from realtime.auth import Pattern
 from realtime.broadcaster import Policy, Publication, Publishing
 from realtime.listening import Listener
-from realtime.messages import Payload, check_names
+from realtime.messages import Payload, check_names, check_text_type
 from realtime.middleware import Middleware
 from realtime.periodic import Job
-from realtime.signatures import hints_of, is_async, positional
+from realtime.signatures import annotation_of, hints_of, is_async, positional
 
 Handler: TypeAlias = Callable[..., Any]
 
@@ -42,6 +43,7 @@ class Route(Struct, frozen=True, kw_only=True):
         runs: `inline` on the loop, as a `task`, or in a `thread`.
         guard: the right that the engine demands before Python sees the command, and the template of the channel.
         failure: the message of the engine's `error` where the guard refuses, or of ours where a publish fails.
+        missing: the message of the engine's `error` where a member that the guard's channel names is not there.
     """
 
     type: str
@@ -50,13 +52,29 @@ class Route(Struct, frozen=True, kw_only=True):
     runs: Literal["inline", "task", "thread"]
     guard: tuple[str, str] | None = None
     failure: str | None = None
+    missing: str | None = None
 
 
 class Authorization(Struct, frozen=True):
-    """Channels on which a hook decides where no grant covers them."""
+    """Channels on which a hook decides where no grant covers them; `types` are the annotations of the named parts."""
 
     pattern: Pattern
     hook: Handler
+    types: Mapping[str, Any]
+
+    def arguments(self, channel: str) -> dict[str, Any] | None:
+        """Return what the hook is called with besides the session; None where a part is not of the type it takes."""
+        arguments: dict[str, Any] = {}
+        for name, text in self.pattern.parts(channel).items():
+            try:
+                value = msgspec.convert(text, self.types[name], strict=False)
+            except msgspec.ValidationError:
+                return None
+            # `1.0` and `1e0` would be names of one more channel for the same number.
+            if isinstance(value, int) and not isinstance(value, bool) and str(int(value)) != text:
+                return None
+            arguments[name] = value
+        return arguments
 
 
 class Hook(Struct, frozen=True):
@@ -104,6 +122,7 @@ def bind(
     thread: bool,
     guard: tuple[str, str] | None = None,
     failure: str | None = None,
+    missing: str | None = None,
 ) -> Route:
     """Make a route of a handler; all that can be known of it is found out here, once.
 
@@ -126,7 +145,25 @@ def bind(
         runs = "thread"
     elif runs_async:
         runs = "task"
-    return Route(type=type, handler=handler, payload=payload, runs=runs, guard=guard, failure=failure)
+    return Route(type=type, handler=handler, payload=payload, runs=runs, guard=guard, failure=failure, missing=missing)
+
+
+def bind_authorization(pattern: str, hook: Handler) -> Authorization:
+    """Make an authorization of a hook; what its parts are converted to is found out here, once.
+
+    Raises:
+        ValueError: not a pattern.
+        TypeError: the hook's arguments are not the session and the named parts, or one is of a type that a part of a
+            name cannot be converted to.
+    """
+    parsed = Pattern(pattern)
+    takes = positional(hook)[1:]
+    if sorted(takes) != sorted(parsed.names):
+        raise TypeError(f"hook of {pattern!r} takes {takes}; use the session and {list(parsed.names)}")
+    types = {name: annotation_of(hook, name, str) for name in takes}
+    for name, annotation in types.items():
+        check_text_type(annotation, f"argument {name!r} of the hook of {pattern!r}")
+    return Authorization(parsed, hook, types)
 
 
 def _check_return(annotation: Any) -> None:

@@ -25,6 +25,25 @@ def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
     return get_type_hints(function if inspect.isroutine(function) else function.__class__.__call__, include_extras=True)
 
 
+def annotation_of(function: Callable[..., Any], argument: str, absent: Any) -> Any:
+    """Return the annotation of one argument, with its names resolved; `absent` where it has none.
+
+    Others are not looked at: they may name what is imported for type checkers alone.
+
+    Raises:
+        TypeError: the annotation names what is not there.
+    """
+    annotation = inspect.signature(function).parameters[argument].annotation
+    if annotation is inspect.Parameter.empty:
+        return absent
+    scope = getattr(inspect.unwrap(function), "__globals__", {})
+    try:
+        holder = type("_", (), {"__annotations__": {argument: annotation}})
+        return get_type_hints(holder, globalns=scope, include_extras=True)[argument]
+    except NameError as error:
+        raise TypeError(f"annotation {annotation!r} of {argument!r} cannot be resolved: {error}") from error
+
+
 def name_of(function: Callable[..., Any]) -> str:
     """Return the name by which the log speaks of a function."""
     return getattr(function, "__qualname__", None) or repr(function)

@@ -6,13 +6,13 @@ from pathlib import Path
 import jwt
 import pytest
 
+from realtime._engine import covers
 from realtime.auth import (
     RIGHTS,
     Grant,
     Identity,
     Pattern,
     checked_grants,
-    covers,
     is_channel,
     may,
     mint_token,
@@ -108,6 +108,17 @@ def test_a_right_that_does_not_exist_is_refused_with_those_that_do() -> None:
 def test_patterns_alone_grant_every_right() -> None:
     claims = jwt.decode(mint_token(SECRET, "a", ["a:*"]), SECRET, algorithms=["HS256"])
     assert claims["channels"] == {"a:*": ["subscribe", "publish", "presence", "history"]}
+
+
+def test_a_grant_names_a_user_by_any_id_and_a_pattern_stays_one() -> None:
+    patterns = ["user:**", "user:*", "user:ann", "user:auth0|5f7c", "file:**"]
+    assert list(checked_grants({pattern: ["subscribe"] for pattern in patterns})) == [
+        "user:**",
+        "user:*",
+        "user:ann",
+        "user:.YXV0aDB8NWY3Yw",
+        "file:**",
+    ]
 
 
 def test_a_token_without_channels_has_no_claim_of_them() -> None:

@@ -3,9 +3,12 @@
 # ruff: noqa: ARG001, ARG005 -- what a hook takes is its contract
 
 import asyncio
-from typing import Any
+from enum import Enum
+from typing import Annotated, Any, Literal
+from uuid import UUID
 
 import pytest
+from msgspec import Meta
 
 from realtime import Grant, Identity, Realtime, Refused, Session, UpgradeRequest, _engine
 from tests.unit.engine import Half, decoded, error, lines
@@ -75,6 +78,73 @@ async def test_a_hook_that_fails_answers_internal_and_one_that_refuses_its_code(
         error("internal", "Internal error", retryable=True, channel="poll:bug"),
     ]
     assert half.credits(1) == 2
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+@pytest.mark.parametrize(
+    ("annotation", "good", "bad"),
+    [
+        (int, {"7": 7, "-1": -1, "0": 0}, ["x", "1.0", "1e3", "01", "-0", "9" * 30 + "x"]),
+        (UUID, {str(UUID(int=5)): UUID(int=5)}, ["5", "x"]),
+        (Literal["a", "b"], {"a": "a"}, ["c", "A"]),
+        (Literal[1, 2], {"2": 2}, ["3", "2.0"]),
+        (Colour, {"red": Colour.RED}, ["RED", "blue"]),
+        (Annotated[int, Meta(ge=1)], {"1": 1}, ["0"]),
+        (bool, {"true": True}, ["yes"]),
+        (str, {"7": "7", "null": "null"}, []),
+        (Any, {"7": "7"}, []),
+    ],
+)
+async def test_the_parts_of_a_channel_are_of_the_hooks_types_and_what_is_not_is_forbidden(
+    annotation: Any, good: dict[str, Any], bad: list[str]
+) -> None:
+    app, seen = Realtime(), list[Any]()
+
+    def decide(session: Session, poll: Any, page: Any) -> Grant:
+        seen.append(poll)
+        assert page == "p"
+        return Grant()
+
+    decide.__annotations__ = {"session": "NotThere", "poll": annotation}
+    app.authorize("poll:{poll}:{page}")(decide)
+    half = Half(app)
+    half.open(1)
+    for text in bad:
+        half.take(asks(f"poll:{text}:p"))
+    assert seen == []
+    assert decoded(half) == [
+        error("forbidden", "Not allowed to subscribe on this channel", channel=f"poll:{text}:p") for text in bad
+    ]
+    assert half.credits(1) == len(bad)
+    for text in good:
+        half.take(asks(f"poll:{text}:p"), carried())
+        await half.settle()
+    assert [(type(value), value) for value in seen] == [(type(value), value) for value in good.values()]
+
+
+@pytest.mark.parametrize("annotation", [bytes, list[int], dict[str, int], Session, "NotThere", int | Session])
+def test_a_hooks_argument_that_a_text_cannot_be_is_refused_where_it_is_registered(annotation: Any) -> None:
+    def decide(session: Session, poll: Any) -> None:
+        return None
+
+    decide.__annotations__["poll"] = annotation
+    with pytest.raises(TypeError, match="poll"):
+        Realtime().authorize("poll:{poll}")(decide)
+
+
+async def test_what_is_forbidden_is_said_in_the_words_of_the_engine() -> None:
+    app = Realtime()
+    app.authorize("poll:{poll}")(lambda session, poll: None)
+    half = Half(app)
+    half.open(1)
+    half.take(*(asks("poll:1", right) for right in ("history", "presence")))
+    assert decoded(half) == [
+        error("forbidden", f"Not allowed to {deed} on this channel", channel="poll:1")
+        for deed in ("read the history", "see the presence")
+    ]
 
 
 async def test_commands_wait_for_a_hook_and_deferred_ones_take_their_turn() -> None:

@@ -132,7 +132,7 @@ def test_a_returned_dataclass_with_two_words_is_told_to_be_a_struct() -> None:
 
 
 def test_a_type_that_cannot_be_decoded_is_refused_at_once() -> None:
-    with pytest.raises(TypeError, match="cannot be a payload"):
+    with pytest.raises(TypeError, match="cannot be decoded"):
         Payload(Annotated[int, Meta(pattern="x")])
 
 

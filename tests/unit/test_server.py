@@ -81,7 +81,15 @@ def test_the_options_are_the_rules_and_the_configuration_as_plain_data() -> None
         "ask": False,
     }
     assert options["endpoints"] == [{"path": "/ws", "mode": "json", "auth": "token", "compression": True}]
-    assert options["routes"] == ["send_message"]
+    assert options["routes"] == [
+        {
+            "type": "send_message",
+            "right": "publish",
+            "channel": "conversation:{data.conversationId}",
+            "failure": "Failed to send message",
+            "missing": "ConversationId and content are required",
+        }
+    ]
     assert options["policies"] == [
         {
             "pattern": "_realtime:**",
@@ -94,7 +102,7 @@ def test_the_options_are_the_rules_and_the_configuration_as_plain_data() -> None
             "retain_latest_s": 3600,
         },
         {
-            "pattern": "conversation:*",
+            "pattern": "conversation:**",
             "durable": True,
             "history": 256,
             "overflow": "drop_oldest",

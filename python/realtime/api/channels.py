@@ -12,7 +12,6 @@ from msgspec import Raw, Struct
 from realtime.api.edge import Edge
 from realtime.api.guards import Guard
 from realtime.api.paths import User
-from realtime.auth import is_channel
 from realtime.errors import Refused
 from realtime.messages import encode
 
@@ -69,8 +68,7 @@ def routes(edge: Edge, guard: Guard) -> list[ControllerRouterHandler]:
     @get("/api/presence/{channel:str}", tags=["Channels"], responses={200: ResponseSpec(ChannelPresence)})
     async def presence(request: Request[Any, Any, Any], channel: Channel) -> Response[bytes]:
         """Return who is subscribed to a channel now, on this node. Needs the right `presence`."""
-        caller = await guard.caller(request)
-        guard.demand(caller, "presence", _checked(channel))
+        channel = guard.channel(await guard.caller(request), "presence", channel)
         counts: dict[str, int] = {}
         for conn in await broadcaster.members_of(channel):
             session = connections.by_conn(conn)
@@ -93,8 +91,7 @@ def routes(edge: Edge, guard: Guard) -> list[ControllerRouterHandler]:
         limit: Annotated[int, QueryParameter(ge=1, le=_LIMIT_MAX, description="At most this many.")] = 100,
     ) -> Response[bytes]:
         """Return events of a channel that keeps them, oldest first, at most 1 MiB. Needs the right `history`."""
-        caller = await guard.caller(request)
-        guard.demand(caller, "history", _checked(channel))
+        channel = guard.channel(await guard.caller(request), "history", channel)
         if epoch is not None and after is None:
             raise Refused("invalid_message", "epoch is given without after; give both or neither", path="after")
         found = await broadcaster.history(channel, after=after, epoch=epoch, limit=limit)
@@ -109,16 +106,10 @@ def routes(edge: Edge, guard: Guard) -> list[ControllerRouterHandler]:
         The user's sessions get `unsubscribed` with the code `forbidden`, and lose what an `authorize` hook had granted
         them on the channel. Whoever is granted it by a token may subscribe again.
         """
-        await guard.service(request)
-        connections.take_out(connections.by_user(user), _checked(channel))
+        caller = await guard.service(request)
+        connections.take_out(connections.by_user(user), guard.channel(caller, "subscribe", channel))
 
     return [presence, history, take_out]
-
-
-def _checked(channel: str) -> str:
-    if not is_channel(channel):
-        raise Refused("invalid_message", "not a channel; use 1 to 128 of A-Z a-z 0-9 _ . : @ -", path="channel")
-    return channel
 
 
 def _json(content: object) -> Response[bytes]:

@@ -17,7 +17,6 @@ from realtime.api.bodies import Body
 from realtime.api.edge import Edge
 from realtime.api.guards import Caller, Guard, bearer_of
 from realtime.api.requests import request_id
-from realtime.auth import is_channel
 from realtime.conversations import PAGE_MAX, Message, MessagePage
 from realtime.errors import Refused
 from realtime.messages import encode
@@ -74,12 +73,9 @@ def routes(edge: Edge, guard: Guard) -> list[ControllerRouterHandler]:
     async def entered(request: Request[Any, Any, Any], right: str, conversation_id: str) -> Caller:
         """Return the caller, who has the right on a conversation that there can be."""
         caller = await guard.caller(request)
-        channel = conversations.channel_of(conversation_id)
-        if not is_channel(channel):
-            raise Refused("invalid_message", "not a conversation's id", path="conversationId")
+        channel = guard.channel(caller, right, conversations.channel_of(conversation_id), "conversationId")
         if not broadcaster.is_durable(channel):
             raise Refused("not_found", "this server keeps no conversations")
-        guard.demand(caller, right, channel)
         return caller
 
     @post(

@@ -22,7 +22,7 @@ from realtime.api.bodies import Body
 from realtime.api.edge import Edge
 from realtime.api.guards import Guard
 from realtime.api.requests import request_id
-from realtime.auth import OWN_CHANNELS
+from realtime.auth import OWN_CHANNELS, channel_named
 from realtime.broadcaster import Broadcaster, Publishing
 from realtime.clock import Clock
 from realtime.config import Settings
@@ -74,7 +74,7 @@ RESERVED: Final = (
 class HookEvent(Struct, rename="camel", gc=False):
     """An event, with exactly one of `conversationId`, `userId`, `channel` and `all`."""
 
-    type: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:-]{1,64}$(?!\n)")]
+    type: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.:@-]{0,127}$(?!\n)")]
     data: Raw
     id: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
     conversation_id: str | int | None = None
@@ -192,8 +192,10 @@ class EventHooks:
             member = "channel" if conversation is None else "conversationId"
             if channel.startswith(OWN_CHANNELS):
                 raise Refused("forbidden", "the server's own channel", path=_path(at, member))
+            if conversation == "":
+                raise Refused("invalid_message", "a conversation's id is not empty", path=_path(at, member))
             try:
-                self._broadcaster.is_durable(channel)
+                channel = channel_named(channel)
             except ValueError as error:
                 raise Refused("invalid_message", str(error), path=_path(at, member)) from error
         return channel

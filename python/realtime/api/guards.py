@@ -17,10 +17,11 @@ from litestar.handlers import BaseRouteHandler
 from litestar.types import Guard as RouteGuard
 from msgspec import Struct
 
+from realtime._engine import covers, named, named_by_client
 from realtime.api.edge import Edge
 from realtime.api.local import is_local
 from realtime.api.problems import RefusedToken
-from realtime.auth import Identity, InvalidToken, covers, may
+from realtime.auth import NAME_RULE, OWN_CHANNELS, Identity, InvalidToken, may
 from realtime.config import LimitSettings
 from realtime.errors import Refused
 
@@ -82,14 +83,16 @@ class Guard:
             raise Refused("forbidden", "this is for users: send a user's token")
         return caller.identity
 
-    async def service(self, request: Request[Any, Any, Any]) -> None:
+    async def service(self, request: Request[Any, Any, Any]) -> Caller:
         """Let services through.
 
         Raises:
             Refused: nothing good was shown, or a user's token.
         """
-        if not (await self.caller(request)).is_service:
+        caller = await self.caller(request)
+        if not caller.is_service:
             raise Refused("forbidden", "this needs a service key")
+        return caller
 
     def is_operator(self, connection: ASGIConnection[Any, Any, Any, Any]) -> bool:
         """Whether a request is one of this machine's, or of a service."""
@@ -109,14 +112,26 @@ class Guard:
 
         return operators_only
 
-    def demand(self, caller: Caller, right: str, channel: str) -> None:
-        """Refuse a user without the right on a channel; a service has every right.
+    def channel(self, caller: Caller, right: str, name: str, path: str = "channel") -> str:
+        """Return the channel that a caller names, on which it has the right; a service has every right.
+
+        Args:
+            caller: who asks. A user names its own channel as a socket's client does, a service that of any user by
+                `user:` and the raw id.
+            right: one of `RIGHTS`.
+            name: as the caller wrote it.
+            path: where, for the error.
 
         Raises:
-            Refused: `forbidden`.
+            Refused: `invalid_message` where there is no such channel, `forbidden`.
         """
-        if caller.identity is not None and not self.may(caller.identity, right, channel):
-            raise Refused("forbidden", f"{caller.identity.user!r} may not {right} on {channel}"[:300])
+        identity = caller.identity
+        channel = named(name) if identity is None else named_by_client(name, identity.user)
+        if channel is None or channel.startswith(OWN_CHANNELS):
+            raise Refused("invalid_message", f"not a channel; {NAME_RULE}", path=path)
+        if identity is not None and not self.may(identity, right, channel):
+            raise Refused("forbidden", f"{identity.user!r} may not {right} on {channel}"[:300])
+        return channel
 
     def may(self, identity: Identity, right: str, channel: str) -> bool:
         """Whether a user has a right on a channel, by the rule that the engine has for sessions."""

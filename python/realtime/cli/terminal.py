@@ -54,9 +54,9 @@ async def subscribe(url: str, token: str, channel: str, last: int | None) -> Non
             try:
                 confirmed = await client.subscribe(channel, last=None if position else last, position=position)
                 position = confirmed.position
-                _say(f"subscribed to {channel}")
+                _say(f"subscribed to {confirmed.channel}")
                 async for event in client:
-                    if event.channel == channel:
+                    if event.channel == confirmed.channel:
                         position = _after(position, event)
                         sys.stdout.write(safe(event.raw) + "\n")
                         sys.stdout.flush()

@@ -17,15 +17,15 @@ class Conversations:
     """Conversations for an app: `app.include(Conversations())`.
 
     `conversations.access` decides who takes part: with `open` whoever is signed in, with `grants` whom a token or an
-    `authorize` hook lets in. Sending needs the right `publish`, as subscribing needs `subscribe`.
+    `authorize` hook lets in. Sending needs the right `publish`, as subscribing needs `subscribe`. An id with a colon in
+    it, such as `team:1`, is never open: it needs a grant on `conversation:team:1`, and is stored like any other.
     """
 
     def register(self, app: Realtime, settings: Settings) -> None:
         """Declare the channels, their rights and the commands on `app`."""
         conversations = settings.conversations
-        app.policy("conversation:*", durable=True, history=conversations.history, overflow=conversations.overflow)
+        app.policy("conversation:**", durable=True, history=conversations.history, overflow=conversations.overflow)
         if conversations.access == "open":
             app.allow("conversation:*")
-        guarded, forwards = conversations.access == "grants", settings.api.url is not None
-        Messages(app, guarded=guarded, forwards=forwards).register()
+        Messages(app, forwards=settings.api.url is not None).register()
         relay_typing(app, timeout_s=settings.typing.timeout_s)

@@ -35,20 +35,23 @@ class Messages:
 
     Args:
         app: what it registers on and publishes through.
-        guarded: whether the engine demands the right `publish` on the conversation.
         forwards: whether messages go to the API of `api.url` instead of being numbered here.
     """
 
-    def __init__(self, app: Realtime, *, guarded: bool, forwards: bool) -> None:
+    def __init__(self, app: Realtime, *, forwards: bool) -> None:
         self._app = app
-        self._guarded = guarded
         self._forwards = forwards
 
     def register(self) -> None:
-        """Declare the command."""
-        right, channel = ("publish", "conversation:{data.conversationId}") if self._guarded else (None, None)
+        """Declare the command, with the right that it needs also where everybody has it."""
         handler = self.forward if self._forwards else self.send
-        self._app.on("send_message", right=right, channel=channel, failure=FAILED)(handler)
+        self._app.on(
+            "send_message",
+            right="publish",
+            channel="conversation:{data.conversationId}",
+            failure=FAILED,
+            missing=REQUIRED,
+        )(handler)
 
     def send(self, session: Session, message: SendMessage) -> Publishing:
         """Store a message; the engine answers when it is committed.

@@ -13,6 +13,7 @@ mod frames;
 mod json;
 mod load;
 mod loop_engine;
+mod names;
 mod tokens;
 mod virtual_engine;
 
@@ -43,6 +44,11 @@ fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(load::load, module)?)?;
     module.add_function(wrap_pyfunction!(backup::backup, module)?)?;
     module.add_function(wrap_pyfunction!(backup::restore, module)?)?;
+    module.add_function(wrap_pyfunction!(names::covers, module)?)?;
+    module.add_function(wrap_pyfunction!(names::is_name, module)?)?;
+    module.add_function(wrap_pyfunction!(names::named, module)?)?;
+    module.add_function(wrap_pyfunction!(names::named_by_client, module)?)?;
+    module.add_function(wrap_pyfunction!(names::user_channel, module)?)?;
     module.add("Event", event_type(py)?)?;
     // The stub lists the names.
     module.delattr("__all__")

@@ -5,6 +5,7 @@
 //! unpaused connections. State belongs to one thread and has no locks. Members change only by messages of the inbox;
 //! a connection that ends takes its own places back at once, since nothing can be meant for it any more.
 
+mod access;
 mod admission;
 mod budget;
 mod commands;

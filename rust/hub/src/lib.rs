@@ -14,6 +14,7 @@ mod accounts;
 mod address;
 pub mod bucket;
 mod channel;
+pub mod channel_name;
 mod command;
 pub mod compose;
 mod compression;

@@ -350,6 +350,9 @@ pub enum Route {
         /// The message of the `error`.
         #[serde(default)]
         failure: Option<String>,
+        /// The message of the `error` where a member that `channel` names is missing, null or empty.
+        #[serde(default)]
+        missing: Option<String>,
     },
 }
 

@@ -1,28 +1,9 @@
-//! Names of channels and the patterns that cover them.
+//! Patterns of channel names, and the rights that grants give on what they cover.
 //!
 //! A name is `kind:rest`, its segments split at `:`. In a pattern `*` is one segment and `**`, at the end, the rest.
+//! `{session.user}` is the session's own user, as it stands in names: see [`crate::channel_name`].
 
-/// Characters of a channel's name.
-pub const NAME_CHARS_MAX: usize = 128;
-
-/// Whether a name matches `^[A-Za-z0-9_][A-Za-z0-9_.:@-]{0,127}$`.
-#[must_use]
-pub fn is_channel_name(name: &str) -> bool {
-    let bytes = name.as_bytes();
-    let Some(&first) = bytes.first() else { return false };
-    bytes.len() <= NAME_CHARS_MAX
-        && (first.is_ascii_alphanumeric() || first == b'_')
-        && bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"_.:@-".contains(b))
-}
-
-/// How the names of channels begin that the server keeps for itself.
-const OWN_CHANNELS: &str = "_realtime:";
-
-/// Whether a channel is the server's own: no grant and no hook gives a session a right on it.
-#[must_use]
-pub fn is_own_channel(name: &str) -> bool {
-    name.starts_with(OWN_CHANNELS)
-}
+use crate::channel_name::{is_channel_name, named, user_segment};
 
 /// A pattern that was checked. It stays text: every session may hold a hundred of them, and their segments are as quickly
 /// found as followed.
@@ -35,6 +16,14 @@ impl Pattern {
     /// # Errors
     /// One line, where `**` stands before the end or the pattern is empty.
     pub fn new(pattern: &str) -> Result<Self, String> {
+        let is_wild = pattern.split(':').any(|part| matches!(part, "*" | "**" | "{session.user}"));
+        if !is_wild
+            && !is_channel_name(pattern)
+            && let Some(channel) = named(pattern)
+        {
+            // A user's channel by an id that is no part of a name.
+            return Ok(Self((*channel).into()));
+        }
         let mut parts = pattern.split(':').peekable();
         while let Some(part) = parts.next() {
             match part {
@@ -65,7 +54,7 @@ impl Pattern {
                 "**" => return !text.is_empty(),
                 // A user's id may hold colons, so it takes as many segments as it has itself.
                 "{session.user}" => {
-                    let after = (!user.is_empty()).then(|| text.strip_prefix(user)).flatten();
+                    let after = (!user.is_empty()).then(|| text.strip_prefix(&*user_segment(user))).flatten();
                     rest = match after.map(|after| (after, after.strip_prefix(':'))) {
                         Some((_, Some(more))) => Some(more),
                         Some(("", None)) => None,
@@ -113,6 +102,28 @@ impl Rights {
             "presence" => Some(Self::PRESENCE),
             "history" => Some(Self::HISTORY),
             _ => None,
+        }
+    }
+
+    /// The name of a right, for Python; of several the first.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            _ if self.has(Self::SUBSCRIBE) => "subscribe",
+            _ if self.has(Self::PUBLISH) => "publish",
+            _ if self.has(Self::PRESENCE) => "presence",
+            _ => "history",
+        }
+    }
+
+    /// What it allows, for people: `Not allowed to {}`.
+    #[must_use]
+    pub const fn deed(self) -> &'static str {
+        match self {
+            _ if self.has(Self::SUBSCRIBE) => "subscribe",
+            _ if self.has(Self::PUBLISH) => "publish",
+            _ if self.has(Self::PRESENCE) => "see the presence",
+            _ => "read the history",
         }
     }
 
@@ -165,16 +176,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn channel_names_follow_the_protocol() {
-        for good in ["a", "_", "conversation:42", "a.b:c@d-e", &"x".repeat(128)] {
-            assert!(is_channel_name(good), "{good}");
-        }
-        for bad in ["", ":a", "-a", "a b", "a*", "ä", "a\n", &"x".repeat(129)] {
-            assert!(!is_channel_name(bad), "{bad}");
-        }
-    }
-
-    #[test]
     fn patterns_cover_what_they_say() {
         for (pattern, name, covers) in [
             ("conversation:*", "conversation:42", true),
@@ -191,6 +192,28 @@ mod tests {
             ("user:{session.user}", "user:bob", false),
         ] {
             assert_eq!(Pattern::new(pattern).unwrap().covers(name, "ann"), covers, "{pattern} {name}");
+        }
+    }
+
+    #[test]
+    fn the_users_own_id_stands_in_names_as_its_segment() {
+        for (pattern, name, user, covers) in [
+            ("user:{session.user}", "user:.YXV0aDB8eA", "auth0|x", true),
+            ("user:{session.user}", "user:.Wm_Dqw", "Zo\u{eb}", true),
+            ("user:{session.user}", "user:.Wm_Dqw", ".Wm_Dqw", false),
+            ("user:{session.user}", "user:.LldtX0Rxdw", ".Wm_Dqw", true),
+            ("user:{session.user}", "user:me", "ann", false),
+            ("user:{session.user}", "user:me", "me", true),
+            ("user:{session.user}", "user:a:b", "a:b", true),
+            ("user:{session.user}", "user:a", "*", false),
+            ("user:{session.user}", "user:.Kg", "*", true),
+            ("user:{session.user}", "user:", "", false),
+            ("board:{session.user}:notes", "board:.YXV0aDB8eA:notes", "auth0|x", true),
+            ("user:auth0|x", "user:.YXV0aDB8eA", "agent", true),
+            ("user:arn:aws:iam::1:user/ann", "user:.YXJuOmF3czppYW06OjE6dXNlci9hbm4", "agent", true),
+            ("user:*", "user:.YXV0aDB8eA", "agent", true),
+        ] {
+            assert_eq!(Pattern::new(pattern).unwrap().covers(name, user), covers, "{pattern} {name} {user}");
         }
     }
 

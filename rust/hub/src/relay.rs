@@ -2,12 +2,16 @@
 //!
 //! A rule is templates: `{data.x}` is a member of the command's data, `{session.user}` and `{session.id}` are the
 //! server's word. A template that is one placeholder and nothing else inserts the checked slice with its JSON type;
-//! within a longer string it inserts the text of a string or an integer. The channel's name is checked like any other.
+//! within a longer string it inserts the text of a string or a number. A [`ChannelTemplate`] gives names of channels alone.
 
+use crate::channel_name::{named, user_segment};
 use crate::compose;
 use crate::json::{Kind, Scanner, Span, Value};
 use crate::options::RelayOptions;
 use std::borrow::Cow;
+
+/// Bytes of one member of the data in a key.
+const KEY_MEMBER_BYTES_MAX: usize = 256;
 
 /// Which member of the command is missing or of another type: `data.x`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +41,41 @@ enum Part {
 /// A string with placeholders.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Template(Box<[Part]>);
+
+/// A template whose text is the name of a channel.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ChannelTemplate(Template);
+
+impl ChannelTemplate {
+    /// Compiles `conversation:{data.conversationId}`.
+    ///
+    /// # Errors
+    /// As [`Template::new`].
+    pub fn new(source: &str) -> Result<Self, String> {
+        Template::new(source).map(Self)
+    }
+
+    /// Whether the id of the session stands in it.
+    #[must_use]
+    pub fn names_session(&self) -> bool {
+        self.0.names_session()
+    }
+
+    /// The channel of a command: always a name.
+    ///
+    /// # Errors
+    /// [`WrongMember`]: a placeholder's member is missing or neither a text nor a number, or the text that comes of the
+    /// members is no name; that is the first one's fault.
+    pub fn name(&self, scope: &Scope<'_>) -> Result<String, WrongMember> {
+        let user = user_segment(scope.user);
+        let name = self.0.text(&Scope { user: &user, ..*scope })?;
+        match named(&name) {
+            Some(Cow::Owned(name)) => Ok(name),
+            Some(Cow::Borrowed(_)) => Ok(name),
+            None => Err(WrongMember(self.0.member_path().unwrap_or_else(|| "data".into()).into())),
+        }
+    }
+}
 
 impl Template {
     /// Compiles `conversation:{data.conversationId}`.
@@ -75,13 +114,28 @@ impl Template {
     /// # Errors
     /// [`WrongMember`] where a placeholder's member is missing or neither a text nor a number.
     pub fn text(&self, scope: &Scope<'_>) -> Result<String, WrongMember> {
+        self.text_of(scope, usize::MAX)
+    }
+
+    /// The text of a key, which is kept for as long as its event: members of at most [`KEY_MEMBER_BYTES_MAX`].
+    ///
+    /// # Errors
+    /// As [`Self::text`], and for a longer member.
+    pub fn key(&self, scope: &Scope<'_>) -> Result<String, WrongMember> {
+        self.text_of(scope, KEY_MEMBER_BYTES_MAX)
+    }
+
+    fn text_of(&self, scope: &Scope<'_>, member_bytes_max: usize) -> Result<String, WrongMember> {
         let mut out = String::new();
         for part in &self.0 {
             match part {
                 Part::Text(text) => out.push_str(text),
                 Part::User => out.push_str(scope.user),
                 Part::Session => out.push_str(scope.session),
-                Part::Data(name) => out.push_str(&member_text(scope, name)?),
+                Part::Data(name) => match member_text(scope, name)? {
+                    text if text.len() <= member_bytes_max => out.push_str(&text),
+                    _ => return Err(wrong(name)),
+                },
             }
         }
         Ok(out)
@@ -92,8 +146,7 @@ impl Template {
     }
 
     /// The first placeholder of the command's data, as a path.
-    #[must_use]
-    pub fn member_path(&self) -> Option<String> {
+    fn member_path(&self) -> Option<String> {
         self.0.iter().find_map(|part| if let Part::Data(name) = part { Some(format!("data.{name}")) } else { None })
     }
 }
@@ -221,7 +274,7 @@ fn literal(pieces: &mut Vec<Piece>, json: &[u8]) {
 #[derive(Debug)]
 pub struct Relay {
     /// The channel's name.
-    pub channel: Template,
+    pub channel: ChannelTemplate,
     /// The event's type.
     pub event: Box<str>,
     /// The event's data.
@@ -266,9 +319,10 @@ impl Relay {
             let place = all.iter().position(|other| other.kind == *kind);
             place.map(|place| place as u16).ok_or_else(|| format!("ends={kind:?} is no relay"))
         });
-        let (channel, data, undo) = (Template::new(&rule.channel)?, DataTemplate::new(&data)?, undo.transpose()?);
+        let (channel, data, undo) =
+            (ChannelTemplate::new(&rule.channel)?, DataTemplate::new(&data)?, undo.transpose()?);
         let latest_by = rule.latest_by.as_deref().map(Template::new).transpose()?;
-        let names_session = [Some(&channel), latest_by.as_ref()].into_iter().flatten().any(Template::names_session)
+        let names_session = [Some(&channel.0), latest_by.as_ref()].into_iter().flatten().any(Template::names_session)
             || [Some(&data), undo.as_ref()].into_iter().flatten().any(DataTemplate::names_session);
         Ok(Self {
             channel,

@@ -7,7 +7,7 @@ use crate::channel::{Keep, Policy};
 use crate::latest::Retain;
 use crate::options::{CompressionOptions, Crowd, Endpoint, Limits, Options, PolicyOptions, Route};
 use crate::pattern::{Grant, Pattern, Rights, rights_on};
-use crate::relay::{Relay, Template};
+use crate::relay::{ChannelTemplate, Relay};
 use std::collections::{HashMap, HashSet};
 
 /// Bytes of one token of the bucket of bytes.
@@ -33,8 +33,11 @@ pub(crate) enum Verb {
 #[derive(Debug)]
 pub(crate) struct Guard {
     pub right: Rights,
-    pub channel: Template,
+    pub channel: ChannelTemplate,
+    /// The message where the right is missing.
     pub failure: Option<&'static str>,
+    /// The message where a member that the template names is missing, null or empty.
+    pub missing: Option<&'static str>,
 }
 
 /// Commands that are limited together.
@@ -89,14 +92,16 @@ impl Rules {
                     name(kind, Verb::Route(place as u16))?;
                     guards.push(None);
                 }
-                Route::Guarded { kind, right, channel, failure } => {
+                Route::Guarded { kind, right, channel, failure, missing } => {
                     name(kind, Verb::Route(place as u16))?;
                     // Options are read once a process, so the text may live as long as it.
-                    let failure = failure.as_ref().map(|text| &*Box::leak(text.clone().into_boxed_str()));
+                    let kept =
+                        |text: &Option<String>| text.as_ref().map(|text| &*Box::leak(text.clone().into_boxed_str()));
                     guards.push(Some(Guard {
                         right: Rights::from_names(&[right])?,
-                        channel: Template::new(channel)?,
-                        failure,
+                        channel: ChannelTemplate::new(channel)?,
+                        failure: kept(failure),
+                        missing: kept(missing),
                     }));
                 }
             }

@@ -250,13 +250,13 @@ fn a_guard_reads_a_number_as_the_handler_does_and_lets_no_other_type_through() {
     for id in ["43", "43.0", "4.3e1", "\"43\"", "42.5"] {
         assert_eq!(error_of(&world.ask(ann, &send(id))), ("No", "forbidden"), "{id}");
     }
-    for id in ["true", "[42]", "{}", "1e21"] {
+    for id in ["true", "[42]", "{}", "1e21", "null", "\"\""] {
         let answers = world.ask(ann, &send(id));
         assert_eq!(error_of(&answers), ("Invalid message format", "invalid_message"), "{id}");
         assert_eq!(answers[0]["data"]["path"], "data.conversationId");
     }
     assert!(world.take_events().is_empty(), "nothing of it is let further than that");
-    for id in ["42", "42.0", "\"42\"", "null", "\"\""] {
+    for id in ["42", "42.0", "\"42\""] {
         assert!(world.ask(ann, &send(id)).is_empty());
         assert!(matches!(&world.take_events()[..], [Event::Message { route: 0, .. }]), "{id}");
     }

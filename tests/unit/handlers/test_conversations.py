@@ -85,6 +85,7 @@ async def test_the_same_client_message_id_is_stored_once_and_acknowledged_again(
     ],
 )
 async def test_a_message_without_a_conversation_or_content_is_refused(data: dict[str, Any]) -> None:
+    path = {} if data.get("conversation_id") else {"path": "data.conversationId"}
     async with conversations() as t:
         alice = await t.connect(user="alice")
         answer = await alice.command("send_message", **data)
@@ -93,6 +94,7 @@ async def test_a_message_without_a_conversation_or_content_is_refused(data: dict
             "message": "ConversationId and content are required",
             "code": "invalid_message",
             "retryable": False,
+            **path,
         }
 
 

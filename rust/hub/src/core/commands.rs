@@ -3,6 +3,7 @@
 use super::ShardCore;
 use crate::Confidential;
 use crate::channel::{HistoryFor, HistoryRequest, SubscribeRequest};
+use crate::channel_name::is_name;
 use crate::command::{Publish, Reply};
 use crate::compose::{self, Fault};
 use crate::conn::LastingRelay;
@@ -11,7 +12,7 @@ use crate::hub::{HISTORY_EVENTS_MAX, Relayed, TOO_LARGE, channel_member};
 use crate::json::{Envelope, Invalid, Kind, Scanner, Value, id_of};
 use crate::options::Auth;
 use crate::outbox::latest_key;
-use crate::pattern::{Pattern, Rights, is_channel_name, is_own_channel, rights_on};
+use crate::pattern::Rights;
 use crate::prepared::Prepared;
 use crate::refusal::Refusal;
 use crate::relay::{Scope, WrongMember};
@@ -19,7 +20,7 @@ use crate::rules::{BYTES_UNIT, Traffic, Verb};
 use crate::token::TOKEN_BYTES_MAX;
 use std::sync::Arc;
 
-const INVALID: &str = "Invalid message format";
+pub(super) const INVALID: &str = "Invalid message format";
 const ID_CHARS_MAX: usize = 64;
 /// Characters of an unknown type that an error repeats.
 const TYPE_CHARS_MAX: usize = 64;
@@ -51,12 +52,12 @@ pub(super) enum Dispatched {
 }
 
 /// One command while it is handled.
-struct Command<'a> {
-    slot: usize,
-    bytes: &'a [u8],
+pub(super) struct Command<'a> {
+    pub(super) slot: usize,
+    pub(super) bytes: &'a [u8],
     envelope: Envelope,
-    scanner: &'a Scanner,
-    source: Source,
+    pub(super) scanner: &'a Scanner,
+    pub(super) source: Source,
 }
 
 impl<'a> Command<'a> {
@@ -64,16 +65,16 @@ impl<'a> Command<'a> {
         self.envelope.id.map(|id| id.span.of(self.bytes))
     }
 
-    fn boxed_id(&self) -> Option<Box<[u8]>> {
+    pub(super) fn boxed_id(&self) -> Option<Box<[u8]>> {
         self.id().map(Into::into)
     }
 
-    fn member(&self, key: &str) -> Option<Value> {
+    pub(super) fn member(&self, key: &str) -> Option<Value> {
         self.scanner.member(self.bytes, key)
     }
 
     /// Whether it came back from Python in its order, with a credit to give back.
-    const fn is_handed_back(&self) -> bool {
+    pub(super) const fn is_handed_back(&self) -> bool {
         !matches!(self.source, Source::Client)
     }
 
@@ -176,23 +177,6 @@ impl ShardCore {
         Dispatched::Answered
     }
 
-    /// Whether Python is to decide on the command's right: it then goes up as that question, which keeps its place in
-    /// the session's order by itself. Deferred first, it would come back only to go up again, behind what followed it.
-    fn asks(&self, command: &Command<'_>, verb: Verb) -> bool {
-        let right = match verb {
-            Verb::Subscribe => Rights::SUBSCRIBE,
-            Verb::Publish => Rights::PUBLISH,
-            Verb::History => Rights::HISTORY,
-            _ => return false,
-        };
-        let named = command.member("channel").and_then(|value| value.text(command.bytes));
-        let Some(channel) = named.filter(|name| is_channel_name(name) && !is_own_channel(name)) else { return false };
-        let user = self.conns[command.slot].user();
-        !command.is_handed_back()
-            && !self.rights(command.slot, &channel).has(right)
-            && self.hub.rules.authorize.iter().any(|pattern| pattern.covers(&channel, user))
-    }
-
     /// Sends a command behind others that Python has; true if it went.
     fn defers(&mut self, command: &Command<'_>) -> bool {
         let conn = self.id(command.slot);
@@ -229,7 +213,7 @@ impl ShardCore {
         Dispatched::Answered
     }
 
-    fn wrong(&mut self, command: &Command<'_>, path: &str) -> Dispatched {
+    pub(super) fn wrong(&mut self, command: &Command<'_>, path: &str) -> Dispatched {
         self.invalid(command.slot, command.id(), Some(path))
     }
 
@@ -238,72 +222,9 @@ impl ShardCore {
         self.refuse_command(command, Fault { code: "unknown_type", message: &message, ..Fault::default() })
     }
 
-    fn refuse_command(&mut self, command: &Command<'_>, fault: Fault<'_>) -> Dispatched {
+    pub(super) fn refuse_command(&mut self, command: &Command<'_>, fault: Fault<'_>) -> Dispatched {
         self.fault(command.slot, fault, command.id());
         Dispatched::Answered
-    }
-
-    // ---- rights
-
-    pub(super) fn rights(&self, slot: usize, channel: &str) -> Rights {
-        if is_own_channel(channel) {
-            return Rights::NONE;
-        }
-        let conn = &self.conns[slot];
-        let user = conn.user();
-        let open = self.hub.rules.open_rights(channel, user);
-        let granted = conn.session.as_ref().map_or(Rights::NONE, |session| rights_on(&session.grants, channel, user));
-        let hooked = conn.cold.as_ref().and_then(|cold| cold.granted.iter().find(|(name, _)| **name == *channel));
-        open.and(granted).and(hooked.map_or(Rights::NONE, |(_, rights)| *rights))
-    }
-
-    /// Looks whether the session has the right.
-    ///
-    /// # Errors
-    /// Where the command is now: Python is asked, or `forbidden` is answered.
-    fn check_right(
-        &mut self,
-        command: &Command<'_>,
-        channel: &str,
-        right: Rights,
-        name: &'static str,
-        failure: Option<&str>,
-    ) -> Result<(), Dispatched> {
-        if self.rights(command.slot, channel).has(right) {
-            return Ok(());
-        }
-        let user = self.conns[command.slot].user();
-        let asked = |pattern: &Pattern| !is_own_channel(channel) && pattern.covers(channel, user);
-        let rule = self.hub.rules.authorize.iter().position(asked);
-        match rule {
-            Some(rule) if command.source != Source::Granted => {
-                let conn = self.id(command.slot);
-                self.conns[command.slot].goes_up(command.bytes.len(), command.is_handed_back());
-                let (rule, id, raw) = (rule as u16, command.boxed_id(), command.bytes.into());
-                self.events.push(Event::Authorize { conn, rule, channel: channel.into(), right: name, id, raw });
-                Err(Dispatched::WentUp)
-            }
-            _ => {
-                let message = format!("Not allowed to {name} on this channel");
-                let message = failure.unwrap_or(&message);
-                Err(self.refuse_command(
-                    command,
-                    Fault { code: "forbidden", message, channel: Some(channel), ..Fault::default() },
-                ))
-            }
-        }
-    }
-
-    /// The channel that a command names.
-    ///
-    /// # Errors
-    /// It names none, and that is answered.
-    fn channel_of(&mut self, command: &Command<'_>) -> Result<String, Dispatched> {
-        let name = command.member("channel").and_then(|value| value.text(command.bytes));
-        match name {
-            Some(name) if is_channel_name(&name) => Ok(name.into_owned()),
-            _ => Err(self.wrong(command, "data.channel")),
-        }
     }
 
     // ---- subscribe, unsubscribe
@@ -332,7 +253,7 @@ impl ShardCore {
             Some(Some(last)) if last <= HISTORY_EVENTS_MAX => Some(last),
             Some(_) => return self.wrong(command, "data.last"),
         };
-        if let Err(dispatched) = self.check_right(command, &name, Rights::SUBSCRIBE, "subscribe", None) {
+        if let Err(dispatched) = self.check_right(command, &name, Rights::SUBSCRIBE, None) {
             return dispatched;
         }
         self.subscribe_to(command.slot, &name, command.boxed_id(), position, last, command.credits())
@@ -402,20 +323,23 @@ impl ShardCore {
     }
 
     fn unsubscribe(&mut self, command: &Command<'_>) -> Dispatched {
-        let name = match command.member("channel") {
-            Some(value) => value.text(command.bytes).map(|name| name.into_owned()),
-            None => Some(String::new()),
-        };
-        let Some(name) = name else { return self.wrong(command, "data.channel") };
+        let said = command.member("channel");
+        if said.is_some_and(|value| value.text(command.bytes).is_none()) {
+            return self.wrong(command, "data.channel");
+        }
+        // What is no channel is left all the same, as the first version did.
+        let name = self.named(command);
         let json = compose::reply("unsubscription_confirmed", command.id(), self.now.wall_ms, |out| {
             out.extend_from_slice(b"{\"channel\":");
-            match command.member("channel") {
-                Some(value) => out.extend_from_slice(value.span.of(command.bytes)),
-                None => out.extend_from_slice(b"null"),
+            match (&name, said) {
+                (Some(name), _) => compose::string(out, name),
+                (None, Some(value)) => out.extend_from_slice(value.span.of(command.bytes)),
+                (None, None) => out.extend_from_slice(b"null"),
             }
             out.push(b'}');
         });
-        let json = if is_channel_name(&name) { channel_member(json, &name) } else { json };
+        let name = name.unwrap_or_default();
+        let json = if name.is_empty() { json } else { channel_member(json, &name) };
         self.leave(command.slot, &name, Prepared::text(&json), command.credits())
     }
 
@@ -444,7 +368,7 @@ impl ShardCore {
             Err(dispatched) => return dispatched,
         };
         let event = match command.member("event").and_then(|value| value.text(command.bytes)) {
-            Some(event) if !event.is_empty() && event.len() <= ID_CHARS_MAX => event,
+            Some(event) if is_name(&event) => event,
             _ => return self.wrong(command, "data.event"),
         };
         let key = match command.member("key").map(|value| value.text(command.bytes)) {
@@ -461,7 +385,7 @@ impl ShardCore {
             };
             return self.refuse_command(command, fault);
         }
-        if let Err(dispatched) = self.check_right(command, &name, Rights::PUBLISH, "publish", None) {
+        if let Err(dispatched) = self.check_right(command, &name, Rights::PUBLISH, None) {
             return dispatched;
         }
         let data = command.member("data").map_or(&b"null"[..], |value| value.span.of(command.bytes));
@@ -510,7 +434,7 @@ impl ShardCore {
         };
         let Ok(limit) = count("limit") else { return self.wrong(command, "data.limit") };
         let Ok(last) = count("last") else { return self.wrong(command, "data.last") };
-        if let Err(dispatched) = self.check_right(command, &name, Rights::HISTORY, "read the history", None) {
+        if let Err(dispatched) = self.check_right(command, &name, Rights::HISTORY, None) {
             return dispatched;
         }
         let limit = if position.is_some() { limit } else { last.or(limit) };
@@ -558,24 +482,20 @@ impl ShardCore {
         let session_id = if relay.names_session { hub.session_id(conn) } else { String::new() };
         let scope = Scope { scanner: command.scanner, bytes: command.bytes, user: &user, session: &session_id };
         let parts = (|| {
-            let channel = relay.channel.text(&scope)?;
+            let channel = relay.channel.name(&scope)?;
             let mut data = Vec::with_capacity(64);
             relay.data.write(&scope, &mut data)?;
             let undo = relay.undo.as_ref().map(|undo| {
                 let mut json = Vec::with_capacity(64);
                 undo.write(&scope, &mut json).map(|()| json)
             });
-            let key = relay.latest_by.as_ref().map(|key| key.text(&scope).map(|key| latest_key(&relay.event, &key)));
+            let key = relay.latest_by.as_ref().map(|key| key.key(&scope).map(|key| latest_key(&relay.event, &key)));
             Ok::<_, WrongMember>((channel, data, undo.transpose()?, key.transpose()?))
         })();
         let (channel, mut data, undo, key) = match parts {
             Ok(parts) => parts,
             Err(WrongMember(path)) => return self.wrong(command, &path),
         };
-        if !is_channel_name(&channel) {
-            let path = relay.channel.member_path();
-            return self.wrong(command, path.as_deref().unwrap_or("data"));
-        }
         if data.len() > hub.rules.limits.publication_bytes_max {
             let fault = Fault { channel: Some(&channel), ..TOO_LARGE };
             return self.refuse_command(command, fault);
@@ -585,7 +505,7 @@ impl ShardCore {
             if self.defers(command) {
                 return Dispatched::WentUp;
             }
-            if let Err(dispatched) = self.check_right(command, &channel, Rights::PUBLISH, "publish", None) {
+            if let Err(dispatched) = self.check_right(command, &channel, Rights::PUBLISH, None) {
                 return dispatched;
             }
         }
@@ -606,32 +526,16 @@ impl ShardCore {
     fn route(&mut self, command: &Command<'_>, route: u16) -> Dispatched {
         let hub = Arc::clone(&self.hub);
         if let Some(guard) = &hub.rules.guards[route as usize] {
-            let user = self.conns[command.slot].user().to_owned();
-            let scope = Scope { scanner: command.scanner, bytes: command.bytes, user: &user, session: "" };
-            match guard.channel.text(&scope) {
-                // As for a relay: the right may be on its way.
-                Ok(channel) if !self.rights(command.slot, &channel).has(guard.right) && self.defers(command) => {
-                    return Dispatched::WentUp;
-                }
-                Ok(channel) => {
-                    let checked = self.check_right(command, &channel, guard.right, "publish", guard.failure);
-                    if let Err(dispatched) = checked {
-                        return dispatched;
-                    }
-                }
-                // One that is not there is for the handler to name. One of another type stops here: a handler might
-                // make a channel of it that nobody has looked at.
-                Err(WrongMember(path)) => {
-                    let value = path.strip_prefix("data.").and_then(|name| command.member(name));
-                    let is_there = value.is_some_and(|value| match value.kind {
-                        Kind::Null => false,
-                        Kind::String { .. } => value.text(command.bytes).is_none_or(|text| !text.is_empty()),
-                        _ => true,
-                    });
-                    if is_there {
-                        return self.wrong(command, &path);
-                    }
-                }
+            let channel = match self.guarded(command, guard) {
+                Ok(channel) => channel,
+                Err(dispatched) => return dispatched,
+            };
+            // As for a relay: the right may be on its way.
+            if !self.rights(command.slot, &channel).has(guard.right) && self.defers(command) {
+                return Dispatched::WentUp;
+            }
+            if let Err(dispatched) = self.check_right(command, &channel, guard.right, guard.failure) {
+                return dispatched;
             }
         }
         let conn = self.id(command.slot);

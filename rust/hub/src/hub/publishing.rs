@@ -6,6 +6,7 @@
 use super::{Hub, TOO_LARGE};
 use crate::Now;
 use crate::channel::{Channel, Head, Publication, State, Waiting};
+use crate::channel_name::is_channel_name;
 use crate::command::{Publish, Reply};
 use crate::compose::{self, ChannelEvent, Fault};
 use crate::counters::{add, sub};
@@ -13,7 +14,6 @@ use crate::event::{Event, Published};
 use crate::inbox::ShardMsg;
 use crate::log_queue::{AppendError, AppendedEvent, LogRequest, StoredEvent};
 use crate::outbox::latest_key;
-use crate::pattern::is_channel_name;
 use crate::prepared::{Form, Prepared};
 use std::sync::Arc;
 
