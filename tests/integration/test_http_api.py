@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -138,6 +139,45 @@ async def test_the_sessions_of_a_user_are_listed_and_closed(api: Server) -> None
         assert (await call(api, "DELETE", "/api/users/alice/sessions"))[0] == 204
         await alice.closed()
         assert await bob.is_alive()
+
+
+@pytest.mark.parametrize("user", ["arn:aws:iam::1:user/ann", "auth0|5f7c", "Zoë", "a%2Fb", "a?b#c&d=e", "/", ".", ".."])
+async def test_every_path_takes_a_user_of_any_id(api: Server, user: str) -> None:
+    quoted = quote(user, safe="").replace(".", "%2E")
+    async with clients(api, user, "eve") as (own, eve):
+        channel = (await own.subscribe("user:me"))["channel"]
+        assert (await own.subscribe(f"user:{user}"))["channel"] == channel
+        assert (await eve.ask("subscribe", {"channel": f"user:{user}"}))["type"] == "error"
+        status, listed, _ = await call(api, "GET", f"/api/users/{quoted}/sessions", bearer=token_for(user))
+        assert (status, listed["userId"], len(listed["items"])) == (200, user, 1)
+        status, present, _ = await call(api, "GET", f"/api/presence/user:{quoted}")
+        assert (status, present) == (200, {"channel": channel, "users": [{"userId": user, "sessions": 1}]})
+        status, past, _ = await call(api, "GET", f"/api/channels/user:{quoted}/history", bearer=token_for(user))
+        assert (status, past["channel"]) == (200, channel)
+        told = {"type": "told", "data": 1, "channel": f"user:{user}"}
+        assert (await call(api, "POST", "/api/events", told))[0] == 200
+        assert (await own.expect("told"))["channel"] == channel
+        assert (await call(api, "DELETE", f"/api/channels/{quote(channel)}/users/{quoted}"))[0] == 204
+        assert (await own.expect("unsubscribed"))["channel"] == channel
+        assert (await call(api, "DELETE", f"/api/users/{quoted}/sessions"))[0] == 204
+        assert (await own.closed())[0] == 1000
+        assert await eve.is_alive()
+
+
+async def test_errors_of_both_ports_are_stored_nowhere_and_taken_for_nothing_else(api: Server) -> None:
+    for path, status in (("/ws", 401), ("/nowhere", 404)):
+        async with await RawSocket.open(api.port) as peer:
+            await peer.send(upgrade_request(path))
+            found, headers, _ = await peer.response()
+            assert (found, headers["cache-control"], headers["x-content-type-options"]) == (
+                status,
+                "no-store",
+                "nosniff",
+            )
+    for path, status in (("/api/presence/a", 401), ("/nowhere", 404), ("/api/conversations/7/messages/%D9%A3", 405)):
+        bearer = None if status == 401 else SERVICE_KEY
+        found, _, headers = await call(api, "GET", path, bearer=bearer)
+        assert (found, headers["cache-control"], headers["x-content-type-options"]) == (status, "no-store", "nosniff")
 
 
 async def test_who_was_signed_out_stays_out(api: Server) -> None:

@@ -5,6 +5,8 @@ answered by `problems`, what holds for each request is in `requests`. Where `aut
 may call the API (CORS), otherwise those of none.
 """
 
+from typing import Any
+
 import msgspec
 from litestar import Litestar
 from litestar.config.cors import CORSConfig
@@ -19,6 +21,7 @@ from realtime.api import (
     events,
     health,
     metrics,
+    paths,
     playground,
     problems,
     tickets,
@@ -29,6 +32,16 @@ from realtime.api.guards import Guard
 from realtime.errors import Refused
 
 BODY_BYTES_MAX = 1024 * 1024
+
+
+class Routes(Litestar):
+    """The routes; a percent-encoded slash in a path is part of its segment."""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Serve one request."""
+        if scope["type"] == "http":
+            scope = {**scope, "path": paths.path_of(scope)}
+        await super().__call__(scope, receive, send)
 
 
 def application(edge: Edge) -> Litestar:
@@ -50,8 +63,9 @@ def application(edge: Edge) -> Litestar:
     ]
     if keys.generated:
         handlers += playground.routes(edge.url)
-    return Litestar(
+    return Routes(
         handlers,
+        middleware=[paths.Parameters],
         openapi_config=documents.openapi(guard.operators_only),
         cors_config=_cors(settings.auth.origins),
         logging_config=None,

@@ -24,6 +24,7 @@ from litestar import Litestar
 from litestar.routes import HTTPRoute
 
 from realtime.api.answers import answer, problem
+from realtime.api.paths import path_of
 from realtime.config import ConfigError
 from realtime.containment import contained, goes_on
 from realtime.rules import Mount
@@ -72,7 +73,7 @@ class Mounts:
             await send({"type": "websocket.close", "code": 1008})
             return
         path: str = scope["path"]
-        if self._is_own(path):
+        if self._is_own(path_of(scope)):
             await self._own(scope, receive, send)
             return
         if self._aside and path == ASIDE:

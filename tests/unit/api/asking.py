@@ -3,6 +3,7 @@
 import asyncio
 import json
 from typing import Any, Self
+from urllib.parse import unquote
 
 import jwt
 import msgspec
@@ -53,14 +54,14 @@ async def ask(
     query: str | bytes = "",
     client: str = "127.0.0.1",
 ) -> Answer:
-    """Send one request and return its answer."""
+    """Send one request and return its answer; servers hand over a path that is decoded as a whole, and the raw one."""
     scope: dict[str, Any] = {
         "type": "http",
         "asgi": {"version": "3.0"},
         "http_version": "1.1",
         "method": method,
         "scheme": "http",
-        "path": path,
+        "path": unquote(path),
         "raw_path": path.encode("utf-8", "surrogatepass"),
         "query_string": query.encode() if isinstance(query, str) else query,
         "root_path": "",
