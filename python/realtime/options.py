@@ -61,6 +61,7 @@ def engine_options(rules: Rules, settings: Settings, keys: Keys, *, in_memory: b
             "authorize": [authorization.pattern.text for authorization in rules.authorize],
             "listen": list(dict.fromkeys(listener.pattern.text for listener in rules.listeners)),
             "reserved_events": RESERVED_EVENTS,
+            "dedupe_s": settings.log.dedupe_s,
         }
     )
 

@@ -33,7 +33,6 @@ from realtime.rules import Rules
 log = logging.getLogger("realtime")
 
 _BEHIND_S: Final = 0.002
-_LOG_TRIAL_S: Final = 10.0
 _SIGNALLED: Final = 128
 
 _IDENTITY: Final = frozenset(
@@ -67,32 +66,7 @@ class _Queues(Struct):
 
 class _Stats(Struct):
     queues: _Queues
-    log_failures: int = 0
-    log_commits: int = 0
     log_error: str | None = None
-
-
-class _LogWatch:
-    """Tells a log that fails now from one that has failed: by what changed since it was last looked at.
-
-    A failure counts until a commit succeeds, at most for `_LOG_TRIAL_S`: a server that gets no clients because it is
-    not ready would never find out that there is room again.
-    """
-
-    def __init__(self) -> None:
-        self._failures = self._commits = 0
-        self._failed_s: float | None = None
-
-    def error(self, now: _Stats) -> str | None:
-        """Return what the log said, if it fails now."""
-        if now.log_failures > self._failures:
-            self._failed_s = time.monotonic()
-        elif now.log_commits > self._commits:
-            self._failed_s = None
-        self._failures, self._commits = now.log_failures, now.log_commits
-        if self._failed_s is None or time.monotonic() - self._failed_s > _LOG_TRIAL_S:
-            return None
-        return now.log_error or "it failed"
 
 
 class Server:
@@ -127,7 +101,6 @@ class Server:
         self._engine = transports.engine(settings.engine.transport, engine_options(self._rules, settings, self.keys))
         self._control: Control | None = None
         self._drainer: Drain | None = None
-        self._log_watch = _LogWatch()
         self._retry: asyncio.TimerHandle | None = None
 
     @property
@@ -172,8 +145,8 @@ class Server:
         if self.failure is not None:
             reasons.append(f"the engine cannot go on: {self.failure}")
         stats = msgspec.json.decode(self._engine.stats(), type=_Stats)
-        if error := self._log_watch.error(stats):
-            reasons.append(f"the log cannot be written: {error}")
+        if stats.log_error is not None:
+            reasons.append(f"the log cannot be written: {stats.log_error}")
         events_max = self.settings.limits.events_waiting_max
         # Half: where the engine, having stopped to read, begins again. Between the two it is behind all the time.
         if stats.queues.events > events_max // 2:

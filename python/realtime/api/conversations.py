@@ -60,6 +60,13 @@ class StoredMessage(Message, rename="camel", kw_only=True):
     deleted_at: str | None = None
 
 
+class RepeatedMessage(Struct, rename="camel"):
+    """A message that was sent before: all its members while it is stored, then these alone."""
+
+    number: int
+    id: str | None = None
+
+
 NEW: Final[Body[NewMessage]] = Body(NewMessage)
 CHANGE: Final[Body[Change]] = Body(Change)
 UPDATE: Final[Body[dict[str, Raw]]] = Body(Annotated[dict[str, Raw], Meta(min_length=1, max_length=_MEMBERS_MAX)])
@@ -84,7 +91,7 @@ def routes(edge: Edge, guard: Guard) -> list[ControllerRouterHandler]:
         tags=["Conversations"],
         responses={
             201: ResponseSpec(StoredMessage, description="Stored, and told to whoever is subscribed."),
-            200: ResponseSpec(StoredMessage, description="Stored before under this `clientMessageId`."),
+            200: ResponseSpec(RepeatedMessage, description="Stored before under this `clientMessageId`."),
         },
     )
     async def post_message(request: Request[Any, Any, Any], conversation_id: Id) -> Response[bytes]:

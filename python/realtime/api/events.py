@@ -209,7 +209,7 @@ class EventHooks:
             return self._forwarding.publish_once(
                 conversation_id, members, user=None, dedupe=event.id, request_id=request
             )
-        # The log knows the id for as long as it knows the event.
+        # The log knows the id for as long as it has the event, and for `log.dedupe_s`.
         publishing = self._broadcaster.publish(
             channel,
             event.type,

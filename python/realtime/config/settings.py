@@ -421,7 +421,7 @@ class HandlerSettings(Section, frozen=True):
 
 
 class LogSettings(Section, frozen=True):
-    """The log that the process writes to stderr."""
+    """The log that the process writes to stderr; and `dedupe_s`, of the log of durable channels."""
 
     level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="The least level that is written.")
@@ -435,6 +435,16 @@ class LogSettings(Section, frozen=True):
             description="Lines a second about single connections that open, close or are refused; others are counted."
         ),
     ] = 100
+    dedupe_s: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=10 * 365 * 86_400,
+            description="Seconds from a durable event on for which a repeat with the same key (`clientMessageId`, the "
+            "`id` of a hook) is known although retention has deleted the event; it is then acknowledged with number "
+            "and id alone. While the event is stored its key is known in any case. 0: no longer than that.",
+        ),
+    ] = 86_400
 
 
 class DrainSettings(Section, frozen=True):

@@ -51,6 +51,9 @@ pub struct Options {
     pub reserved_events: Vec<String>,
     /// What the operator keeps, whatever `policies` say; the first match wins.
     pub retention: Vec<Retention>,
+    /// Seconds from the time of an event for which its dedupe key stays known where retention lets the event go before;
+    /// 0: no longer than the event.
+    pub dedupe_s: u64,
     /// Patterns of channels whose events go up to Python too, as [`crate::Event::Heard`].
     pub listen: Vec<String>,
 }
@@ -77,6 +80,7 @@ impl Default for Options {
             authorize: Vec::new(),
             reserved_events: Vec::new(),
             retention: Vec::new(),
+            dedupe_s: 86_400,
             listen: Vec::new(),
         }
     }

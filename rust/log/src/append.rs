@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use rusqlite::{CachedStatement, Connection, OptionalExtension as _, params};
 
+use crate::dedupe::find_moved;
 use crate::event::{Amends, Append, Appended, Stored, with_number};
 use crate::heads::{Channel, Heads};
 use crate::terms;
@@ -42,6 +43,7 @@ pub(crate) struct Batch<'c, 'b> {
     conn: &'c Connection,
     heads: &'c mut Heads,
     term: u64,
+    dedupe_ms: u64,
     insert_event: CachedStatement<'c>,
     find_duplicate: CachedStatement<'c>,
     channels: HashMap<&'b str, Touched>,
@@ -54,12 +56,13 @@ struct Touched {
 }
 
 impl<'c, 'b> Batch<'c, 'b> {
-    /// A batch of the term with this number.
-    pub(crate) fn new(conn: &'c Connection, heads: &'c mut Heads, term: u64) -> rusqlite::Result<Self> {
+    /// A batch of the term with this number; keys of events that are gone are known for `dedupe_ms`.
+    pub(crate) fn new(conn: &'c Connection, heads: &'c mut Heads, term: u64, dedupe_ms: u64) -> rusqlite::Result<Self> {
         Ok(Self {
             conn,
             heads,
             term,
+            dedupe_ms,
             insert_event: conn.prepare_cached(INSERT_EVENT)?,
             find_duplicate: conn.prepare_cached(FIND_DUPLICATE)?,
             channels: HashMap::new(),
@@ -84,6 +87,12 @@ impl<'c, 'b> Batch<'c, 'b> {
             }
         };
         let channel_id = touched.channel.id;
+        // Where events are kept no longer, their keys may be known still.
+        if touched.channel.tail > 0
+            && let Some(duplicate) = find_moved(self.conn, channel_id, append, self.dedupe_ms)?
+        {
+            return Ok(duplicate);
+        }
         // To the index two events without a user differ, and what is amended has to be there only for the first.
         if (append.user.is_none() || append.amends.is_some())
             && let Some(duplicate) = find_duplicate(&mut self.find_duplicate, channel_id, append)?

@@ -18,7 +18,8 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use crate::error::Error;
-use crate::open::{DATABASE_NAME, FILE_MODE, beside, find_schema, first_finding, make_dir, take_lock};
+use crate::lock::DirLock;
+use crate::open::{DATABASE_NAME, FILE_MODE, beside, find_schema, first_finding, make_dir};
 
 /// A restored log that is whole and has still to take its place.
 const RESTORED_NAME: &str = "realtime.sqlite3.restored";
@@ -79,7 +80,7 @@ pub fn backup(data_dir: &Path, target: &Path) -> Result<Copied, Error> {
 pub fn restore(source: &Path, data_dir: &Path) -> Result<(Copied, Option<PathBuf>), Error> {
     let failed = |source| Error::Unwritable { dir: data_dir.to_path_buf(), source };
     make_dir(data_dir).map_err(failed)?;
-    let _lock = take_lock(data_dir)?;
+    let _lock = DirLock::take(data_dir)?;
     finish_restore(data_dir).map_err(failed)?;
     let (part, database) = (data_dir.join(PART_NAME), data_dir.join(DATABASE_NAME));
     let copied = copy_backup(source, &part);

@@ -2,7 +2,7 @@
 //!
 //! Each error is one line and carries its facts as fields. [`Error::Full`] and [`Error::Busy`] pass by themselves
 //! once their cause is gone: the caller refuses the publications of that batch and goes on. The others, when they
-//! come from opening, end the start.
+//! come from opening, end the start. [`Error::reason`] says the same without a path, for those who are no operators.
 
 use std::fmt;
 use std::io;
@@ -81,11 +81,73 @@ pub enum Error {
         /// What was found wrong.
         detail: String,
     },
+    /// A file of the log is not at its path any more, or has lost its end. Nothing is stored until it is back.
+    Gone {
+        /// The file.
+        path: PathBuf,
+        /// What became of it.
+        how: Gone,
+    },
     /// Anything else that SQLite reports, such as a disk that fails to read or write.
     Sqlite(rusqlite::Error),
 }
 
+/// What became of a file of the log under the running server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gone {
+    /// There is none at its path.
+    Removed,
+    /// Another file is at its path.
+    Replaced,
+    /// It ends before its last page. This does not pass.
+    Shortened,
+}
+
+impl Gone {
+    const fn text(self) -> &'static str {
+        match self {
+            Self::Removed => "was removed while the server ran",
+            Self::Replaced => "was replaced while the server ran",
+            Self::Shortened => "became shorter while the server ran",
+        }
+    }
+}
+
 impl Error {
+    /// Whether another channel's events may be stored all the same: a damaged page or row stops those who need it.
+    #[must_use]
+    pub const fn may_be_one_channels(&self) -> bool {
+        matches!(self, Self::Corrupt { .. } | Self::Sqlite(_))
+    }
+
+    /// Whether the disk itself failed to read or write.
+    #[must_use]
+    pub fn is_of_the_disk(&self) -> bool {
+        matches!(self, Self::Sqlite(source) if source.sqlite_error_code() == Some(ErrorCode::SystemIoFailure))
+    }
+
+    /// What is wrong and what helps, without a path: for readers who need not know where the log is.
+    #[must_use]
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Locked { .. } => "another process uses the data directory".into(),
+            Self::Unwritable { .. } => "its files cannot be written; see their owner and mode".into(),
+            Self::Corrupt { .. } => "its file is corrupt; restore it from a backup".into(),
+            Self::Newer { .. } => "a newer version wrote it".into(),
+            Self::Full { .. } | Self::NoRoom { .. } => "no room on the disk; free space".into(),
+            Self::Busy { .. } => "its file is locked by another program; end what that program does with it".into(),
+            Self::NoLog { .. } => "the data directory holds no log".into(),
+            Self::Exists { .. } => "a file of the name exists".into(),
+            Self::CannotWrite { .. } => "a copy cannot be written; see the directory's owner and mode".into(),
+            Self::NotABackup { .. } => "a file is no backup that can be restored; choose another".into(),
+            Self::Gone { how, .. } => format!("its file {}; restart the server", how.text()),
+            Self::Sqlite(source) => match source.sqlite_error() {
+                Some(failure) => format!("{failure}; see the system's log for disk errors"),
+                None => "it could not be read or written; see the server's log".into(),
+            },
+        }
+    }
+
     /// The name of SQLite's result in our terms. `path` and `waited_ms` are the facts that SQLite does not tell.
     pub(crate) fn from_sqlite(source: rusqlite::Error, path: &Path, waited_ms: u64) -> Self {
         let Some(failure) = source.sqlite_error().copied() else {
@@ -161,6 +223,13 @@ impl fmt::Display for Error {
                 f,
                 "{} cannot be restored: {detail}; choose another backup; the log is as it was",
                 path.display()
+            ),
+            Self::Gone { path, how } => write!(
+                f,
+                "log file {} {}; nothing is stored until it is back as it was; else restart the server, which begins \
+                 with what is there then",
+                path.display(),
+                how.text()
             ),
             Self::Sqlite(source) => {
                 write!(f, "log could not be read or written: {source}; look for disk errors in the system's log")

@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use rusqlite::Row;
 
+use crate::error::Error;
+
 /// One publication to be stored. `channel` and `event` are names that the caller has checked.
 #[derive(Debug, Clone, Copy)]
 pub struct Append<'a> {
@@ -50,7 +52,8 @@ pub struct Appended {
     pub offset: u64,
     /// Whether an event with this key was there already, from an earlier batch or earlier in this one.
     pub duplicate: bool,
-    /// For a duplicate, the first result as it is stored; else `None`.
+    /// For a duplicate, the first result as it is stored; else `None`. Where the first event is kept no longer its
+    /// payload is an object with `number`, and `id` where it had one.
     pub stored: Option<Stored>,
     /// For a new event, its payload as stored, the number in place; empty for a duplicate (see `stored`).
     pub data: Arc<[u8]>,
@@ -97,10 +100,12 @@ pub struct Keep {
 }
 
 /// How far a look for what is kept no longer has come.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct Swept {
     /// Channels that lost events, and the highest offset of each that is gone.
     pub tails: Vec<(Box<str>, u64)>,
+    /// Channels whose events could not be read or deleted, and why; they were passed over.
+    pub failed: Vec<(Box<str>, Error)>,
     /// Where the next slice goes on; `None` at the end of the channels.
     pub next: Option<i64>,
 }

@@ -11,14 +11,20 @@
 //!   term, since every start begins one;
 //! - an event changes in one way alone, its payload by an event that amends it, and goes in one way alone, by age or
 //!   count from the oldest on; what it was is then overwritten in the file too;
-//! - a batch is stored whole or not at all, and a failed one leaves the log usable;
+//! - a batch is stored whole or not at all, and a failed one leaves the log usable; what each channel's part of it can
+//!   alone is asked by [`Log::append_apart`];
+//! - what is answered was committed to the files that a restart will find;
 //! - what is remembered in memory is never ahead of what is stored.
 
+mod apart;
 mod append;
 mod backup;
+mod dedupe;
 mod error;
 mod event;
+mod files;
 mod heads;
+mod lock;
 mod log;
 mod open;
 mod schema;
@@ -26,7 +32,7 @@ mod sweep;
 mod terms;
 
 pub use backup::{Copied, backup, restore};
-pub use error::Error;
+pub use error::{Error, Gone};
 pub use event::{Amends, Append, Appended, Keep, Page, Stored, Swept};
 pub use log::Log;
 pub use open::Options;

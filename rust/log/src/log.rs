@@ -3,19 +3,25 @@
 //! Every call is one statement or one transaction and returns when the disk has answered; at worst it waits
 //! `busy_timeout_ms` for another program. Called by one thread, the reactor's log thread.
 
-use std::fs::File;
 use std::path::PathBuf;
+use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
 use crate::append::{Batch, find_channel};
-use crate::error::Error;
+use crate::error::{Error, Gone};
 use crate::event::{Append, Appended, Page, Stored};
+use crate::files::Files;
 use crate::heads::{Channel, Heads};
+use crate::lock::DirLock;
 use crate::terms::{self, Term, TermStarts};
 
 const PAGE: &str = "SELECT offset, event, data, user, request, time_ms FROM events \
                     WHERE channel_id = ?1 AND offset > ?2 ORDER BY offset LIMIT ?3";
+
+const PROBE: &str = "INSERT OR REPLACE INTO meta (key, value) VALUES ('probe', hex(zeroblob(?1 / 2 + 1)))";
+const UNPROBE: &str = "DELETE FROM meta WHERE key = 'probe'";
 
 /// The durable channels of one data directory.
 ///
@@ -30,7 +36,12 @@ pub struct Log {
     pub(crate) terms: Vec<Term>,
     pub(crate) path: PathBuf,
     pub(crate) busy_timeout_ms: u64,
-    pub(crate) _lock: Option<File>,
+    pub(crate) is_patient: bool,
+    pub(crate) dedupe_ms: u64,
+    /// The file that was not there any more when the files were looked at last, and what became of it.
+    pub(crate) gone: Option<(PathBuf, Gone)>,
+    pub(crate) files: Option<Files>,
+    pub(crate) _lock: Option<DirLock>,
 }
 
 impl Log {
@@ -54,15 +65,18 @@ impl Log {
     /// `missing`, and the others are stored.
     ///
     /// # Errors
-    /// [`Error::Full`], [`Error::Busy`], or what SQLite reports. Nothing of the batch is to be acknowledged; the
-    /// log stays usable, and the same batch may be tried again. If the failure was the disk's own (`Sqlite`) and a
+    /// [`Error::Full`], [`Error::Busy`], [`Error::Gone`], or what SQLite reports. Nothing of the batch is to be
+    /// acknowledged; the log stays usable, and the same batch may be tried again. If the failure was the disk's own (`Sqlite`) and a
     /// crash follows at once, events of the batch may be found stored after the restart: their `dedupe` answers that.
     pub fn append(&mut self, batch: &[Append<'_>]) -> Result<Vec<Appended>, Error> {
         if batch.is_empty() {
             return Ok(Vec::new());
         }
-        match commit(&self.conn, &mut self.heads, self.terms.last().map_or(0, |term| term.number), batch) {
+        self.check_known()?;
+        let term = self.term();
+        match commit(&self.conn, &mut self.heads, term, self.dedupe_ms, batch) {
             Ok((appended, moved)) => {
+                self.look_behind_commit()?;
                 for (name, channel) in moved {
                     self.heads.put(name, channel);
                 }
@@ -71,7 +85,7 @@ impl Log {
             Err(source) => {
                 // Whatever went wrong, the store alone knows now.
                 self.heads.clear();
-                Err(self.error(source))
+                Err(self.explain(source))
             }
         }
     }
@@ -81,7 +95,7 @@ impl Log {
     /// # Errors
     /// What SQLite reports while reading.
     pub fn head(&mut self, channel: &str) -> Result<u64, Error> {
-        let known = self.channel(channel).map_err(|source| self.error(source))?;
+        let known = self.channel(channel).map_err(|source| self.explain(source))?;
         Ok(known.map_or(0, |channel| channel.head))
     }
 
@@ -90,7 +104,7 @@ impl Log {
     /// # Errors
     /// What SQLite reports while reading.
     pub fn tail(&mut self, channel: &str) -> Result<u64, Error> {
-        let known = self.channel(channel).map_err(|source| self.error(source))?;
+        let known = self.channel(channel).map_err(|source| self.explain(source))?;
         Ok(known.map_or(0, |channel| channel.tail))
     }
 
@@ -112,15 +126,93 @@ impl Log {
     /// # Errors
     /// What SQLite reports while reading; [`Error::Corrupt`] when a page of the file is damaged.
     pub fn page(&mut self, channel: &str, after: u64, limit: usize, bytes_max: usize) -> Result<Page, Error> {
-        let known = self.channel(channel).map_err(|source| self.error(source))?;
+        let known = self.channel(channel).map_err(|source| self.explain(source))?;
         let Some(known) = known else {
             return Ok(Page { events: Vec::new(), head: 0 });
         };
         if after >= known.head || limit == 0 {
             return Ok(Page { events: Vec::new(), head: known.head });
         }
-        let events = read_page(&self.conn, known.id, after, limit, bytes_max).map_err(|source| self.error(source))?;
+        let events = read_page(&self.conn, known.id, after, limit, bytes_max);
+        let events = events.map_err(|source| self.explain(source))?;
         Ok(Page { events, head: known.head })
+    }
+
+    /// The number of this start's term.
+    pub(crate) fn term(&self) -> u64 {
+        self.terms.last().map_or(0, |term| term.number)
+    }
+
+    /// Whether there are files to look at.
+    #[must_use]
+    pub const fn is_on_disk(&self) -> bool {
+        self.files.is_some()
+    }
+
+    /// Looks whether the log's files are still those that were opened. While they are not, nothing is stored; once they
+    /// are back as they were, it goes on.
+    ///
+    /// # Errors
+    /// [`Error::Gone`].
+    pub fn look(&mut self) -> Result<(), Error> {
+        let found = self.files.as_mut().map_or(Ok(()), Files::check);
+        self.note(found)
+    }
+
+    /// Commits something that is deleted again, of `bytes`, without waiting for another program: whether the log can
+    /// store.
+    ///
+    /// # Errors
+    /// As of [`Log::append`].
+    pub fn probe(&mut self, bytes: usize) -> Result<(), Error> {
+        self.look()?;
+        let probed = self.conn.busy_timeout(Duration::ZERO).and_then(|()| {
+            self.conn.execute(PROBE, [bytes.cast_signed() as i64])?;
+            self.conn.execute(UNPROBE, []).map(|_| ())
+        });
+        self.conn.busy_timeout(self.patience()).and(probed).map_err(|source| self.error(source))?;
+        self.look_behind_commit()
+    }
+
+    /// Says whether an append waits for a program that has the database locked. While the log is known to fail it
+    /// should not: those behind it would wait as long again.
+    ///
+    /// # Errors
+    /// What SQLite reports.
+    pub fn set_patient(&mut self, is_patient: bool) -> Result<(), Error> {
+        self.is_patient = is_patient;
+        self.conn.busy_timeout(self.patience()).map_err(|source| self.error(source))
+    }
+
+    /// How long an append waits for another program.
+    pub(crate) fn patience(&self) -> Duration {
+        Duration::from_millis(if self.is_patient { self.busy_timeout_ms } else { 0 })
+    }
+
+    /// A commit is worth nothing in a file that nobody finds again.
+    pub(crate) fn look_behind_commit(&mut self) -> Result<(), Error> {
+        let found = self.files.as_mut().map_or(Ok(()), Files::check_written);
+        self.note(found)
+    }
+
+    pub(crate) fn check_known(&self) -> Result<(), Error> {
+        match &self.gone {
+            Some((path, how)) => Err(Error::Gone { path: path.clone(), how: *how }),
+            None => Ok(()),
+        }
+    }
+
+    fn note(&mut self, found: Result<(), (PathBuf, Gone)>) -> Result<(), Error> {
+        let gone = found.err();
+        if gone.is_some() != self.gone.is_some() {
+            self.heads.clear();
+            // SQLite's close would move the write-ahead log into a file that is gone, and remove by its name what may
+            // be another database's.
+            let keep = self.conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, gone.is_some());
+            keep.map_err(|source| self.error(source))?;
+        }
+        self.gone = gone;
+        self.check_known()
     }
 
     fn channel(&mut self, name: &str) -> rusqlite::Result<Option<Channel>> {
@@ -134,8 +226,21 @@ impl Log {
         Ok(channel)
     }
 
+    /// The error behind what SQLite reports: of a file that was cut it says no more than that it is malformed.
+    fn explain(&mut self, source: rusqlite::Error) -> Error {
+        let error = self.error(source);
+        self.look().err().unwrap_or(error)
+    }
+
     pub(crate) fn error(&self, source: rusqlite::Error) -> Error {
         Error::from_sqlite(source, &self.path, self.busy_timeout_ms)
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        // The end must not touch files that have taken the place of ours a moment ago.
+        let _ = self.look();
     }
 }
 
@@ -146,11 +251,12 @@ fn commit<'b>(
     conn: &Connection,
     heads: &mut Heads,
     term: u64,
+    dedupe_ms: u64,
     batch: &[Append<'b>],
 ) -> rusqlite::Result<Committed<'b>> {
     // Immediate: the wait for a lock is at the beginning, where the busy handler works.
     let transaction = Transaction::new_unchecked(conn, TransactionBehavior::Immediate)?;
-    let mut work = Batch::new(conn, heads, term)?;
+    let mut work = Batch::new(conn, heads, term, dedupe_ms)?;
     let appended = batch.iter().map(|append| work.append(append)).collect::<rusqlite::Result<Vec<_>>>()?;
     work.move_heads()?;
     let moved = work.into_heads().collect();

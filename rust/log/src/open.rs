@@ -3,7 +3,7 @@
 //! The lock is taken before anything is read, so two servers never work on one directory. Whatever is found wrong
 //! is told and left as it was: nothing is repaired, truncated or removed here.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
@@ -14,7 +14,9 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use crate::backup::finish_restore;
 use crate::error::Error;
+use crate::files::Files;
 use crate::heads::Heads;
+use crate::lock::DirLock;
 use crate::log::Log;
 use crate::schema;
 use crate::terms;
@@ -23,7 +25,6 @@ pub(crate) const DATABASE_NAME: &str = "realtime.sqlite3";
 /// How every SQLite database begins (its file format, 1.3), and how much of it is read here.
 const MAGIC: &[u8] = b"SQLite format 3\0";
 const HEADER_BYTES: usize = 100;
-const LOCK_NAME: &str = "lock";
 /// Events are private, and whoever can open the lock's file could hold the lock.
 pub(crate) const FILE_MODE: u32 = 0o600;
 /// How long the check at start may take. A database of some hundred megabytes is checked whole in that time; of a
@@ -40,6 +41,8 @@ const WAL_BYTES_MAX: i64 = 64 << 20;
 /// The most that SQLite's page cache may take, in KiB.
 const CACHE_KIB: i64 = 32 << 10;
 const STATEMENTS_MAX: usize = 32;
+/// How long keys of events that are kept no longer are known, unless [`Log::set_dedupe_s`] says otherwise.
+const DEDUPE_MS: u64 = 86_400_000;
 
 /// Where the log is and how patient it is.
 #[derive(Debug, Clone)]
@@ -68,7 +71,7 @@ impl Log {
         let dir = &options.data_dir;
         let unwritable = |source| Error::Unwritable { dir: dir.clone(), source };
         make_dir(dir).map_err(unwritable)?;
-        let lock = take_lock(dir)?;
+        let lock = DirLock::take(dir)?;
         finish_restore(dir).map_err(unwritable)?;
         let path = dir.join(DATABASE_NAME);
         let mut database = open_private(OpenOptions::new().read(true).write(true), &path).map_err(unwritable)?;
@@ -76,6 +79,8 @@ impl Log {
             make_private(&beside(&path, suffix)).map_err(unwritable)?;
         }
         let cut = find_cut(&path, &mut database).map_err(unwritable)?;
+        // Before SQLite has the file: closing any descriptor of it takes the process's locks on it away.
+        drop(database);
         if let Some(detail) = cut {
             return Err(Error::Corrupt { path, detail });
         }
@@ -111,20 +116,9 @@ pub(crate) fn make_dir(dir: &Path) -> io::Result<()> {
     }
 }
 
-/// The lock is the kernel's (`flock`): it ends with the process, however that ends, so the file is never stale.
-pub(crate) fn take_lock(dir: &Path) -> Result<File, Error> {
-    let unwritable = |source| Error::Unwritable { dir: dir.to_path_buf(), source };
-    let lock = open_private(OpenOptions::new().write(true), &dir.join(LOCK_NAME)).map_err(unwritable)?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(TryLockError::WouldBlock) => Err(Error::Locked { dir: dir.to_path_buf() }),
-        Err(TryLockError::Error(source)) => Err(unwritable(source)),
-    }
-}
-
 /// Opens a file, or makes it, and lets its owner alone read and write it, whatever the umask, the directory and its mode
 /// of before. SQLite gives the files that it makes beside a database the mode of the database.
-fn open_private(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+pub(crate) fn open_private(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
     let file = options.create(true).truncate(false).mode(FILE_MODE).open(path)?;
     tighten(path, file.metadata()?.permissions().mode(), |mode| file.set_permissions(mode))?;
     Ok(file)
@@ -188,7 +182,7 @@ fn page_bytes(header: &[u8; HEADER_BYTES]) -> u64 {
 }
 
 /// From an open connection to a log. The lock comes first, so that on an error it is given back last.
-fn prepare(lock: Option<File>, mut conn: Connection, path: PathBuf, busy_timeout_ms: u64) -> Result<Log, Error> {
+fn prepare(lock: Option<DirLock>, mut conn: Connection, path: PathBuf, busy_timeout_ms: u64) -> Result<Log, Error> {
     let on_disk = lock.is_some();
     let sqlite = |source| Error::from_sqlite(source, &path, busy_timeout_ms);
     conn.busy_timeout(Duration::from_millis(busy_timeout_ms)).map_err(sqlite)?;
@@ -204,7 +198,21 @@ fn prepare(lock: Option<File>, mut conn: Connection, path: PathBuf, busy_timeout
     schema::migrate(&conn, found).map_err(sqlite)?;
     let terms = terms::begin(&conn).map_err(sqlite)?;
     conn.set_db_config(keep_wal, false).map_err(sqlite)?;
-    Ok(Log { conn, heads: Heads::default(), terms, path, busy_timeout_ms, _lock: lock })
+    let files = on_disk.then(|| Files::new(&path));
+    let mut log = Log {
+        conn,
+        heads: Heads::default(),
+        terms,
+        path,
+        busy_timeout_ms,
+        is_patient: true,
+        dedupe_ms: DEDUPE_MS,
+        gone: None,
+        files,
+        _lock: lock,
+    };
+    log.look()?;
+    Ok(log)
 }
 
 /// The schema's number, 0 for a new database. This is the first read, so garbage and a file that is shorter than

@@ -7,7 +7,7 @@
 //! `events` is one B-tree in the order of (channel, offset): a page is one descent and a walk. `data` is a BLOB
 //! because documents will store binary updates. `channels.head` is kept, and not derived from the highest event,
 //! so that a number is not given again after its event is gone; `channels.tail` is the highest that is gone.
-//! `events.refers` is the offset that an event amends.
+//! `events.refers` is the offset that an event amends. `dedupe_keys` holds the keys of events that are kept no longer.
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
@@ -56,6 +56,18 @@ const MIGRATIONS: &[&str] = &[
         PRIMARY KEY (channel_id, term)
     ) STRICT, WITHOUT ROWID;
     INSERT INTO terms (epoch) SELECT value FROM meta WHERE key = 'epoch';
+",
+    "
+    CREATE TABLE dedupe_keys (
+        channel_id INTEGER NOT NULL,
+        who        TEXT NOT NULL,
+        dedupe     TEXT NOT NULL,
+        offset     INTEGER NOT NULL,
+        id         TEXT,
+        time_ms    INTEGER NOT NULL,
+        PRIMARY KEY (channel_id, who, dedupe)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX dedupe_keys_by_time ON dedupe_keys (time_ms);
 ",
 ];
 

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
+use crate::apart::apart;
+use crate::dedupe::move_keys;
 use crate::error::Error;
 use crate::event::{Keep, Swept};
 use crate::heads::Channel;
@@ -31,13 +33,16 @@ impl Log {
     /// Deletes a slice of what `keep` lets go, in channels behind the row `after` (0 begins anew). `keep` is asked with
     /// a channel's name; `None` keeps all of it.
     ///
-    /// By age the oldest events go up to the first that is young enough, whatever the times behind it.
+    /// By age the oldest events go up to the first that is young enough, whatever the times behind it. Keys of events
+    /// that are younger at `now_ms` than [`Log::set_dedupe_s`] says stay known.
+    ///
+    /// A channel that is damaged is passed over.
     ///
     /// # Errors
-    /// [`Error::Full`], [`Error::Busy`], or what SQLite reports. Nothing of the slice is gone then.
-    pub fn sweep(&mut self, after: i64, keep: impl Fn(&str) -> Option<Keep>) -> Result<Swept, Error> {
-        let swept = sweep(&self.conn, after, keep);
-        match swept {
+    /// [`Error::Full`], [`Error::Busy`], [`Error::Gone`], or what SQLite reports. Nothing of the slice is gone then.
+    pub fn sweep(&mut self, after: i64, now_ms: u64, keep: impl Fn(&str) -> Option<Keep>) -> Result<Swept, Error> {
+        self.check_known()?;
+        match self.sweep_slice(after, now_ms, keep) {
             Ok((swept, moved)) => {
                 for (name, channel) in moved {
                     if let Some(known) = self.heads.find(&name) {
@@ -46,9 +51,9 @@ impl Log {
                 }
                 Ok(swept)
             }
-            Err(source) => {
+            Err(error) => {
                 self.heads.clear();
-                Err(self.error(source))
+                Err(error)
             }
         }
     }
@@ -62,48 +67,96 @@ impl Log {
     /// # Errors
     /// What SQLite reports, such as [`Error::Full`]. Nothing is lost then.
     pub fn forget(&mut self) -> Result<bool, Error> {
-        let patient = Duration::from_millis(self.busy_timeout_ms);
+        self.check_known()?;
         let done = self.conn.busy_timeout(Duration::ZERO).and_then(|()| {
             self.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0).map(|busy| busy == 0))
         });
-        self.conn.busy_timeout(patient).and(done).map_err(|source| self.error(source))
+        self.conn.busy_timeout(self.patience()).and(done).map_err(|source| self.error(source))
     }
 }
 
 type Moved = Vec<(Box<str>, Channel)>;
 
-fn sweep(conn: &Connection, after: i64, keep: impl Fn(&str) -> Option<Keep>) -> rusqlite::Result<(Swept, Moved)> {
-    let mut swept = Swept::default();
-    let mut moved = Vec::new();
-    let found = find_channels(conn, after)?;
-    if found.len() as i64 == CHANNELS_MAX {
-        swept.next = found.last().map(|(_, channel)| channel.id);
-    }
-    let (mut events, mut bytes) = (EVENTS_MAX, BYTES_MAX);
-    let mut transaction = None;
-    for (name, mut channel) in found {
-        let Some(keep) = keep(&name) else { continue };
-        let gone = find_gone(conn, channel, keep, &mut events, &mut bytes)?;
-        if let Some(tail) = gone {
-            if transaction.is_none() {
-                transaction = Some(Transaction::new_unchecked(conn, TransactionBehavior::Immediate)?);
+/// What one slice may still take.
+struct Budget {
+    events: usize,
+    bytes: usize,
+}
+
+impl Log {
+    fn sweep_slice(
+        &self,
+        after: i64,
+        now_ms: u64,
+        keep: impl Fn(&str) -> Option<Keep>,
+    ) -> Result<(Swept, Moved), Error> {
+        let sqlite = |source| self.error(source);
+        let mut swept = Swept::default();
+        let mut moved = Vec::new();
+        let found = find_channels(&self.conn, after).map_err(sqlite)?;
+        if found.len() as i64 == CHANNELS_MAX {
+            swept.next = found.last().map(|(_, channel)| channel.id);
+        }
+        let mut budget = Budget { events: EVENTS_MAX, bytes: BYTES_MAX };
+        let mut transaction = None;
+        for (name, mut channel) in found {
+            let Some(keep) = keep(&name) else { continue };
+            match self.sweep_channel(channel, keep, now_ms, &mut budget, &mut transaction) {
+                Ok(None) => {}
+                Ok(Some(tail)) => {
+                    channel.tail = tail;
+                    swept.tails.push((name.clone(), tail));
+                    moved.push((name, channel));
+                }
+                Err(error) if error.may_be_one_channels() => {
+                    swept.failed.push((name, error));
+                    if transaction.is_some() && self.conn.is_autocommit() {
+                        // The disk failed and took the slice along: the next one begins behind this channel.
+                        swept.tails.clear();
+                        swept.next = Some(channel.id);
+                        return Ok((swept, Vec::new()));
+                    }
+                }
+                Err(error) => return Err(error),
             }
-            channel.tail = tail;
-            conn.prepare_cached(DELETE)?.execute(params![channel.id, tail.cast_signed()])?;
-            conn.prepare_cached(MOVE_TAIL)?.execute(params![channel.id, tail.cast_signed()])?;
-            swept.tails.push((name.clone(), tail));
-            moved.push((name, channel));
+            if budget.events == 0 || budget.bytes == 0 {
+                // The same channel again: there may be more of it.
+                swept.next = Some(channel.id - 1);
+                break;
+            }
         }
-        if events == 0 || bytes == 0 {
-            // The same channel again: there may be more of it.
-            swept.next = Some(channel.id - 1);
-            break;
+        if let Some(transaction) = transaction {
+            transaction.commit().map_err(sqlite)?;
         }
+        Ok((swept, moved))
     }
-    if let Some(transaction) = transaction {
-        transaction.commit()?;
+
+    /// Deletes what of a channel goes, and returns its new tail. The first that loses something begins the transaction.
+    fn sweep_channel<'c>(
+        &'c self,
+        channel: Channel,
+        keep: Keep,
+        now_ms: u64,
+        budget: &mut Budget,
+        transaction: &mut Option<Transaction<'c>>,
+    ) -> Result<Option<u64>, Error> {
+        let sqlite = |source| self.error(source);
+        let Some(tail) = find_gone(&self.conn, channel, keep, budget).map_err(sqlite)? else { return Ok(None) };
+        if transaction.is_none() {
+            let begun = Transaction::new_unchecked(&self.conn, TransactionBehavior::Immediate);
+            *transaction = Some(begun.map_err(sqlite)?);
+        }
+        let since_ms = now_ms.saturating_sub(self.dedupe_ms);
+        let done = apart(&self.conn, || {
+            if self.dedupe_ms > 0 {
+                move_keys(&self.conn, channel.id, channel.tail, tail, since_ms)?;
+            }
+            self.conn.prepare_cached(DELETE)?.execute(params![channel.id, tail.cast_signed()])?;
+            self.conn.prepare_cached(MOVE_TAIL)?.execute(params![channel.id, tail.cast_signed()])
+        });
+        done.map_err(sqlite)?;
+        Ok(Some(tail))
     }
-    Ok((swept, moved))
 }
 
 fn find_channels(conn: &Connection, after: i64) -> rusqlite::Result<Moved> {
@@ -116,29 +169,23 @@ fn find_channels(conn: &Connection, after: i64) -> rusqlite::Result<Moved> {
 }
 
 /// The new tail, where something goes; takes what that costs from the slice's budget.
-fn find_gone(
-    conn: &Connection,
-    channel: Channel,
-    keep: Keep,
-    events: &mut usize,
-    bytes: &mut usize,
-) -> rusqlite::Result<Option<u64>> {
+fn find_gone(conn: &Connection, channel: Channel, keep: Keep, budget: &mut Budget) -> rusqlite::Result<Option<u64>> {
     let by_count = keep.events.map_or(0, |events| channel.head.saturating_sub(events));
     if by_count <= channel.tail && keep.since_ms.is_none() {
         return Ok(None);
     }
     let mut select = conn.prepare_cached(OLDEST)?;
-    let mut rows = select.query(params![channel.id, channel.tail.cast_signed(), *events as i64])?;
+    let mut rows = select.query(params![channel.id, channel.tail.cast_signed(), budget.events as i64])?;
     let mut gone = None;
-    while let (Some(row), true) = (rows.next()?, *events > 0 && *bytes > 0) {
+    while let (Some(row), true) = (rows.next()?, budget.events > 0 && budget.bytes > 0) {
         let offset = row.get::<_, i64>(0)?.cast_unsigned();
         let time_ms = row.get::<_, i64>(1)?.cast_unsigned();
         if offset > by_count && keep.since_ms.is_none_or(|since_ms| time_ms >= since_ms) {
             break;
         }
         gone = Some(offset);
-        *events -= 1;
-        *bytes = bytes.saturating_sub(row.get::<_, i64>(2)? as usize);
+        budget.events -= 1;
+        budget.bytes = budget.bytes.saturating_sub(row.get::<_, i64>(2)? as usize);
     }
     Ok(gone)
 }

@@ -6,6 +6,9 @@ use kit::{Dir, all, event, fill, offsets};
 use realtime_log::{Amends, Append, Keep, Log, Stored};
 use rusqlite::Connection;
 
+/// The time of every event of the kit.
+const NOW_MS: u64 = 1_700_000_000_000;
+
 fn amending<'a>(offset: u64, data: &'a str, replacement: Option<&'a str>, erases: bool) -> Append<'a> {
     let replacement = replacement.map(str::as_bytes);
     Append { event: "message_updated", amends: Some(Amends { offset, replacement, erases }), ..event("a", data) }
@@ -18,7 +21,7 @@ fn payloads(events: &[Stored]) -> Vec<(u64, &str)> {
 fn sweep_all(log: &mut Log, keep: Keep) -> Vec<(Box<str>, u64)> {
     let (mut tails, mut after) = (Vec::new(), Some(0));
     while let Some(from) = after {
-        let swept = log.sweep(from, |name| (name != "kept").then_some(keep)).unwrap();
+        let swept = log.sweep(from, NOW_MS, |name| (name != "kept").then_some(keep)).unwrap();
         tails.extend(swept.tails);
         after = swept.next;
     }

@@ -14,6 +14,10 @@ use proptest::prelude::*;
 use realtime_log::{Amends, Append, Appended, Error, Keep, Log, Page, Stored};
 use rusqlite::Connection;
 
+/// Events have times from 0 to 2,000: some keys move, some of those are too old for a later event.
+const DEDUPE_S: u64 = 1;
+const SWEPT_MS: u64 = 1_500;
+
 #[derive(Debug, Clone)]
 struct Event {
     channel: String,
@@ -43,7 +47,7 @@ fn channels() -> impl Strategy<Value = String> {
 
 fn events() -> impl Strategy<Value = Event> {
     let amends = option::weighted(0.3, (0..12_u64, option::of("[yz]{0,60}"), any::<bool>()));
-    (channels(), "x{0,40}", any::<bool>(), option::of("[uv]"), option::of("[1-6]"), amends, 0..1_000_u64).prop_map(
+    (channels(), "x{0,40}", any::<bool>(), option::of("[uv]"), option::of("[1-6]"), amends, 0..2_000_u64).prop_map(
         |(channel, text, number_field, user, dedupe, amends, time_ms)| {
             let data = if text.is_empty() { "{}".to_owned() } else { format!(r#"{{"content":"{text}"}}"#) };
             Event { channel, data, number_field, user, dedupe, amends, time_ms }
@@ -70,6 +74,8 @@ fn operations() -> impl Strategy<Value = Operation> {
 #[derive(Default)]
 struct Model {
     channels: HashMap<String, Vec<Row>>,
+    /// Offset and time by channel, user and key, of events that are kept no longer.
+    moved: HashMap<(String, Option<String>, String), (u64, u64)>,
     heads: HashMap<String, u64>,
 }
 
@@ -83,6 +89,15 @@ impl Model {
     fn append(&mut self, event: &Event) -> Appended {
         let events = self.channels.entry(event.channel.clone()).or_default();
         let user: Option<Box<str>> = event.user.clone().map(Into::into);
+        if let Some(key) = &event.dedupe
+            && let Some((offset, time_ms)) =
+                self.moved.get(&(event.channel.clone(), event.user.clone(), key.clone())).copied()
+            && time_ms + DEDUPE_S * 1_000 > event.time_ms
+        {
+            let data = format!(r#"{{"number":{offset}}}"#).into_bytes().into();
+            let stored = Stored { offset, event: "new_message".into(), data, user, request: None, time_ms };
+            return Appended { offset, duplicate: true, stored: Some(stored), ..Appended::default() };
+        }
         let first =
             events.iter().find(|row| row.dedupe.is_some() && row.dedupe == event.dedupe && row.stored.user == user);
         if let Some(row) = first {
@@ -137,7 +152,11 @@ impl Model {
             let is_old =
                 |row: &Row| row.stored.offset <= by_count || since_ms.is_some_and(|ms| row.stored.time_ms < ms);
             let gone = rows.iter().take_while(|row| is_old(row)).count();
-            rows.drain(..gone);
+            for Row { stored, dedupe, .. } in rows.drain(..gone) {
+                let Some(key) = dedupe.filter(|_| stored.time_ms > SWEPT_MS - DEDUPE_S * 1_000) else { continue };
+                let user = stored.user.map(Into::into);
+                self.moved.insert((channel.clone(), user, key), (stored.offset, stored.time_ms));
+            }
         }
     }
 
@@ -185,7 +204,11 @@ fn batch(events: &[Event]) -> Vec<Append<'_>> {
 
 /// Runs the operations on a log in `dir`, or in memory, where nothing can be locked or reopened.
 fn compare(dir: Option<&Dir>, operations: &[Operation]) {
-    let open = || dir.map_or_else(|| Log::open_in_memory().unwrap(), Dir::open);
+    let open = || {
+        let mut log = dir.map_or_else(|| Log::open_in_memory().unwrap(), Dir::open);
+        log.set_dedupe_s(DEDUPE_S);
+        log
+    };
     let mut log = open();
     let mut chain = log.terms().to_vec();
     let mut firsts: BTreeMap<&str, Vec<(u64, u64)>> = BTreeMap::new();
@@ -220,7 +243,7 @@ fn compare(dir: Option<&Dir>, operations: &[Operation]) {
                 let keep = Keep { since_ms: *since_ms, events: *events };
                 let mut after = Some(0);
                 while let Some(from) = after {
-                    after = log.sweep(from, |_| Some(keep)).unwrap().next;
+                    after = log.sweep(from, SWEPT_MS, |_| Some(keep)).unwrap().next;
                 }
                 model.sweep(*since_ms, *events);
             }

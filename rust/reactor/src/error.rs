@@ -81,8 +81,8 @@ impl From<realtime_log::Error> for StartError {
         use realtime_log::Error;
         let code = match error {
             Error::Locked { .. } => StartCode::DataDirLocked,
-            // At start both mean that the directory cannot be written now.
-            Error::Unwritable { .. } | Error::Full { .. } => StartCode::DataDirUnwritable,
+            // At start these mean that the directory cannot be written now.
+            Error::Unwritable { .. } | Error::Full { .. } | Error::Gone { .. } => StartCode::DataDirUnwritable,
             Error::Busy { .. } => StartCode::DataDirLocked,
             Error::Corrupt { .. } => StartCode::LogCorrupt,
             Error::Newer { .. } => StartCode::LogNewer,

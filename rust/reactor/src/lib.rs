@@ -22,6 +22,7 @@ mod link;
 mod link_client;
 mod listener;
 mod log_chores;
+mod log_faults;
 mod log_health;
 mod log_thread;
 mod log_worker;

@@ -1,4 +1,4 @@
-//! What the log's thread does between requests: retention, and making the files forget.
+//! What the log's thread does between requests: retention, making the files forget, and looking after them.
 //!
 //! One slice at a time, and at most a fifth of the thread's time: an append waits for one slice, some milliseconds, and
 //! never for a pass. A pass over all channels begins with the start and again a minute after the last has ended. What
@@ -6,7 +6,7 @@
 //! than once a second, and after ten seconds also when the log is never idle.
 
 use crate::log_worker::LogWorker;
-use realtime_hub::Now;
+use realtime_hub::{Event, Now};
 use realtime_log::Keep;
 use std::time::Duration;
 
@@ -67,13 +67,21 @@ impl LogWorker {
         let Chores { sweep_ms, age_ms, forget_ms, .. } = self.chores;
         let sweep_ms = if self.hub.forgets() { sweep_ms } else { u64::MAX };
         let age_ms = if self.hub.ages() { age_ms } else { u64::MAX };
-        let due_ms = sweep_ms.min(age_ms).min(forget_ms.unwrap_or(u64::MAX));
+        let look_ms = self.faults.look_ms(self.log.is_on_disk());
+        let due_ms = sweep_ms.min(age_ms).min(look_ms).min(forget_ms.unwrap_or(u64::MAX));
         Duration::from_millis(due_ms.saturating_sub(now.mono_ms).min(IDLE_MS))
     }
 
     /// Does a slice of what is due; true if events are gone by it. `is_idle` says that nobody waits for the log.
-    pub(crate) fn do_chore(&mut self, now: impl Fn() -> Now, is_idle: bool) -> bool {
+    pub(crate) fn do_chore(&mut self, now: impl Fn() -> Now, is_idle: bool, events: &mut Vec<Event>) -> bool {
+        let has_swept = self.do_due(now, is_idle);
+        self.faults.take_lines(events);
+        has_swept
+    }
+
+    fn do_due(&mut self, now: impl Fn() -> Now, is_idle: bool) -> bool {
         let started = now();
+        self.look(started.mono_ms);
         let late_ms = if is_idle { 0 } else { FORGET_LATE_MS };
         if self.chores.forget_ms.is_some_and(|due_ms| due_ms + late_ms <= started.mono_ms) {
             self.forget(started.mono_ms);
@@ -99,10 +107,15 @@ impl LogWorker {
             let keep = hub.keep_of(channel)?;
             Some(Keep { since_ms: keep.s.map(|s| wall_ms.saturating_sub(s * 1_000)), events: keep.events })
         };
-        match self.log.sweep(self.chores.after, keep) {
-            Ok(swept) => {
+        let swept = self.log.sweep(self.chores.after, wall_ms, keep);
+        let swept = swept.and_then(|swept| Ok((swept, self.log.expire_keys(wall_ms)?)));
+        match swept {
+            Ok((swept, has_more)) => {
                 self.chores.after = swept.next.unwrap_or(0);
-                if swept.next.is_none() {
+                for (channel, error) in &swept.failed {
+                    self.work_failed(Some(channel), error, now.mono_ms);
+                }
+                if swept.next.is_none() && !has_more {
                     self.chores.sweep_ms = now.mono_ms + PASS_MS;
                 }
                 for (channel, tail) in &swept.tails {
@@ -114,7 +127,7 @@ impl LogWorker {
                 !swept.tails.is_empty()
             }
             Err(error) => {
-                self.failure(&error);
+                self.work_failed(None, &error, now.mono_ms);
                 self.chores.sweep_ms = now.mono_ms + RETRY_MS;
                 false
             }
@@ -128,7 +141,7 @@ impl LogWorker {
             // Somebody reads the file, a backup for example: it must end some time.
             Ok(false) => Some(mono_ms + RETRY_MS),
             Err(error) => {
-                self.failure(&error);
+                self.work_failed(None, &error, mono_ms);
                 Some(mono_ms + RETRY_MS)
             }
         };

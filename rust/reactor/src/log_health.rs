@@ -1,4 +1,4 @@
-//! What only the log's thread knows: that the log fails, and why.
+//! What only the log's thread knows and all may ask: whether the log fails now, and why.
 
 use std::fmt::Write as _;
 use std::sync::{Mutex, PoisonError};
@@ -6,29 +6,35 @@ use std::sync::{Mutex, PoisonError};
 /// How the log fares.
 #[derive(Debug, Default)]
 pub(crate) struct LogHealth {
-    failed: Mutex<Failed>,
+    state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
-struct Failed {
-    count: u64,
-    last: Option<String>,
+struct State {
+    failures: u64,
+    /// Why it cannot store now, without a path.
+    failing: Option<String>,
 }
 
 impl LogHealth {
     /// A batch or a read could not be served.
-    pub(crate) fn failed(&self, error: String) {
-        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
-        failed.count += 1;
-        failed.last = Some(error);
+    pub(crate) fn count_failure(&self) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).failures += 1;
     }
 
-    /// `json`, an object, with `log_failures` and `log_error` (what it said last, or null) behind its members.
+    /// From now on the log cannot store, for this reason; or it can.
+    pub(crate) fn set_failing(&self, reason: Option<String>) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).failing = reason;
+    }
+
+    /// `json`, an object, with `log_failures`, `log_failing` (0 or 1) and `log_error` (why it fails, or null) behind its
+    /// members.
     pub(crate) fn append_to(&self, json: &str) -> String {
-        let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
-        let error = failed.last.as_deref().map_or_else(|| "null".into(), |error| format!("\"{}\"", json_text(error)));
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let error = state.failing.as_deref().map_or_else(|| "null".into(), |error| format!("\"{}\"", json_text(error)));
+        let (failures, failing) = (state.failures, u8::from(state.failing.is_some()));
         let members = json.strip_suffix('}').unwrap_or("{");
-        format!("{members},\"log_failures\":{},\"log_error\":{error}}}", failed.count)
+        format!("{members},\"log_failures\":{failures},\"log_failing\":{failing},\"log_error\":{error}}}")
     }
 }
 
@@ -55,16 +61,19 @@ mod tests {
     #[test]
     fn a_healthy_log_is_told_beside_the_counters() {
         let json = LogHealth::default().append_to("{\"accepted\":0}");
-        assert!(json.starts_with("{\"accepted\":0,"), "{json}");
-        assert!(json.ends_with(",\"log_failures\":0,\"log_error\":null}"), "{json}");
+        assert_eq!(json, r#"{"accepted":0,"log_failures":0,"log_failing":0,"log_error":null}"#);
     }
 
     #[test]
-    fn the_last_error_is_told_as_json() {
+    fn why_it_fails_is_told_as_json_until_it_does_no_more() {
         let health = LogHealth::default();
-        health.failed("first".into());
-        health.failed("no \"room\"\non \\".into());
+        health.count_failure();
+        health.count_failure();
+        health.set_failing(Some("no \"room\"\non \\".into()));
         let json = health.append_to("{\"accepted\":0}");
-        assert!(json.ends_with(r#","log_failures":2,"log_error":"no \"room\"\u000aon \\"}"#), "{json}");
+        assert!(json.ends_with(r#","log_failures":2,"log_failing":1,"log_error":"no \"room\"\u000aon \\"}"#), "{json}");
+        health.set_failing(None);
+        let json = health.append_to("{}");
+        assert!(json.ends_with(r#""log_failures":2,"log_failing":0,"log_error":null}"#), "{json}");
     }
 }

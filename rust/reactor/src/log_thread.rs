@@ -170,7 +170,8 @@ fn serve(worker: &mut LogWorker, requests: &LogRequests, bridge: &Bridge, clock:
             bridge.push(&mut events);
             requests.answered(count, bytes.drain(..count).sum());
         }
-        worker.do_chore(|| clock.now(), is_idle);
+        worker.do_chore(|| clock.now(), is_idle, &mut events);
+        bridge.push(&mut events);
     }
 }
 

@@ -1,17 +1,19 @@
 //! Serves what the hub asks of the log: appends in one commit, then each published and acknowledged in log order.
 //!
 //! Requests are served in the order they were asked, consecutive appends together. Nothing is published that is not
-//! committed, and a commit that fails refuses its own events only: the next goes on. It has no thread and no queue;
+//! committed, and a commit that fails refuses its own events only: the next goes on. Where one channel may be the cause
+//! each channel's events are tried by themselves. It has no thread and no queue;
 //! [`LogThread`](crate::log_thread) and the virtual engine call it.
 
 use crate::log_chores::Chores;
+use crate::log_faults::LogFaults;
 use crate::log_health::LogHealth;
 use realtime_hub::{
     AppendError, AppendedEvent, Bounds, Event, Hub, LogFailure, LogPage, LogRequest, Now, Publish, StoredEvent,
     TermStarts,
 };
-use realtime_log::{Amends, Append, Appended, Log, Page, Stored};
-use std::collections::VecDeque;
+use realtime_log::{Amends, Append, Appended, Error, Log, Page, Stored};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -25,13 +27,14 @@ const APPEND_BYTES_MAX: usize = 8 << 20;
 pub(crate) struct LogWorker {
     pub(crate) log: Log,
     pub(crate) hub: Arc<Hub>,
-    health: Arc<LogHealth>,
+    pub(crate) health: Arc<LogHealth>,
+    pub(crate) faults: LogFaults,
     pub(crate) chores: Chores,
 }
 
 impl LogWorker {
     pub(crate) fn new(log: Log, hub: Arc<Hub>, health: Arc<LogHealth>) -> Self {
-        Self { log, hub, health, chores: Chores::default() }
+        Self { log, hub, health, faults: LogFaults::default(), chores: Chores::default() }
     }
 
     /// Serves one read, or as many appends as stand together at the front; returns how many requests that was.
@@ -53,14 +56,20 @@ impl LogWorker {
                 count
             }
             Some(LogRequest::Head { channel }) => {
-                let outcome = self.bounds(channel.name()).map_err(|error| self.failure(&error));
-                self.hub.head_read(&channel, outcome, now(), events);
+                let outcome = self.bounds(channel.name());
+                let now = now();
+                let outcome = outcome.map_err(|error| self.work_failed(Some(channel.name()), &error, now.mono_ms));
+                self.hub.head_read(&channel, outcome, now, events);
+                self.faults.take_lines(events);
                 1
             }
             Some(LogRequest::Page { channel, after, limit, bytes_max, purpose }) => {
                 let outcome = self.log.page(channel.name(), after, limit, bytes_max);
-                let outcome = outcome.map(hub_page).map_err(|error| self.failure(&error));
-                self.hub.page_read(&channel, purpose, outcome, now(), events);
+                let now = now();
+                let outcome =
+                    outcome.map(hub_page).map_err(|error| self.work_failed(Some(channel.name()), &error, now.mono_ms));
+                self.hub.page_read(&channel, purpose, outcome, now, events);
+                self.faults.take_lines(events);
                 1
             }
         }
@@ -83,6 +92,7 @@ impl LogWorker {
                 counters.log_commit_s.observe(started.elapsed().as_micros() as u64, 1);
                 counters.log_batch.observe(group.len() as u64, 1);
                 let now = now();
+                self.committed(group.iter().map(|(publish, _)| &*publish.channel), now.mono_ms);
                 if appended.iter().any(|one| !one.amended.is_empty()) {
                     self.chores.must_forget(now.mono_ms);
                 }
@@ -91,20 +101,63 @@ impl LogWorker {
                     self.hub.appended(publish, outcome, now, events);
                 }
             }
+            Err(error) if error.may_be_one_channels() => {
+                let answers = self.log.append_apart(&batch);
+                drop(batch);
+                self.answer_apart(group, answers, now(), events);
+            }
             Err(error) => {
                 drop(batch);
-                let failure = self.failure(&error);
                 let now = now();
+                let bytes = group.iter().map(|(publish, _)| publish.bytes()).sum();
+                let failure = self.batch_failed(&error, group.len(), bytes, now.mono_ms);
                 for (publish, _) in group {
                     self.hub.appended(publish, Err(AppendError::Log(failure.clone())), now, events);
                 }
             }
         }
+        self.faults.take_lines(events);
     }
 
-    pub(crate) fn failure(&self, error: &realtime_log::Error) -> LogFailure {
-        self.health.failed(error.to_string());
-        LogFailure(error.to_string().into())
+    /// Publishes what was stored of a batch that failed as a whole, and refuses the rest, in the order of the batch.
+    fn answer_apart(
+        &mut self,
+        group: Vec<(Publish, u64)>,
+        answers: Vec<Result<Appended, Arc<Error>>>,
+        now: Now,
+        events: &mut Vec<Event>,
+    ) {
+        let stored: HashSet<Arc<str>> = group
+            .iter()
+            .zip(&answers)
+            .filter(|(_, answer)| answer.is_ok())
+            .map(|((publish, _), _)| Arc::clone(&publish.channel))
+            .collect();
+        if !stored.is_empty() {
+            self.hub.counters().log_commits.fetch_add(1, Ordering::Relaxed);
+            self.committed(stored.iter().map(|channel| &**channel), now.mono_ms);
+        }
+        let mut failures: HashMap<Arc<str>, LogFailure> = HashMap::new();
+        for ((publish, time_ms), answer) in group.into_iter().zip(answers) {
+            let outcome = match answer {
+                Ok(appended) => hub_appended(&publish, time_ms, appended),
+                Err(error) => {
+                    let is_alone = error.may_be_one_channels() && (!stored.is_empty() || !error.is_of_the_disk());
+                    let failure = failures.entry(Arc::clone(&publish.channel)).or_insert_with(|| {
+                        if is_alone {
+                            self.channel_failed(&publish.channel, &error)
+                        } else {
+                            self.batch_failed(&error, 1, publish.bytes(), now.mono_ms)
+                        }
+                    });
+                    Err(AppendError::Log(failure.clone()))
+                }
+            };
+            if outcome.as_ref().is_ok_and(|appended| !appended.amended.is_empty()) {
+                self.chores.must_forget(now.mono_ms);
+            }
+            self.hub.appended(publish, outcome, now, events);
+        }
     }
 }
 

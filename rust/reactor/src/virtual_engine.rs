@@ -273,7 +273,7 @@ impl VirtualEngine {
             let count = self.log.serve_next(&mut waiting, || clock.now(), &mut self.events);
             self.handle.requests.answered(count, bytes.drain(..count).sum());
         }
-        happened | self.log.do_chore(|| clock.now(), !happened)
+        happened | self.log.do_chore(|| clock.now(), !happened, &mut self.events)
     }
 
     /// What clients read, and what the server hears of it.

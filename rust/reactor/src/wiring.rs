@@ -40,10 +40,11 @@ pub(crate) fn check_options(json: &[u8]) -> Result<Options, StartError> {
 
 /// Opens the log and makes the hub; commands come to it only when it is set in `handle`.
 pub(crate) fn wire(options: &Options, shards: usize, handle: &Handle) -> Result<Wired, StartError> {
-    let log = match &options.data_dir {
+    let mut log = match &options.data_dir {
         Some(dir) => Log::open(&realtime_log::Options::new(dir))?,
         None => Log::open_in_memory()?,
     };
+    log.set_dedupe_s(options.dedupe_s);
     let epoch = log.epoch().to_owned();
     let queue = Box::new(LogPort(Arc::clone(&handle.requests)));
     let terms = Terms::new(log.terms().iter().map(|term| (term.number, term.epoch.clone())));

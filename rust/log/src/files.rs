@@ -1,0 +1,113 @@
+//! Whether the log's files are still those that were opened.
+//!
+//! SQLite goes on writing to a file that was removed or replaced, and every commit succeeds: nothing of it is there
+//! after a restart. So the files are looked at: the database and the write-ahead log behind each commit, all three in
+//! every pause. They are never opened here a second time while SQLite has them, but for the one descriptor that is kept:
+//! closing any descriptor of a file takes the process's locks on it away.
+
+use std::fs::{self, File};
+use std::io::ErrorKind;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+
+use crate::error::Gone;
+
+/// Bytes before the first frame of a write-ahead log, and before the page in each (SQLite's file format, 4.1).
+const WAL_HEADER_BYTES: u64 = 32;
+const WAL_FRAME_HEADER_BYTES: u64 = 24;
+
+/// The three files of a database on disk.
+#[derive(Debug)]
+pub(crate) struct Files {
+    database: Watched,
+    wal: Watched,
+    shared: Watched,
+    /// Of `shared`, open as long as the database is.
+    index: Option<File>,
+    /// The database never becomes shorter: it is never vacuumed.
+    database_bytes: u64,
+    /// It did; its bytes do not come back.
+    is_cut: bool,
+}
+
+#[derive(Debug)]
+struct Watched {
+    path: PathBuf,
+    /// Device and inode, once it was there.
+    identity: Option<(u64, u64)>,
+}
+
+impl Files {
+    /// Takes note of the files of a database that SQLite has open.
+    pub(crate) fn new(database: &Path) -> Self {
+        let beside = |suffix: &str| {
+            let mut path = database.as_os_str().to_owned();
+            path.push(suffix);
+            Watched { path: path.into(), identity: None }
+        };
+        let shared = beside("-shm");
+        let index = File::open(&shared.path).ok();
+        let database = Watched { path: database.to_path_buf(), identity: None };
+        Self { database, wal: beside("-wal"), shared, index, database_bytes: 0, is_cut: false }
+    }
+
+    /// Looks at what a commit was written to.
+    pub(crate) fn check_written(&mut self) -> Result<(), (PathBuf, Gone)> {
+        if let Some(bytes) = self.database.check()? {
+            self.is_cut |= bytes < self.database_bytes;
+            self.database_bytes = self.database_bytes.max(bytes);
+        }
+        if self.is_cut {
+            return Err((self.database.path.clone(), Gone::Shortened));
+        }
+        match self.wal.check()? {
+            Some(bytes) if bytes < self.wal_bytes_needed() => Err((self.wal.path.clone(), Gone::Shortened)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Looks at all of them.
+    pub(crate) fn check(&mut self) -> Result<(), (PathBuf, Gone)> {
+        self.check_written()?;
+        self.shared.check().map(|_| ())
+    }
+
+    /// Bytes of the frames that the write-ahead log's index says are there: page size and number of the last one
+    /// (SQLite's "WAL-mode File Format", 2.1).
+    fn wal_bytes_needed(&self) -> u64 {
+        let mut header = [0; 20];
+        let Some(index) = &self.index else { return 0 };
+        if index.read_exact_at(&mut header, 0).is_err() {
+            return 0;
+        }
+        let page_bytes = match u16::from_ne_bytes([header[14], header[15]]) {
+            1 => 65_536,
+            bytes => u64::from(bytes),
+        };
+        let frames = u64::from(u32::from_ne_bytes([header[16], header[17], header[18], header[19]]));
+        if frames == 0 { 0 } else { WAL_HEADER_BYTES + frames * (WAL_FRAME_HEADER_BYTES + page_bytes) }
+    }
+}
+
+impl Watched {
+    /// The file's size. `None` where that cannot be told now, or where there was none yet.
+    fn check(&mut self) -> Result<Option<u64>, (PathBuf, Gone)> {
+        match fs::metadata(&self.path) {
+            Ok(metadata) => {
+                let found = (metadata.dev(), metadata.ino());
+                if *self.identity.get_or_insert(found) != found {
+                    return Err((self.path.clone(), Gone::Replaced));
+                }
+                Ok(Some(metadata.len()))
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                if self.identity.is_some() {
+                    return Err((self.path.clone(), Gone::Removed));
+                }
+                Ok(None)
+            }
+            // A folder that may not be entered any more, for example: nothing is lost by that.
+            Err(_) => Ok(None),
+        }
+    }
+}
