@@ -63,14 +63,15 @@ Event: TypeAlias = tuple[object, ...]
   a session goes on with another token, by the engine or by ``renew``; the facts as in OPEN.
 - ``(DRAINED, conn: int)``: everything queued for a connection that had fallen behind is with the kernel.
 - ``(PUBLISHED, ticket: int, offset: int, duplicate: bool, data: bytes | None, error: str | None)``: the outcome of a
-  durable publish that asked for it (``notify``). `data` is the event's data as stored; `error` a code, else None.
+  durable publish that asked for it (``notify``). `data` is the event's data as stored; `error` a code, else None. Of a
+  duplicate whose first event retention has deleted, `data` is ``{"number", "id"?}``.
 - ``(HISTORY, ticket: int, events: list[bytes], offset: int, epoch: str, error: str | None)``: what ``history`` asked
   for: whole event frames as JSON, oldest first, and the channel's position.
 - ``(HEARD, channel: str, frame: bytes)``: an event of a channel that a pattern in ``options["listen"]`` covers, as
   subscribers get it (JSON), once a process and in the channel's order, with subscribers or without. It counts at the
   high-water mark as a command does, but costs no credit.
-- ``(MEMBERS, ticket: int, conns: list[int], parts: int)``: a part of what ``members_of`` asked
-  for; `parts` of them come, in any order.
+- ``(MEMBERS, ticket: int, conns: list[int], total: int, parts: int)``: a part of what ``members_of`` asked for; `parts`
+  of them come, in any order. `total` connections are subscribed on that shard; `conns` has at most 10,000 of them.
 - ``(REFUSED, conn: int, endpoint: int, peer: str, reason: str)``: the engine refused a token, at an upgrade or at a
   refresh (then `peer` is empty); `reason` is one of ``TokenCheck.reasons``. At most 20 in a second of a shard;
   ``stats`` counts all.
@@ -346,7 +347,7 @@ class Commands:
         """
 
     def members_of(self, channel: str) -> int:
-        """Ask who is subscribed to the channel; MEMBERS events with the ticket follow, with at most 10,000 a shard."""
+        """Ask who is subscribed to the channel; MEMBERS events with the ticket follow, which tell if they are cut."""
 
     def done(self, conn: int, n: int = 1) -> None:
         """Give credits back: reading from the connection stops at 64 commands under way and goes on at 32."""
@@ -385,14 +386,16 @@ class Commands:
         - ``closed_by_code`` ``{"1000": n}``, ``errors_by_code`` ``{"rate_limited": n}`` (the engine's own ones),
           ``refused_by_status`` ``{"401": n}``, ``tokens_refused`` ``{"expired": n}`` (those that the engine refused):
           what never happened is left out, what has no name is ``"other"``.
-        - ``dropped_by_reason`` ``{"slow": n, "budget": n, "conflated": n}``: over a reader's own limit, over that of
-          all together, or replaced by a newer event of its key.
+        - ``dropped_by_reason`` ``{"slow": n, "budget": n, "conflated": n, "replaying": n}``: over a reader's own limit,
+          over that of all together, replaced by a newer event of its key, or volatile and published while the
+          subscriber was replaying.
         - ``histograms``: ``connection_s``, ``delivery_s`` (from the read of a message to the last send of its fan-out,
           once on each shard with members), ``log_commit_s``, ``log_batch``, each
           ``{"bounds": [float], "counts": [int], "sum": float}`` with one count more than bounds, not cumulated.
         - ``flush`` (now): ``uring``, ``send``, ``mixed`` where rings of some shards have failed; ``shards``
           ``[{"busy_ns", "elapsed_ns", "connections", "flush"}]``; ``queues`` (now) ``{"events", "commands_bytes",
-          "log", "outbox_bytes"}``; ``log_failures``, ``log_error`` (what it said last, or null).
+          "log", "outbox_bytes"}``; ``log_failures``; ``log_failing`` (now, 0 or 1) and ``log_error`` (why, or null; it
+          names no path).
         """
 
 class TokenRefused(Exception):  # noqa: N818 -- it is the token that is wrong

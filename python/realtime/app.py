@@ -111,8 +111,8 @@ class Realtime(Declarations):
             data: anything that msgspec encodes; `bytes` are taken for JSON.
             user: becomes the event's `userId`.
             key: a newer event of this type and key takes the place of this one for slow readers (volatile only).
-            dedupe: a second event of this user with the same text is stored once (durable only), for as long as the first
-                is stored, and at least `log.dedupe_s`.
+            dedupe: a second event of this user with the same text is stored once (durable only): while that is stored,
+                and at least for `log.dedupe_s`.
             number: the event's offset becomes the member `number` of its data, an object (durable only).
             request: becomes the event's `requestId`, also when it is replayed; at most 128 characters.
             amends: the offset of an earlier event of the channel that this one is about (durable only). Awaiting raises

@@ -53,7 +53,8 @@ class Publication(Struct, frozen=True):
         channel: where it was published.
         offset: its place in the channel, from 1 and without gaps; the `number` of a message.
         data: JSON of its data as stored; `decode()` gives it as Python values.
-        duplicate: an earlier event of this user had the same `dedupe`; the rest is then that one's.
+        duplicate: an earlier event of this user had the same `dedupe`; the rest is then that one's. Where retention has
+            deleted that event, `data` is an object of its `number`, and its `id` where it had one.
     """
 
     channel: str
@@ -201,11 +202,29 @@ def _nothing() -> None:
     """What is woken by `settle` where somebody will look later."""
 
 
+class Members(Struct, frozen=True):
+    """The connections that are subscribed to a channel.
+
+    Args:
+        conns: them; at most 10,000 of each shard.
+        total: how many there are. With more than `conns` has, the list is cut.
+    """
+
+    conns: list[int]
+    total: int
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether there are more than `conns` has."""
+        return self.total > len(self.conns)
+
+
 class _Asked(Struct):
     """A question about a channel's members, and what came of the answer, which has a part from each shard."""
 
-    waiter: Waiter[list[int]]
+    waiter: Waiter[Members]
     conns: list[int]
+    total: int = 0
     parts: int = 0
 
 
@@ -303,7 +322,8 @@ class Broadcaster:
             data: anything that msgspec encodes; `bytes` are taken for JSON.
             user: becomes the event's `userId`.
             key: a newer event of the same type and key takes the place of this one for slow readers (volatile only).
-            dedupe: a second event of this user with the same text is stored once (durable only).
+            dedupe: a second event of this user with the same text is stored once (durable only): while that is stored,
+                and at least for `log.dedupe_s`.
             number: the event's offset becomes the member `number` of its data, an object (durable only).
             request: becomes the event's `requestId`, also when it is replayed; at most 128 characters.
             amends: the offset of an earlier event of the channel that this one is about (durable only). Awaiting raises
@@ -491,15 +511,15 @@ class Broadcaster:
         else:
             waiter.settle(History([Raw(frame) for frame in events], offset, epoch))
 
-    async def members_of(self, channel: str) -> list[int]:
-        """Return who is subscribed to a channel, by connection; at most 10,000 of each shard. On any loop.
+    async def members_of(self, channel: str) -> Members:
+        """Return the connections that are subscribed to a channel; the answer says if it is cut. On any loop.
 
         Raises:
             Refused: `unavailable`, where the server has ended.
             ValueError: `channel` is not the name of a channel.
         """
         channel = channel_named(channel)
-        waiter = Waiter[list[int]]()
+        waiter = Waiter[Members]()
         with self._lock:
             self._check_running()
             ticket = self._commands.members_of(channel)
@@ -512,14 +532,15 @@ class Broadcaster:
 
     def told(self, event: tuple[Any, ...]) -> None:
         """Take a MEMBERS event: one shard's part of what `members_of` waits for."""
-        _, ticket, conns, parts = event
+        _, ticket, conns, total, parts = event
         asked = self._noted(self._asking, ticket)
         if asked is None:
             return
         asked.conns += conns
+        asked.total += total
         asked.parts += 1
         if asked.parts == parts:
-            asked.waiter.settle(asked.conns)
+            asked.waiter.settle(Members(asked.conns, asked.total))
 
     def _noted(self, noted: dict[int, N], ticket: int) -> N | None:
         """Return what waits under a ticket. Another thread holds the lock from its question until that is noted."""

@@ -195,7 +195,9 @@ class _Stats(Struct):
     retained_refused: int
     panics: int
     flush_ring_failures: int
+    log_gaps: int = 0
     log_failures: int = 0
+    log_failing: int = 0
     flush: str = "none"
     closed_by_code: dict[str, int] = {}
     errors_by_code: dict[str, int] = {}
@@ -224,6 +226,7 @@ _COUNTERS: Final = (
     ("publications", "publications", "Events of channels that have members or a past in memory."),
     ("log_events", "log_events", "Events that the log stored."),
     ("log_failures", "log_failures", "Batches and reads that the log could not do."),
+    ("log_gaps", "log_gaps", "Events that the log numbered otherwise than their channel counted."),
     (
         "retained_refused",
         "states_refused",
@@ -236,6 +239,7 @@ _GAUGES: Final = (
     ("connections", "connections", "Connections that are open now."),
     ("handshakes_pending", "handshakes_pending", "Upgrades under way."),
     ("unfinished_bytes", "unfinished_bytes", "Bytes held of messages that are not complete."),
+    ("log_failing", "log_failing", "1 while the log cannot store; the process log says why."),
     ("retained", "states", "States that channels retain for late subscribers."),
     ("retained_bytes", "states_bytes", "Bytes of these states, their keys and places."),
 )

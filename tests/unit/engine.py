@@ -51,6 +51,11 @@ class RecordingEngine:
         self.calls.append(("history", *arguments))
         return self._ticket
 
+    def members_of(self, channel: str) -> int:
+        self._ticket += 1
+        self.calls.append(("members_of", channel))
+        return self._ticket
+
     def reply_with(self, ticket: int, conn: int, id: bytes | None, failure: str | None) -> bool:
         self.calls.append(("reply_with", ticket, conn, id, failure))
         return self.takes_replies

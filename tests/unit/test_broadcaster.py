@@ -374,3 +374,12 @@ async def test_what_is_too_old_or_too_much_goes() -> None:
         assert await kept("ledger:1") == []
         app.publish("ledger:1", "line", {})
         assert await kept("ledger:1") == [7]
+
+
+async def test_a_list_of_members_says_if_it_is_cut() -> None:
+    half = make_half()
+    answer = asyncio.ensure_future(half.control.broadcaster.members_of("news:1"))
+    await half.settle()
+    half.take((_engine.MEMBERS, 1, [1, 2], 2, 2), (_engine.MEMBERS, 1, [3], 10_001, 2))
+    members = await answer
+    assert (members.conns, members.total, members.is_cut) == ([1, 2, 3], 10_003, True)

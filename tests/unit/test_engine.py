@@ -78,7 +78,7 @@ def test_the_figures_have_the_members_that_an_operator_is_promised() -> None:
     assert (read["connections"], read["messages_in"], read["publications"]) == (1, 3, 1)
     assert read["errors_by_code"] == {"invalid_message": 1}
     assert read["refused_by_status"] == {}
-    assert read["dropped_by_reason"] == {"slow": 0, "budget": 0, "conflated": 0}
+    assert read["dropped_by_reason"] == {"slow": 0, "budget": 0, "conflated": 0, "replaying": 0}
     assert set(read["histograms"]) == {"connection_s", "delivery_s", "log_commit_s", "log_batch"}
     for histogram in read["histograms"].values():
         assert len(histogram["counts"]) == len(histogram["bounds"]) + 1
@@ -87,7 +87,7 @@ def test_the_figures_have_the_members_that_an_operator_is_promised() -> None:
     assert set(shard) == {"busy_ns", "elapsed_ns", "connections", "flush"}
     assert shard["connections"] == 1
     assert set(read["queues"]) == {"events", "commands_bytes", "log", "outbox_bytes"}
-    assert read["log_error"] is None
+    assert (read["log_failures"], read["log_failing"], read["log_error"], read["log_gaps"]) == (0, 0, None, 0)
 
 
 def test_a_user_has_as_many_sessions_as_it_may() -> None:

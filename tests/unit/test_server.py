@@ -66,7 +66,7 @@ def test_the_options_are_the_rules_and_the_configuration_as_plain_data() -> None
             "routes",
         ),
         "tell_tokens",
-        *("relays", "policies", "open_grants", "authorize", "listen", "retention", "reserved_events"),
+        *("relays", "policies", "open_grants", "authorize", "listen", "retention", "reserved_events", "dedupe_s"),
     }
     assert (options["host"], options["port"], options["shards"], options["data_dir"]) == ("::1", 0, 2, "kept")
     assert options["token"] == {

@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from realtime import Publication, PublishFailed, Publishing, Realtime, Refused, Session
-from realtime.broadcaster import History
+from realtime.broadcaster import History, Members
 from realtime.testing import TestApp
 from realtime.waiter import Waiter
 from tests.unit.engine import Half
@@ -83,12 +83,12 @@ async def test_history_and_members_awaited_on_another_loop_wake_that_loop() -> N
         await app.publish("ledger:1", "line", {})
         broadcaster = t.control.broadcaster
 
-        async def work() -> tuple[History, list[int], Publication | None]:
+        async def work() -> tuple[History, Members, Publication | None]:
             publication = await app.publish("ledger:1", "line", {})
             return await broadcaster.history("ledger:1"), await broadcaster.members_of("ledger:1"), publication
 
         history, members, publication = await OtherLoop(work).end()
-        assert (history.offset, members) == (2, [alice.session.conn])
+        assert (history.offset, members.conns, members.is_cut) == (2, [alice.session.conn], False)
         assert publication is not None
         assert publication.offset == 2
 

@@ -102,9 +102,9 @@ fn to_tuple(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyTuple>> {
             (HISTORY, ticket, PyList::empty(py), 0u64, "", code).into_pyobject(py)
         }
         Event::Heard { channel, frame } => (HEARD, &*channel, PyBytes::new(py, &frame)).into_pyobject(py),
-        Event::Members { ticket, conns, parts } => {
+        Event::Members { ticket, conns, total, parts } => {
             let conns = PyList::new(py, conns.iter().map(|conn| conn.as_u64()))?;
-            (MEMBERS, ticket, conns, parts).into_pyobject(py)
+            (MEMBERS, ticket, conns, total, parts).into_pyobject(py)
         }
         Event::Refused { conn, endpoint, peer, reason } => {
             (REFUSED, conn.as_u64(), endpoint, &*peer, reason).into_pyobject(py)

@@ -145,6 +145,10 @@ pub(crate) enum Waiting {
         /// What the key stood for is over.
         is_over: bool,
     },
+    /// So many volatile events for which there was no room.
+    Skipped {
+        count: u64,
+    },
 }
 
 /// A subscribe on its way to the channel's lock.

@@ -119,6 +119,8 @@ pub(crate) struct Subscription {
     pub joining: u16,
     /// Place among the channel's members here, once `Join` was taken from the inbox.
     pub member: Option<u32>,
+    /// Volatile events that came while it replays; told by `lag` before the first live event.
+    pub skipped: u32,
     /// The offset from which a page of the log was asked for, 0 for none. A page from another one was asked for by a
     /// membership that has ended meanwhile.
     pub awaited: u64,

@@ -98,6 +98,8 @@ counters! {
     dropped_budget,
     /// Events that a newer one of the same channel and key took the place of, for a reader that was too slow.
     dropped_conflated,
+    /// Volatile events that came while a member replayed, or waited for the log.
+    dropped_replaying,
     /// Connections closed because a reader was too slow.
     closed_slow,
     /// Connections closed because the peer was silent.
@@ -124,6 +126,8 @@ counters! {
     log_commits,
     /// Events that the log stored.
     log_events,
+    /// Events that the log numbered otherwise than their channel counted.
+    log_gaps,
     /// Sockets that could not be taken.
     accept_errors,
     /// Revocations that went for newer ones, since there are too many.
@@ -174,9 +178,13 @@ impl Counters {
         self.errors_by_code.write_json(&mut out, "errors_by_code", ERROR_CODES.iter().map(ToString::to_string));
         self.refused_by_status.write_json(&mut out, "refused_by_status", STATUSES.iter().map(ToString::to_string));
         self.tokens_refused.write_json(&mut out, "tokens_refused", Refusal::names().map(str::to_owned));
-        let [slow, budget, conflated] = [&self.dropped_slow, &self.dropped_budget, &self.dropped_conflated]
-            .map(|counter| counter.load(Ordering::Relaxed));
-        let _ = write!(out, "\"dropped_by_reason\":{{\"slow\":{slow},\"budget\":{budget},\"conflated\":{conflated}}},");
+        let [slow, budget, conflated, replaying] =
+            [&self.dropped_slow, &self.dropped_budget, &self.dropped_conflated, &self.dropped_replaying]
+                .map(|counter| counter.load(Ordering::Relaxed));
+        let _ = write!(
+            out,
+            "\"dropped_by_reason\":{{\"slow\":{slow},\"budget\":{budget},\"conflated\":{conflated},\"replaying\":{replaying}}},"
+        );
         out.push_str("\"histograms\":{");
         let histograms = [
             ("connection_s", &self.connection_s),
@@ -307,7 +315,8 @@ mod tests {
         assert_eq!(read["closed_by_code"], serde_json::json!({"1000": 1, "other": 1}));
         assert_eq!(read["errors_by_code"], serde_json::json!({"rate_limited": 1, "other": 1}));
         assert_eq!(read["refused_by_status"], serde_json::json!({"429": 1}));
-        assert_eq!(read["dropped_by_reason"], serde_json::json!({"slow": 0, "budget": 0, "conflated": 0}));
+        let reasons = serde_json::json!({"slow": 0, "budget": 0, "conflated": 0, "replaying": 0});
+        assert_eq!(read["dropped_by_reason"], reasons);
         assert_eq!(read["histograms"]["connection_s"]["sum"], 2.0);
         assert_eq!((&read["errors"], &read["closed"], &read["refused"]), (&2.into(), &2.into(), &1.into()));
     }

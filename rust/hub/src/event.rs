@@ -62,8 +62,9 @@ pub enum Event {
     History { ticket: u64, outcome: Result<HistoryPage, &'static str> },
     /// An event of a channel that a pattern of the option `listen` covers, as its subscribers get it.
     Heard { channel: Arc<str>, frame: Box<[u8]> },
-    /// A part of the answer to [`crate::Command::Members`]: one of `parts`, which come in any order.
-    Members { ticket: u64, conns: Vec<ConnId>, parts: usize },
+    /// A part of the answer to [`crate::Command::Members`]: one of `parts`, which come in any order. `total` members are
+    /// on the shard; `conns` has fewer where that is too many.
+    Members { ticket: u64, conns: Vec<ConnId>, total: usize, parts: usize },
     /// The engine goes on, but not as it was told to.
     Warned { message: Box<str> },
     /// The engine cannot go on.

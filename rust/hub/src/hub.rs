@@ -59,6 +59,8 @@ pub struct Hub {
     /// The part of the directory that is swept next.
     swept_part: AtomicUsize,
     channel_ids: AtomicU64,
+    /// When a gap was told last, in monotonic ms.
+    gap_told_ms: AtomicU64,
     session_ids: SessionIds,
     pressure: AtomicBool,
     stopped_reading: AtomicBool,
@@ -104,6 +106,7 @@ impl Hub {
             memory_nonce: memory,
             swept_part: AtomicUsize::new(0),
             channel_ids: AtomicU64::new(1),
+            gap_told_ms: AtomicU64::new(0),
             session_ids,
             pressure: AtomicBool::new(false),
             stopped_reading: AtomicBool::new(false),
@@ -299,7 +302,7 @@ impl Hub {
             }
             Command::Members { ticket, channel } => match self.directory.find(&channel) {
                 Some(channel) => self.everywhere(|| ShardMsg::Members { ticket, channel: channel.id }),
-                None => events.push(Event::Members { ticket, conns: Vec::new(), parts: 1 }),
+                None => events.push(Event::Members { ticket, conns: Vec::new(), total: 0, parts: 1 }),
             },
             Command::Accept { conn, who } => match admitted(who) {
                 Ok(identity) => self.to(conn, ShardMsg::Accept { conn, identity }),

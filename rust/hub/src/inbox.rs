@@ -72,6 +72,10 @@ pub(crate) enum ShardMsg {
     Unsubscribe { conn: ConnId, channel: Arc<str>, code: Box<str>, retryable: bool },
     /// Credits come back.
     Done { conn: ConnId, count: u16 },
+    /// Volatile events of a channel were dropped before its members had joined.
+    Skipped { channel: u64, count: u64 },
+    /// A channel's order is lost: its members lose their subscription.
+    LoseMembers { channel: u64 },
     /// Slow readers hold too much together, and those who hold most are not on the shard that found out.
     MakeRoom,
     /// Something changed that every shard has to look at (pressure, draining).
@@ -104,6 +108,8 @@ impl ShardMsg {
             | Self::AnnounceDrain { .. }
             | Self::CloseAll { .. }
             | Self::Revoke(_)
+            | Self::Skipped { .. }
+            | Self::LoseMembers { .. }
             | Self::MakeRoom
             | Self::Look => None,
         }

@@ -561,7 +561,7 @@ impl Backlog {
     }
 }
 
-fn lag_frame(channel: Option<&Channel>, skipped: u64, wall_ms: u64) -> Arc<Prepared> {
+pub(crate) fn lag_frame(channel: Option<&Channel>, skipped: u64, wall_ms: u64) -> Arc<Prepared> {
     let json = compose::reply("lag", None, wall_ms, |out| {
         out.extend_from_slice(b"{\"channel\":");
         match channel {

@@ -316,6 +316,7 @@ impl ShardCore {
                 is_wanted: true,
                 joining: 1,
                 member: None,
+                skipped: 0,
                 awaited: 0,
             }),
         }

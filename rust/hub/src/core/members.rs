@@ -4,12 +4,12 @@ use super::ShardCore;
 use super::commands::Source;
 use super::output::Run;
 use crate::channel::{Channel, Publication};
-use crate::compose;
+use crate::compose::{self, Fault};
 use crate::conn::{NOTHING, Phase, flag};
 use crate::counters::{add, add_own};
 use crate::hub::{Replay, channel_member, confirmation};
 use crate::inbox::{Deliver, Join, Resubscribe, ShardMsg};
-use crate::outbox::{Class, Queued};
+use crate::outbox::{Class, Queued, lag_frame};
 use crate::pattern::Rights;
 use crate::prepared::{Form, Prepared};
 use crate::refusal::Refusal;
@@ -21,6 +21,14 @@ use std::sync::Arc;
 const REPLAY_EVENTS_MAX: usize = 256;
 /// Members of a channel on one shard that Python is told of.
 const MEMBERS_TOLD_MAX: usize = 10_000;
+
+const JUST_ENDED: Fault<'static> = Fault {
+    code: "unavailable",
+    message: "The subscription has just ended; subscribe again",
+    path: None,
+    channel: None,
+    retry_after_ms: None,
+};
 
 /// One channel's members on this shard.
 #[derive(Debug)]
@@ -134,6 +142,8 @@ impl ShardCore {
                 }
             }
             ShardMsg::Unsubscribe { conn, channel, code, retryable } => self.evict(conn, &channel, &code, retryable),
+            ShardMsg::Skipped { channel, count } => self.tell_skipped(channel, count),
+            ShardMsg::LoseMembers { channel } => self.lose_members(channel),
             ShardMsg::MakeRoom => drop(self.collect_room(0)),
             ShardMsg::Look => {
                 for slot in 0..self.conns.len() {
@@ -170,10 +180,12 @@ impl ShardCore {
                 run.first = index;
             }
         }
+        // What is volatile has no place in a replay, and is told by `lag` at its end.
+        let skipped = offsets.iter().filter(|offset| **offset == 0).count() - states.len();
         let lowest = offsets.iter().copied().filter(|offset| *offset > 0).min();
         let highest = offsets.iter().copied().max().unwrap_or(0);
         let mut deliveries = 0;
-        for member in members.iter_mut().filter(|member| !member.replays || !states.is_empty()) {
+        for member in members.iter_mut().filter(|member| !member.replays || !states.is_empty() || skipped > 0) {
             let slot = member.slot as usize;
             if !matches!(self.conns[slot].phase, Phase::Open | Phase::Finishing) {
                 continue;
@@ -184,6 +196,7 @@ impl ShardCore {
                     deliveries += 1;
                     self.queue_frame(slot, *state);
                 }
+                self.skip(slot, of.id, skipped as u64);
             } else if lowest.is_none_or(|lowest| lowest >= member.next) {
                 deliveries += u64::from(run.count);
                 self.queue_run(slot, run);
@@ -202,6 +215,49 @@ impl ShardCore {
         add_own(&self.tally().deliveries, deliveries);
         if let Some(local) = self.members.get_mut(&channel) {
             local.members = members;
+        }
+    }
+
+    /// Counts volatile events that a member does not get while it replays.
+    fn skip(&mut self, slot: usize, channel: u64, count: u64) {
+        add(&self.hub.counters.dropped_replaying, count);
+        if let Some(subscription) = self.conns[slot].subscription(channel) {
+            subscription.skipped = subscription.skipped.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
+        }
+    }
+
+    /// Volatile events were dropped while these members waited for the log.
+    fn tell_skipped(&mut self, channel: u64, count: u64) {
+        let Some(local) = self.members.get(&channel) else { return };
+        let of = Arc::clone(&local.channel);
+        let members: Vec<(usize, bool)> =
+            local.members.iter().map(|member| (member.slot as usize, member.replays)).collect();
+        for (slot, replays) in members {
+            if replays {
+                self.skip(slot, channel, count);
+            } else if matches!(self.conns[slot].phase, Phase::Open | Phase::Finishing) {
+                add(&self.hub.counters.dropped_replaying, count);
+                self.queue(slot, Queued::reply(lag_frame(Some(&of), count, self.now.wall_ms)));
+            }
+        }
+    }
+
+    /// Takes all members of a channel out, at once: nothing of the channel comes behind what tells them so.
+    fn lose_members(&mut self, channel: u64) {
+        let Some(local) = self.members.get(&channel) else { return };
+        let of = Arc::clone(&local.channel);
+        let members: Vec<ConnId> = local.members.iter().map(|member| self.id(member.slot as usize)).collect();
+        for conn in members {
+            let Some(slot) = self.find(conn) else { continue };
+            self.end_lasting(slot, Some(channel));
+            let Some(subscription) = self.conns[slot].subscription(channel) else { continue };
+            // One that is leaving already, or has asked again behind that, is answered when its turn comes.
+            let is_told = subscription.is_wanted && subscription.joining == 0;
+            if is_told {
+                subscription.is_wanted = false;
+            }
+            let reply = is_told.then(|| self.unsubscribed(of.name(), "not_recoverable", true));
+            self.leave_now(conn, &of, reply, 0);
         }
     }
 
@@ -238,7 +294,7 @@ impl ShardCore {
     fn tell_members(&mut self, ticket: u64, channel: u64) {
         let members = self.members.get(&channel).map_or(&[][..], |local| &local.members);
         let conns = members.iter().take(MEMBERS_TOLD_MAX).map(|member| self.id(member.slot as usize)).collect();
-        self.events.push(Event::Members { ticket, conns, parts: self.hub.shards() });
+        self.events.push(Event::Members { ticket, conns, total: members.len(), parts: self.hub.shards() });
     }
 
     // ---- members
@@ -281,6 +337,13 @@ impl ShardCore {
     fn resubscribe(&mut self, again: Resubscribe) {
         let Resubscribe { conn, channel, id, epoch, head, recovered, next, credits } = again;
         let Some(slot) = self.answerable(conn) else { return self.give_back_to(conn, credits) };
+        if self.conns[slot].subscription(channel.id).is_none() {
+            // It was taken away with all others of the channel when this command was under way.
+            let fault = Fault { channel: Some(channel.name()), ..JUST_ENDED };
+            self.hub.counters.error_sent(fault.code);
+            self.queue_json(slot, &fault.to_json(id.as_deref(), self.now.wall_ms));
+            return self.give_back(slot, credits);
+        }
         let numbers = channel.policy.numbers();
         let mut before = next.map_or(head, |next| next - 1);
         let mut replays = false;
@@ -295,6 +358,10 @@ impl ShardCore {
         // A member that has just replayed may be ahead of what was the head under the lock.
         let confirm = confirmation(&channel, &epoch, id.as_deref(), before, head.max(before), recovered, self.now);
         self.queue(slot, Queued::reply(confirm));
+        if !replays {
+            // What it missed of volatile events in a replay that ends here.
+            self.go_live(slot, &channel);
+        }
         self.give_back(slot, credits);
         if !replays || next.is_none() || self.find(conn).is_none() {
             return;
@@ -314,7 +381,7 @@ impl ShardCore {
         let Some(slot) = self.find(conn) else { return };
         if let Some(subscription) = self.conns[slot].subscription(channel.id) {
             let member = subscription.member.take();
-            subscription.awaited = 0;
+            (subscription.awaited, subscription.skipped) = (0, 0);
             // Asked for again meanwhile: that join comes behind this in the inbox.
             if !subscription.is_wanted && subscription.joining == 0 {
                 self.forget_subscription(slot, channel.id);
@@ -450,11 +517,7 @@ impl ShardCore {
             return;
         };
         match self.hub.replay(channel, id, next, REPLAY_EVENTS_MAX) {
-            Replay::Live => {
-                if let Some(member) = self.member_mut(slot, channel) {
-                    member.replays = false;
-                }
-            }
+            Replay::Live => self.go_live(slot, channel),
             Replay::Events(events) => self.replay_events(slot, channel, events),
             Replay::Asked => {
                 if let Some(subscription) = self.conns[slot].subscription(channel.id) {
@@ -502,10 +565,20 @@ impl ShardCore {
         }
         // The next part comes when this one is sent; whoever has everything becomes live now.
         let Some(next) = self.member_mut(slot, channel).map(|member| member.next) else { return };
-        if self.hub.is_head(channel, next)
-            && let Some(member) = self.member_mut(slot, channel)
-        {
-            member.replays = false;
+        if self.hub.is_head(channel, next) {
+            self.go_live(slot, channel);
+        }
+    }
+
+    /// A member has had everything up to the head: what it missed meanwhile is told before what is live.
+    fn go_live(&mut self, slot: usize, channel: &Arc<Channel>) {
+        let Some(member) = self.member_mut(slot, channel) else { return };
+        member.replays = false;
+        let Some(subscription) = self.conns[slot].subscription(channel.id) else { return };
+        let skipped = std::mem::take(&mut subscription.skipped);
+        if skipped > 0 {
+            let lag = lag_frame(Some(channel), u64::from(skipped), self.now.wall_ms);
+            self.queue(slot, Queued::reply(lag));
         }
     }
 

@@ -64,6 +64,11 @@ impl Hub {
                 self.retain(channel, state, &frame, key.as_ref(), is_over, now);
                 self.deliver(channel, state, &frame, 0, key, now.mono_us);
             }
+            Waiting::Skipped { count } => {
+                for (inbox, _) in self.inboxes.iter().zip(&state.members).filter(|(_, count)| **count > 0) {
+                    inbox.push(ShardMsg::Skipped { channel: channel.id, count });
+                }
+            }
         }
     }
 
@@ -79,7 +84,7 @@ impl Hub {
                 self.to(conn, ShardMsg::Leave { conn, channel: Arc::clone(channel), reply, credits });
             }
             Waiting::History(request) => self.fail_history(channel, request.who, UNREADABLE, now, events),
-            Waiting::Deliver { .. } => {}
+            Waiting::Deliver { .. } | Waiting::Skipped { .. } => {}
         }
     }
 

@@ -16,11 +16,14 @@ use crate::log_queue::{AppendError, AppendedEvent, LogRequest, StoredEvent};
 use crate::outbox::latest_key;
 use crate::prepared::{Form, Prepared};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// What may wait for a channel's head before volatile events are no longer kept for those who subscribe.
 const WAITING_MAX: usize = 1_024;
 /// And how many bytes of them.
 const WAITING_BYTES_MAX: usize = 1 << 20;
+/// Between two lines about events that the log numbered otherwise; each is counted.
+const GAP_TOLD_MS: u64 = 1_000;
 
 impl Hub {
     /// Publishes what is not stored in the log: now.
@@ -78,6 +81,12 @@ impl Hub {
                 let is_other = |waiting: &Waiting| !matches!(waiting, Waiting::Deliver { key: of, .. } if *of == key);
                 state.waiting.retain(is_other);
                 self.retain(channel, state, &frame, key.as_ref(), is_over, now);
+            } else {
+                add(&self.counters.dropped_replaying, 1);
+                match state.waiting.last_mut() {
+                    Some(Waiting::Skipped { count }) => *count += 1,
+                    _ => state.waiting.push(Waiting::Skipped { count: 1 }),
+                }
             }
             return;
         }
@@ -172,6 +181,7 @@ impl Hub {
         stored: &StoredEvent,
         amended: &[StoredEvent],
         now: Now,
+        events: &mut Vec<Event>,
     ) {
         // Unknown or still loading: nobody is a member, and the head comes later in the same queue.
         let is_live = matches!(state.head, Head::Known(_));
@@ -180,7 +190,12 @@ impl Hub {
         }
         let publication = publication_of(channel, stored);
         self.hear(channel, &publication.frame);
-        if is_live {
+        if let Head::Known(head) = state.head
+            && stored.offset != head + 1
+        {
+            self.lose_order(channel, state, stored.offset, head, now, events);
+            state.keep(publication, channel.policy.history);
+        } else if is_live {
             state.head = Head::Known(stored.offset);
             self.terms.note(&mut state.starts, stored.offset);
             // The wall clock alone went to the log and back; a millisecond is fine beside a commit.
@@ -192,6 +207,39 @@ impl Hub {
                 state.amend(publication_of(channel, changed));
             }
         }
+    }
+
+    /// The log numbered an event otherwise than the channel counted: something else writes to the log, or it is damaged.
+    /// Nobody gets the event as if nothing were missing before it. The members lose their subscription and come back
+    /// with their positions, which the log answers.
+    fn lose_order(
+        &self,
+        channel: &Channel,
+        state: &mut State,
+        offset: u64,
+        head: u64,
+        now: Now,
+        events: &mut Vec<Event>,
+    ) {
+        add(&self.counters.log_gaps, 1);
+        state.head = Head::Known(offset);
+        state.ring.clear();
+        for (inbox, _) in self.inboxes.iter().zip(&state.members).filter(|(_, count)| **count > 0) {
+            inbox.push(ShardMsg::LoseMembers { channel: channel.id });
+        }
+        let told_ms = self.gap_told_ms.load(Ordering::Relaxed);
+        if told_ms > 0 && now.mono_ms < told_ms + GAP_TOLD_MS {
+            return;
+        }
+        self.gap_told_ms.store(now.mono_ms.max(1), Ordering::Relaxed);
+        let message = format!(
+            "channel {}: the log gave an event the number {offset} where {} was next; {} subscribers must come back with \
+             their positions; see what else writes to the log's file",
+            channel.name(),
+            head + 1,
+            state.members_total(),
+        );
+        events.push(Event::Warned { message: message.into() });
     }
 
     /// An append is committed, or failed: publish, then acknowledge, then tell Python.
@@ -215,7 +263,7 @@ impl Hub {
         if !duplicate {
             add(&self.counters.log_events, 1);
             let act = |channel: &Arc<Channel>, state: &mut State| {
-                self.append_locked(channel, state, &stored, &amended, now);
+                self.append_locked(channel, state, &stored, &amended, now, events);
             };
             if self.rules.is_heard(&publish.channel) {
                 self.in_channel(&publish.channel, act);

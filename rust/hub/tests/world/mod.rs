@@ -166,6 +166,11 @@ impl Store {
         self.heads.get(channel).copied().unwrap_or(0)
     }
 
+    /// Something else has written to the log.
+    pub(crate) fn set_head(&mut self, channel: &str, head: u64) {
+        self.heads.insert(channel.to_owned(), head);
+    }
+
     pub(crate) fn page(&self, channel: &str, after: u64, limit: usize, bytes_max: usize) -> LogPage {
         let all = self.channels.get(channel).map_or(&[][..], Vec::as_slice);
         let mut bytes = 0;
