@@ -82,7 +82,6 @@ impl Hub {
                 state.waiting.retain(is_other);
                 self.retain(channel, state, &frame, key.as_ref(), is_over, now);
             } else {
-                add(&self.counters.dropped_replaying, 1);
                 match state.waiting.last_mut() {
                     Some(Waiting::Skipped { count }) => *count += 1,
                     _ => state.waiting.push(Waiting::Skipped { count: 1 }),
@@ -223,6 +222,7 @@ impl Hub {
     ) {
         add(&self.counters.log_gaps, 1);
         state.head = Head::Known(offset);
+        self.terms.note(&mut state.starts, offset);
         state.ring.clear();
         for (inbox, _) in self.inboxes.iter().zip(&state.members).filter(|(_, count)| **count > 0) {
             inbox.push(ShardMsg::LoseMembers { channel: channel.id });
