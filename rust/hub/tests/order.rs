@@ -285,3 +285,25 @@ fn a_connection_is_read_on_only_behind_the_word_that_a_command_ran() {
     assert_eq!(after[0], Event::Carried { conn, goes_on: false });
     assert!(matches!(&after[1..], [Event::Deferred { .. }, Event::Message { .. }]), "{after:?}");
 }
+
+#[test]
+fn a_guarded_command_waits_for_a_right_that_may_be_on_its_way() {
+    let mut options = options();
+    options["routes"] = json!(["send_message", {"type": "draw", "right": "publish", "channel": "board:{data.board}"}]);
+    let mut world = World::with(&options, 1, world::Store::default());
+    let ann = world.connect(0, "ann");
+    world.take_events();
+    let draw = |id: usize| json!({"type": "draw", "data": {"board": "1"}, "id": id}).to_string();
+    assert_eq!(world.ask(ann, &draw(1))[0]["data"]["code"], "forbidden", "nothing is under way");
+    world.ask(ann, "{\"type\":\"send_message\",\"data\":{},\"id\":2}");
+    assert_eq!(world.ask(ann, &draw(3)), Vec::<Value>::new());
+    let [Event::Message { .. }, Event::Deferred { conn, raw }] = &world.take_events()[..] else {
+        panic!("it was not deferred")
+    };
+    let conn = *conn;
+    world.submit(Command::Done { conn, count: 1 });
+    world.submit(Command::Resume { conn, raw: raw.clone() });
+    world.run();
+    assert_eq!(world.take_json(ann)[0]["data"]["code"], "forbidden", "the right did not come");
+    assert_eq!(world.take_events(), [Event::Carried { conn, goes_on: false }]);
+}
