@@ -34,10 +34,12 @@ Event: TypeAlias = tuple[object, ...]
 """One of, by its first item:
 
 - ``(OPEN, conn: int, user: str, endpoint: int, first_version: bool, peer: str, token: str | None,
-  expires_at_ms: int | None, token_id: str | None, issued_at_s: int | None)``: let in; its first frame is queued.
+  expires_at_ms: int | None, token_id: str | None, issued_at_s: int | None, subprotocol: str | None)``: let in; its
+  first frame is queued.
   `endpoint` indexes ``options["endpoints"]``; `first_version` is true where no subprotocol was offered; `token` is the
   one that the engine has checked, where ``options["tell_tokens"]`` is set; `expires_at_ms` is when the session ends
-  (Unix ms); `token_id` (`jti`) and `issued_at_s` (`iat`) are the token's, or what ``accept`` was given.
+  (Unix ms); `token_id` (`jti`) and `issued_at_s` (`iat`) are the token's, or what ``accept`` was given; `subprotocol`
+  is the one that was agreed to.
 - ``(CLOSE, conn: int, code: int, channels: list[str], open_ms: int)``: gone for good, once per OPEN; `code` is what the
   peer sent (1006 when the socket just ended) or what the server closed with; `channels` are those it was subscribed
   to, `open_ms` how long it was open.
@@ -78,6 +80,23 @@ Event: TypeAlias = tuple[object, ...]
 - ``(WARNED, message: str)``: the engine goes on, but not as it was told to; `message` says what and why.
 - ``(FATAL, message: str)``: the engine cannot go on; end the process with this line.
 """
+
+@final
+class Origins:
+    """The rule of ``auth.origins``, which the shards and the HTTP API share.
+
+    Raises ValueError with one line for an entry that no page can have as its origin.
+    """
+
+    def __new__(cls, entries: list[str] | None) -> Self: ...
+    @property
+    def listed(self) -> list[str] | None:
+        """The entries as browsers write them; None where none were given."""
+
+    def allows(self, origin: str, host: str | None, by_cookie: bool) -> bool:
+        """Whether a page of `origin` may connect to `host`; where a cookie may say who asks, only one that is listed
+        or of that very host.
+        """
 
 def flush_of(asked: str) -> str:
     """Return what an engine with the option `flush` would send through on this machine: ``uring`` or ``send``.

@@ -35,6 +35,7 @@ class Session(Struct, gc=False, eq=False):
         endpoint: the place of the endpoint in the rules.
         peers: the table that it stands in.
         expires_at_ms: when it ends unless it is refreshed, ms since 1970; None for never.
+        subprotocol: the one that was agreed to: `realtime.v1`, one of `app.raw(…, subprotocols=[…])`, or None.
     """
 
     conn: int
@@ -42,6 +43,7 @@ class Session(Struct, gc=False, eq=False):
     endpoint: int
     peers: "Connections"
     expires_at_ms: int | None = None
+    subprotocol: str | None = None
 
     @property
     def id(self) -> str:

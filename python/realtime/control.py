@@ -206,8 +206,8 @@ class Control:
         self._commands.submit()
 
     def _open(self, event: EventTuple) -> None:
-        _, conn, user, endpoint, first_version, peer, token, expires_at_ms, _, _ = event
-        session = Session(conn, user, endpoint, self.connections, expires_at_ms)
+        _, conn, user, endpoint, first_version, peer, token, expires_at_ms, _, _, subprotocol = event
+        session = Session(conn, user, endpoint, self.connections, expires_at_ms, subprotocol)
         first = self.connections.add(session)
         self.connections.note_token(conn, token)
         if self._lines.due():

@@ -5,10 +5,11 @@ of apps, as methods of `Realtime`.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal, TypeVar
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from realtime import listening, middleware, periodic
 from realtime.auth import OWN_CHANNELS, RIGHTS, Pattern, checked_event, checked_rights
@@ -29,6 +30,7 @@ _PATH: Final = re.compile(r'/[!"$->@-~]*')
 _USER_CHANNEL: Final = "user:{session.user}"
 _FILES: Final = Policy(pattern=Pattern("file:*"), retain_latest=1, retain_latest_s=86_400)
 """Where a file stands, for who looks at it later; last, so that an app's own pattern goes before."""
+_SUBPROTOCOL = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
 
 
 class _Declared(Struct):
@@ -153,22 +155,30 @@ class Declarations:
             "ends": ends,
         }
 
-    def raw(self, path: str, *, auth: bool = True, compression: bool = True) -> Callable[[HandlerT], HandlerT]:
+    def raw(
+        self, path: str, *, auth: bool = True, compression: bool = True, subprotocols: Sequence[str] = ()
+    ) -> Callable[[HandlerT], HandlerT]:
         """Register a path of its own without the envelope: the handler gets `(session, message)`, a `str` or `bytes`.
 
         Args:
             path: exact, such as `/echo`.
             auth: False lets everybody in, as the user "".
             compression: False agrees to no permessage-deflate: for images, audio and what is compressed already.
+            subprotocols: those that the handler speaks, such as `["mqtt"]`, the preferred one first: the first that
+                the client offers is agreed to, and is `session.subprotocol`. A client that offers none of them is let
+                in without; browsers end such a connection.
 
         Raises:
-            ValueError: the path is taken, or is none that begins with `/`.
+            ValueError: the path is taken or does not begin with `/`, or a subprotocol is no token (RFC 6455 §4.1).
         """
         if not _PATH.fullmatch(path) or path == self._path or path in self._declared.raws:
             raise ValueError(f"{path!r} is taken or no path; use another one that begins with /")
 
+        spoken = _checked_subprotocols(subprotocols)
+
         def register(handler: HandlerT) -> HandlerT:
-            self._declared.raws[path] = Endpoint(path, "raw", "token" if auth else "none", handler, compression)
+            who: Literal["token", "none"] = "token" if auth else "none"
+            self._declared.raws[path] = Endpoint(path, "raw", who, handler, compression, spoken)
             return handler
 
         return register
@@ -387,10 +397,7 @@ class Declarations:
         declared = self._declared
         hook = declared.authenticate[0] if declared.authenticate else None
         who: Literal["token", "hook"] = "token" if hook is None else "hook"
-        raws = [
-            Endpoint(raw.path, raw.mode, who if raw.auth == "token" else "none", raw.handler, raw.compression)
-            for raw in declared.raws.values()
-        ]
+        raws = [replace(raw, auth=who if raw.auth == "token" else "none") for raw in declared.raws.values()]
         return Rules(
             endpoints=(Endpoint(self._path, "json", who), *raws),
             routes=tuple(declared.routes.values()),
@@ -418,6 +425,17 @@ class Declarations:
 def _own_policy(settings: Settings) -> Policy:
     """Return the kind of the server's own channels; first, so that no pattern of an app takes them."""
     return Policy(pattern=Pattern(f"{OWN_CHANNELS}**"), durable=True, keep_s=settings.auth.revocations_keep_s)
+
+
+def _checked_subprotocols(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the subprotocols of an endpoint, once each."""
+    if isinstance(names, str):
+        raise ValueError(f"subprotocols={names!r} is one text; use a list, such as [{names!r}]")  # noqa: TRY004 -- as for any other value
+    for name in names:
+        # A bearer's entry is the token, and says nothing about messages.
+        if not _SUBPROTOCOL.fullmatch(name) or name.startswith("bearer."):
+            raise ValueError(f"{name!r} is no subprotocol; use a name of letters, digits and -._~ such as mqtt")
+    return tuple(dict.fromkeys(names))
 
 
 def _hook(call: Handler, most: int) -> Hook:

@@ -34,6 +34,7 @@ def engine_options(rules: Rules, settings: Settings, keys: Keys, *, in_memory: b
                     "mode": endpoint.mode,
                     "auth": endpoint.auth,
                     "compression": endpoint.compression,
+                    "subprotocols": endpoint.subprotocols,
                 }
                 for endpoint in rules.endpoints
             ],

@@ -31,6 +31,7 @@ class Endpoint(Struct, frozen=True):
     auth: Literal["token", "hook", "none"]
     handler: Handler | None = None
     compression: bool = True
+    subprotocols: tuple[str, ...] = ()
 
 
 class Route(Struct, frozen=True, kw_only=True):

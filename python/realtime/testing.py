@@ -337,7 +337,7 @@ class TestApp:
             token: where no `user` is given, what it shows; None shows nothing, for `authenticate` hooks.
             path: the endpoint, with its query; None takes the JSON endpoint.
             grants: rights by pattern, as a token's `channels`; goes with `user`.
-            first_version: it offers no subprotocol.
+            first_version: it offers no subprotocol; else `realtime.v1`, or those of the raw endpoint.
             headers: of the upgrade request; goes without `user`.
 
         Raises:
@@ -355,7 +355,10 @@ class TestApp:
         else:
             if token is not None:
                 path = f"{bare}?{query}&token={token}" if query else f"{bare}?token={token}"
-            offered = [] if first_version else [("Sec-WebSocket-Protocol", "realtime.v1")]
+            spoken = (
+                ("realtime.v1",) if index is None else self._rules.endpoints[index].subprotocols or ("realtime.v1",)
+            )
+            offered = [] if first_version else [("Sec-WebSocket-Protocol", ", ".join(spoken))]
             link = self.engine.connect(path, [*offered, *headers])
         peer = Peer(self, link)
         peer.is_raw = index is not None and self._rules.endpoints[index].mode == "raw"

@@ -208,10 +208,10 @@ async def test_request_behind_a_refused_one_is_not_answered(server: Server) -> N
 
 async def test_head_over_its_limits_is_431_and_a_long_target_414(server: Server) -> None:
     token = token_for("alice")
-    assert (await answer_to(server, upgrade_request(f"/ws?token={token}", f"X-Long: {'x' * 20_000}\r\n")))[0] == 431
+    assert (await answer_to(server, upgrade_request(f"/ws?token={token}", f"X-Long: {'x' * 70_000}\r\n")))[0] == 431
     many = "".join(f"X-{n}: 1\r\n" for n in range(150))
     assert (await answer_to(server, upgrade_request(f"/ws?token={token}", many)))[0] == 431
-    assert (await answer_to(server, upgrade_request(f"/ws?token={token}&x={'x' * 20_000}")))[0] == 414
+    assert (await answer_to(server, upgrade_request(f"/ws?token={token}&x={'x' * 70_000}")))[0] == 414
 
 
 async def test_upgrade_in_pieces_of_one_byte_is_an_upgrade(server: Server) -> None:

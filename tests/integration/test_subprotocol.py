@@ -85,3 +85,14 @@ async def test_expired_token_lives_on_where_expiry_is_checked_at_connect_only(se
         alice = await server.connect(token=token_for("alice", ttl_s=1))
         await alice.refute("error", within_s=2.5)
         assert await alice.is_alive()
+
+
+async def test_a_token_alone_is_closed_with_a_reason_that_a_browser_sees(server: Server) -> None:
+    offered = f"bearer.{token_for('zoe')}"
+    async with await server.connect("bob", about="zoe") as bob, await RawSocket.open(server.port) as peer:
+        head = await peer.upgrade("/ws", f"Sec-WebSocket-Protocol: {offered}\r\n")
+        assert f"Sec-WebSocket-Protocol: {offered}" in head.split("\r\n")
+        first, payload = await peer.frame()
+        assert (first, int.from_bytes(payload[:2], "big")) == (0x88, 4501)
+        assert payload[2:].decode() == "offer the subprotocol realtime.v1 beside bearer.<token>"
+        await bob.refute("user_presence")

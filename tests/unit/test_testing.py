@@ -5,6 +5,7 @@
 
 import asyncio
 import time
+from typing import Any
 
 import msgspec
 import pytest
@@ -328,3 +329,32 @@ async def test_one_who_is_cut_off_is_online_for_others_until_its_grace_is_over()
         await bob.expect("user_presence", user_id="alice", status="offline")
         cyd = await t.connect(user="cyd")
         assert (await cyd.expect("presence_mode")).data["users"] == ["bob"]
+
+
+async def test_a_raw_endpoint_agrees_to_its_preferred_subprotocol() -> None:
+    app = Realtime()
+    agreed: list[str | None] = []
+
+    @app.raw("/mqtt", auth=False, subprotocols=["mqtt.v5", "mqtt"])
+    def take(session: Session, message: str | bytes) -> None:
+        agreed.append(session.subprotocol)
+
+    async with TestApp(app) as world:
+        peers = [
+            await world.connect(path="/mqtt"),
+            await world.connect("", path="/mqtt"),
+            await world.connect(path="/mqtt", first_version=True),
+            await world.connect(
+                path="/mqtt", first_version=True, headers=[("Sec-WebSocket-Protocol", "other, mqtt, bearer.x")]
+            ),
+        ]
+        for peer in peers:
+            await peer.send_text("x")
+        await world.settle()
+    assert agreed == ["mqtt.v5", "mqtt.v5", None, "mqtt"]
+
+
+@pytest.mark.parametrize("names", ["mqtt", ["bearer.x"], ["a b"], [""], ["a,b"]])
+def test_what_is_no_subprotocol_is_refused_where_it_is_written(names: Any) -> None:
+    with pytest.raises(ValueError, match="subprotocol"):
+        Realtime().raw("/mqtt", subprotocols=names)

@@ -177,7 +177,11 @@ class AuthSettings(Section, frozen=True):
     ] = "close"
     origins: Annotated[
         tuple[Text, ...] | None,
-        Meta(description="Values of `Origin` that may connect, exact; not checked where it is not set."),
+        Meta(
+            description="Origins of pages that may connect and call the HTTP API, such as `https://app.example`; "
+            "neither wildcards nor paths. Where it is not set, a token is taken from every page, a cookie only from "
+            "pages of the host that they call."
+        ),
     ] = None
     service_keys: Annotated[
         tuple[Secret, ...],
@@ -232,6 +236,15 @@ class LimitSettings(Section, frozen=True):
     handshakes_pending_max: Annotated[
         Positive, Meta(description="Upgrades under way at once; more are answered 503.")
     ] = 1000
+    head_bytes_max: Annotated[
+        int,
+        Meta(
+            ge=8192,
+            le=16 * 1024 * 1024,
+            description="Bytes of a request's head (request line and headers, cookies and a token among them), on the "
+            "WebSocket and the HTTP port; more is answered 431, or 414 where the request line alone is longer.",
+        ),
+    ] = 64 * 1024
     connections_max: Annotated[
         Count, Meta(description="Connections at once; 0 takes the limit of descriptors less 64.")
     ] = 0

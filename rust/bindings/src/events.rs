@@ -54,9 +54,21 @@ pub(crate) fn to_list(py: Python<'_>, events: Vec<Event>) -> PyResult<Bound<'_, 
 
 fn to_tuple(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyTuple>> {
     match event {
-        Event::Open { conn, user, endpoint, first_version, peer, token, expires_at_ms, token_id, issued_at_s } => {
-            let (conn, token, token_id) = (conn.as_u64(), token.as_deref(), token_id.as_deref());
-            (OPEN, conn, &*user, endpoint, first_version, &*peer, token, expires_at_ms, token_id, issued_at_s)
+        Event::Open {
+            conn,
+            user,
+            endpoint,
+            first_version,
+            peer,
+            token,
+            expires_at_ms,
+            token_id,
+            issued_at_s,
+            subprotocol,
+        } => {
+            let (token, token_id, subprotocol) = (token.as_deref(), token_id.as_deref(), subprotocol.as_deref());
+            let (conn, user, peer) = (conn.as_u64(), &*user, &*peer);
+            (OPEN, conn, user, endpoint, first_version, peer, token, expires_at_ms, token_id, issued_at_s, subprotocol)
                 .into_pyobject(py)
         }
         Event::Close { conn, code, channels, open_ms } => {

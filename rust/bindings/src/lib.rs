@@ -14,6 +14,7 @@ mod json;
 mod load;
 mod loop_engine;
 mod names;
+mod origins;
 mod tokens;
 mod virtual_engine;
 
@@ -34,6 +35,7 @@ fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<engine::Engine>()?;
     module.add_class::<loop_engine::LoopEngine>()?;
     module.add_class::<virtual_engine::VirtualEngine>()?;
+    module.add_class::<origins::Origins>()?;
     module.add_class::<tokens::TokenCheck>()?;
     module.add("TokenRefused", py.get_type::<tokens::TokenRefused>())?;
     module.add_class::<frames::FrameEncoder>()?;

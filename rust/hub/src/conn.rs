@@ -154,6 +154,8 @@ pub(crate) struct Cold {
 pub(crate) struct Answer {
     pub accept: Option<String>,
     pub deflate: Option<Deflate>,
+    /// The subprotocol that is agreed to; where there is one a refusal comes as a Close.
+    pub subprotocol: Option<Box<str>>,
     pub version_1: bool,
 }
 

@@ -13,6 +13,7 @@ mod drain;
 mod fan_outs;
 mod input;
 mod members;
+mod origin;
 mod output;
 mod presence;
 mod renewal;
@@ -31,6 +32,7 @@ use budget::Budget;
 use drain::Drain;
 use fan_outs::FanOuts;
 use members::LocalChannel;
+use origin::OriginLines;
 use output::Turn;
 use presence::Presence;
 use realtime_protocol::deflate::Inflater;
@@ -69,6 +71,7 @@ pub struct ShardCore {
     budget: Budget,
     fan_outs: FanOuts,
     presence: Presence,
+    origin_lines: OriginLines,
     now: Now,
     timers: Timers,
 }
@@ -99,6 +102,7 @@ impl ShardCore {
             budget: Budget::default(),
             fan_outs: FanOuts::default(),
             presence: Presence::default(),
+            origin_lines: OriginLines::default(),
             now: Now::default(),
             timers: Timers::default(),
         }
@@ -229,7 +233,8 @@ impl ShardCore {
             backlog.discard(&self.hub.counters);
             self.hub.set_backlog(id, 0);
         }
-        sub(&self.hub.counters.unfinished_bytes, conn.inbound.bytes_held() as u64);
+        let held = conn.inbound.bytes_held() + conn.cold.as_ref().map_or(0, |cold| cold.head.len());
+        sub(&self.hub.counters.unfinished_bytes, held as u64);
         let code = conn.close_code;
         let session = conn.session.take();
         let opened_ms = session.as_ref().map_or(0, |session| session.opened_ms);

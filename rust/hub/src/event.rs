@@ -18,6 +18,7 @@ pub enum Event {
         expires_at_ms: Option<u64>,
         token_id: Option<Box<str>>,
         issued_at_s: Option<u64>,
+        subprotocol: Option<Box<str>>,
     },
     /// A connection that was open is gone.
     Close { conn: ConnId, code: u16, channels: Vec<Arc<str>>, open_ms: u64 },

@@ -35,6 +35,7 @@ mod key;
 mod latest;
 mod log_queue;
 mod options;
+pub mod origin;
 mod outbox;
 pub mod pattern;
 mod prepared;

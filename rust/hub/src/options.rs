@@ -141,6 +141,7 @@ pub struct Limits {
     pub heartbeats: bool,
     pub handshake_timeout_s: u32,
     pub handshakes_pending_max: usize,
+    pub head_bytes_max: usize,
     pub connections_max: usize,
     pub outbox_soft_bytes: usize,
     pub outbox_hard_bytes: usize,
@@ -184,6 +185,7 @@ impl Default for Limits {
             heartbeats: true,
             handshake_timeout_s: 10,
             handshakes_pending_max: 1_000,
+            head_bytes_max: 64 << 10,
             connections_max: 0,
             outbox_soft_bytes: 64 << 10,
             outbox_hard_bytes: 1 << 20,
@@ -312,6 +314,9 @@ pub struct Endpoint {
     /// Whether permessage-deflate is agreed to here, where it is at all.
     #[serde(default = "default_true")]
     pub compression: bool,
+    /// Subprotocols that a raw endpoint speaks, the preferred one first.
+    #[serde(default)]
+    pub subprotocols: Vec<Box<str>>,
 }
 
 /// What messages of an endpoint look like.

@@ -173,3 +173,141 @@ fn python_decides_where_the_endpoint_says_so() {
     world.run();
     assert!(matches!(&world.take(other)[0], Got::Http(head) if head.starts_with("HTTP/1.1 401 ")));
 }
+
+#[test]
+fn a_token_alone_as_subprotocol_is_refused_so_that_a_browser_sees_it() {
+    let mut options = world::options();
+    let spoken = json!({"path": "/mqtt", "mode": "raw", "auth": "token", "subprotocols": ["mqtt"]});
+    options["endpoints"].as_array_mut().unwrap().push(spoken);
+    let mut world = World::with(&options, 1, world::Store::default());
+    for (path, reason) in [
+        ("/ws", "offer the subprotocol realtime.v1 beside bearer.<token>"),
+        ("/hook", "offer the subprotocol realtime.v1 beside bearer.<token>"),
+        ("/echo", "no subprotocol is spoken here; send the token as ?token="),
+        ("/mqtt", "offer a subprotocol of this endpoint beside bearer.<token>"),
+    ] {
+        let offer = format!("bearer.{}", token("ann"));
+        let request = upgrade(path, &format!("Sec-WebSocket-Protocol: {offer}\r\n"));
+        let client = world.socket(0);
+        world.raw_bytes(client, request.as_bytes());
+        world.run();
+        assert_eq!(
+            world.clients[client].subprotocol().as_deref(),
+            Some(&*offer),
+            "a browser fails a 101 without one it offered"
+        );
+        assert_eq!(world.take(client)[0], Got::Close(Some(4501), reason.into()), "{path}");
+    }
+    let wrong = upgrade("/ws", "Sec-WebSocket-Protocol: bearer.wrong\r\n");
+    assert_eq!(answer(&mut world, wrong.as_bytes(), 10_000)[0], Got::Close(Some(4501), "Unauthorized".into()));
+    assert_eq!(world.hub.connections(), 0);
+    assert!(world.take_events().is_empty(), "nobody was let in, and Python was not asked");
+}
+
+#[test]
+fn a_raw_endpoint_agrees_to_the_first_of_its_subprotocols_that_is_offered() {
+    let mut options = world::options();
+    let spoken = json!({"path": "/mqtt", "mode": "raw", "auth": "token", "subprotocols": ["mqtt.v5", "mqtt"]});
+    options["endpoints"].as_array_mut().unwrap().push(spoken);
+    let mut world = World::with(&options, 1, world::Store::default());
+    let bearer = format!("bearer.{}", token("ann"));
+    for (offer, agreed) in [
+        (format!("mqtt, {bearer}"), Some("mqtt")),
+        (format!("{bearer}, mqtt, mqtt.v5"), Some("mqtt.v5")),
+        (format!("MQTT, {bearer}"), None),
+        (format!("realtime.v1, {bearer}"), None),
+    ] {
+        let client = world.socket(0);
+        world.raw_bytes(client, upgrade("/mqtt", &format!("Sec-WebSocket-Protocol: {offer}\r\n")).as_bytes());
+        world.run();
+        assert_eq!(world.clients[client].subprotocol().as_deref(), agreed, "{offer}");
+        let events = world.take_events();
+        let [Event::Open { subprotocol, .. }] = &events[..] else { panic!("{offer}: {events:?}") };
+        assert_eq!(subprotocol.as_deref(), agreed, "{offer}");
+    }
+    let refused = answer(&mut world, upgrade("/mqtt", "Sec-WebSocket-Protocol: mqtt\r\n").as_bytes(), 10_000);
+    assert_eq!(refused[0], Got::Close(Some(4501), "Unauthorized".into()), "a refusal is seen where one is agreed to");
+}
+
+#[test]
+fn a_head_may_be_as_long_as_the_key_says() {
+    let mut options = world::options();
+    options["limits"]["head_bytes_max"] = json!(40_000);
+    let mut world = World::with(&options, 1, world::Store::default());
+    let target = format!("/ws?token={}", token("ann"));
+    let padded = |bytes: usize| {
+        let bare = upgrade(&target, "Cookie: \r\n").len();
+        upgrade(&target, &format!("Cookie: {}\r\n", "x".repeat(bytes - bare)))
+    };
+    for step in [1_000, 100_000] {
+        let got = answer(&mut world, padded(40_000).as_bytes(), step);
+        assert!(matches!(got[0], Got::Json(_)), "{got:?}");
+        let got = answer(&mut world, padded(40_001).as_bytes(), step);
+        assert!(matches!(&got[0], Got::Http(head) if head.starts_with("HTTP/1.1 431 ")), "{got:?}");
+    }
+}
+
+#[test]
+fn heads_that_are_not_whole_count_as_unfinished_bytes() {
+    let mut options = world::options();
+    options["limits"]["unfinished_bytes_max"] = json!(100_000);
+    let mut world = World::with(&options, 1, world::Store::default());
+    let half = format!("GET /ws HTTP/1.1\r\nCookie: {}", "x".repeat(40_000));
+    let clients: Vec<usize> = (0..3).map(|_| world.socket(0)).collect();
+    for &client in &clients {
+        world.raw_bytes(client, half.as_bytes());
+    }
+    world.run();
+    assert_eq!((world.take(clients[0]), world.take(clients[1])), (vec![], vec![]));
+    let got = world.take(clients[2]);
+    assert!(matches!(&got[0], Got::Http(head) if head.starts_with("HTTP/1.1 503 ")), "{got:?}");
+    world.raw_bytes(clients[0], b"\r\nHost: edge\r\n\r\n");
+    world.advance(20_000);
+    assert_eq!(world.shards[0].len(), 0);
+    let stats: serde_json::Value = serde_json::from_str(&world.hub.counters().to_json(world.hub.tallies())).unwrap();
+    assert_eq!(stats["unfinished_bytes"], 0, "all of it is given back");
+}
+
+#[test]
+fn a_page_is_looked_at_whatever_bytes_its_headers_hold() {
+    let mut world = World::new(1);
+    for (headers, asks) in [
+        (&b"Origin: https://bad.example\r\nCookie: session=1\r\n"[..], false),
+        (b"Origin: https://bad.example\r\nCookie: x=\xff; session=1\r\n", false),
+        (b"Origin: https://bad\xff.example\r\nCookie: session=1\r\n", false),
+        (b"Origin: http://edge\r\nOrigin: https://bad.example\r\nCookie: session=1\r\n", false),
+        (b"Origin: http://edge:80\r\nCookie: session=1\r\n", true),
+        (b"Origin: https://bad.example\r\n", true),
+    ] {
+        let whole = upgrade("/hook", "\0").into_bytes();
+        let at = whole.iter().position(|&byte| byte == 0).unwrap();
+        let client = world.socket(0);
+        world.raw_bytes(client, &[&whole[..at], headers, &whole[at + 1..]].concat());
+        world.run();
+        let asked = world.take_events().iter().any(|event| matches!(event, Event::Upgrade { .. }));
+        assert_eq!(asked, asks, "{}", String::from_utf8_lossy(headers));
+    }
+}
+
+#[test]
+fn a_refused_page_is_told_of_with_its_origin_and_the_key_once_a_second() {
+    let mut options = world::options();
+    options["origins"] = json!(["https://good.example/"]);
+    let mut world = World::with(&options, 1, world::Store::default());
+    let request = upgrade(&format!("/ws?token={}", token("ann")), "Origin: https://bad.example\r\n");
+    let mut lines = Vec::new();
+    for _ in 0..3 {
+        for _ in 0..10 {
+            answer(&mut world, request.as_bytes(), 10_000);
+        }
+        lines.extend(world.take_events().into_iter().filter_map(|event| match event {
+            Event::Warned { message } => Some(message),
+            _ => None,
+        }));
+        world.advance(1_000);
+    }
+    assert_eq!(lines.len(), 3, "{lines:?}");
+    assert!(lines[0].contains("origin \"https://bad.example\" to host \"edge\""), "{}", lines[0]);
+    assert!(lines[0].contains("auth.origins"), "{}", lines[0]);
+    assert!(lines[1].ends_with("; 9 more since the last such line"), "{}", lines[1]);
+}

@@ -56,13 +56,17 @@ impl ShardCore {
         let known = parts.head.len();
         parts.head.extend_from_slice(input);
         let head = std::mem::take(&mut parts.head);
+        sub(&self.hub.counters.unfinished_bytes, known as u64);
         let mut searched = parts.head_searched;
-        let outcome = parse_head(&head, &mut searched, &Limits::default());
+        let limits = Limits { head_bytes_max: self.hub.rules.limits.head_bytes_max, ..Limits::default() };
+        let outcome = parse_head(&head, &mut searched, &limits);
         parts.head_searched = searched;
         match outcome {
             Head::Partial => {
+                add(&self.hub.counters.unfinished_bytes, head.len() as u64);
                 parts.head = head;
                 self.conns[slot].cold = cold;
+                self.check_unfinished(slot);
             }
             Head::Bad(error) => {
                 self.conns[slot].cold = cold;
@@ -201,7 +205,9 @@ impl ShardCore {
         self.conns[slot].set(flag::BROKEN);
         match self.conns[slot].phase {
             Phase::Open => self.finish(slot, CloseCode::MESSAGE_TOO_BIG.0, "too many unfinished bytes"),
-            Phase::Deciding => self.refuse(slot, HttpError::UNAVAILABLE, &[("Retry-After", "1")]),
+            Phase::Handshake | Phase::Deciding => {
+                self.refuse(slot, HttpError::UNAVAILABLE, &[("Retry-After", "1")]);
+            }
             _ => {}
         }
     }

@@ -1,7 +1,8 @@
 //! From an HTTP request to an open connection.
 //!
 //! Order of the checks: 404 path → 503, 429 → 401 → 403 → 400/426 upgrade → 429 where the user has sessions enough. Browsers cannot see an HTTP status, so where
-//! `realtime.v1` was offered, 401, 403, 429 and 503 come as a 101 and an immediate Close.
+//! a subprotocol is agreed to, 401, 403, 429 and 503 come as a 101 and an immediate Close. A client that offers a token alone as its subprotocol is refused so, too:
+//! a browser fails a connection on which the server agrees to nothing that it offered.
 
 use super::ShardCore;
 use crate::accounts::Full;
@@ -12,7 +13,7 @@ use crate::conn::{Answer, Phase, Session, flag};
 use crate::counters::{add, add_own};
 use crate::event::Event;
 use crate::identity::Identity;
-use crate::options::{Auth, Mode};
+use crate::options::{Auth, Endpoint, Mode};
 use crate::outbox::Queued;
 use crate::prepared::Prepared;
 use crate::refusal::{Refusal, TOLD_PER_S};
@@ -24,6 +25,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 const VERSION_1: &str = "realtime.v1";
+const BEARER: &str = "bearer.";
 
 /// What a client hears whose token has expired.
 const EXPIRED: &str = "token expired; fetch a new one and come back";
@@ -50,6 +52,39 @@ fn only<'a>(values: impl Iterator<Item = Option<Cow<'a, str>>>) -> Result<Option
     Ok(found)
 }
 
+/// The one token that a request carries, in whatever place.
+fn shown<'a>(request: &Request<'a>) -> Result<Option<Cow<'a, str>>, Refusal> {
+    let in_query = query_values(request.query, "token");
+    let in_header = request.bearer().map_err(|TwoAuthorizations| Refusal::Ambiguous)?;
+    let in_header = in_header.map(Cow::Borrowed).map(Some);
+    let in_protocol = request.protocols().filter_map(|offered| offered.strip_prefix(BEARER));
+    only(in_query.chain(in_header).chain(in_protocol.map(Cow::Borrowed).map(Some)))
+}
+
+/// The subprotocol that an endpoint agrees to with a client: the first of its own that was offered.
+fn agreed<'a>(rule: &'a Endpoint, request: &Request<'_>) -> Option<&'a str> {
+    let is_offered = |wanted: &str| request.protocols().any(|offered| offered == wanted);
+    match rule.mode {
+        Mode::Json => Some(VERSION_1).filter(|version| is_offered(version)),
+        Mode::Raw => rule.subprotocols.iter().map(|own| &**own).find(|own| is_offered(own)),
+    }
+}
+
+/// The subprotocol of a client that offers a token and nothing beside it.
+fn bearer_alone<'a>(request: &Request<'a>) -> Option<&'a str> {
+    let first = request.protocols().next()?;
+    request.protocols().all(|offered| offered.starts_with(BEARER)).then_some(first)
+}
+
+/// What a client should do that offers a token alone.
+fn bearer_alone_reason(rule: &Endpoint) -> &'static str {
+    match rule.mode {
+        Mode::Json => "offer the subprotocol realtime.v1 beside bearer.<token>",
+        Mode::Raw if rule.subprotocols.is_empty() => "no subprotocol is spoken here; send the token as ?token=",
+        Mode::Raw => "offer a subprotocol of this endpoint beside bearer.<token>",
+    }
+}
+
 impl ShardCore {
     pub(super) fn request(&mut self, slot: usize, request: &Request<'_>) {
         self.find_client(slot, request);
@@ -59,32 +94,39 @@ impl ShardCore {
         };
         let rule = rules.endpoints[endpoint].clone();
         self.conns[slot].endpoint = endpoint as u16;
-        let version_1 = rule.mode == Mode::Json && request.protocols().any(|offered| offered == VERSION_1);
+        let bearer_alone = bearer_alone(request);
+        let subprotocol = agreed(&rule, request).or(bearer_alone);
         let upgrade = request.upgrade();
         if self.handshakes > self.hub.rules.limits.handshakes_pending_max || self.hub.is_full() {
-            return self.refuse_seen(slot, request, version_1, HttpError::UNAVAILABLE);
+            return self.refuse_seen(slot, request, subprotocol, HttpError::UNAVAILABLE);
         }
         if !self.may_shake_hands(slot) {
-            return self.refuse_seen(slot, request, version_1, HttpError::TOO_MANY_REQUESTS);
+            return self.refuse_seen(slot, request, subprotocol, HttpError::TOO_MANY_REQUESTS);
         }
         let identity = match rule.auth {
             Auth::Token => self.identify(request),
             Auth::None => Ok(Some(Identity::of(""))),
-            Auth::Hook => request.bearer().map(|_| None).map_err(|TwoAuthorizations| Refusal::Ambiguous),
+            Auth::Hook => shown(request).map(|_| None),
         };
         let identity = match identity {
             Ok(identity) => identity,
-            Err(refusal) => return self.refuse_token(slot, request, version_1, refusal),
+            Err(refusal) => return self.refuse_token(slot, request, subprotocol, refusal),
         };
         if !self.is_origin_allowed(request, rule.auth) {
-            return self.refuse_seen(slot, request, version_1, HttpError::FORBIDDEN);
+            return self.refuse_seen(slot, request, subprotocol, HttpError::FORBIDDEN);
         }
         let upgrade = match upgrade {
             Ok(upgrade) => upgrade,
             Err(error) => return self.refuse(slot, error, &[]),
         };
         let deflate = self.deflate_with(request, rule.compression);
-        let answer = Answer { accept: Some(upgrade.accept()), deflate, version_1 };
+        let version_1 = rule.mode == Mode::Json && bearer_alone.is_none() && subprotocol.is_some();
+        let subprotocol = subprotocol.map(Into::into);
+        let answer = Answer { accept: Some(upgrade.accept()), deflate, subprotocol, version_1 };
+        if bearer_alone.is_some() {
+            let how = Rejection { body: bearer_alone_reason(&rule).into(), ..Rejection::unauthorized() };
+            return self.refuse_by_close(slot, &answer, &how);
+        }
         match identity {
             Some(identity) => self.establish(slot, &answer, identity),
             None => self.ask_python(slot, request, answer),
@@ -94,12 +136,7 @@ impl ShardCore {
     /// Who the one token that the request carries, in whatever place, is of; None where Python has to say: by a ticket,
     /// or by a key that the shard does not have.
     fn identify(&self, request: &Request<'_>) -> Result<Option<Identity>, Refusal> {
-        let in_query = query_values(request.query, "token");
-        let in_header = request.bearer().map_err(|TwoAuthorizations| Refusal::Ambiguous)?;
-        let in_header = in_header.map(Cow::Borrowed).map(Some);
-        let in_protocol = request.protocols().filter_map(|offered| offered.strip_prefix("bearer."));
-        let in_protocol = in_protocol.map(Cow::Borrowed).map(Some);
-        let token = only(in_query.chain(in_header).chain(in_protocol))?;
+        let token = shown(request)?;
         match (token, only(query_values(request.query, "ticket"))?) {
             (Some(token), None) => match self.hub.check_token(&token, self.now.wall_ms) {
                 Ok(identity) if self.hub.is_revoked(&identity) => Err(Refusal::Revoked),
@@ -114,15 +151,16 @@ impl ShardCore {
     }
 
     /// Refuses an upgrade for its token: an expired one is told apart, so that its client comes back with a new one.
-    fn refuse_token(&mut self, slot: usize, request: &Request<'_>, version_1: bool, refusal: Refusal) {
+    fn refuse_token(&mut self, slot: usize, request: &Request<'_>, subprotocol: Option<&str>, refusal: Refusal) {
         self.note_refused_token(slot, refusal);
         let mut how = Rejection::unauthorized();
         if refusal == Refusal::Expired {
             how.close = Some(CloseCode::TOKEN_EXPIRED.0);
         }
         match request.upgrade() {
-            Ok(upgrade) if version_1 => {
-                let answer = Answer { accept: Some(upgrade.accept()), deflate: None, version_1 };
+            Ok(upgrade) if subprotocol.is_some() => {
+                let subprotocol = subprotocol.map(Into::into);
+                let answer = Answer { accept: Some(upgrade.accept()), deflate: None, subprotocol, version_1: true };
                 self.refuse_by_close(slot, &answer, &how);
             }
             _ => self.refuse_with(slot, how.status, &how.body),
@@ -150,11 +188,6 @@ impl ShardCore {
     fn deflate_with(&self, request: &Request<'_>, is_wanted: bool) -> Option<Deflate> {
         let is_wanted = is_wanted && self.hub.rules.compression.enabled;
         is_wanted.then(|| Deflate::negotiate(request.extensions())).flatten()
-    }
-
-    fn is_origin_allowed(&self, request: &Request<'_>, auth: Auth) -> bool {
-        let by_cookie = auth == Auth::Hook && request.header_values("cookie").next().is_some();
-        request.origin().is_none_or(|origin| self.hub.identity_rules().allows(origin, request.host(), by_cookie))
     }
 
     fn ask_python(&mut self, slot: usize, request: &Request<'_>, answer: Answer) {
@@ -202,7 +235,7 @@ impl ShardCore {
 
     /// A refusal in the form that was agreed.
     fn refuse_as(&mut self, slot: usize, answer: &Answer, how: &Rejection) {
-        if answer.version_1 {
+        if answer.subprotocol.is_some() {
             self.refuse_by_close(slot, answer, how);
         } else {
             self.refuse_with(slot, how.status, &how.body);
@@ -234,7 +267,14 @@ impl ShardCore {
             return Err(format!("endpoint {endpoint} does not exist"));
         };
         self.conns[slot].endpoint = endpoint;
-        let answer = Answer { accept: Some(String::new()), deflate: None, version_1: !first_version };
+        let rule = &self.hub.rules.endpoints[usize::from(endpoint)];
+        // It offers all that the endpoint speaks, or nothing.
+        let subprotocol = match rule.mode {
+            _ if first_version => None,
+            Mode::Json => Some(VERSION_1.into()),
+            Mode::Raw => rule.subprotocols.first().cloned(),
+        };
+        let answer = Answer { accept: Some(String::new()), deflate: None, subprotocol, version_1: !first_version };
         self.establish(slot, &answer, Identity { grants, ..Identity::of(user) });
         Ok(())
     }
@@ -292,6 +332,7 @@ impl ShardCore {
             expires_at_ms,
             token_id,
             issued_at_s,
+            subprotocol: answer.subprotocol.clone(),
         });
         self.look_at(slot);
     }
@@ -331,16 +372,16 @@ impl ShardCore {
 
     fn queue_switching(&mut self, slot: usize, answer: &Answer) {
         let accept = answer.accept.as_deref().unwrap_or_default();
-        let version = answer.version_1.then_some(VERSION_1);
-        let bytes = switching_protocols(accept, version, answer.deflate.as_ref());
+        let bytes = switching_protocols(accept, answer.subprotocol.as_deref(), answer.deflate.as_ref());
         self.queue(slot, Queued::reply(Prepared::plain(bytes)));
     }
 
-    /// A refusal that a browser has to understand: by Close where it offered our subprotocol.
-    fn refuse_seen(&mut self, slot: usize, request: &Request<'_>, version_1: bool, error: HttpError) {
+    /// A refusal that a browser has to understand: by Close where it offered a subprotocol to agree to.
+    fn refuse_seen(&mut self, slot: usize, request: &Request<'_>, subprotocol: Option<&str>, error: HttpError) {
         match request.upgrade() {
-            Ok(upgrade) if version_1 => {
-                let answer = Answer { accept: Some(upgrade.accept()), deflate: None, version_1 };
+            Ok(upgrade) if subprotocol.is_some() => {
+                let subprotocol = subprotocol.map(Into::into);
+                let answer = Answer { accept: Some(upgrade.accept()), deflate: None, subprotocol, version_1: true };
                 self.refuse_by_close(slot, &answer, &Rejection::of(error));
             }
             _ => self.refuse_with(slot, error.status, error.body),

@@ -71,8 +71,7 @@ impl Hub {
         let (conn, id, credits) = match who {
             HistoryFor::Client { conn, id, credits } => (conn, id, credits),
             HistoryFor::Python { ticket } => {
-                let all = found.iter().map(|publication| publication.frame.payload().into()).collect();
-                let page = HistoryPage { events: all, offset: head, epoch: Arc::clone(epoch) };
+                let page = HistoryPage { events: page_of(found), offset: head, epoch: Arc::clone(epoch) };
                 return events.push(Event::History { ticket, outcome: Ok(page) });
             }
         };
@@ -126,4 +125,16 @@ impl Hub {
             HistoryFor::Python { ticket } => events.push(Event::History { ticket, outcome: Err(fault.code) }),
         }
     }
+}
+
+/// The first of these events, as many as a page takes, but one at least.
+fn page_of(found: &[Arc<Publication>]) -> Vec<Box<[u8]>> {
+    let mut bytes = 0;
+    let payloads = found.iter().map(|publication| publication.frame.payload());
+    let fits = |payload: &&[u8]| {
+        let is_first = bytes == 0;
+        bytes += payload.len();
+        is_first || bytes <= PAGE_BYTES_MAX
+    };
+    payloads.take_while(fits).map(Into::into).collect()
 }

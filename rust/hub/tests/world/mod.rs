@@ -588,6 +588,12 @@ impl Client {
         self.inflater.is_some()
     }
 
+    /// The subprotocol that was agreed to.
+    pub(crate) fn subprotocol(&self) -> Option<String> {
+        let head = String::from_utf8_lossy(&self.head);
+        head.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Protocol: ")).map(Into::into)
+    }
+
     fn parse(&mut self, mut bytes: &mut [u8]) {
         if !self.upgraded {
             self.head.extend_from_slice(bytes);
