@@ -38,7 +38,7 @@ _check_installation()
 if TYPE_CHECKING:
     from realtime._engine import Deflate, Frame, FrameEncoder, user_channel
     from realtime.app import Module, Realtime
-    from realtime.auth import Grant, Identity, UpgradeRequest, mint_token
+    from realtime.auth import Grant, Identity, InvalidToken, UpgradeRequest, mint_token
     from realtime.broadcaster import Publication, Publishing
     from realtime.codes import CloseCode
     from realtime.connections import Session
@@ -59,6 +59,7 @@ __all__ = [
     "Grant",
     "Heard",
     "Identity",
+    "InvalidToken",
     "Module",
     "NotRunning",
     "Proceed",
@@ -84,6 +85,7 @@ _HOMES = {
     "Grant": "auth",
     "Heard": "listening",
     "Identity": "auth",
+    "InvalidToken": "auth",
     "Module": "app",
     "NotRunning": "errors",
     "Proceed": "middleware",

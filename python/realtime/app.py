@@ -27,7 +27,7 @@ from types import SimpleNamespace
 from typing import Any, Protocol
 
 from realtime._engine import EngineError
-from realtime.auth import OWN_CHANNELS
+from realtime.auth import OWN_CHANNELS, Identity, UpgradeRequest
 from realtime.broadcaster import Broadcaster, Publishing
 from realtime.clock import Clock
 from realtime.config import ConfigError, Settings, load
@@ -154,6 +154,17 @@ class Realtime(Declarations):
             NotRunning: the app is not served.
         """
         return self._running.identities
+
+    async def token_identity(self, request: UpgradeRequest) -> Identity:
+        """Return who the token names that a request shows, by the built-in rule: for `authenticate` hooks.
+
+        A hook that lets cookies in, say, returns this for requests without one.
+
+        Raises:
+            InvalidToken: it shows no token, two that differ, or one that is not accepted; a hook need not catch it.
+            NotRunning: the app is not served.
+        """
+        return await self._running.identities.identify_shown(request)
 
     @property
     def broadcaster(self) -> Broadcaster:

@@ -35,6 +35,7 @@ OWN_CHANNELS: Final = "_realtime:"
 NAME_RULE: Final = "use 1 to 128 of A-Z a-z 0-9 _ . : @ -, the first a letter, digit or _"
 """What an error says of a name that is none."""
 
+_PROTOCOL: Final = "bearer."
 _NAMED = re.compile(r"\{([a-z_][a-z0-9_]*)\}\Z")
 
 
@@ -165,8 +166,35 @@ class UpgradeRequest(Struct, frozen=True):
     query: dict[str, str]
     """Decoded; the first value where a name stands twice."""
     headers: dict[str, str]
-    """Names in lower case; values of a header that stands twice are joined by a comma."""
+    """Names in lower case; values of a header that stands twice are joined by a comma, cookies by a semicolon."""
     peer: str
+
+    @property
+    def cookies(self) -> dict[str, str]:
+        """The cookies by name, as sent but for quotes around a value; the first where a name stands twice."""
+        found: dict[str, str] = {}
+        for pair in self.headers.get("cookie", "").split(";"):
+            name, has_value, value = pair.strip().partition("=")
+            if has_value and name:
+                value = value.strip()
+                is_quoted = len(value) > 1 and value[0] == value[-1] == '"'
+                found.setdefault(name.strip(), value[1:-1] if is_quoted else value)
+        return found
+
+    @property
+    def token(self) -> str | None:
+        """The token that the request shows: as `?token=`, as `Authorization: Bearer` or as subprotocol; None without.
+
+        Raises:
+            InvalidToken: two that differ.
+        """
+        shown = {self.query.get("token"), _bearer(self.headers.get("authorization", ""))}
+        offered = (entry.strip() for entry in self.headers.get("sec-websocket-protocol", "").split(","))
+        shown.update(entry.removeprefix(_PROTOCOL) for entry in offered if entry.startswith(_PROTOCOL))
+        shown -= {None, ""}
+        if len(shown) > 1:
+            raise InvalidToken("the request shows two tokens that differ; send one", "ambiguous")
+        return next(iter(shown), None)
 
 
 class InvalidToken(Exception):  # noqa: N818 -- it is the token that is wrong
@@ -183,6 +211,11 @@ class InvalidToken(Exception):  # noqa: N818 -- it is the token that is wrong
         super().__init__(text)
         self.reason = reason
         self.retry_after_ms = retry_after_ms
+
+
+def _bearer(authorization: str) -> str | None:
+    scheme, _, token = authorization.partition(" ")
+    return token.strip(" \t") if scheme.lower() == "bearer" else None
 
 
 def mint_token(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from realtime.auth import OWN_CHANNELS, Pattern
 from realtime.config import ConfigError, Keys, Settings, parse_retention
-from realtime.identity import token_rule
+from realtime.identity import origin_rule, token_rule
 from realtime.messages import RESERVED_EVENTS, encode
 from realtime.rules import Route, Rules
 
@@ -27,7 +27,7 @@ def engine_options(rules: Rules, settings: Settings, keys: Keys, *, in_memory: b
             "proxies": settings.server.proxies,
             "token": token_rule(auth, keys).document(),
             "tell_tokens": settings.api.url is not None,
-            "origins": auth.origins,
+            "origins": origin_rule(auth).listed,
             "endpoints": [
                 {
                     "path": endpoint.path,

@@ -8,8 +8,19 @@ Called by `server`, `routing`, `api` and `cli`.
 
 from realtime.identity.identities import Identities, request_of
 from realtime.identity.keys import VerifyKey
+from realtime.identity.origins import origin_rule
 from realtime.identity.refusals import TokenRefusals
 from realtime.identity.tickets import Ticket
 from realtime.identity.tokens import TokenRule, token_for, token_rule
 
-__all__ = ["Identities", "Ticket", "TokenRefusals", "TokenRule", "VerifyKey", "request_of", "token_for", "token_rule"]
+__all__ = [
+    "Identities",
+    "Ticket",
+    "TokenRefusals",
+    "TokenRule",
+    "VerifyKey",
+    "origin_rule",
+    "request_of",
+    "token_for",
+    "token_rule",
+]

@@ -12,6 +12,7 @@ import asyncio
 import hashlib
 import hmac
 import inspect
+import logging
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
@@ -25,6 +26,7 @@ from realtime.clock import Clock
 from realtime.config import Keys, Settings, keys_of
 from realtime.errors import Refused
 from realtime.identity.key_sets import KeySet
+from realtime.identity.origins import origin_rule
 from realtime.identity.refusals import TokenRefusals
 from realtime.identity.revocations import Revocations
 from realtime.identity.tickets import Ticket, Tickets
@@ -35,7 +37,10 @@ if TYPE_CHECKING:
     from realtime._engine import Commands
 
 _BEARER: Final = "bearer "
-_BEARER_PROTOCOL: Final = "bearer."
+_LINE_MS: Final = 1_000
+"""Refused pages are told of at most once in this time."""
+
+log = logging.getLogger("realtime.identity")
 
 
 class Identities:
@@ -73,6 +78,8 @@ class Identities:
         self._service_keys = _digests(settings.auth.service_keys)
         self._configured = token_rule(settings.auth, keys)
         self._check = self._configured.compiled()
+        self._origins = origin_rule(settings.auth)
+        self._next_line_ms = 0
         self._key_set = self._new_key_set()
         self._tasks: set[asyncio.Task[object]] = set()
 
@@ -103,10 +110,10 @@ class Identities:
             ConfigError: a key cannot be used. Nothing has changed then.
         """
         keys = keys_of(settings)
-        rule = token_rule(settings.auth, keys)
+        rule, origins = token_rule(settings.auth, keys), origin_rule(settings.auth)
         rule.compiled()
         before, old_set, is_other = self._auth, self._key_set, rule.document() != self._configured.document()
-        self._auth, self._keys, self._configured = settings.auth, keys, rule
+        self._auth, self._keys, self._configured, self._origins = settings.auth, keys, rule, origins
         self._service_keys = _digests(settings.auth.service_keys)
         self._revocations.clock_skew_s = settings.auth.clock_skew_s
         if any(
@@ -172,7 +179,15 @@ class Identities:
             raise InvalidToken(
                 "the ticket is unknown, was used or is over 60 s old; request one by POST /api/tickets", "ticket"
             )
-        token = _shown(request)
+        return await self.identify_shown(request)
+
+    async def identify_shown(self, request: UpgradeRequest) -> Identity:
+        """Return who the token names that a request shows, in whatever place.
+
+        Raises:
+            InvalidToken: it shows none, two that differ, or one that is not accepted.
+        """
+        token = request.token
         if token is None:
             raise InvalidToken("the request shows no token", "missing")
         return await self.identify(token)
@@ -201,8 +216,7 @@ class Identities:
         if bearer is not None and self.is_service_key(bearer):
             return Identity("", service=True)
         if self._authenticate is not None:
-            if not self._is_page_of_ours(request):
-                raise Refused("forbidden", "Pages of this origin may not act by a cookie; list it in auth.origins")
+            self._check_page(request)
             return await self._by_hook(self._authenticate, request)
         if bearer is None:
             raise InvalidToken("the request has no Authorization: Bearer", "missing")
@@ -270,16 +284,29 @@ class Identities:
         else:
             raise ValueError("revoke takes a user or the id of a token")
 
-    def _is_page_of_ours(self, request: UpgradeRequest) -> bool:
-        """Whether a request is no script's of somebody else's page, where a cookie may say who asks.
+    def lists(self, origin: str) -> bool:
+        """Whether pages of an origin may read the answers of the HTTP API: `auth.origins` names it."""
+        return self._origins.listed is not None and self._origins.allows(origin, None, by_cookie=False)
+
+    def _check_page(self, request: UpgradeRequest) -> None:
+        """Refuse a request by a script of somebody else's page, where a cookie may say who asks.
 
         A browser adds the cookie whoever wrote the page, and sends simple requests without asking (CORS is about
         answers), so the page has to be listed or of the very host that it calls, as for sockets.
         """
-        origin = request.headers.get("origin")
-        if origin is None or "cookie" not in request.headers or origin in (self._auth.origins or ()):
-            return True
-        return origin.partition("://")[2].lower() == request.headers.get("host", "").lower() != ""
+        origin, host = request.headers.get("origin"), request.headers.get("host")
+        if origin is None or "cookie" not in request.headers or self._origins.allows(origin, host, by_cookie=True):
+            return
+        now_ms = self._clock.monotonic_ms()
+        if now_ms >= self._next_line_ms:
+            self._next_line_ms = now_ms + _LINE_MS
+            log.warning(
+                "refused a request by cookie from a page of origin %.200r to host %.200r: the origin is not in "
+                "auth.origins; add it there if the page is yours",
+                origin,
+                host,
+            )
+        raise Refused("forbidden", "Pages of this origin may not act by a cookie; list it in auth.origins")
 
     async def _by_hook(self, hook: Callable[[UpgradeRequest], Any], request: UpgradeRequest) -> Identity:
         # What the hook says is as old as its question, however long it takes: a user may be revoked meanwhile. The
@@ -290,9 +317,10 @@ class Identities:
             identity = await identity
         if not isinstance(identity, Identity) or not (identity.user or identity.service):
             raise InvalidToken("the authenticate hook returned no identity", "hook")
-        if identity.grants is not None:
+        if identity.grants is not None and identity.token is None:
+            # What a token grants was checked with it.
             identity = replace(identity, grants=checked_grants(identity.grants))
-        if identity.issued_at_s is None:
+        if identity.issued_at_s is None and identity.token is None:
             # The hook says so now, whatever was revoked before.
             identity = replace(identity, issued_at_s=asked_s)
         return self._unrevoked(identity)
@@ -304,6 +332,11 @@ class Identities:
             # A ticket is no token that could be renewed.
             raise InvalidToken("it has expired; fetch a new one", shown or "expired")
         return identity
+
+    @property
+    def is_generated(self) -> bool:
+        """Whether tokens are signed with the secret that the server made itself."""
+        return self._keys.generated
 
     def signed(self, user: str, *, ttl_s: float) -> str:
         """Return a token for `user` as the configuration in force signs them.
@@ -338,14 +371,16 @@ class Identities:
 
 
 def request_of(path: str, query: str, headers: Iterable[tuple[str, str]], peer: str) -> UpgradeRequest:
-    """Return a request as hooks see it: the first value of a name in the query, those of a header joined."""
+    """Return a request as hooks see it: the first value of a name in the query, all those of a header."""
     values: dict[str, str] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
         values.setdefault(name, value)
     merged: dict[str, str] = {}
     for header, value in headers:
         name = header.lower()
-        merged[name] = f"{merged[name]}, {value}" if name in merged else value
+        # Browsers send one Cookie line; proxies split it (RFC 9113 §8.2.3).
+        glue = "; " if name == "cookie" else ", "
+        merged[name] = f"{merged[name]}{glue}{value}" if name in merged else value
     return UpgradeRequest(path, values, merged, peer)
 
 
@@ -353,16 +388,6 @@ def _bearer(request: UpgradeRequest) -> str | None:
     header = request.headers.get("authorization", "")
     # Only spaces and tabs, as the engine has it: any other white space is part of the token, which is then none.
     return header[len(_BEARER) :].strip(" \t") or None if header[: len(_BEARER)].lower() == _BEARER else None
-
-
-def _shown(request: UpgradeRequest) -> str | None:
-    """Return the token of an upgrade: from the query, `Authorization` or `Sec-WebSocket-Protocol`."""
-    if token := request.query.get("token"):
-        return token
-    if token := _bearer(request):
-        return token
-    offered = (entry.strip() for entry in request.headers.get("sec-websocket-protocol", "").split(","))
-    return next((entry.removeprefix(_BEARER_PROTOCOL) for entry in offered if entry.startswith(_BEARER_PROTOCOL)), None)
 
 
 def _digests(keys: Iterable[str]) -> tuple[bytes, ...]:

@@ -9,10 +9,11 @@ import jwt
 import msgspec
 
 from realtime import Conversations, Realtime
+from realtime.api.development import DevelopmentAccess
 from realtime.api.edge import Edge
 from realtime.api.http import application
 from realtime.api.requests import Requests
-from realtime.config import AuthSettings, Keys, Settings
+from realtime.config import AuthSettings, Settings
 from realtime.testing import TestApp
 
 SECRET = "s" * 40
@@ -47,7 +48,7 @@ class Answer(msgspec.Struct):
 async def ask(
     app: Any,
     path: str,
-    headers: dict[str, str] = LOCAL,
+    headers: dict[str, str] | list[tuple[str, str]] = LOCAL,
     method: str = "GET",
     body: bytes = b"",
     *,
@@ -55,6 +56,7 @@ async def ask(
     client: str = "127.0.0.1",
 ) -> Answer:
     """Send one request and return its answer; servers hand over a path that is decoded as a whole, and the raw one."""
+    lines = headers.items() if isinstance(headers, dict) else headers
     scope: dict[str, Any] = {
         "type": "http",
         "asgi": {"version": "3.0"},
@@ -65,7 +67,7 @@ async def ask(
         "raw_path": path.encode("utf-8", "surrogatepass"),
         "query_string": query.encode() if isinstance(query, str) else query,
         "root_path": "",
-        "headers": [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()],
+        "headers": [(name.encode("latin-1"), value.encode("latin-1")) for name, value in lines],
         "client": (client, 50000),
         "server": ("127.0.0.1", 3001),
         "extensions": {},
@@ -96,19 +98,21 @@ class World:
         auth = sections.pop("auth", None) or AuthSettings(secrets=(SECRET,), service_keys=(SERVICE_KEY,))
         self.settings = Settings(auth=auth, **sections)
         self.test = TestApp(app, self.settings)
-        self._generated = generated
         self._draining = draining
         self.http: Any = None
+        self.links: list[str] = []
+        self.is_open = True
+        self.development = DevelopmentAccess(SECRET, lambda: self.is_open, self.links.append) if generated else None
 
     async def __aenter__(self) -> Self:
         await self.test.__aenter__()
         edge = Edge(
             settings=self.settings,
-            keys=Keys((SECRET,), generated=self._generated),
             control=self.test.control,
             url="ws://127.0.0.1:3002/ws",
             is_draining=lambda: self._draining,
             not_ready=lambda: ["draining"] if self._draining else [],
+            development=self.development,
         )
         self.http = Requests(application(edge), edge)
         return self
@@ -124,6 +128,13 @@ class World:
         while not asked.done():
             await self.test.settle()
         return asked.result()
+
+    async def admitted(self) -> dict[str, str]:
+        """Exchange the key of the link for the cookie; return the headers of a browser that has it."""
+        assert self.development is not None
+        query = self.development.link("").partition("?")[2]
+        answer = await self.ask("/", query=query)
+        return {**JSON, "cookie": answer.headers["set-cookie"].partition(";")[0]}
 
     async def call(
         self,
