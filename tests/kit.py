@@ -11,9 +11,11 @@ import base64
 import contextlib
 import hashlib
 import hmac
+import http.client
 import itertools
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -22,6 +24,7 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self
+from urllib.parse import urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
@@ -140,6 +143,24 @@ class Server:
     def api_url(self) -> str:
         """The HTTP side, without a slash at the end."""
         return f"http://127.0.0.1:{self.api_port}"
+
+    @property
+    def link(self) -> str:
+        """The newest link to the playground that the server printed; it works once."""
+        return str(re.findall(r"Playground  (\S+)", self.output)[-1])
+
+    async def dev_cookie(self) -> str:
+        """Open the link as a browser does and return the cookie that comes back."""
+        return await asyncio.to_thread(self._dev_cookie)
+
+    def _dev_cookie(self) -> str:
+        link = urlsplit(self.link)
+        connection = http.client.HTTPConnection("127.0.0.1", self.api_port, timeout=PATIENCE_S)
+        with contextlib.closing(connection):
+            connection.request("GET", f"{link.path}?{link.query}")
+            answer = connection.getresponse()
+            answer.read()
+            return str(answer.headers["set-cookie"]).partition(";")[0]
 
     @property
     def pid(self) -> int:

@@ -34,7 +34,8 @@ export class Tab {
         tab.foreign.push(request.url());
       }
     });
-    await tab.page.goto(`${server.apiUrl}/`);
+    await tab.page.goto(server.link);
+    await tab.page.waitForURL(`${server.apiUrl}/`);
     await tab.page.fill("#name", name);
     await tab.page.fill("#conversation", conversation);
     await tab.page.click("#join");

@@ -110,10 +110,13 @@ async def test_the_playground_moves_aside(tmp_path: Path) -> None:
     ):
         assert (await web.get("/")).json() == {"open": "yes"}
         assert (await web.get("/main.js")).status_code == 404
-        assert (await web.get("/playground", follow_redirects=True)).text.startswith("<!doctype html>")
+        assert (await web.get("/playground/")).status_code == 404
+        web.headers["cookie"] = await server.dev_cookie()
+        assert (await web.get("/playground")).headers["location"] == "/playground/"
+        assert (await web.get("/playground/")).text.startswith("<!doctype html>")
         assert (await web.get("/playground/main.js")).status_code == 200
         assert (await web.get("/playground/api/dev/people")).json() == {"users": []}
-        assert f"{server.api_url}/playground/" in server.output
+        assert server.output.count(f"{server.api_url}/playground/?key=") == 2
 
 
 async def test_apps_are_closed_before_the_end(tmp_path: Path) -> None:

@@ -269,40 +269,45 @@ def test_import_beside_another_package_of_the_name_fails_with_one_clear_line(tmp
 async def test_playground_gives_tokens_only_with_the_generated_secret_and_to_a_local_host(
     serve: Callable[..., Server],
 ) -> None:
-    async def ask(server: Server, host: str) -> tuple[int, bytes]:
+    async def ask(server: Server, host: str, cookie: str = "a=b") -> tuple[int, bytes]:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.api_port)
         body = b'{"user":"alice"}'
         head = f"POST /api/dev/token HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+        head += f"Cookie: {cookie}\r\n"
         writer.write(f"{head}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body)
         answer = await asyncio.wait_for(reader.read(), 15)
         writer.close()
         return int(answer.split()[1]), answer.partition(b"\r\n\r\n")[2]
 
     async with serve(secret=None, api=True) as server:
+        assert (await ask(server, "localhost"))[0] == 404
+        cookie = await server.dev_cookie()
         for host in ("localhost", "127.0.0.1", f"127.0.0.1:{server.api_port}", "[::1]", "[::1]:3001"):
-            status, body = await ask(server, host)
+            status, body = await ask(server, host, cookie)
             assert status in {200, 201}, (host, status, body)
             async with connect(f"{server.url}?token={json.loads(body)['token']}", proxy=None) as alice:
                 assert json.loads(await alice.recv())["data"]["userId"] == "alice"
         for host in ("evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "10.0.0.1"):
-            status, body = await ask(server, host)
-            assert status in {403, 404}, host
+            status, body = await ask(server, host, cookie)
+            assert status == 404, host
             assert b"ey" not in body
     async with serve(api=True) as server:
-        assert (await ask(server, "localhost"))[0] in {403, 404}
+        assert (await ask(server, "localhost", cookie))[0] == 404
 
 
 async def test_health_and_playground_are_served(serve: Callable[..., Server]) -> None:
-    async def fetch(server: Server, path: str) -> tuple[int, str]:
+    async def fetch(server: Server, path: str, cookie: str = "a=b") -> tuple[int, str]:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.api_port)
-        writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+        head = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nCookie: {cookie}\r\nConnection: close\r\n\r\n"
+        writer.write(head.encode())
         answer = (await asyncio.wait_for(reader.read(), 15)).decode()
         writer.close()
         return int(answer.split()[1]), answer
 
     async with serve(secret=None, api=True) as server:
         assert (await fetch(server, "/health"))[0] == 200
-        status, page = await fetch(server, "/")
+        assert (await fetch(server, "/"))[0] == 404
+        status, page = await fetch(server, "/", await server.dev_cookie())
         assert status == 200
         for name in ("name", "conversation", "join", "messages", "composer", "send", "people", "typing", "state"):
             assert f'id="{name}"' in page

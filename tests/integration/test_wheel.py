@@ -69,7 +69,8 @@ async def test_wheel_in_a_clean_environment_serves_the_same(installed: Path, tmp
             await alice.say("1", "from the wheel")
             await alice.expect("new_message", content="from the wheel")
         reader, writer = await asyncio.open_connection("127.0.0.1", server.api_port)
-        writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        head = f"GET / HTTP/1.1\r\nHost: localhost\r\nCookie: {await server.dev_cookie()}\r\nConnection: close\r\n\r\n"
+        writer.write(head.encode())
         page = await asyncio.wait_for(reader.read(), 15)
         writer.close()
         assert b'id="composer"' in page

@@ -85,6 +85,11 @@ export class Server {
     return `http://127.0.0.1:${this.apiPort}`;
   }
 
+  /** The newest link to the playground that the server printed; it works once, and each use prints the next. */
+  get link() {
+    return [...readFileSync(path.join(this.folder, "output.txt"), "utf8").matchAll(/Playground {2}(\S+)/g)].at(-1)[1];
+  }
+
   /** Starts the process, again after `kill` with the same ports and data. */
   async resume() {
     const output = path.join(this.folder, "output.txt");

@@ -1,23 +1,17 @@
 """What the playground may ask of a server on one's own machine: a token for any name, and who is online.
 
-Whoever reaches these routes can be anybody, so all of this must hold for each request, else it is answered as if the
-route did not exist or is refused: the secret is the generated one (which keeps the listeners on loopback), the `Host`
-is localhost, 127.0.0.1 or [::1] (a page on another name that resolves to this machine has another one), no proxy
-has passed the request on, and a browser says that the page which asks is this one.
+Whoever reaches these routes can be anybody. `development` says who does; to all others they do not exist. A token is
+given for JSON only, which no page of another origin can send without the browser's consent.
 """
 
 from collections.abc import Callable, Iterable
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import msgspec
 from litestar import Request, Router, get, post
-from litestar.connection import ASGIConnection
-from litestar.exceptions import NotFoundException, ValidationException
-from litestar.handlers import BaseRouteHandler
+from litestar.exceptions import ValidationException
 
-from realtime.api.local import local_only
-from realtime.config import AuthSettings, Keys
-from realtime.identity import token_for
+from realtime.api.routes import DEVELOPMENT, admitted_only
 
 TOKEN_TTL_S = 12 * 3600
 USERS_MAX = 500
@@ -48,19 +42,21 @@ class People(msgspec.Struct):
     users: list[str]
 
 
-def routes(auth: AuthSettings, keys: Keys, url: str, users: Callable[[], Iterable[str]]) -> Router:
+class Sign(Protocol):
+    """Signs a token for a user."""
+
+    def __call__(self, user: str, *, ttl_s: float) -> str:
+        """Return the token."""
+
+
+def routes(sign: Sign, url: str, users: Callable[[], Iterable[str]]) -> Router:
     """Return the routes below `/api/dev`.
 
     Args:
-        auth: how tokens are signed.
-        keys: with what; a configured secret answers 404 to everything here.
+        sign: signs tokens by the configuration in force.
         url: of the WebSocket endpoint.
         users: who is online now.
     """
-
-    def generated_only(_: ASGIConnection[Any, Any, Any, Any], __: BaseRouteHandler) -> None:
-        if not keys.generated:
-            raise NotFoundException("there is a configured secret: sign your own tokens")
 
     @get("/config", sync_to_thread=False)
     def config() -> Config:
@@ -78,6 +74,12 @@ def routes(auth: AuthSettings, keys: Keys, url: str, users: Callable[[], Iterabl
         wanted = msgspec.json.decode(await request.body(), type=TokenRequest)
         if wanted.user != wanted.user.strip() or not wanted.user.isprintable():
             raise ValidationException("a user is printable text without spaces at its ends")
-        return Token(token_for(wanted.user, auth, keys, ttl_s=TOKEN_TTL_S), TOKEN_TTL_S)
+        return Token(sign(wanted.user, ttl_s=TOKEN_TTL_S), TOKEN_TTL_S)
 
-    return Router("/api/dev", route_handlers=[config, people, token], guards=[generated_only, local_only])
+    return Router(
+        "/api/dev",
+        route_handlers=[config, people, token],
+        guards=[admitted_only],
+        opt={DEVELOPMENT: True},
+        include_in_schema=False,
+    )

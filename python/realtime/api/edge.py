@@ -8,7 +8,8 @@ from functools import cached_property
 
 from msgspec import Struct
 
-from realtime.config import Keys, Settings
+from realtime.api.development import DevelopmentAccess
+from realtime.config import Settings
 from realtime.control import Control
 from realtime.conversations import Archive
 
@@ -18,19 +19,19 @@ class Edge(Struct, frozen=True, dict=True):
 
     Args:
         settings: the configuration in force.
-        keys: what tokens are signed with.
         control: connections, broadcaster and rules of the running server.
         url: the WebSocket endpoint as a browser on this machine reaches it.
         is_draining: whether the server goes away.
         not_ready: why it should be sent no more; empty while it is ready.
+        development: who may use the playground; None where a secret is configured.
     """
 
     settings: Settings
-    keys: Keys
     control: Control
     url: str
     is_draining: Callable[[], bool]
     not_ready: Callable[[], list[str]]
+    development: DevelopmentAccess | None = None
 
     @cached_property
     def archive(self) -> Archive:

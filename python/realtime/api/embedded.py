@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from realtime.api.answers import answer, problem
+from realtime.api.development import ROOT, DevelopmentAccess, access_to, address_of, print_link
 from realtime.api.edge import Edge
 from realtime.api.http import application
 from realtime.api.requests import Requests
@@ -41,6 +42,7 @@ class Embedded:
     def __init__(self, server: Callable[[], Server | None]) -> None:
         self._server = server
         self._built: tuple[Server, Any] | None = None
+        self._untold: DevelopmentAccess | None = None
 
     async def __call__(self, scope: Any, receive: Callable[[], Any], send: Callable[[Any], Any]) -> None:
         """Answer one request."""
@@ -54,22 +56,28 @@ class Embedded:
             await answer(send, 503, *problem(503, "unavailable", detail))
             return
         if self._built is None or self._built[0] is not server:
-            self._built = (server, _application(server))
+            self._untold = development = access_to(server)
+            self._built = (server, _application(server, development))
         inner = {name: scope[name] for name in _PASSED_ON if name in scope}
         root, path = scope.get("root_path", ""), scope["path"]
         inner["path"] = (path[len(root) :] if path == root or path.startswith(f"{root}/") else path) or "/"
         inner["root_path"] = ""
+        inner[ROOT] = root
         inner["state"] = {}
+        if self._untold is not None and self._untold.knows(inner):
+            # Only now is it known where the host has mounted this.
+            print_link(self._untold.link(address_of(inner)))
+            self._untold = None
         await self._built[1](inner, receive, send)
 
 
-def _application(server: Server) -> Any:
+def _application(server: Server, development: DevelopmentAccess | None) -> Any:
     edge = Edge(
         settings=server.settings,
-        keys=server.keys,
         control=server.control,
         url=server.url,
         is_draining=lambda: server.draining or server.failure is not None,
         not_ready=server.readiness,
+        development=development,
     )
     return Requests(application(edge), edge)

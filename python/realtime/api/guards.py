@@ -8,7 +8,6 @@ services.
 """
 
 from collections import OrderedDict
-from ipaddress import ip_address
 from typing import Any, Final
 
 from litestar import Request
@@ -96,8 +95,7 @@ class Guard:
 
     def is_operator(self, connection: ASGIConnection[Any, Any, Any, Any]) -> bool:
         """Whether a request is one of this machine's, or of a service."""
-        client = connection.scope.get("client")
-        if client is not None and _is_loopback(client[0]) and is_local(connection):
+        if is_local(connection.scope):
             return True
         shown = bearer_of(connection)
         return shown is not None and self._identities.is_service_key(shown)
@@ -202,10 +200,3 @@ def _refusal(error: InvalidToken) -> Refused:
     if error.reason == "expired":
         return RefusedToken("token_expired", "the token has expired; fetch a new one")
     return RefusedToken("unauthorized", "the token is not accepted")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -5,10 +5,7 @@ answered by `problems`, what holds for each request is in `requests`. Where `aut
 may call the API (CORS), otherwise those of none.
 """
 
-from typing import Any
-
 import msgspec
-from litestar import Litestar
 from litestar.config.cors import CORSConfig
 from litestar.exceptions import HTTPException
 from litestar.types import ControllerRouterHandler
@@ -29,24 +26,15 @@ from realtime.api import (
 )
 from realtime.api.edge import Edge
 from realtime.api.guards import Guard
+from realtime.api.routes import Routes
 from realtime.errors import Refused
 
 BODY_BYTES_MAX = 1024 * 1024
 
 
-class Routes(Litestar):
-    """The routes; a percent-encoded slash in a path is part of its segment."""
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Serve one request."""
-        if scope["type"] == "http":
-            scope = {**scope, "path": paths.path_of(scope)}
-        await super().__call__(scope, receive, send)
-
-
-def application(edge: Edge) -> Litestar:
+def application(edge: Edge) -> Routes:
     """Return the routes over an edge; `requests.Requests` goes around them."""
-    settings, keys = edge.settings, edge.keys
+    settings = edge.settings
     guard = Guard(edge)
     connections = edge.control.connections
     handlers: list[ControllerRouterHandler] = [
@@ -57,17 +45,22 @@ def application(edge: Edge) -> Litestar:
         *users.routes(edge, guard),
         *tickets.routes(edge, guard),
         *metrics.routes(edge, guard),
-        dev.routes(
-            settings.auth, keys, edge.url, lambda: sorted({session.user for session in connections if session.user})
-        ),
     ]
-    if keys.generated:
+    if edge.development is not None:
+        handlers.append(
+            dev.routes(
+                edge.control.identities.signed,
+                edge.url,
+                lambda: sorted({session.user for session in connections if session.user}),
+            )
+        )
         handlers += playground.routes(edge.url)
     return Routes(
         handlers,
+        edge.development,
         middleware=[paths.Parameters],
         openapi_config=documents.openapi(guard.operators_only),
-        cors_config=_cors(settings.auth.origins),
+        cors_config=_Pages(edge) if settings.auth.origins else None,
         logging_config=None,
         exception_handlers={
             Refused: problems.refused,
@@ -80,12 +73,19 @@ def application(edge: Edge) -> Litestar:
     )
 
 
-def _cors(origins: tuple[str, ...] | None) -> CORSConfig | None:
-    if not origins:
-        return None
-    return CORSConfig(
-        allow_origins=list(origins),
-        allow_methods=["GET", "POST", "PATCH", "DELETE"],
-        allow_headers=["Authorization", "Content-Type", "X-Request-Id"],
-        expose_headers=["X-Request-Id", "Retry-After"],
-    )
+class _Pages(CORSConfig):
+    """Which pages may read answers, by the rule of the sockets; with cookies where a hook reads them."""
+
+    def __init__(self, edge: Edge) -> None:
+        super().__init__(
+            allow_origins=[],
+            allow_methods=["GET", "HEAD", "POST", "PATCH", "DELETE"],
+            allow_headers=["Authorization", "Content-Type", "X-Request-Id"],
+            expose_headers=["X-Request-Id", "Retry-After"],
+            allow_credentials=edge.control.rules.authenticate is not None,
+        )
+        self._identities = edge.control.identities
+
+    def is_origin_allowed(self, origin: str) -> bool:
+        """Whether a page may read what it is answered."""
+        return self._identities.lists(origin)

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from granian.constants import HTTPModes, Interfaces
+from granian.http import HTTP1Settings
 from granian.log import LogLevels
 from granian.server.embed import Server
 
@@ -24,6 +25,7 @@ from realtime.config import ConfigError
 START_TIMEOUT_S = 15.0
 CONNECTIONS_MAX = 4096
 _BACKLOG = 1024
+_BUFFER_BYTES_MIN = 8192
 
 _logger = logging.getLogger("realtime.api")
 
@@ -35,12 +37,13 @@ class HttpListener:
         port: the one that it listens on, also where 0 was asked for.
     """
 
-    def __init__(self, host: str, port: int, *, stop_timeout_s: float = 2.0) -> None:
+    def __init__(self, host: str, port: int, *, head_bytes_max: int = 64 * 1024, stop_timeout_s: float = 2.0) -> None:
         """Try the port.
 
         Args:
             host: address to listen on.
             port: of it; 0 takes a free one.
+            head_bytes_max: bytes of a request's head that are kept; from about there on it is answered 431.
             stop_timeout_s: what running requests are given by `stop`.
 
         Raises:
@@ -48,6 +51,7 @@ class HttpListener:
         """
         self.port = _free_port(host, port)
         self._host = _numeric(host)
+        self._head_bytes_max = head_bytes_max
         self._stop_timeout_s = stop_timeout_s
         self._server: Server | None = None
         self._task: asyncio.Task[None] | None = None
@@ -64,6 +68,7 @@ class HttpListener:
             port=self.port,
             interface=Interfaces.ASGINL,
             http=HTTPModes.http1,
+            http1_settings=HTTP1Settings(max_buffer_size=max(self._head_bytes_max, _BUFFER_BYTES_MIN)),
             websockets=False,
             backlog=_BACKLOG,
             # Above it nobody is answered, not even at /health, until somebody else hangs up; idle ones count too.

@@ -14,24 +14,20 @@ Called by `cli.serving`.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import PurePath
 from types import TracebackType
 from typing import Any, Final, Self
 
-from litestar import Litestar
-from litestar.routes import HTTPRoute
-
 from realtime.api.answers import answer, problem
-from realtime.api.paths import path_of
+from realtime.api.development import ROOT
+from realtime.api.routes import Routes
 from realtime.config import ConfigError
 from realtime.containment import contained, goes_on
 from realtime.rules import Mount
 
-GIVES_WAY: Final = "gives_way"
-"""The `opt` of our routes that move to `ASIDE` where an app is mounted at `/`."""
 ASIDE: Final = "/playground"
+"""Where our routes that give way are where an app is mounted at `/`."""
 _SHUTDOWN_S: Final = 5.0
 
 Scope = Any
@@ -44,15 +40,12 @@ log = logging.getLogger("realtime.api")
 class Mounts:
     """Our own application and those mounted beside it, as one ASGI application."""
 
-    def __init__(self, own: Litestar, mounts: Iterable[Mount]) -> None:
-        self._own: Any = own
+    def __init__(self, own: Routes, mounts: Iterable[Mount]) -> None:
+        self._own = own
         # The longest path first: whatever is below it is its own.
         self._mounts = sorted(mounts, key=lambda mount: len(mount.path), reverse=True)
-        covered = any(mount.path == "/" for mount in self._mounts)
-        routes = [route for route in own.routes if isinstance(route, HTTPRoute)]
-        moved = [route for route in routes if covered and route.route_handlers[0].opt.get(GIVES_WAY)]
-        self._aside = bool(moved)
-        self._routes = [route.path_components for route in routes if route not in moved]
+        self._has_site = any(mount.path == "/" for mount in self._mounts)
+        self._aside = self._has_site and own.has_page
         self._states: dict[str, dict[str, Any]] = {}
 
     @asynccontextmanager
@@ -73,24 +66,20 @@ class Mounts:
             await send({"type": "websocket.close", "code": 1008})
             return
         path: str = scope["path"]
-        if self._is_own(path_of(scope)):
+        if self._own.takes(scope, has_site=self._has_site):
             await self._own(scope, receive, send)
             return
         if self._aside and path == ASIDE:
             await answer(send, 308, b"", (b"location", ASIDE.encode() + b"/"))
             return
         if self._aside and path.startswith(f"{ASIDE}/"):
-            await self._own({**scope, "path": path.removeprefix(ASIDE)}, receive, send)
+            await self._own({**scope, "path": path.removeprefix(ASIDE), ROOT: ASIDE}, receive, send)
             return
         for mount in self._mounts:
             if mount.path in {"/", path} or path.startswith(f"{mount.path}/"):
                 await self._pass_on(mount, scope, receive, send)
                 return
         await self._own(scope, receive, send)
-
-    def _is_own(self, path: str) -> bool:
-        parts = [part for part in path.split("/") if part]
-        return any(_matches(route, parts) for route in self._routes)
 
     async def _pass_on(self, mount: Mount, scope: Scope, receive: Receive, send: Send) -> None:
         begun = False
@@ -174,13 +163,3 @@ class Lifespan:
         if text := message.get("message"):
             log.error("the app mounted at %s: %s", self._mount.path, text)
         return str(message["type"])
-
-
-def _matches(route: Sequence[Any], parts: Sequence[str]) -> bool:
-    """Whether a path is of a route of Litestar's: names as they stand, anything at the place of a parameter."""
-    for index, component in enumerate(route):
-        if not isinstance(component, str) and issubclass(component.type, PurePath):
-            return len(parts) > index
-        if index >= len(parts) or (isinstance(component, str) and component != parts[index]):
-            return False
-    return len(route) == len(parts)

@@ -10,8 +10,7 @@ from urllib.parse import urlsplit
 from litestar import Response, get
 from litestar.handlers import HTTPRouteHandler
 
-from realtime.api.local import local_only
-from realtime.api.mounts import GIVES_WAY
+from realtime.api.routes import DEVELOPMENT, GIVES_WAY, admitted_only
 
 _MEDIA = {
     "html": "text/html",
@@ -38,7 +37,13 @@ def routes(url: str) -> list[HTTPRouteHandler]:
     def page(name: str) -> HTTPRouteHandler:
         paths = ["/", f"/{name}"] if name == "index.html" else [f"/{name}"]
 
-        @get(paths, guards=[local_only], opt={GIVES_WAY: True}, sync_to_thread=False, include_in_schema=False)
+        @get(
+            paths,
+            guards=[admitted_only],
+            opt={GIVES_WAY: True, DEVELOPMENT: True},
+            sync_to_thread=False,
+            include_in_schema=False,
+        )
         def file() -> Response[bytes]:
             return Response(files[name], media_type=_MEDIA[name.rpartition(".")[2]], headers=headers)
 

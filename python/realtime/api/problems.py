@@ -133,8 +133,14 @@ def told(_: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
         first = error.extra[0]
         if isinstance(first, Mapping):
             detail, path = str(first.get("message", detail)), first.get("key")
-    allow = {name: value for name, value in (error.headers or {}).items() if name.lower() == "allow"}
+    allow = {name: _with_head(value) for name, value in (error.headers or {}).items() if name.lower() == "allow"}
     return problem(status, code, detail, path=path, headers=allow)
+
+
+def _with_head(allow: str) -> str:
+    """Return the methods of a path with HEAD, which is answered wherever GET is."""
+    methods = {method.strip() for method in allow.split(",")}
+    return ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
 
 
 def malformed(_: Request[Any, Any, Any], error: Exception) -> Response[bytes]:

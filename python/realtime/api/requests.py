@@ -42,6 +42,7 @@ class Requests:
     def __init__(self, inner: ASGIApp, edge: Edge) -> None:
         self._inner = inner
         self._edge = edge
+        self._head_bytes_max = edge.settings.limits.head_bytes_max
         self._under_way = 0
         self._none_under_way = asyncio.Event()
         self._none_under_way.set()
@@ -88,6 +89,9 @@ class Requests:
             if self._edge.is_draining() and path not in _ASKED_ALWAYS:
                 refusal = problem(503, "draining", "the server goes away; another one may take this")
                 await answer(sent, 503, *refusal, (b"retry-after", b"1"))
+            elif _head_bytes(scope) > self._head_bytes_max:
+                detail = f"the head has over {self._head_bytes_max} bytes (limits.head_bytes_max); send fewer cookies"
+                await answer(sent, 431, *problem(431, "too_large", detail))
             elif not _is_utf8(scope["query_string"]):
                 # Frameworks decode it where they please, and fail there.
                 await answer(sent, 400, *problem(400, "invalid_message", "the query is not UTF-8"))
@@ -108,6 +112,13 @@ class Requests:
                 # The path alone: a query may hold a token.
                 told = facts("request", status=status, ms=round(taken_ms, 1), request=id)
                 log.log(level, "%s %s", scope["method"], path[:_PATH_CHARS_MAX], extra=told)
+
+
+def _head_bytes(scope: Any) -> int:
+    """Return the bytes of a request's head, as HTTP/1.1 writes it."""
+    target = len(scope.get("raw_path") or scope["path"]) + len(scope["query_string"])
+    headers = sum(len(name) + len(value) + len(b": \r\n") for name, value in scope["headers"])
+    return len(scope["method"]) + target + headers + len(b" ? HTTP/1.1\r\n\r\n")
 
 
 def _is_utf8(query: bytes) -> bool:

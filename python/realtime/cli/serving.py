@@ -15,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 
 from realtime import logs
+from realtime.api.development import DevelopmentAccess, access_to
 from realtime.api.edge import Edge
 from realtime.api.http import application
 from realtime.api.listener import HttpListener
@@ -52,9 +53,7 @@ def _run(app: Realtime, settings: Settings, reread: Callable[[], Settings] | Non
     side = _HttpSide(settings) if settings.api.enabled else None
     mounts = [] if side is None else [side.mounted]
     with asyncio.Runner(loop_factory=_new_event_loop) as runner:
-        code = runner.run(
-            serve(app, settings, mounts, lambda server: _announce(server, side.port if side else None), reread)
-        )
+        code = runner.run(serve(app, settings, mounts, lambda server: _announce(server, side), reread))
     return 1 if side is not None and side.failed else code
 
 
@@ -64,6 +63,7 @@ class _HttpSide:
     Attributes:
         port: the one that it listens on.
         failed: whether it ended without having been asked to.
+        development: who may use the playground; None with a configured secret, and before `mounted`.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -74,21 +74,28 @@ class _HttpSide:
         """
         # Requests have ended by then, or are given up; what is left is to write answers out.
         stop_timeout_s = min(_WRITTEN_S, settings.drain.grace_s / 10)
-        self._listener = HttpListener(settings.api.host, settings.api.port, stop_timeout_s=stop_timeout_s)
+        self._listener = HttpListener(
+            settings.api.host,
+            settings.api.port,
+            head_bytes_max=settings.limits.head_bytes_max,
+            stop_timeout_s=stop_timeout_s,
+        )
         self._settings = settings
         self.port = self._listener.port
         self.failed = False
+        self.development: DevelopmentAccess | None = None
 
     @asynccontextmanager
     async def mounted(self, server: Server) -> AsyncIterator[None]:
         """Listen for the time of the block."""
+        self.development = access_to(server)
         edge = Edge(
             settings=self._settings,
-            keys=server.keys,
             control=server.control,
             url=server.url,
             is_draining=lambda: server.draining or server.failure is not None,
             not_ready=server.readiness,
+            development=self.development,
         )
         listener = self._listener
         mounts = Mounts(application(edge), server.control.rules.mounts)
@@ -115,7 +122,7 @@ class _HttpSide:
         server.end()
 
 
-def _announce(server: Server, http_port: int | None) -> None:
+def _announce(server: Server, side: _HttpSide | None) -> None:
     settings = server.settings
     if settings.conversations.access == "open" and not is_loopback(settings.server.host):
         _log.warning(
@@ -125,17 +132,19 @@ def _announce(server: Server, http_port: int | None) -> None:
         )
     _log.info("sends go through %s", server.flush)
     mounts = [mount.path for mount in server.control.rules.mounts]
-    if mounts and http_port is None:
+    if mounts and side is None:
         _log.warning("api.enabled = false: nothing is served of what is mounted at %s", ", ".join(mounts))
     lines = [
         f"realtime {metadata.version('realtime-edge')}, data in {Path(settings.data_dir).resolve()}",
         f"  WebSocket   {server.url}",
     ]
-    if http_port is not None:
-        address = f"http://{_bracketed(settings.api.host)}:{http_port}"
+    if side is not None:
+        address = f"http://{_bracketed(settings.api.host)}:{side.port}"
         lines.append(f"  HTTP        {address}/health")
-        if server.keys.generated:
-            lines.append(f"  Playground  {address}{ASIDE if '/' in mounts else ''}/")
+        if side.development is not None:
+            link = side.development.link(f"{address}{ASIDE if '/' in mounts else ''}")
+            lines.append(f"  Playground  {link}")
+            lines.append("              (works once; each use prints the link for the next browser)")
     if server.keys.generated:
         token = token_for(DEVELOPMENT_USER, settings.auth, server.keys, ttl_s=DEVELOPMENT_TTL_S)
         lines.append(f"  Token       {token}")

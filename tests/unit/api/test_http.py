@@ -3,10 +3,12 @@
 import json
 from collections.abc import AsyncIterator
 from http import HTTPStatus
+from typing import Any
 
 import jwt
 import pytest
 
+from realtime.api.development import DevelopmentAccess
 from realtime.config import AuthSettings
 from tests.unit.api.asking import JSON, LOCAL, SECRET, Answer, World
 
@@ -18,9 +20,9 @@ async def world() -> AsyncIterator[World]:
         yield made
 
 
-async def token(world: World, headers: dict[str, str] = JSON, body: object = None) -> Answer:
+async def token(world: World, headers: dict[str, str] | None = None, body: object = None) -> Answer:
     sent = json.dumps({"user": "ann"} if body is None else body).encode()
-    return await world.ask("/api/dev/token", headers, "POST", sent)
+    return await world.ask("/api/dev/token", await world.admitted() if headers is None else headers, "POST", sent)
 
 
 async def test_health_says_whether_the_edge_serves(world: World) -> None:
@@ -48,7 +50,7 @@ async def test_health_says_whether_the_edge_serves(world: World) -> None:
     ],
 )
 async def test_the_playground_is_served_with_its_files(world: World, path: str, media: str, starts: bytes) -> None:
-    answer = await world.ask(path)
+    answer = await world.ask(path, await world.admitted())
     assert answer.status == HTTPStatus.OK
     assert answer.headers["content-type"] == media
     assert answer.body.startswith(starts)
@@ -60,7 +62,7 @@ async def test_the_playground_is_served_with_its_files(world: World, path: str, 
 
 async def test_the_playground_names_no_other_server(world: World) -> None:
     for path in ("/", "/style.css", "/main.js", "/link.js", "/view.js", "/conversation.js", "/frames.js"):
-        body = (await world.ask(path)).body
+        body = (await world.ask(path, await world.admitted())).body
         assert b"http://" not in body
         assert b"https://" not in body
         assert b"innerHTML" not in body
@@ -73,8 +75,9 @@ async def test_any_other_path_is_not_found(world: World, path: str) -> None:
 
 
 async def test_another_method_is_the_callers_fault(world: World) -> None:
-    answer = await world.ask("/api/dev/token")
+    answer = await world.ask("/api/tickets")
     assert answer.status == HTTPStatus.METHOD_NOT_ALLOWED
+    assert answer.headers["allow"] == "OPTIONS, POST"
     assert answer.json["code"] == "invalid_message"
 
 
@@ -83,20 +86,23 @@ async def test_a_token_is_one_that_the_edge_accepts(world: World) -> None:
     assert answer.status == HTTPStatus.OK
     assert answer.headers["cache-control"] == "no-store"
     assert answer.json["expiresInS"] == 12 * 3600
-    claims = jwt.decode(answer.json["token"], SECRET, algorithms=["HS256"], audience="here")
+    # By the clock of the test.
+    options: Any = {"verify_exp": False}
+    claims = jwt.decode(answer.json["token"], SECRET, algorithms=["HS256"], audience="here", options=options)
     assert (claims["sub"], claims["exp"] - claims["iat"]) == ("ann", 12 * 3600)
 
 
 async def test_the_page_is_told_where_the_edge_is_and_who_is_there(world: World) -> None:
-    assert (await world.ask("/api/dev/config")).json == {"url": "ws://127.0.0.1:3002/ws"}
+    admitted = await world.admitted()
+    assert (await world.ask("/api/dev/config", admitted)).json == {"url": "ws://127.0.0.1:3002/ws"}
     for user in ("bob", "ann", "ann"):
         await world.test.connect(user)
-    assert (await world.ask("/api/dev/people")).json == {"users": ["ann", "bob"]}
+    assert (await world.ask("/api/dev/people", admitted)).json == {"users": ["ann", "bob"]}
 
 
 @pytest.mark.parametrize("host", ["localhost", "localhost:3001", "LOCALHOST:1", "127.0.0.1", "[::1]", "[::1]:3001"])
 async def test_a_host_of_this_machine_gets_a_token(world: World, host: str) -> None:
-    assert (await token(world, {**JSON, "host": host})).status == HTTPStatus.OK
+    assert (await token(world, {**await world.admitted(), "host": host})).status == HTTPStatus.OK
 
 
 @pytest.mark.parametrize(
@@ -117,25 +123,100 @@ async def test_a_host_of_this_machine_gets_a_token(world: World, host: str) -> N
         {"x-forwarded-for": "203.0.113.7"},
         {"forwarded": "for=203.0.113.7"},
         {"via": "1.1 proxy"},
+        {"x-real-ip": "203.0.113.7"},
+        {"x-forwarded-proto": "https"},
+        {"x-original-forwarded-for": "203.0.113.7"},
+        {"cf-ray": "1"},
+        {"x-amzn-trace-id": "1"},
     ],
     ids=str,
 )
 @pytest.mark.parametrize("path", ["/api/dev/token", "/api/dev/config", "/api/dev/people", "/"])
 async def test_anybody_else_is_refused(world: World, path: str, headers: dict[str, str]) -> None:
     method, body = ("POST", b'{"user":"ann"}') if path.endswith("token") else ("GET", b"")
-    answer = await world.ask(path, {**JSON, **headers}, method, body)
-    assert answer.status == HTTPStatus.FORBIDDEN
-    assert answer.json["code"] == "forbidden"
-    assert b"token" not in answer.body
+    answer = await world.ask(path, {**await world.admitted(), **headers}, method, body)
+    unknown = await world.ask("/nothing", {**await world.admitted(), **headers}, method, body)
+    assert (answer.status, answer.body) == (HTTPStatus.NOT_FOUND, unknown.body)
+
+
+@pytest.mark.parametrize("client", ["192.0.2.2", "10.0.0.1", "::ffff:192.0.2.2", "fe80::1", "", "unix"])
+async def test_a_peer_that_is_not_this_machine_is_refused(world: World, client: str) -> None:
+    for path in ("/", "/main.js", "/api/dev/people"):
+        assert (await world.ask(path, await world.admitted(), client=client)).status == HTTPStatus.NOT_FOUND
+    assert (await world.ask("/api/dev/people", await world.admitted(), client="::ffff:127.0.0.1")).status == 200
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "POST", "PUT", "DELETE"])
+@pytest.mark.parametrize("path", ["/", "/main.js", "/api/dev/config", "/api/dev/token", "//api//dev/token/"])
+async def test_without_the_cookie_no_development_route_exists(world: World, path: str, method: str) -> None:
+    for cookie in ({}, {"cookie": "realtime_dev=1"}, {"cookie": (await world.admitted())["cookie"] + "x"}):
+        answer = await world.ask(path, {**JSON, **cookie}, method, b'{"user":"ann"}')
+        assert answer.status == HTTPStatus.NOT_FOUND
+        assert "allow" not in answer.headers
+
+
+async def test_a_key_works_once_and_each_use_prints_the_next(world: World) -> None:
+    assert world.development is not None
+    query = world.development.link("").partition("?")[2]
+    for method in ("HEAD", "POST"):
+        assert (await world.ask("/", LOCAL, method, query=query)).status == HTTPStatus.NOT_FOUND
+    assert (await world.ask("/", {**LOCAL, "via": "1.1 proxy"}, query=query)).status == HTTPStatus.NOT_FOUND
+    first = await world.ask("/", query=query)
+    assert first.status == HTTPStatus.OK
+    name, value = first.headers["set-cookie"].partition(";")[0].split("=", 1)
+    assert first.headers["set-cookie"] == f"{name}={value}; Max-Age=604800; Path=/; HttpOnly; SameSite=Strict"
+    assert first.headers["cache-control"] == "no-store"
+    assert (await world.ask("/", query=query)).status == HTTPStatus.NOT_FOUND
+    assert len(world.links) == 1
+    assert world.links[0].startswith("http://127.0.0.1:3001/?key=")
+    assert query not in world.links[0]
+    assert (await world.ask("/", query=world.links[0].partition("?")[2])).status == HTTPStatus.OK
+    # The first browser stays.
+    assert (await world.ask("/", {**LOCAL, "cookie": f"theme=dark; {name}={value}"})).status == HTTPStatus.OK
+
+
+@pytest.mark.parametrize("key", ["", "x", "x" * 10_000, "%ff", "\u00e9"])
+async def test_a_wrong_key_opens_nothing_and_says_where_the_right_one_is(world: World, key: str) -> None:
+    answer = await world.ask("/", query=f"key={key}")
+    assert answer.problem == (404, "not_found", None)
+    assert "link with ?key= that the server printed" in answer.json["detail"]
+
+
+async def test_a_cookie_outlives_a_restart_but_not_its_time_nor_another_secret() -> None:
+    now_s = 1_000_000.0
+    first = DevelopmentAccess(SECRET, lambda: True, lambda _: None, lambda: now_s)
+    scope = {"headers": [(b"host", b"localhost")], "client": ("127.0.0.1", 1), "method": "GET", "path": "/"}
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await first.exchange(scope, send)
+    cookie = dict(sent[0]["headers"])[b"set-cookie"].partition(b";")[0]
+    shown = {**scope, "headers": [*scope["headers"], (b"cookie", b"a=b"), (b"Cookie", cookie)]}
+    assert first.admits(shown)
+    assert DevelopmentAccess(SECRET, lambda: True, print, lambda: now_s + 604_799).admits(shown)
+    assert not DevelopmentAccess(SECRET, lambda: True, print, lambda: now_s + 604_800).admits(shown)
+    assert not DevelopmentAccess(SECRET[1:], lambda: True, print, lambda: now_s).admits(shown)
+    assert not DevelopmentAccess(SECRET, lambda: False, print, lambda: now_s).admits(shown)
+
+
+async def test_a_secret_that_is_configured_later_ends_the_playground(world: World) -> None:
+    admitted = await world.admitted()
+    assert (await world.ask("/", admitted)).status == HTTPStatus.OK
+    world.is_open = False
+    assert (await world.ask("/", admitted)).status == HTTPStatus.NOT_FOUND
+    assert (await token(world, admitted)).status == HTTPStatus.NOT_FOUND
 
 
 async def test_a_page_of_this_server_may_say_where_it_is_from(world: World) -> None:
-    assert (await token(world, {**JSON, "origin": "http://127.0.0.1:3001"})).status == HTTPStatus.OK
+    assert (await token(world, {**await world.admitted(), "origin": "http://127.0.0.1:3001"})).status == HTTPStatus.OK
 
 
 @pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""])
 async def test_what_a_form_can_send_is_refused(world: World, content_type: str) -> None:
-    answer = await token(world, {**LOCAL, "content-type": content_type} if content_type else LOCAL)
+    headers = {**await world.admitted(), "content-type": content_type}
+    answer = await token(world, {name: value for name, value in headers.items() if value})
     assert answer.status == HTTPStatus.BAD_REQUEST
 
 
@@ -155,18 +236,18 @@ async def test_what_a_form_can_send_is_refused(world: World, content_type: str) 
     ids=str,
 )
 async def test_a_wrong_user_is_refused(world: World, body: object) -> None:
-    answer = await world.ask("/api/dev/token", JSON, "POST", json.dumps(body).encode())
+    answer = await world.ask("/api/dev/token", await world.admitted(), "POST", json.dumps(body).encode())
     assert (answer.status, answer.json["code"]) == (HTTPStatus.BAD_REQUEST, "invalid_message")
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b"[" * 5000])
 async def test_a_body_that_is_not_json_is_refused(world: World, body: bytes) -> None:
-    assert (await world.ask("/api/dev/token", JSON, "POST", body)).status == HTTPStatus.BAD_REQUEST
+    assert (await world.ask("/api/dev/token", await world.admitted(), "POST", body)).status == HTTPStatus.BAD_REQUEST
 
 
 async def test_a_large_body_is_refused(world: World) -> None:
     body = b" " * 1_100_000
-    headers = {**JSON, "content-length": str(len(body))}
+    headers = {**await world.admitted(), "content-length": str(len(body))}
     assert (await world.ask("/api/dev/token", headers, "POST", body)).problem == (413, "too_large", None)
 
 
@@ -174,7 +255,7 @@ async def test_with_a_configured_secret_there_is_no_playground() -> None:
     async with World() as world:
         for path in ("/", "/main.js", "/api/dev/config", "/api/dev/people"):
             assert (await world.ask(path)).status == HTTPStatus.NOT_FOUND
-        assert (await token(world)).status == HTTPStatus.NOT_FOUND
+        assert (await token(world, JSON)).status == HTTPStatus.NOT_FOUND
         assert (await world.ask("/health")).status == HTTPStatus.OK
 
 
@@ -214,3 +295,39 @@ async def test_pages_of_the_named_origins_may_call_and_no_others() -> None:
     async with World() as closed:
         answer = await closed.ask("/api/events", {**JSON, **asks}, "POST")
         assert "access-control-allow-origin" not in answer.headers
+
+
+@pytest.mark.parametrize("path", ["/health", "/ready", "/metrics", "/docs", "/docs/openapi.json", "/docs/page.js"])
+async def test_head_is_get_without_the_body(world: World, path: str) -> None:
+    got, head = await world.ask(path), await world.ask(path, method="HEAD")
+    assert (head.status, head.body) == (got.status, b"")
+    if path != "/metrics":  # its figures move
+        assert head.headers["content-length"] == str(len(got.body))
+    assert head.headers.keys() == got.headers.keys()
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/health", "GET, HEAD, OPTIONS"),
+        ("/api/conversations/7", "OPTIONS, PATCH"),
+        ("/api/conversations/7/messages", "GET, HEAD, OPTIONS, POST"),
+        ("/api/conversations/7/messages/3", "DELETE, OPTIONS, PATCH"),
+        ("/api/users/ann/sessions", "DELETE, GET, HEAD, OPTIONS"),
+        ("/api/events", "OPTIONS, POST"),
+    ],
+)
+async def test_options_and_405_name_every_method(world: World, path: str, allowed: str) -> None:
+    answer = await world.ask(path, method="OPTIONS")
+    assert (answer.status, answer.headers["allow"], answer.body) == (HTTPStatus.NO_CONTENT, allowed, b"")
+    refused = await world.ask(path, method="TRACE")
+    assert refused.problem == (405, "invalid_message", None)
+    assert refused.headers["allow"] == allowed
+    assert (await world.ask(f"{path}/x/y", method="OPTIONS")).status == HTTPStatus.NOT_FOUND
+
+
+async def test_a_head_that_is_too_long_is_431(world: World) -> None:
+    assert (await world.ask("/health", {**LOCAL, "cookie": "x" * 60_000})).status == HTTPStatus.OK
+    answer = await world.ask("/health", {**LOCAL, "cookie": "x" * 70_000})
+    assert answer.problem == (431, "too_large", None)
+    assert "limits.head_bytes_max" in answer.json["detail"]

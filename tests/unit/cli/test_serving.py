@@ -1,6 +1,7 @@
 """What `realtime serve` says at start, and the HTTP side that runs beside the edge."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ import jwt
 import pytest
 
 from realtime import Realtime
+from realtime.api.development import DevelopmentAccess
 from realtime.cli import serving
 from realtime.config import ApiSettings, AuthSettings, ConfigError, ServerSettings, Settings, keys_of
 from realtime.rules import Mount
@@ -56,7 +58,12 @@ async def fetch(port: int, path: str) -> str:
 
 
 def said(server: Standing, capsys: pytest.CaptureFixture[str], http_port: int | None = 3001) -> str:
-    serving._announce(server, http_port)  # type: ignore[arg-type]
+    side = None
+    if http_port is not None:
+        keys = server.keys
+        development = DevelopmentAccess(keys.secrets[0], lambda: True, print) if keys.generated else None
+        side = SimpleNamespace(port=http_port, development=development)
+    serving._announce(server, side)  # type: ignore[arg-type]
     return capsys.readouterr().out
 
 
@@ -67,7 +74,8 @@ async def test_with_its_own_secret_it_tells_a_token_and_the_playground(
     out = said(server, capsys)
     assert f"data in {tmp_path}" in out
     assert "ws://127.0.0.1:3002/ws" in out
-    assert "Playground  http://127.0.0.1:3001/\n" in out
+    assert re.search(r"Playground  http://127\.0\.0\.1:3001/\?key=[\w-]{43}\n", out)
+    assert "works once" in out
     tokens = [word for word in out.split() if word.startswith("ey")]
     assert [jwt.decode(token, server.keys.secrets[0], ["HS256"])["sub"] for token in tokens] == ["dev"]
     assert server.keys.secrets[0] not in out
@@ -78,7 +86,7 @@ async def test_what_is_mounted_moves_the_playground_or_is_not_served_at_all(
 ) -> None:
     server = Standing(settings(tmp_path))
     server.control.rules = SimpleNamespace(mounts=(Mount("/", print), Mount("/shop", print)))
-    assert "Playground  http://127.0.0.1:3001/playground/\n" in said(server, capsys)
+    assert "Playground  http://127.0.0.1:3001/playground/?key=" in said(server, capsys)
     assert not caplog.records
     said(server, capsys, None)
     assert "api.enabled = false: nothing is served of what is mounted at /, /shop" in caplog.text
@@ -114,12 +122,8 @@ async def test_the_http_side_serves_while_it_is_mounted(tmp_path: Path, world: T
     chosen = settings(tmp_path)
     side = serving._HttpSide(chosen)
     server = Standing(chosen, world.control)
-    for user in ("bob", "ann", "bob"):
-        await world.connect(user)
     async with side.mounted(server):  # type: ignore[arg-type]
         assert '{"status":"ok"}' in await fetch(side.port, "/health")
-        assert '{"users":["ann","bob"]}' in await fetch(side.port, "/api/dev/people")
-        assert '{"url":"ws://127.0.0.1:3002/ws"}' in await fetch(side.port, "/api/dev/config")
         server.failure = "the log is gone"
         assert '{"status":"draining"}' in await fetch(side.port, "/health")
         assert '{"status":"not_ready","reasons":["the log is gone"]}' in await fetch(side.port, "/ready")
