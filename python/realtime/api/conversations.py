@@ -17,7 +17,7 @@ from realtime.api.bodies import Body
 from realtime.api.edge import Edge
 from realtime.api.guards import Caller, Guard, bearer_of
 from realtime.api.requests import request_id
-from realtime.conversations import PAGE_MAX, Message, MessagePage
+from realtime.conversations import PAGE_MAX, MessagePage
 from realtime.errors import Refused
 from realtime.messages import encode
 from realtime.upstream import Outgoing
@@ -52,10 +52,18 @@ class Change(Struct):
     metadata: Metadata | None = None
 
 
-class StoredMessage(Message, rename="camel", kw_only=True):
+class StoredMessage(Struct, rename="camel", kw_only=True):
     """A message as it stands in its conversation; a deleted one has `id`, `number`, `conversationId`, `deletedAt`."""
 
+    id: str
     number: int
+    conversation_id: str
+    user_id: str | None = None
+    role: str | None = None
+    content: str | None = None
+    metadata: dict[str, Any] | None = None
+    client_message_id: str | None = None
+    created_at: str | None = None
     updated_at: str | None = None
     deleted_at: str | None = None
 
@@ -186,7 +194,7 @@ def _speaker(caller: Caller, new: NewMessage) -> str:
     """Return whose message it is: the user's own, or whom a service names."""
     if caller.user is None:
         if new.user_id is None:
-            raise Refused("invalid_message", "a service says who speaks", path="userId")
+            raise Refused("forbidden", "a service key names no user; send userId", path="userId")
         return new.user_id
     if new.user_id not in (None, caller.user):
         raise Refused("forbidden", "only a service may speak for somebody else", path="userId")

@@ -18,6 +18,7 @@ from litestar.types import Guard as RouteGuard
 
 from realtime.api.bodies import Body
 from realtime.api.problems import MEDIA_TYPE, Problem
+from realtime.api.schemas import complete
 
 _FILES: Final = {
     "swagger-ui.css": "text/css",
@@ -109,4 +110,5 @@ def with_bodies(app: Litestar, document: dict[str, Any]) -> dict[str, Any]:
             responses.pop("400", None)
             responses["default"] = {"description": "A problem", "content": {MEDIA_TYPE: {"schema": problem}}}
     document.setdefault("components", {}).setdefault("schemas", {}).update(components)
+    complete(document)
     return document

@@ -1,7 +1,8 @@
 """`Routes`: our own routes, and what HTTP asks of each of them beyond its handler.
 
-A percent-encoded slash in a path is part of its segment. HEAD is answered as GET without the body. OPTIONS names every method of a path. Development routes exist only for
-requests that `development` admits: to all others their paths are as unknown as any other, whatever the method.
+A percent-encoded slash in a path is part of its segment. HEAD is answered as GET without the body. OPTIONS names every
+method of a path. Development routes exist only for requests that `development` admits: to all others their paths are as
+unknown as any other, whatever the method.
 
 Made by `http`; asked by `mounts` whether a path is ours.
 """

@@ -120,8 +120,8 @@ async def test_a_service_speaks_for_whom_it_names() -> None:
         stored = (await world.call("POST", MESSAGES, told, key=True)).json
         assert (stored["role"], stored["userId"]) == ("assistant", "robot")
         assert (await world.call("POST", MESSAGES, {"content": "hi"}, key=True)).problem == (
-            400,
-            "invalid_message",
+            403,
+            "forbidden",
             "userId",
         )
         assert (await world.call("POST", MESSAGES, {"content": "hi", "userId": "bob"}, user="alice")).problem == (
