@@ -23,6 +23,7 @@ from realtime.errors import Refused
 from realtime.messages import encode, new_id
 
 PAGE_MAX: Final = 1000
+_PAGE_BYTES_MAX: Final = 1024 * 1024
 _READS_MAX: Final = 8
 """Pages of the log that one page of messages may take: a long run of other events ends it early."""
 _MESSAGE: Final = "new_message"
@@ -120,22 +121,26 @@ class Archive:
         Args:
             conversation_id: which conversation; one that nobody wrote in has no messages.
             after: numbers above this one; 0 for all.
-            limit: at most this many, 1 to `PAGE_MAX`.
+            limit: at most this many, 1 to `PAGE_MAX`; a page has at most 1 MiB, but one message at least.
 
         Raises:
             Refused: `unavailable`, where the log cannot be read.
             ValueError: not a conversation's id.
         """
         items: list[Raw] = []
+        size = 0
         for _ in range(_READS_MAX):
             found = await self._broadcaster.history(channel_of(conversation_id), after=after, limit=PAGE_MAX)
             for event in found.events:
                 frame = _frame(event)
-                after = frame.offset
                 if _is_message(frame):
+                    size += len(frame.data)
+                    if items and size > _PAGE_BYTES_MAX:
+                        return MessagePage(items, after)
                     items.append(_numbered(frame))
-                    if len(items) == limit:
-                        return MessagePage(items, after if after < found.offset else None)
+                after = frame.offset
+                if len(items) == limit:
+                    return MessagePage(items, after if after < found.offset else None)
             if not found.events or after >= found.offset:
                 return MessagePage(items, None)
         return MessagePage(items, after)

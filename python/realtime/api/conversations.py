@@ -53,11 +53,15 @@ class Change(Struct):
 
 
 class StoredMessage(Struct, rename="camel", kw_only=True):
-    """A message as it stands in its conversation; a deleted one has `id`, `number`, `conversationId`, `deletedAt`."""
+    """A message as it stands in its conversation.
+
+    Of a deleted one `id`, `number`, `conversationId` and `deletedAt` are left; of one that retention has
+    deleted `id` and `number`.
+    """
 
     id: str
     number: int
-    conversation_id: str
+    conversation_id: str | None = None
     user_id: str | None = None
     role: str | None = None
     content: str | None = None

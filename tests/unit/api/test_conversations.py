@@ -223,3 +223,22 @@ async def test_history_of_a_position_is_of_this_history_or_not_recoverable() -> 
             assert answer.problem[:2] == (410, "not_recoverable"), query
         answer = await world.call("GET", f"{path}?epoch={epoch}", user="alice")
         assert answer.problem[:2] == (400, "invalid_message")
+
+
+async def test_pages_of_messages_and_of_history_are_bounded_in_bytes() -> None:
+    async with World() as world:
+        for _ in range(5):
+            sent = await world.call("POST", MESSAGES, {"content": "x" * 400_000}, user="alice")
+            assert sent.status == 201
+        numbers: list[int] = []
+        after: int | None = 0
+        while after is not None:
+            page = await world.call("GET", f"{MESSAGES}?limit=1000&after={after}", user="alice")
+            assert len(page.body) < 1024 * 1024 + 4096
+            numbers += [item["number"] for item in page.json["items"]]
+            after = page.json["next"]
+        assert numbers == [1, 2, 3, 4, 5]
+        path = "/api/channels/conversation:7/history?limit=1000&after=0"
+        history = await world.call("GET", path, user="alice")
+        assert len(history.body) < 1024 * 1024 + 4096
+        assert history.json["next"] == 2
