@@ -65,7 +65,7 @@ fn a_commit_that_fails_refuses_its_events_and_the_next_one_goes_on() {
     let failures = stats(&engine)["log_failures"].as_u64();
     assert!(matches!(failures, Some(4 | 5)), "{failures:?}");
     assert_eq!(stats(&engine)["log_failing"], 1);
-    assert_eq!(stats(&engine)["log_error"], "no room on the disk; free space");
+    assert!(stats(&engine)["log_error"].as_str().is_some_and(|reason| reason.contains("disk")));
     limit_files(libc::RLIM_INFINITY);
     // Nothing is published: a commit of the engine's own finds out.
     let deadline = Instant::now() + Duration::from_secs(20);
