@@ -61,6 +61,14 @@ async def a_cookie_says_who_somebody_is(scratch: Scratch) -> None:
         assert (await nobody.closed())[0] == 4501
 
 
+@check("docs/topics/socketify.md", "engine.transport=socketify")
+async def a_client_is_answered_over_socketify(scratch: Scratch) -> None:
+    async with await scratch.connect(scratch.token("ann")) as ann:
+        await ann.subscribe("conversation:1")
+        assert (await ann.say("1", "hi"))["number"] == 1
+        await ann.expect("new_message", content="hi")
+
+
 @check("docs/howto/frames-and-fanout.md")
 async def connections_of_another_server_get_what_is_published(scratch: Scratch) -> None:
     page = runpy.run_path(str(scratch.home / "page.py"))
