@@ -48,6 +48,11 @@ fn a_guard_without_its_member_answers_with_the_path_and_python_hears_nothing() {
         }
         assert_eq!(world.take_events(), [], "{data}");
     }
+    for data in [json!("hello"), json!(7), json!([]), json!(false)] {
+        let answer = ask(&mut world, ann, "say", &data);
+        let found = (&answer["data"]["message"], &answer["data"]["path"]);
+        assert_eq!(found, (&json!("Invalid message format"), &json!("data")), "{data}");
+    }
     ask(&mut world, ann, "draw", &json!({"board": 43.0}));
     assert!(matches!(&world.take_events()[..], [Event::Message { route: 0, .. }]));
 }

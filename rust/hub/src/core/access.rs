@@ -54,6 +54,9 @@ impl ShardCore {
             Ok(channel) => return Ok(channel),
             Err(wrong) => wrong,
         };
+        if command.has_other_data() {
+            return Err(self.wrong(command, "data"));
+        }
         let value = path.strip_prefix("data.").and_then(|name| command.member(name));
         let is_missing = value.is_none_or(|value| match value.kind {
             Kind::Null => true,

@@ -73,6 +73,11 @@ impl<'a> Command<'a> {
         self.scanner.member(self.bytes, key)
     }
 
+    /// Whether its data is neither an object nor absent.
+    pub(super) fn has_other_data(&self) -> bool {
+        self.envelope.data.is_some_and(|data| !matches!(data.kind, Kind::Object | Kind::Null))
+    }
+
     /// Whether it came back from Python in its order, with a credit to give back.
     pub(super) const fn is_handed_back(&self) -> bool {
         !matches!(self.source, Source::Client)
