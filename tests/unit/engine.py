@@ -103,7 +103,7 @@ class Half:
         self.control.turn()
 
     def open(self, conn: int, user: str = "alice", endpoint: int = 0) -> None:
-        self.take((_engine.OPEN, conn, user, endpoint, False, "127.0.0.1:1", None, None, None, None))
+        self.take((_engine.OPEN, conn, user, endpoint, False, "127.0.0.1:1", None, None, None, None, None))
 
     def close(self, conn: int, code: int = 1000, channels: list[str] | None = None) -> None:
         self.take((_engine.CLOSE, conn, code, channels or [], 0))

@@ -34,7 +34,7 @@ from realtime.server import Server, serve
 from tests.unit.engine import Half, RecordingEngine
 
 SECRET = "s" * 32
-OPENED = (_engine.OPEN, 1, "ann", 0, False, "", None, None, None, None)
+OPENED = (_engine.OPEN, 1, "ann", 0, False, "", None, None, None, None, None)
 
 
 def test_the_options_are_the_rules_and_the_configuration_as_plain_data() -> None:
@@ -80,7 +80,8 @@ def test_the_options_are_the_rules_and_the_configuration_as_plain_data() -> None
         "expiry": "close",
         "ask": False,
     }
-    assert options["endpoints"] == [{"path": "/ws", "mode": "json", "auth": "token", "compression": True}]
+    endpoint = {"path": "/ws", "mode": "json", "auth": "token", "compression": True, "subprotocols": []}
+    assert options["endpoints"] == [endpoint]
     assert options["routes"] == [
         {
             "type": "send_message",
