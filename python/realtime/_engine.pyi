@@ -139,6 +139,18 @@ def restore(file: Path, data_dir: Path) -> tuple[tuple[int, int, int], str | Non
         EngineError: a server runs there, or the file is no backup; the log is as it was.
     """
 
+def close_inherited(engine: Commands, ports: list[int], folder: str | None = None) -> None:
+    """In a child that was just forked from a process with an engine: close its copies of what the engine holds there.
+
+    Only ``close`` is called; the parent is not affected. `engine` is never freed in this process, and none of its
+    methods may be called: its threads are the parent's, and its locks may be held.
+
+    Args:
+        engine: the parent's.
+        ports: where the parent listens, for HTTP too; streams with such a local port are closed.
+        folder: the canonical data directory; the log's files in it are closed.
+    """
+
 def load(arguments: list[str], tokens: list[str], on_progress: Callable[[str], object]) -> str:
     """Run one load against a server that speaks the protocol, on this thread and without the GIL; return its report.
 

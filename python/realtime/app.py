@@ -127,10 +127,10 @@ class Realtime(Declarations):
             ValueError: not the name of a channel or of an event, or of a channel without a log where there is something
                 to amend; bytes that are not JSON; `request` too long; `replacement` without `amends`, `erases` without
                 `replacement`.
-            NotRunning: the app is not served.
+            NotRunning: the app is not served in this process; a forked child is another one.
         """
         if self._control is None:
-            raise NotRunning("the app is not served; publish from a handler, or inside of its lifespan")
+            raise NotRunning
         if channel.startswith(OWN_CHANNELS):
             raise ValueError(f"{channel[:140]!r} is the server's own channel; use another name")
         return self._control.broadcaster.put(
@@ -207,7 +207,7 @@ class Realtime(Declarations):
     @property
     def _running(self) -> Control:
         if self._control is None:
-            raise NotRunning("the app is not served; ask from a handler, or inside of its lifespan")
+            raise NotRunning
         return self._control
 
     # Serving.
@@ -288,6 +288,8 @@ class Realtime(Declarations):
         if control is not None and self._control is not None:
             raise RuntimeError("the app is served already; make another one for a second server")
         self._control = control
+        if control is None:
+            self._server = None
 
     @asynccontextmanager
     async def resources(self) -> AsyncIterator[None]:

@@ -269,23 +269,28 @@ class Broadcaster:
         clock: Clock,
         publication_bytes_max: int,
     ) -> None:
-        self._commands = commands
-        # Bound once, as in `connections`.
-        self._publish = commands.publish
-        self._reply_with = commands.reply_with
         self._connections = connections
         self._policies = policies
         self._clock = clock
         self._publication_bytes_max = publication_bytes_max
         self._wake = connections.wake
         self._thread = get_ident()
-        self._lock = threading.Lock()
+        self.bind(commands)
         self._waiting: dict[int, Publishing] = {}
         self._reading: dict[int, Waiter[History]] = {}
         self._asking: dict[int, _Asked] = {}
         self._durable: dict[str, bool] = {}
         self._events: set[str] = set()
         self._has_ended = False
+
+    def bind(self, commands: "Commands") -> None:
+        """Tell `commands` from now on what is to be done; nothing is under way."""
+        self._commands = commands
+        # Bound once, as in `connections`.
+        self._publish = commands.publish
+        self._reply_with = commands.reply_with
+        # A new one: in a forked child the old one may be held by a thread of the parent's.
+        self._lock = threading.Lock()
 
     def is_loop_thread(self) -> bool:
         """Whether the caller runs on the thread of the event loop."""

@@ -103,6 +103,11 @@ class Connections(Collection[Session]):
         """`by_conn` as the table's own method, for what is asked with every message."""
         self.tasks = SpawnedTasks()
         """What sessions have spawned."""
+        self.wake = wake
+        self.bind(commands)
+
+    def bind(self, commands: "Commands") -> None:
+        """Tell `commands` from now on what is to be done."""
         # The engine's own methods, bound once, so that a reply to a command costs one call. They do not wake.
         self.send_text = commands.send_text
         self.done = commands.done
@@ -112,7 +117,6 @@ class Connections(Collection[Session]):
         self.reject = commands.reject
         self.renew = commands.renew
         self.session_id = commands.session_id
-        self.wake = wake
         self._commands = commands
 
     # Who is there.

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from time import perf_counter
-from typing import Any, Final
+from typing import Any, Final, NoReturn, cast
 
 from realtime import _engine, logs
 from realtime._engine import Commands
@@ -26,6 +26,7 @@ from realtime.clock import Clock, Timer
 from realtime.config import Keys, Settings
 from realtime.connections import Connections, Session
 from realtime.containment import goes_on
+from realtime.errors import NotRunning
 from realtime.forwarding import Forwarding
 from realtime.identity import Identities, TokenRefusals
 from realtime.listening import Listeners
@@ -53,6 +54,17 @@ def _warn(event: EventTuple) -> None:
 
 def _ignore(_: EventTuple) -> None:
     """Take an event that asks for nothing."""
+
+
+class _NoEngine:
+    """The engine as a forked child has it."""
+
+    def __getattr__(self, name: str) -> Callable[..., NoReturn]:
+        return _not_running
+
+
+def _not_running(*_: object, **__: object) -> NoReturn:
+    raise NotRunning
 
 
 class Control:
@@ -135,6 +147,13 @@ class Control:
     def on_fatal(self, callback: Callable[[str], None]) -> None:
         """Call `callback` with one line when the engine cannot go on."""
         self._fatal = callback
+
+    def sever(self) -> None:
+        """Let go of the engine in a forked child: whatever asks for it from now on raises `NotRunning`."""
+        self._commands = commands = cast("Commands", _NoEngine())
+        self.connections.bind(commands)
+        self.broadcaster.bind(commands)
+        self.identities.bind(commands)
 
     async def draining(self) -> None:
         """Begin the end: run no more jobs, call the `on_drain` hooks."""

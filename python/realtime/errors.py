@@ -54,4 +54,15 @@ class PublishFailed(Refused):
 
 
 class NotRunning(RuntimeError):  # noqa: N818 -- the state, not a fault of ours
-    """Something was asked of an app that is not served now; publish from a handler, or after its lifespan began."""
+    """Something was asked of an app that is not served in this process now.
+
+    Publish from a handler, or after its lifespan began; from another process, a forked child too, by
+    `POST /api/events`.
+    """
+
+    def __init__(self, detail: str = "") -> None:
+        super().__init__(
+            detail
+            or "the app is not served in this process; publish from a handler, or inside of its lifespan; from another "
+            "process, such as a child of multiprocessing, publish by POST /api/events"
+        )

@@ -18,12 +18,6 @@ from typing import Any, NoReturn, TypeVar
 
 T = TypeVar("T")
 
-NOT_SERVED = (
-    "the app is not served in this process; publish from a handler, or inside of its lifespan. Another process, such "
-    "as a child of multiprocessing, publishes by POST /api/events"
-)
-"""The text of `NotRunning` where an event has no way to a server."""
-
 _severing: list[Callable[[], None]] = []
 _is_child = False
 

@@ -22,6 +22,7 @@ from typing import Any, Final, TextIO
 
 import msgspec
 
+from realtime import forks
 from realtime.config import LogSettings
 
 LINES_WAITING_MAX: Final = 10_000
@@ -50,8 +51,14 @@ def written(settings: LogSettings, stream: TextIO | None = None) -> Iterator[Non
     root.setLevel(settings.level.upper())
     _current.append(handler)
     listener.start()
+
+    def sever() -> None:
+        # The thread that writes is the parent's.
+        root.handlers = [handler if one is waiting else one for one in root.handlers]
+
     try:
-        yield
+        with forks.severed(sever):
+            yield
     finally:
         _current.remove(handler)
         root.handlers = before[1]

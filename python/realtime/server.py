@@ -7,18 +7,18 @@ drains in the order that loses nothing. `serve` adds the signals. Called by `app
 import asyncio
 import contextlib
 import logging
-import os
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from types import FrameType, TracebackType
+from pathlib import Path
+from types import TracebackType
 from typing import Any, Final, Protocol, Self
 
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from realtime import logs, transports
+from realtime import _engine, forks, logs, signals, transports
 from realtime.clock import SystemClock
 from realtime.config import ConfigError, Settings, differing, keys_of
 from realtime.control import Control
@@ -32,7 +32,6 @@ from realtime.rules import Rules
 log = logging.getLogger("realtime")
 
 _BEHIND_S: Final = 0.002
-_SIGNALLED: Final = 128
 
 _IDENTITY: Final = frozenset(
     f"auth.{name}"
@@ -101,6 +100,11 @@ class Server:
         self._control: Control | None = None
         self._drainer: Drain | None = None
         self._retry: asyncio.TimerHandle | None = None
+        self.http_port = 0
+        """Where a mount serves HTTP; 0 where none does."""
+        # Canonical now: the working directory and links may be other ones at a fork.
+        self._folder = str(Path(settings.data_dir).resolve())
+        self._severed = False
 
     @property
     def control(self) -> Control:
@@ -213,9 +217,11 @@ class Server:
         await self._ended.wait()
 
     async def __aenter__(self) -> Self:
-        loop = asyncio.get_running_loop()
+        self._loop = loop = asyncio.get_running_loop()
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._app.resources())
+            forks.serves()
+            stack.enter_context(forks.severed(self._sever))
             self._engine.start(accepting=False)
             control = Control(self._rules, self.settings, self.keys, self._engine, SystemClock(loop))
             control.on_fatal(lambda _: self.end())
@@ -236,12 +242,28 @@ class Server:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if self._severed:
+            forks.end(error)
         self.end()
         try:
             if self._drainer is not None:
                 await self._drainer.serve_on()
         finally:
             await self._stack.__aexit__(kind, error, traceback)
+
+    def _sever(self) -> None:
+        """Let go of everything in a forked child; the parent serves on."""
+        self._severed = True
+        self._app.running(None)
+        if self._control is not None:
+            self._control.sever()
+        ports = [port for port in (self._engine.port, self.http_port) if port]
+        _engine.close_inherited(self._engine, ports, self._folder)
+        # A signal of the child's would reach the parent's loop by it.
+        signal.set_wakeup_fd(-1)
+        # A child that comes back from a handler goes no further. A loop in debug mode looks at the thread.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon(forks.end)
 
     async def _let_in(self, control: Control) -> None:
         """Take connections, but not before it is known who must not come back."""
@@ -293,7 +315,9 @@ async def serve(
     ready: Callable[[Server], None] | None = None,
     reread: Callable[[], Settings] | None = None,
 ) -> int:
-    """Serve until SIGTERM or SIGINT, then drain. A second one ends the process at once, with 128 and its number.
+    """Serve until SIGTERM or SIGINT, then drain.
+
+    A second one, a second or more after the first, ends the process at once, with 128 and its number.
 
     Args:
         app: what is served.
@@ -310,41 +334,10 @@ async def serve(
     """
     server = Server(app, settings, mounts)
     # Before anything listens: whoever sees the port open may already ask for the end.
-    with _signals(server, reread):
+    with signals.handled(server.end, lambda: server.reread(reread)):
         async with server:
             if ready is not None:
                 ready(server)
             await server.ended()
             log.info("draining: at most %g s", settings.drain.grace_s)
     return 0 if server.failure is None else 1
-
-
-@contextlib.contextmanager
-def _signals(server: Server, reread: Callable[[], Settings] | None) -> Iterator[None]:
-    """Let signals reach the server for the time of the block.
-
-    The interpreter's own handlers and not the loop's: the second signal must end a process whose loop is held by a
-    handler, too.
-    """
-    loop = asyncio.get_running_loop()
-    asked = False
-
-    def ask(number: int, _: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
-            os.write(2, f"realtime: {signal.Signals(number).name} again: ending at once\n".encode())
-            # The log is safe at any moment, as after a kill.
-            os._exit(_SIGNALLED + number)
-        asked = True
-        loop.call_soon_threadsafe(server.end)
-
-    def again(_: int, __: FrameType | None) -> None:
-        loop.call_soon_threadsafe(server.reread, reread)
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
-    before[signal.SIGHUP] = signal.signal(signal.SIGHUP, again)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

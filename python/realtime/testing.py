@@ -24,6 +24,7 @@ from typing import Any, Final, Self
 import msgspec
 from msgspec import Struct
 
+from realtime import forks
 from realtime._engine import VirtualEngine
 from realtime.auth import RIGHTS, checked_grants
 from realtime.clock import ManualClock
@@ -289,6 +290,7 @@ class TestApp:
         self._peers: list[Peer] = []
         self._stack = AsyncExitStack()
         self._pump_due = False
+        self._severed = False
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
@@ -305,6 +307,8 @@ class TestApp:
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._app.resources())
+            forks.serves()
+            stack.enter_context(forks.severed(self._sever))
             self._control = _PumpedControl(self, self._rules, self._clock)
             self._app.running(self._control)
             self._loop = asyncio.get_running_loop()
@@ -318,7 +322,16 @@ class TestApp:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if self._severed:
+            forks.end(error)
         await self._stack.__aexit__(kind, error, traceback)
+
+    def _sever(self) -> None:
+        """Let go of the engine in a forked child, as a server does."""
+        self._severed = True
+        self._app.running(None)
+        if self._control is not None:
+            self._control.sever()
 
     async def connect(
         self,

@@ -101,6 +101,7 @@ class _HttpSide:
         mounts = Mounts(application(edge), server.control.rules.mounts)
         requests = Requests(mounts, edge)
         async with mounts.running():
+            server.http_port = listener.port
             await listener.start(requests)
             watch = asyncio.create_task(self._watch(listener, server), name="http watch")
             try:

@@ -83,6 +83,11 @@ class Identities:
         self._key_set = self._new_key_set()
         self._tasks: set[asyncio.Task[object]] = set()
 
+    def bind(self, commands: "Commands") -> None:
+        """Tell `commands` from now on who is let in."""
+        self._commands = commands
+        self._revocations.bind(commands)
+
     # The begin, the end, and a configuration that is read anew.
 
     async def start(self) -> None:

@@ -80,6 +80,10 @@ class Revocations:
         """`auth.clock_skew_s`: an `iat` that lies so far ahead may be of before the revocation."""
         self._revoked = Revoked()
 
+    def bind(self, commands: "Commands") -> None:
+        """Tell `commands` from now on what is revoked."""
+        self._commands = commands
+
     def cover(self, identity: Identity) -> bool:
         """Whether what somebody came by is revoked."""
         return self._revoked.cover(identity.user, identity.issued_at_s, identity.token_id)

@@ -10,6 +10,7 @@ use crate::clock::Clock;
 use crate::descriptors;
 use crate::error::StartError;
 use crate::flush::{FlushKind, Flushes};
+use crate::forks::Mark;
 use crate::handle::Handle;
 use crate::listener;
 use crate::log_thread::{LogRequests, far_deadline};
@@ -53,6 +54,7 @@ struct Running {
     arrivals: Vec<Arc<Arrivals>>,
     shards: Vec<JoinHandle<()>>,
     log: Option<JoinHandle<()>>,
+    marks: Vec<Mark>,
 }
 
 /// What the acceptor's thread will be made of.
@@ -133,6 +135,7 @@ impl Engine {
             flushes: Arc::clone(&flushes),
         });
         let (polls, arrivals) = open_pollers(&hub, shards)?;
+        let marks = polls.iter().chain([&accept_poll]).map(Mark::new).collect();
         let admission = Admission {
             shards: arrivals.clone(),
             sockets_max,
@@ -148,6 +151,7 @@ impl Engine {
             arrivals: arrivals.clone(),
             shards: Vec::new(),
             log: None,
+            marks,
         };
         // From here on a failure ends what runs already: `Running` stops its threads when it is dropped.
         running.log = Some(wiring::spawn_log(log, handle)?);
@@ -256,6 +260,8 @@ impl Drop for Engine {
 
 impl Running {
     fn stop_accepting(&mut self) {
+        // The acceptor's is the last.
+        self.marks.truncate(self.arrivals.len());
         self.waiting = None;
         self.door.close();
         if let Some(thread) = self.acceptor.take() {
@@ -272,6 +278,8 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        // Before the first poller is closed.
+        self.marks.clear();
         self.stop_accepting();
         self.shared.stopping.store(true, Ordering::Release);
         for shard in &self.arrivals {
