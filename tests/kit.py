@@ -189,17 +189,37 @@ class Server:
 
     def start_now(self) -> None:
         """Start the process and block until it takes connections."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with self.output_path.open("ab") as output:
-            self._process = subprocess.Popen(
-                self._arguments, cwd=self.folder, env=self._env, stdin=subprocess.DEVNULL, stdout=output, stderr=output
-            )
+        self.start_silently()
         self._answers(self.port)
         if "api.enabled=false" not in self._arguments:
             self._answers(self.api_port)
         # What it says at start comes a moment after it listens.
         while f":{self.port}/" not in self.output and self.is_running():
             time.sleep(0.02)
+
+    def start_silently(self, stdout: int | None = None) -> subprocess.Popen[bytes]:
+        """Start the process and wait for nothing; `stdout` is a descriptor in place of the output's file."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self.output_path.open("ab") as output:
+            self._process = subprocess.Popen(
+                self._arguments,
+                cwd=self.folder,
+                env=self._env,
+                stdin=subprocess.DEVNULL,
+                stdout=output if stdout is None else stdout,
+                stderr=output,
+            )
+        return self._process
+
+    def is_listening(self) -> bool:
+        """Whether its ports take connections."""
+        ports = [self.port] if "api.enabled=false" in self._arguments else [self.port, self.api_port]
+        try:
+            for port in ports:
+                socket.create_connection(("127.0.0.1", port), timeout=5).close()
+        except OSError:
+            return False
+        return True
 
     def _answers(self, port: int) -> None:
         assert self._process is not None

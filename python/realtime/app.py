@@ -30,7 +30,7 @@ from realtime._engine import EngineError
 from realtime.auth import OWN_CHANNELS, Identity, UpgradeRequest
 from realtime.broadcaster import Broadcaster, Publishing
 from realtime.clock import Clock
-from realtime.config import ConfigError, Settings, load
+from realtime.config import ConfigError, Settings, load, overlooked
 from realtime.connections import Connections
 from realtime.control import Control
 from realtime.declarations import Declarations
@@ -250,6 +250,9 @@ class Realtime(Declarations):
             ConfigError, EngineError: it could not start; the text says what to do.
         """
         del host
+        if self._settings is None:
+            for line in overlooked():
+                log.warning("%s", line)
         async with Server(self, self._settings or load()) as server:
             if mounts := server.control.rules.mounts:
                 paths = ", ".join(mount.path for mount in mounts)

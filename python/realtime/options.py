@@ -17,7 +17,7 @@ def engine_options(rules: Rules, settings: Settings, keys: Keys, *, in_memory: b
     auth = settings.auth
     return encode(
         {
-            "host": settings.server.host,
+            "host": settings.server.host.strip("[]"),
             "port": settings.server.port,
             "shards": settings.server.shards,
             "flush": settings.engine.flush,

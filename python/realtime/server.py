@@ -18,9 +18,9 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from realtime import _engine, forks, logs, signals, transports
+from realtime import _engine, forks, logs, signals, stdio, transports
 from realtime.clock import SystemClock
-from realtime.config import ConfigError, Settings, differing, keys_of
+from realtime.config import ConfigError, Settings, bracketed, differing, keys_of
 from realtime.control import Control
 from realtime.drain import Drain
 from realtime.errors import Refused
@@ -89,6 +89,8 @@ class Server:
         settings: Settings,
         mounts: Iterable[Callable[["Server"], AbstractAsyncContextManager[object]]] = (),
     ) -> None:
+        # A host may have been started with one of them closed.
+        stdio.reserve()
         self.settings = settings
         self.keys = keys_of(settings)
         self._app = app
@@ -126,9 +128,7 @@ class Server:
     @property
     def url(self) -> str:
         """The WebSocket endpoint of the app, by the address that it listens on."""
-        host = self.settings.server.host
-        bracketed = f"[{host}]" if ":" in host and not host.startswith("[") else host
-        return f"ws://{bracketed}:{self.port}{self._rules.path}"
+        return f"ws://{bracketed(self.settings.server.host)}:{self.port}{self._rules.path}"
 
     @property
     def flush(self) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from websockets.asyncio.client import connect
 
+from tests.conftest import SETS
 from tests.kit import REALTIME, SECRET, Server, clients, eventually, free_port, token_for
 
 
@@ -314,3 +315,89 @@ async def test_health_and_playground_are_served(serve: Callable[..., Server]) ->
         outside = [line for line in page.splitlines() if "src=" in line or "href=" in line]
         assert not [line for line in outside if "//" in line], "the page loads nothing from elsewhere"
         assert (await fetch(server, "/nothing/here"))[0] == 404
+
+
+@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])
+async def test_a_server_that_is_started_with_closed_descriptors_serves_and_ends_in_order(
+    variant: str, tmp_path: Path, closed: tuple[int, ...]
+) -> None:
+    redirections = " ".join("<&-" if number == 0 else f"{number}>&-" for number in closed)
+    script = tmp_path / "closed.sh"
+    script.write_text(f'exec "{REALTIME}" "$@" {redirections}\n')
+    server = Server(tmp_path / "server", sets=SETS[variant], api=True, command=("sh", script))
+    process = server.start_silently()
+    try:
+        await eventually(server.is_listening)
+        async with await server.connect("alice") as alice:
+            assert (await alice.say("1", "hi"))["content"] == "hi"
+            # None of the three is a socket.
+            for number in range(3):
+                assert "socket" not in os.readlink(f"/proc/{process.pid}/fd/{number}")  # noqa: PTH115
+            assert await server.stop() == 0
+            assert (await alice.closed())[0] == 1012
+    finally:
+        if server.is_running():
+            server.kill()
+
+
+async def test_a_start_whose_output_nobody_reads_serves(serve: Callable[..., Server]) -> None:
+    server = serve()
+    reading, writing = os.pipe()
+    # Before the first word.
+    os.close(reading)
+    server.start_silently(writing)
+    os.close(writing)
+    await eventually(server.is_listening)
+    async with await server.connect("alice") as alice:
+        assert await alice.is_alive()
+    await eventually(lambda: "stdout cannot be written" in server.output)
+    assert await server.stop() == 0
+    assert "Traceback" not in server.output
+
+
+def test_a_start_says_where_it_listens_in_every_encoding_and_at_once_to_a_pipe(tmp_path: Path) -> None:
+    folder = tmp_path / "Zoë"
+    folder.mkdir()
+    process = subprocess.Popen(
+        [REALTIME, "serve"],
+        cwd=folder,
+        env={**os.environ, "WS_PORT": str(free_port()), "API_PORT": str(free_port()), "PYTHONIOENCODING": "ascii"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    try:
+        assert process.stdout is not None
+        read = b""
+        while b"WebSocket" not in read:
+            line = process.stdout.readline()
+            assert line, read
+            read += line
+        assert b"Zo\\xeb" in read
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
+    assert process.returncode == 0
+
+
+async def test_an_address_in_brackets_is_that_address(serve: Callable[..., Server]) -> None:
+    server = serve("server.host=[::1]", "api.host=[::1]", api=True)
+    server.start_silently()
+    await eventually(lambda: f"ws://[::1]:{server.port}/ws" in server.output)
+    async with connect(f"ws://[::1]:{server.port}/ws?token={token_for('alice')}") as socket:
+        assert json.loads(await socket.recv())["type"] == "connection_established"
+    assert await server.stop() == 0
+
+
+async def test_two_signals_within_a_moment_are_one_wish_and_a_later_one_ends_at_once(
+    serve: Callable[..., Server],
+) -> None:
+    async with serve("drain.notice_s=0.2") as server, await server.connect("alice") as alice:
+        os.kill(server.pid, signal.SIGINT)
+        assert await server.stop(signal.SIGTERM) == 0
+        assert (await alice.closed())[0] == 1012
+    async with serve("drain.notice_s=8") as server, await server.connect("alice") as alice:
+        os.kill(server.pid, signal.SIGINT)
+        await alice.expect("draining")
+        await asyncio.sleep(1.1)
+        assert await server.stop(signal.SIGTERM) == 128 + signal.SIGTERM
+        assert "SIGTERM again: ending at once" in server.output

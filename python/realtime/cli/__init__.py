@@ -9,6 +9,7 @@ import asyncio
 import json
 import os
 import re
+import signal
 import sys
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
+from realtime import stdio
 from realtime._engine import EngineError
 from realtime._engine import backup as backup_log
 from realtime._engine import restore as restore_log
@@ -27,7 +29,7 @@ from realtime.cli import reload as reloading
 from realtime.cli.serving import run
 from realtime.cli.target import load_app, watched
 from realtime.client import ClientError
-from realtime.config import ConfigError, Settings, keys_of, load, origins
+from realtime.config import ConfigError, Settings, bracketed, keys_of, load, origins, overlooked
 from realtime.identity import token_for
 
 app = typer.Typer(
@@ -59,6 +61,7 @@ User = Annotated[
 _TTL = re.compile(r"([0-9]+)([smhd]?)")
 _UNIT_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 _SHOWN_CHARS_MAX = 64 * 1024
+_BROKEN_PIPE = 128 + signal.SIGPIPE
 _TTL_S_MAX = 10 * 365 * 86_400
 
 
@@ -69,8 +72,13 @@ def _shown(shown: str) -> str:
 
 def main() -> None:
     """Run the command line of this process."""
+    stdio.prepare()
     try:
         app(prog_name="realtime")
+    except BrokenPipeError:
+        # As where `head` has seen enough.
+        stdio.silence()
+        sys.exit(_BROKEN_PIPE)
     except EngineError as error:
         _fail(str(error.args[0]))
     except (ConfigError, ClientError) as error:
@@ -114,7 +122,7 @@ def check(
 ) -> None:
     """Explain the configuration in force, and what will not work: exit code 2 where a start would fail."""
     settings = load(config, sets or ())
-    report = checking.report(settings, origins(config, sets or ()), load_app(target))
+    report = checking.report(settings, origins(config, sets or ()), load_app(target), overlooked())
     typer.echo(report.json() if as_json else report.text())
     raise typer.Exit(2 if report.errors else 0)
 
@@ -337,7 +345,7 @@ def _who(
 
 def _address(settings: Settings) -> str:
     host = settings.server.host
-    return f"ws://{f'[{host}]' if ':' in host else host}:{settings.server.port}/ws"
+    return f"ws://{bracketed(host)}:{settings.server.port}/ws"
 
 
 def _signed(settings: Settings, user: str, patterns: list[str], ttl_s: int, *, create: bool) -> str:

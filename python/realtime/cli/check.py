@@ -11,7 +11,7 @@ import json
 import os
 import resource
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -89,8 +89,8 @@ class Report(Struct, frozen=True):
             yield "Nothing stands against a start."
 
 
-def report(settings: Settings, origins: Mapping[str, str], app: Realtime) -> Report:
-    """Look at everything that a start would use."""
+def report(settings: Settings, origins: Mapping[str, str], app: Realtime, overlooked: Iterable[str] = ()) -> Report:
+    """Look at everything that a start would use; `overlooked` are warnings about the environment."""
     keys = [
         Entry(path, _shown(path, value), _shown(path, key.default), origins.get(path, "another key"))
         for path, key in ALL.items()
@@ -106,7 +106,11 @@ def report(settings: Settings, origins: Mapping[str, str], app: Realtime) -> Rep
     except (ValueError, TypeError, ConfigError, EngineError) as error:
         errors.append(str(error))
     return Report(
-        keys, _derived(settings), errors, list(_warnings(settings, asks=who is not None)), list(_notes(settings))
+        keys,
+        _derived(settings),
+        errors,
+        [*overlooked, *_warnings(settings, asks=who is not None)],
+        list(_notes(settings)),
     )
 
 

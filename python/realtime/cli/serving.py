@@ -8,13 +8,12 @@ the generated one, which keeps both on loopback. Called by the command line.
 
 import asyncio
 import logging
-import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib import metadata
 from pathlib import Path
 
-from realtime import logs
+from realtime import logs, stdio
 from realtime.api.development import DevelopmentAccess, access_to
 from realtime.api.edge import Edge
 from realtime.api.http import application
@@ -22,7 +21,7 @@ from realtime.api.listener import HttpListener
 from realtime.api.mounts import ASIDE, Mounts
 from realtime.api.requests import Requests
 from realtime.app import Realtime
-from realtime.config import Settings, is_loopback
+from realtime.config import Settings, bracketed, is_loopback, overlooked
 from realtime.identity import token_for
 from realtime.server import Server, serve
 
@@ -44,7 +43,11 @@ _log = logging.getLogger("realtime")
 
 def run(app: Realtime, settings: Settings, reread: Callable[[], Settings] | None = None) -> int:
     """Serve until SIGTERM or SIGINT, with `reread` at SIGHUP; return the exit code."""
+    stdio.prepare()
     with logs.written(settings.log):
+        if reread is not None:
+            for line in overlooked():
+                _log.warning("%s", line)
         return _run(app, settings, reread)
 
 
@@ -140,7 +143,7 @@ def _announce(server: Server, side: _HttpSide | None) -> None:
         f"  WebSocket   {server.url}",
     ]
     if side is not None:
-        address = f"http://{_bracketed(settings.api.host)}:{side.port}"
+        address = f"http://{bracketed(settings.api.host)}:{side.port}"
         lines.append(f"  HTTP        {address}/health")
         if side.development is not None:
             link = side.development.link(f"{address}{ASIDE if '/' in mounts else ''}")
@@ -150,9 +153,5 @@ def _announce(server: Server, side: _HttpSide | None) -> None:
         token = token_for(DEVELOPMENT_USER, settings.auth, server.keys, ttl_s=DEVELOPMENT_TTL_S)
         lines.append(f"  Token       {token}")
         lines.append(f'              (user "{DEVELOPMENT_USER}", 12 hours; more by: realtime token --user NAME)')
-    sys.stdout.write("\n".join(lines) + "\n")
-    sys.stdout.flush()
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host and not host.startswith("[") else host
+    if error := stdio.write("\n".join(lines) + "\n"):
+        _log.warning("stdout cannot be written: %s; the server goes on", error)

@@ -10,7 +10,7 @@ Called by `cli` (with the command line), by `app.run()` and by the lifespan (wit
 
 from realtime.config.keys import ALL, differing, value_of
 from realtime.config.retention import Retention, parse_retention
-from realtime.config.secret import Keys, is_loopback, keys_of
+from realtime.config.secret import Keys, bracketed, is_loopback, keys_of
 from realtime.config.settings import (
     ApiSettings,
     AuthSettings,
@@ -26,7 +26,7 @@ from realtime.config.settings import (
     Settings,
     TypingSettings,
 )
-from realtime.config.sources import load, origins
+from realtime.config.sources import load, origins, overlooked
 
 __all__ = [
     "ALL",
@@ -45,11 +45,13 @@ __all__ = [
     "ServerSettings",
     "Settings",
     "TypingSettings",
+    "bracketed",
     "differing",
     "is_loopback",
     "keys_of",
     "load",
     "origins",
+    "overlooked",
     "parse_retention",
     "value_of",
 ]

@@ -25,13 +25,19 @@ A setting is looked for in this order, and the last one found wins, key by key:
 5. `--set section.key=value` on the command line.
 
 Each variable of 3 and 4 may be given as `NAME_FILE` instead: the path of a file that holds the value, as Docker and
-Kubernetes hand secrets over. A line end at its end does not count.
+Kubernetes hand secrets over. A line end at its end and a byte order mark do not count.
+
+`API_PORT` and `WS_PORT` are ignored where they are addresses (`tcp://…`): Kubernetes sets them so for a Service `api`
+or `ws`. A variable that begins with `REALTIME_` and matches no key, such as one with a single underscore between
+section and key, is ignored too. The log of the start and `realtime check` name both, with the variable that was
+likely meant.
 
 An unknown key or a value that is not allowed refuses the start with one line that names the key, the value and what is
 allowed, and exit code 2. Secrets are never printed.
 
 Without `auth.secrets` the server makes a secret, keeps it in `secret` in the data directory (mode 600) and listens on
-loopback addresses only; another address is then refused.
+loopback addresses only; another address is then refused. A secret that others can read refuses the start; one that a
+group of the process's own can read, as volumes of Kubernetes make it (`fsGroup`), is a warning.
 """
 
 

@@ -9,6 +9,7 @@ Called by `server`, which hands the secrets to the engine, and by `cli`, which s
 
 import contextlib
 import ipaddress
+import logging
 import os
 import secrets
 from pathlib import Path
@@ -18,6 +19,8 @@ from msgspec import Struct
 from realtime.config.settings import ConfigError, Settings
 
 _SECRET_BYTES_MIN = 32
+
+log = logging.getLogger("realtime")
 
 
 class Keys(Struct, frozen=True):
@@ -42,6 +45,11 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def bracketed(host: str) -> str:
+    """Return a host as it stands in a URL: an IPv6 address in brackets, whether it was given with them or without."""
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
 def keys_of(settings: Settings, *, create: bool = True) -> Keys:
@@ -84,9 +92,8 @@ def _kept_secret(data_dir: Path) -> str:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):
             _write_new(path)
-        if path.stat().st_mode & 0o077:
-            raise ConfigError(f"{path} can be read by others; run: chmod 600 {path}")
-        secret = path.read_text("ascii").strip()
+        _check_mode(path, path.stat())
+        secret = path.read_text("utf-8-sig").strip()
     except UnicodeDecodeError:
         secret = ""
     except OSError as error:
@@ -94,11 +101,24 @@ def _kept_secret(data_dir: Path) -> str:
             f"data_dir = {str(data_dir)!r} cannot be used: {error.strerror}: {error.filename or path}; make it "
             "writable, or set another one by REALTIME_DATA_DIR"
         ) from error
-    if len(secret.encode()) < _SECRET_BYTES_MIN:
+    if not secret.isascii() or len(secret) < _SECRET_BYTES_MIN:
         raise ConfigError(
             f"{path} holds fewer than {_SECRET_BYTES_MIN} bytes; remove it, and the next start makes a new one"
         )
     return secret
+
+
+def _check_mode(path: Path, status: os.stat_result) -> None:
+    """Refuse a secret that others can read.
+
+    A volume of a container platform (`fsGroup`) gives its files to a group of the process's, and sets them readable
+    by it at each mount: that is told and not refused.
+    """
+    own_groups = {os.getegid(), *os.getgroups()}
+    if status.st_mode & 0o007 or (status.st_mode & 0o070 and status.st_gid not in own_groups):
+        raise ConfigError(f"{path} can be read by others; run: chmod 600 {path}")
+    if status.st_mode & 0o070:
+        log.warning("%s can be read by the group %d; run chmod 600 unless its volume set that", path, status.st_gid)
 
 
 def _write_new(path: Path) -> None:

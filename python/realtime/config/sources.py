@@ -8,6 +8,7 @@ and never partly applied: one wrong key refuses the start.
 import difflib
 import json
 import os
+import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -33,6 +34,14 @@ ONE_OF: Mapping[str, str] = {"auth.service_key": "auth.service_keys"}
 """Keys that hold one value, and the list that it is the whole of."""
 
 _PREFIX = "REALTIME_"
+_BOM = "\ufeff"
+_OTHERS = ("REALTIME_CONFIG", "REALTIME_URL", "REALTIME_TOKEN")
+"""Variables of ours that set no key."""
+_PORTS = ("WS_PORT", "API_PORT")
+_SERVICE_URL = re.compile(r"(?:tcp|udp|sctp)://")
+_SERVICE_NAME = re.compile(
+    r"_(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT_[0-9]+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)\Z"
+)
 _FILE_SUFFIX = "_FILE"
 _FILE_BYTES_MAX = 64 * 1024
 _SECRET_BYTES_MIN = 32
@@ -98,7 +107,7 @@ def _file(config: str | os.PathLike[str] | None, environ: Mapping[str, str]) -> 
 
 def _from_file(path: Path) -> Iterator[tuple[str, object]]:
     try:
-        document = tomllib.loads(path.read_text("utf-8"))
+        document = tomllib.loads(path.read_text("utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}; name another file by --config") from error
     except UnicodeDecodeError as error:
@@ -119,7 +128,7 @@ def _from_file(path: Path) -> Iterator[tuple[str, object]]:
 
 
 def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, object]]:
-    variables = {name: (text, name) for name, text in environ.items() if text}
+    variables = _variables(environ)
     for name in list(variables):
         if named := _named_by_file(name):
             if named in variables:
@@ -138,6 +147,69 @@ def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, object]
             yield _read(_path_of(variable), text, source)
         else:
             _refuse_misspelt(variable)
+
+
+def _variables(environ: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """Return what may set a key, with the name that it came by: neither empty ones nor those of a container platform.
+
+    An env file that begins with a byte order mark has it in the name of its first variable.
+    """
+    found: dict[str, tuple[str, str]] = {}
+    for name, text in environ.items():
+        variable, value = name.removeprefix(_BOM), text.removeprefix(_BOM)
+        if value and not _is_of_kubernetes(variable, value):
+            found[variable] = (value, variable)
+    return found
+
+
+def _is_of_kubernetes(variable: str, value: str) -> bool:
+    """Whether Kubernetes or a Docker link made it, which name a Service's address after the Service.
+
+    For a Service `api` that is `API_PORT=tcp://10.0.0.1:80`, for one `realtime` also `REALTIME_SERVICE_HOST`.
+    """
+    if variable in _PORTS:
+        return bool(_SERVICE_URL.match(value))
+    if not variable.startswith(_PREFIX) or "__" in variable:
+        return False
+    return bool(_SERVICE_NAME.search(variable)) or (variable.endswith("_PORT") and bool(_SERVICE_URL.match(value)))
+
+
+def overlooked(environ: Mapping[str, str] | None = None) -> list[str]:
+    """Return a line for each variable that looks like one of ours and sets nothing.
+
+    Args:
+        environ: the environment; None takes that of the process.
+    """
+    environ = os.environ if environ is None else environ
+    lines: list[str] = []
+    for name, value in environ.items():
+        variable = name.removeprefix(_BOM)
+        if variable in _PORTS and _is_of_kubernetes(variable, value):
+            key = ALL[SHORT_NAMES[variable]]
+            lines.append(
+                f"{variable} = {value!r} is of Kubernetes, for a Service of that name, and sets no port; rename the "
+                f"Service, set enableServiceLinks: false, or set {key.variable}"
+            )
+        elif value and variable.startswith(_PREFIX) and not _sets_something(variable, value):
+            lines.append(f"{variable} matches no key and is ignored; the nearest is {_nearest(variable)}")
+    return lines
+
+
+def _sets_something(variable: str, value: str) -> bool:
+    return (
+        variable in SHORT_NAMES
+        or variable in _OTHERS
+        or "__" in variable
+        or _named_by_file(variable) is not None
+        or _is_of_kubernetes(variable, value)
+    )
+
+
+def _nearest(variable: str) -> str:
+    names = [*(key.variable for key in ALL.values()), *SHORT_NAMES, *_OTHERS]
+    # A single underscore between section and key is the usual slip.
+    joined = {name.replace("__", "_"): name for name in names if name.startswith(_PREFIX)}
+    return joined[difflib.get_close_matches(variable, joined, n=1, cutoff=0.0)[0]]
 
 
 def _path_of(variable: str) -> str:
@@ -160,7 +232,7 @@ def _contents(variable: str, path: str) -> str:
     try:
         with Path(path).open("rb") as file:
             content = file.read(_FILE_BYTES_MAX + 1)
-        text = content.decode().removesuffix("\n").removesuffix("\r")
+        text = content.decode("utf-8-sig").removesuffix("\n").removesuffix("\r")
     except OSError as error:
         raise ConfigError(f"{variable} names {path!r}, which cannot be read: {error.strerror}; correct it") from error
     except UnicodeDecodeError as error:

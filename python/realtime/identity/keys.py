@@ -8,6 +8,7 @@ Called by `tokens` and `key_sets`.
 """
 
 import re
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -101,7 +102,7 @@ class _JwkSet(Struct):
 def _from_entry(entry: str, algorithms: Sequence[str]) -> Iterable[VerifyKey]:
     """Read one entry of `auth.public_keys`: `[kid=]` and a PEM, or the path of a PEM, a JWK or a JWK set."""
     kid: str | None = None
-    text = entry.strip()
+    text = _unescaped(entry.strip())
     if not text.startswith("-----BEGIN") and (named := _NAMED.match(text)):
         kid, text = named.groups()
     if text.startswith("-----BEGIN"):
@@ -113,10 +114,18 @@ def _from_entry(entry: str, algorithms: Sequence[str]) -> Iterable[VerifyKey]:
         raise ValueError(
             f"{text[:200]!r} cannot be read: {error.strerror}; give a PEM, or the path of a key"
         ) from error
+    content = content.removeprefix(BOM_UTF8)
     if content.lstrip().startswith(b"{"):
         found = _from_json(content, algorithms)
         return found if kid is None else [msgspec.structs.replace(key, kid=kid) for key in found]
-    return _from_pem(content.decode("ascii", "replace"), algorithms, kid)
+    return _from_pem(_unescaped(content.decode("ascii", "replace")), algorithms, kid)
+
+
+def _unescaped(text: str) -> str:
+    """Return a PEM with real ends of lines: an env file holds them as two characters only, a backslash and an n."""
+    if "-----BEGIN" not in text:
+        return text
+    return text.replace("\\r", "").replace("\\n", "\n")
 
 
 def _from_json(content: bytes, algorithms: Sequence[str]) -> Sequence[VerifyKey]:

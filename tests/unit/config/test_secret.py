@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from realtime.config import ApiSettings, AuthSettings, ConfigError, ServerSettings, Settings, is_loopback, keys_of
+from realtime.config import (
+    ApiSettings,
+    AuthSettings,
+    ConfigError,
+    ServerSettings,
+    Settings,
+    bracketed,
+    is_loopback,
+    keys_of,
+)
 
 SECRET = "s" * 40
 
@@ -84,9 +93,38 @@ def test_loopback_is_an_address_of_this_machine_alone(host: str, loopback: bool)
 def test_a_secret_that_others_can_read_is_refused(tmp_path: Path) -> None:
     settings = Settings(data_dir=str(tmp_path))
     keys_of(settings)
-    (tmp_path / "secret").chmod(0o640)
-    with pytest.raises(ConfigError, match=r"can be read by others; run: chmod 600 .*secret"):
+    for mode in (0o604, 0o644, 0o602):
+        (tmp_path / "secret").chmod(mode)
+        with pytest.raises(ConfigError, match=r"can be read by others; run: chmod 600 .*secret"):
+            keys_of(settings)
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o660, 0o440])
+def test_a_secret_that_a_group_can_read_is_told_for_a_group_of_the_process_and_else_refused(
+    tmp_path: Path, mode: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = Settings(data_dir=str(tmp_path))
+    keys = keys_of(settings)
+    (tmp_path / "secret").chmod(mode)
+    assert keys_of(settings) == keys
+    assert "can be read by the group" in caplog.text
+    monkeypatch.setattr(os, "getegid", lambda: 123_456)
+    monkeypatch.setattr(os, "getgroups", lambda: [123_457])
+    with pytest.raises(ConfigError, match="can be read by others"):
         keys_of(settings)
+
+
+def test_a_kept_secret_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    settings = Settings(data_dir=str(tmp_path))
+    keys = keys_of(settings)
+    path = tmp_path / "secret"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert keys_of(settings) == keys
+
+
+@pytest.mark.parametrize(("host", "shown"), [("::1", "[::1]"), ("[::1]", "[::1]"), ("127.0.0.1", "127.0.0.1")])
+def test_a_host_stands_in_a_url_with_brackets_where_it_needs_them(host: str, shown: str) -> None:
+    assert bracketed(host) == shown
 
 
 @pytest.mark.parametrize("content", [b"", b"short\n", b"\xff" * 64])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from realtime.config import ConfigError, Settings, load
+from realtime.config import ConfigError, Settings, load, overlooked
 
 SECRET = "s" * 40
 
@@ -285,3 +285,63 @@ def test_beside_an_existing_api_the_own_port_is_another() -> None:
 
 def test_both_ports_may_be_left_to_the_system() -> None:
     assert settings(["server.port=0", "api.port=0"]).server.port == 0
+
+
+@pytest.mark.parametrize("variable", ["API_PORT", "WS_PORT"])
+def test_a_port_that_kubernetes_sets_for_a_service_is_ignored_and_told(variable: str) -> None:
+    environ = {variable: "tcp://10.96.0.12:80"}
+    assert load(environ=environ) == Settings()
+    (line,) = overlooked(environ)
+    assert line.startswith(f"{variable} = 'tcp://10.96.0.12:80' is of Kubernetes")
+    assert "enableServiceLinks: false" in line
+    long = {"API_PORT": "REALTIME_API__PORT", "WS_PORT": "REALTIME_SERVER__PORT"}[variable]
+    assert long in line
+    assert load(environ=environ | {long: "0"}) != Settings()
+
+
+def test_what_kubernetes_sets_for_a_service_of_our_name_is_left_alone() -> None:
+    environ = {
+        "REALTIME_SERVICE_HOST": "10.96.0.12",
+        "REALTIME_SERVICE_PORT": "80",
+        "REALTIME_SERVICE_PORT_HTTP": "80",
+        "REALTIME_PORT": "tcp://10.96.0.12:80",
+        "REALTIME_PORT_80_TCP": "tcp://10.96.0.12:80",
+        "REALTIME_PORT_80_TCP_PROTO": "tcp",
+        "REALTIME_PORT_80_TCP_PORT": "80",
+        "REALTIME_PORT_80_TCP_ADDR": "10.96.0.12",
+    }
+    assert load(environ=environ) == Settings()
+    assert overlooked(environ) == []
+
+
+@pytest.mark.parametrize(
+    ("variable", "nearest"),
+    [
+        ("REALTIME_AUTH_SECRETS", "REALTIME_AUTH__SECRETS"),
+        ("REALTIME_SERVER_PORT", "REALTIME_SERVER__PORT"),
+        ("REALTIME_API_PORT", "REALTIME_API__PORT"),
+        ("REALTIME_LIMITS_CONNECTIONS_MAX", "REALTIME_LIMITS__CONNECTIONS_MAX"),
+        ("REALTIME_AUTH_JWKS_ULR", "REALTIME_AUTH__JWKS_URL"),
+        ("REALTIME_CONFG", "REALTIME_CONFIG"),
+    ],
+)
+def test_a_variable_that_matches_no_key_is_told_with_the_nearest(variable: str, nearest: str) -> None:
+    assert load(environ={variable: "1"}) == Settings()
+    assert overlooked({variable: "1"}) == [f"{variable} matches no key and is ignored; the nearest is {nearest}"]
+
+
+def test_variables_that_set_something_or_are_of_other_programs_are_not_told() -> None:
+    ours = {"REALTIME_CONFIG": "x", "REALTIME_URL": "x", "REALTIME_TOKEN": "x", "REALTIME_JWT_SECRET_FILE": "x"}
+    assert (
+        overlooked(ours | {"REALTIME_AUTH__SECRETS_FILE": "x", "REALTIME_FOO": "", "WS_PORT": "1", "PORT": "x"}) == []
+    )
+
+
+def test_a_byte_order_mark_is_no_part_of_a_file_or_a_value(empty_directory: Path) -> None:
+    (empty_directory / "realtime.toml").write_text("\ufeff[server]\nport = 1\n", "utf-8")
+    assert load(environ={}).server.port == 1
+    (empty_directory / "secret").write_text(f"\ufeff{SECRET}\r\n", "utf-8")
+    assert settings(REALTIME_JWT_SECRET_FILE="secret").auth.secrets == (SECRET,)
+    assert settings(REALTIME_JWT_SECRET=f"\ufeff{SECRET}").auth.secrets == (SECRET,)
+    # The first line of an env file.
+    assert load(environ={"\ufeffREALTIME_JWT_SECRET": SECRET}).auth.secrets == (SECRET,)

@@ -267,3 +267,12 @@ def test_tokens_are_signed_as_the_configuration_says() -> None:
 
 def test_secrets_are_not_shown() -> None:
     assert SECRET not in repr(rule())
+
+
+@pytest.mark.parametrize("ends", ["\\n", "\\r\\n"])
+def test_a_public_key_may_have_its_ends_of_lines_written_as_backslash_and_n(tmp_path: Path, ends: str) -> None:
+    pem = public_pem("RS256").strip().replace("\n", ends)
+    (tmp_path / "key.pem").write_bytes(b"\xef\xbb\xbf" + pem.encode())
+    (tmp_path / "key.json").write_bytes(b"\xef\xbb\xbf" + json.dumps(jwk("RS256")).encode())
+    for entry in (pem, f"a={pem}", str(tmp_path / "key.pem"), str(tmp_path / "key.json")):
+        assert of_public_keys(entry, algorithms=("RS256",)).document(), entry
