@@ -20,8 +20,9 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import cached_property
 from types import SimpleNamespace
 from typing import Any, Protocol
@@ -37,6 +38,7 @@ from realtime.declarations import Declarations
 from realtime.errors import NotRunning
 from realtime.forwarding import Forwarding
 from realtime.identity import Identities
+from realtime.misplaced import ONE_PROCESS, misplaced
 from realtime.presence import Presence
 from realtime.rules import Rules
 from realtime.server import Server
@@ -218,12 +220,17 @@ class Realtime(Declarations):
         from realtime.cli.serving import run  # noqa: PLC0415
 
         try:
+            _check_place()
             chosen = settings or self._settings
             code = run(self, chosen or load(), None if chosen else load)
         except (ConfigError, EngineError) as error:
             sys.stderr.write(f"realtime: {error}\n")
             code = 2
         sys.exit(code)
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Tell a server of ASGI or WSGI applications (gunicorn, uvicorn) that this is none, and what to do."""
+        return misplaced(*arguments)
 
     @cached_property
     def asgi(self) -> Callable[..., Any]:
@@ -253,7 +260,7 @@ class Realtime(Declarations):
         if self._settings is None:
             for line in overlooked():
                 log.warning("%s", line)
-        async with Server(self, self._settings or load()) as server:
+        async with _one_of_many(Server(self, self._settings or load())) as server:
             if mounts := server.control.rules.mounts:
                 paths = ", ".join(mount.path for mount in mounts)
                 log.warning("mounted at %s, and not served: the host has the HTTP port; mount it there", paths)
@@ -304,6 +311,36 @@ class Realtime(Declarations):
             for name, value in (members or {}).items():
                 setattr(self.state, name, value)
             yield
+
+
+def _check_place() -> None:
+    """Refuse to serve where signals cannot be handled or a loop runs already.
+
+    Raises:
+        ConfigError: says what to do.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        raise ConfigError("app.run() needs the main thread; on another one use `async with app.lifespan():`")
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise ConfigError("app.run() makes an event loop, and one runs already; use `async with app.lifespan():` within it")
+
+
+@asynccontextmanager
+async def _one_of_many(server: Server) -> AsyncIterator[Server]:
+    """Serve, and tell a host's second worker why it cannot."""
+    async with AsyncExitStack() as stack:
+        try:
+            await stack.enter_async_context(server)
+        except EngineError as error:
+            if error.code not in {"data_dir_locked", "port_in_use"}:
+                raise
+            told = EngineError(f"{error.args[0]}; {ONE_PROCESS}")
+            told.code = error.code
+            raise told from None
+        yield server
 
 
 async def _end_with(server: Server) -> None:
