@@ -13,7 +13,6 @@ without sockets, by `testing`.
 import asyncio
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from time import perf_counter
@@ -166,9 +165,9 @@ class Control:
         Returns:
             How many were cut off after `timeout_s`; the tasks of sessions always are, and count where they do not end.
         """
-        deadline_s = time.monotonic() + timeout_s
+        deadline_s = self._loop.time() + timeout_s
         cut_off = await self.router.finish(timeout_s)
-        return cut_off + await self.connections.tasks.finish(max(_CLEAN_UP_S, deadline_s - time.monotonic()))
+        return cut_off + await self.connections.tasks.finish(max(_CLEAN_UP_S, deadline_s - self._loop.time()))
 
     def stats(self) -> bytes:
         """Return the engine's counters; see `Commands.stats`."""

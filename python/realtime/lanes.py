@@ -13,7 +13,6 @@ run before the next lane. Called by `routing` alone, on the loop's thread.
 """
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Callable, Coroutine
 from time import perf_counter
@@ -85,8 +84,9 @@ class Lanes:
         Returns:
             How many tasks were cancelled.
         """
-        deadline_s = time.monotonic() + timeout_s
-        while self._tasks and (left_s := deadline_s - time.monotonic()) > 0:
+        now_s = asyncio.get_running_loop().time
+        deadline_s = now_s() + timeout_s
+        while self._tasks and (left_s := deadline_s - now_s()) > 0:
             await asyncio.wait(self._tasks, timeout=left_s)
         cancelled = list(self._tasks)
         for task in cancelled:

@@ -11,12 +11,14 @@
 What runs is `control.Control` with the app's own rules over `VirtualEngine`: the same hub and log as in production, in
 memory, stepped by hand. Each call here steps it and the event loop until nothing moves, so a test never sleeps. Time
 stands until `clock.advance`: timers of the engine (heartbeats, typing) and of Python (presence, time limits) go by it,
-`asyncio.sleep` in a handler does not. Names are snake_case here and camelCase on the wire, as everywhere.
+and so do those that the app asks of the event loop (`asyncio.sleep`, `asyncio.timeout`) in handlers, hooks, jobs,
+listeners and tasks. A test that waits for what a handler does (`ack`, `expect`) moves time on to where that goes on, so
+a handler that sleeps costs no real time. Names are snake_case here and camelCase on the wire, as everywhere.
 """
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, Final, Self
@@ -33,6 +35,7 @@ from realtime.config import Keys, Settings
 from realtime.connections import Session
 from realtime.control import Control
 from realtime.identity import token_for
+from realtime.loop_time import LoopTime
 from realtime.messages import camel, encode
 from realtime.options import engine_options
 from realtime.rules import Rules
@@ -44,6 +47,7 @@ _START_MS: Final = 1_767_268_800_000
 _SLICE_MS: Final = 250
 _ROUNDS_MAX: Final = 100_000
 _THREADS_WAIT_S: Final = 5.0
+_QUIET_S: Final = 0.02
 
 
 class NotLetIn(Exception):  # noqa: N818 -- what happened to the client
@@ -89,8 +93,17 @@ class TestClock:
             due_ms = self._clock.next_ms()
             step_ms = min(target_ms, now_ms + _SLICE_MS, max(now_ms + 1, due_ms or target_ms)) - now_ms
             self._test.engine.advance(step_ms)
-            self._clock.advance_to(now_ms + step_ms)
+            with self._test.loop_time.of_app():
+                self._clock.advance_to(now_ms + step_ms)
             self._test.pump()
+
+    def advance_to_next(self) -> bool:
+        """Move time on to where the next timer of Python's falls due; False where there is none."""
+        due_ms = self._clock.next_ms()
+        if due_ms is None:
+            return False
+        self.advance(max(1, due_ms - self._clock.now_ms()) / 1000)
+        return True
 
 
 class Peer:
@@ -286,6 +299,7 @@ class TestApp:
         self._clock = ManualClock(now_ms)
         self.engine = VirtualEngine(engine_options(self._rules, self.settings, self.keys, in_memory=True), now_ms)
         self.clock = TestClock(self, self._clock)
+        self.loop_time = LoopTime(self._clock)
         self._control: Control | None = None
         self._peers: list[Peer] = []
         self._stack = AsyncExitStack()
@@ -306,15 +320,20 @@ class TestApp:
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
-            await stack.enter_async_context(self._app.resources())
+            self.loop_time.begin()
+            stack.callback(self.loop_time.end)
+            # What it awaits itself takes its real time; tasks that it makes belong to the app.
+            with self.loop_time.of_app(runs=False):
+                await stack.enter_async_context(self._app.resources())
             forks.serves()
             stack.enter_context(forks.severed(self._sever))
             self._control = _PumpedControl(self, self._rules, self._clock)
             self._app.running(self._control)
             self._loop = asyncio.get_running_loop()
             await self._control.identities.start()
-            self._control.start()
-            self._control.jobs.start()
+            with self.loop_time.of_app():
+                self._control.start()
+                self._control.jobs.start()
             stack.push_async_callback(self._end)
             self._stack = stack.pop_all()
         return self
@@ -403,13 +422,14 @@ class TestApp:
     def pump(self) -> None:
         """Run the engine and the plain handlers until nothing moves. Tasks run in `settle`."""
         self._pump_due = False
-        for _ in range(_ROUNDS_MAX):
-            self.control.submit()
-            stepped = self.engine.step()
-            if not self.control.turn() and not stepped:
-                break
-        else:
-            raise RuntimeError(f"still moving after {_ROUNDS_MAX} rounds; does a handler answer itself?")
+        with self.loop_time.of_app():
+            for _ in range(_ROUNDS_MAX):
+                self.control.submit()
+                stepped = self.engine.step()
+                if not self.control.turn() and not stepped:
+                    break
+            else:
+                raise RuntimeError(f"still moving after {_ROUNDS_MAX} rounds; does a handler answer itself?")
         for peer in self._peers:
             peer.collect()
 
@@ -427,7 +447,12 @@ class TestApp:
                 idle = 0
 
     async def until(self, condition: Any, timeout_s: float = 1.0) -> bool:
-        """Settle until `condition()`; waits in real time only while a handler does. Returns whether it came true."""
+        """Settle until `condition()`, and move time on where a handler waits for it. Returns whether it came true.
+
+        Args:
+            condition: what is waited for.
+            timeout_s: real seconds; they pass only while a handler waits for something else than time.
+        """
         give_up_s = time.monotonic() + timeout_s
         while True:
             await self.settle()
@@ -435,7 +460,33 @@ class TestApp:
                 return True
             if not self.control.router.busy or time.monotonic() > give_up_s:
                 return False
+            if self.loop_time.is_waited_for and await self._is_idle():
+                self.clock.advance_to_next()
+            else:
+                await asyncio.sleep(0.001)
+
+    async def _is_idle(self) -> bool:
+        """Whether nothing but time moves the app on; a socket or a thread of its is given some real time to."""
+        if self.loop_time.is_alone():
+            return True
+        give_up_s = time.monotonic() + _QUIET_S
+        before = self._progress()
+        while time.monotonic() < give_up_s:
             await asyncio.sleep(0.001)
+            self.pump()
+            if self._progress() != before:
+                return False
+        return True
+
+    async def _carried_out(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Run `work` of the server's to its end, and move time on wherever it waits."""
+        with self.loop_time.of_app():
+            task = asyncio.get_running_loop().create_task(work)
+        while not task.done():
+            await self.settle()
+            if not task.done() and not (await self._is_idle() and self.clock.advance_to_next()):
+                await asyncio.sleep(0.001)
+        task.result()
 
     def _progress(self) -> tuple[int, ...]:
         router = self.control.router
@@ -446,15 +497,14 @@ class TestApp:
     async def _end(self) -> None:
         control = self.control
         self.engine.announce_drain(round(self.settings.drain.window_s * 1000))
-        await control.draining()
-        await self.settle()
-        await control.finish(self.settings.drain.grace_s)
+        await self._carried_out(control.draining())
+        await self._carried_out(control.finish(self.settings.drain.grace_s))
         await self.settle()
         self.engine.close_all(CloseCode.SERVICE_RESTART, "server restarting")
         await self.settle()
         for peer in self._peers:
             peer.drop()
-        await control.finish(self.settings.drain.grace_s)
+        await self._carried_out(control.finish(self.settings.drain.grace_s))
         self._app.running(None)
         self._loop = None
         await control.close()
