@@ -2,7 +2,8 @@
 
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import httpx2
@@ -124,6 +125,43 @@ async def test_apps_are_closed_before_the_end(tmp_path: Path) -> None:
         assert await server.stop() == 0
         assert "the shop is closed" in server.output
         assert "the site is closed" in server.output
+
+
+async def ended(tmp_path: Path, grace_s: float, *words: str) -> str:
+    """Open answers without an end, end the server, and return what it wrote."""
+    sets = [f"drain.grace_s={grace_s}", "server.shards=1"]
+    server = Server(tmp_path / "server", app=f"{APP.with_name('streams.py')}:app", api=True, sets=sets)
+    await server.start()
+    pieces: list[AsyncIterator[bytes]] = []
+    async with AsyncExitStack() as stack:
+        web = await stack.enter_async_context(httpx2.AsyncClient(base_url=server.api_url, trust_env=False))
+        for word in words:
+            answer = await stack.enter_async_context(web.stream("GET", f"/streams/{word}"))
+            # Kept: the answer is closed with it.
+            pieces.append(answer.aiter_raw())
+            assert await anext(pieces[-1]) == b"begun\n"
+        began_s = time.monotonic()
+        assert await server.stop() == 0
+        assert time.monotonic() - began_s < grace_s
+    assert "Traceback" not in server.output
+    return server.output
+
+
+async def test_an_event_stream_is_told_of_the_end_at_once(tmp_path: Path) -> None:
+    began_s = time.monotonic()
+    assert "events was told" in await ended(tmp_path, 60, "events")
+    assert time.monotonic() - began_s < 30
+
+
+async def test_other_open_answers_are_told_of_the_end_in_time(tmp_path: Path) -> None:
+    output = await ended(tmp_path, 8, "text", "raises", "events")
+    for word in ("text", "raises", "events"):
+        assert f"{word} was told" in output
+    assert "cut off" not in output
+
+
+async def test_an_open_answer_that_does_not_listen_is_cut_off_without_a_traceback(tmp_path: Path) -> None:
+    assert "1 HTTP requests were cut off at the end" in await ended(tmp_path, 4, "deaf")
 
 
 def test_an_app_that_does_not_start_refuses_the_start(tmp_path: Path) -> None:

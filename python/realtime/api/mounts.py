@@ -5,7 +5,8 @@
 Our own routes win, each by its exact path and not by a prefix, so an app at `/` keeps its own `/api/…`. Where one is at
 `/`, the playground moves to `/playground/`.
 
-An app that raises is answered by 500 for that request, and by a line in the log. WebSockets belong to the edge's own
+An app that raises is answered by 500 for that request, and by a line in the log. At the drain a request that is open is
+told `http.disconnect`, as where its client has gone. WebSockets belong to the edge's own
 port: a mounted app is never asked for one. `Lifespan` runs what an app opens before the first request and closes after
 the last; an app that knows no lifespan does without.
 
@@ -29,6 +30,7 @@ from realtime.rules import Mount
 ASIDE: Final = "/playground"
 """Where our routes that give way are where an app is mounted at `/`."""
 _SHUTDOWN_S: Final = 5.0
+_EVENT_STREAM: Final = b"text/event-stream"
 
 Scope = Any
 Receive = Callable[[], Any]
@@ -47,6 +49,7 @@ class Mounts:
         self._has_site = any(mount.path == "/" for mount in self._mounts)
         self._aside = self._has_site and own.has_page
         self._states: dict[str, dict[str, Any]] = {}
+        self._under_way: set[_Request] = set()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -81,29 +84,86 @@ class Mounts:
                 return
         await self._own(scope, receive, send)
 
+    def tell(self, *, event_streams: bool) -> None:
+        """Tell requests under way `http.disconnect`: those that answer with an event stream, or all."""
+        for request in self._under_way:
+            if request.is_event_stream or not event_streams:
+                request.tell()
+
+    def cut(self) -> None:
+        """Cancel what is still under way."""
+        for request in self._under_way:
+            request.tell()
+            if request.task is not None:
+                request.task.cancel()
+
     async def _pass_on(self, mount: Mount, scope: Scope, receive: Receive, send: Send) -> None:
-        begun = False
-
-        async def watched(message: Any) -> None:
-            nonlocal begun
-            begun = True
-            await send(message)
-
+        request = _Request(receive, send)
         inner = {
             **scope,
             "root_path": "" if mount.path == "/" else mount.path,
             "state": self._states.get(mount.path, {}).copy(),
         }
+        self._under_way.add(request)
         try:
-            await mount.app(inner, receive, watched)
+            await mount.app(inner, request.receive, request.send)
         except BaseException as error:
+            if request.is_told:
+                # An end of that kind was asked for. What of the answer is missing shows as a connection that is cut.
+                log.debug("the app mounted at %s was ended: %s %s", mount.path, scope["method"], scope["path"])
+                return
             if goes_on(error):
                 raise
             log.exception("the app mounted at %s failed: %s %s", mount.path, scope["method"], scope["path"])
-            if begun:
+            if request.begun:
                 # Half an answer cannot be taken back: the server cuts it off.
                 raise ConnectionAbortedError("the answer was cut off") from error
             await answer(send, 500, *problem(500, "internal", "Internal error"))
+        finally:
+            self._under_way.discard(request)
+
+
+class _Request:
+    """One request of a mounted app: what it has answered so far, and whether it was told to end."""
+
+    def __init__(self, receive: Receive, send: Send) -> None:
+        self._receive = receive
+        self._send = send
+        self._told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.task = asyncio.current_task()
+        self.begun = False
+        self.is_event_stream = False
+
+    @property
+    def is_told(self) -> bool:
+        """Whether `tell` was called."""
+        return self._told.done()
+
+    def tell(self) -> None:
+        """Let `receive` return `http.disconnect` from now on, as where the client has gone."""
+        if not self._told.done():
+            self._told.set_result(None)
+
+    async def receive(self) -> Any:
+        """See ASGI."""
+        if self.is_told:
+            return {"type": "http.disconnect"}
+        came = asyncio.ensure_future(self._receive())
+        try:
+            await asyncio.wait((came, self._told), return_when=asyncio.FIRST_COMPLETED)
+            return came.result() if came.done() else {"type": "http.disconnect"}
+        finally:
+            came.cancel()
+
+    async def send(self, message: Any) -> None:
+        """See ASGI."""
+        self.begun = True
+        if message["type"] == "http.response.start":
+            self.is_event_stream = any(
+                name.lower() == b"content-type" and value.startswith(_EVENT_STREAM)
+                for name, value in message.get("headers", ())
+            )
+        await self._send(message)
 
 
 class Lifespan:

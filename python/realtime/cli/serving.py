@@ -29,6 +29,7 @@ DEVELOPMENT_USER = "dev"
 DEVELOPMENT_TTL_S = 12 * 3600
 
 _WRITTEN_S = 2.0
+_CUT_S = 0.2
 
 _new_event_loop: Callable[[], asyncio.AbstractEventLoop]
 try:
@@ -113,7 +114,9 @@ class _HttpSide:
                 # Requests and commands that are under way have half of what is left: the other half is for what came
                 # since. Meanwhile /ready says why, and new requests are answered 503, which a closed port could not.
                 left_s = 0.0 if self.failed else server.grace_left_s / 2
-                left, _ = await asyncio.gather(requests.finished(left_s), server.control.router.settled(left_s))
+                left, _ = await asyncio.gather(
+                    _requests_ended(requests, mounts, left_s), server.control.router.settled(left_s)
+                )
                 if left:
                     _log.warning("%d HTTP requests were cut off at the end", left)
                 watch.cancel()
@@ -124,6 +127,22 @@ class _HttpSide:
         self.failed = True
         _log.critical("the HTTP listener on port %d ended by itself; ending the process", listener.port)
         server.end()
+
+
+async def _requests_ended(requests: Requests, mounts: Mounts, left_s: float) -> int:
+    """Let requests end within `left_s`. Returns how many were cut off.
+
+    Event streams, which have no end, are told at once that it has come, the other open answers of mounted apps after
+    half of the time.
+    """
+    mounts.tell(event_streams=True)
+    if await requests.finished(left_s / 2):
+        mounts.tell(event_streams=False)
+    left = await requests.finished(left_s / 2)
+    if left:
+        mounts.cut()
+        await requests.finished(_CUT_S)
+    return left
 
 
 def _announce(server: Server, side: _HttpSide | None) -> None:
