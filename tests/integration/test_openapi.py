@@ -7,7 +7,6 @@ that nothing else uses, since their user's tokens are refused from then on.
 import asyncio
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,8 +17,13 @@ KEY = "a-service-key-of-the-tests-0123456789abcdef"
 SESSIONS = "/api/users/{user}/sessions"
 
 
+# 410 is what a position of another history is answered: which epoch holds is nothing that a schema could say.
+ACCEPTED = ["2xx", "401", "403", "404", "409", "410", "429", "5xx"]
+
+
 async def findings(server: Server, shown: str, folder: Path, *options: str) -> str:
     """Return what schemathesis reports, empty where it found nothing."""
+    (folder / "schemathesis.toml").write_text(f"[checks.positive_data_acceptance]\nexpected-statuses = {ACCEPTED}\n")
     program = str(Path(sys.executable).with_name("schemathesis"))
     command = [program, "run", f"{server.api_url}/docs/openapi.json", "--header", f"Authorization: Bearer {shown}"]
     env = {**os.environ, "SCHEMATHESIS_HOOKS": "tests.openapi_hooks", "PYTHONPATH": str(ROOT)}
@@ -41,13 +45,16 @@ async def findings(server: Server, shown: str, folder: Path, *options: str) -> s
 
 
 @pytest.mark.timeout(240)
-async def test_requests_are_answered_as_the_document_says(serve: Callable[..., Server], tmp_path: Path) -> None:
+async def test_requests_are_answered_as_the_document_says(tmp_path: Path) -> None:
     env = {"REALTIME_SERVICE_KEY": KEY}
-    async with serve("limits.enabled=false", api=True, env=env) as server:
-        carol = token_for("carol")
-        # What lies at the edges of each parameter does not depend on who asks, so one of them is enough for it.
-        assert not await findings(server, KEY, tmp_path)
+    async with Server(tmp_path / "server", api=True, sets=["limits.enabled=false"], env=env) as server:
         random = ("--phases", "fuzzing,stateful")
-        assert not await findings(server, token_for("alice"), tmp_path, "--exclude-path", SESSIONS, *random)
-        assert not await findings(server, carol, tmp_path, "--include-path", SESSIONS, *random)
+        # What lies at the edges of each parameter does not depend on who asks, so one of them is enough for it.
+        for shown, options in (
+            (KEY, ()),
+            (token_for("alice"), ("--exclude-path", SESSIONS, *random)),
+            (token_for("carol"), ("--include-path", SESSIONS, *random)),
+        ):
+            found = await findings(server, shown, tmp_path, *options)
+            assert not found, found
         assert "Traceback" not in server.output
