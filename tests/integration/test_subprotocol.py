@@ -47,9 +47,9 @@ async def test_bad_token_is_close_4501(server: Server, query: str) -> None:
     assert code == 4501
 
 
-async def test_expired_token_is_close_4501(server: Server) -> None:
+async def test_expired_token_is_close_4002(server: Server) -> None:
     code, _ = await close_after_101(server, f"/ws?token={token_for('alice', ttl_s=-10)}")
-    assert code == 4501
+    assert code == 4002
 
 
 async def test_forbidden_origin_is_close_4502(serve: Callable[..., Server]) -> None:
