@@ -47,7 +47,8 @@ _START_MS: Final = 1_767_268_800_000
 _SLICE_MS: Final = 250
 _ROUNDS_MAX: Final = 100_000
 _THREADS_WAIT_S: Final = 5.0
-_QUIET_S: Final = 0.02
+_QUIET_S: Final = 0.25
+"""Real seconds without a change after which nothing is expected of an app's sockets and threads."""
 _FOLLOWED_S: Final = 10.0
 
 
