@@ -9,13 +9,15 @@ import { after, before, describe, test } from "node:test";
 import { Server } from "../node/kit.mjs";
 import { launch, Tab } from "./tab.mjs";
 
+const SERVICE_KEY = "a-service-key-of-the-browser-tests-0123456789";
+
 for (const shards of [1, 2]) {
   describe(`playground with ${shards} shard(s)`, () => {
     let browser;
     let server;
     before(async () => {
       browser = await launch();
-      const sets = [`server.shards=${shards}`, "presence.grace_s=1"];
+      const sets = [`server.shards=${shards}`, "presence.grace_s=1", `auth.service_keys=${SERVICE_KEY}`];
       server = await Server.start({ api: true, generatedSecret: true, sets });
     });
     after(async () => {
@@ -78,6 +80,32 @@ for (const shards of [1, 2]) {
       assert.notEqual(await bob.title(), "owned");
       await ada.close();
       await bob.close();
+    });
+
+    test("what other systems published with less than a message has is shown", async () => {
+      const ada = await Tab.open(browser, server, "ada", "porch");
+      const publish = async (events) => {
+        const headers = { Authorization: `Bearer ${SERVICE_KEY}`, "Content-Type": "application/json" };
+        const answer = await fetch(`${server.apiUrl}/api/events`, { method: "POST", headers, body: JSON.stringify(events) });
+        assert.equal(answer.status, 200);
+      };
+      await publish([
+        { type: "new_message", conversationId: "porch", data: { content: "done" } },
+        { type: "new_message", conversationId: "porch", data: { userId: 7, text: "of an API", createdAt: "now" } },
+        { type: "typing_indicator", conversationId: "porch", data: null },
+        { type: "user_presence", all: true, data: null },
+        { type: "user_presence", all: true, data: {} },
+      ]);
+      await ada.say("and now me");
+      for (const look of ["live", "after a reload"]) {
+        for (const text of ["done", "of an API", "and now me"]) {
+          await ada.sees("#messages", text);
+          assert.equal(await ada.count(text), 1, look);
+        }
+        await ada.reload();
+      }
+      assert.deepEqual(ada.problems, []);
+      await ada.close();
     });
 
     test("the page asks nothing of any other machine and reports no error", async () => {

@@ -7,6 +7,7 @@ wrote is shown without control characters: a message must not steer anybody's te
 
 import asyncio
 import json
+import os
 import sys
 import threading
 import uuid
@@ -137,23 +138,24 @@ class _Room:
             self._show(event, client.user)
 
     def _show(self, event: Event, user: str) -> None:
+        # Other systems and apps publish events under these names too, with whatever data they have.
+        data = event.data if isinstance(event.data, dict) else {}
+        who = data.get("userId")
         match event.type:
             case "new_message" if event.channel == self._channel:
-                self._typists.discard(event.data["userId"])
-                self._came_back(event.data.get("clientMessageId"))
-                at = datetime.fromisoformat(event.data["createdAt"]).astimezone().strftime("%H:%M")
-                self._screen.line(f"{at} {safe(event.data['userId'])}: {safe(event.data['content'])}")
-            case "user_presence":
-                self._note_presence(event.data["userId"], event.data["status"] == "online", user)
+                self._typists.discard(str(who))
+                self._came_back(data.get("clientMessageId"))
+                self._screen.line(_message_line(data, event.timestamp))
+            case "user_presence" if isinstance(who, str):
+                self._note_presence(who, data.get("status") == "online", user)
             case "presence_mode":
-                self._note_people(event.data.get("users"), user)
-            case "typing_indicator" if event.channel == self._channel and event.data["userId"] != user:
-                who = event.data["userId"]
-                if event.data["isTyping"] and who not in self._typists:
+                self._note_people(data.get("users"), user)
+            case "typing_indicator" if event.channel == self._channel and isinstance(who, str) and who != user:
+                if data.get("isTyping") and who not in self._typists:
                     self._screen.note(f"{safe(who)} is typing")
-                (self._typists.add if event.data["isTyping"] else self._typists.discard)(who)
+                (self._typists.add if data.get("isTyping") else self._typists.discard)(who)
             case "error":
-                self._screen.note(safe(event.data["message"]))
+                self._screen.note(safe(data.get("message")))
             case _:
                 pass
 
@@ -188,8 +190,8 @@ class _Room:
         finally:
             typing.cancel()
 
-    def _came_back(self, client_message_id: str | None) -> None:
-        self._unshown.discard(client_message_id or "")
+    def _came_back(self, client_message_id: object) -> None:
+        self._unshown.discard(str(client_message_id))
         if not self._unshown:
             self._all_shown.set()
 
@@ -289,7 +291,7 @@ class _Screen:
         with suppress(RuntimeError):
             while True:
                 try:
-                    text = input(self._PROMPT if self._terminal else "")
+                    text = input(self._PROMPT) if self._terminal else self._plain_line()
                 except (EOFError, OSError, UnicodeDecodeError):
                     loop.call_soon_threadsafe(self._lines.put_nowait, None)
                     return
@@ -298,6 +300,31 @@ class _Screen:
                     sys.stdout.write("\x1b[1A\r\x1b[K")
                     sys.stdout.flush()
                 loop.call_soon_threadsafe(self._lines.put_nowait, text)
+
+    def _plain_line(self) -> str:
+        # Past the buffer of sys.stdin: the interpreter aborts where a thread holds its lock at the end.
+        raw = b""
+        while not raw.endswith(b"\n") and (read := os.read(sys.stdin.fileno(), 1)):
+            raw += read
+        if not raw:
+            raise EOFError
+        return raw.decode(sys.stdin.encoding)
+
+
+def _message_line(message: dict[str, Any], timestamp: str | None) -> str:
+    """Return the line of a `new_message`; an existing API or an event hook may leave out what it is made of."""
+    author, content = message.get("userId") or message.get("role") or "unknown", message.get("content")
+    if not isinstance(content, str):
+        content = json.dumps(message, ensure_ascii=False)
+    at = _clock(message.get("createdAt")) or _clock(timestamp) or "--:--"
+    return f"{at} {safe(author)}: {safe(content)}"
+
+
+def _clock(timestamp: object) -> str | None:
+    try:
+        return datetime.fromisoformat(str(timestamp)).astimezone().strftime("%H:%M")
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def _say(text: str) -> None:

@@ -165,6 +165,55 @@ async def test_chat_shows_what_was_said_and_who_does_what_and_sends_lines() -> N
     assert len(sent[0]["data"]["clientMessageId"]) == 36
 
 
+async def test_chat_shows_what_other_systems_published_under_names_of_the_server() -> None:
+    channel = {"channel": "conversation:lobby", "timestamp": "2026-01-02T03:04:05.678Z"}
+
+    async def script(peer: ServerConnection) -> None:
+        await confirm(peer)
+        for offset, data in enumerate(({"content": "done"}, {"userId": 7, "text": "x\x1b", "createdAt": "now"}, {}), 3):
+            await tell(peer, {"type": "new_message", "data": data, "offset": offset, **channel})
+        for data in (None, 1, {}, {"userId": 3, "isTyping": True}):
+            for name in ("typing_indicator", "user_presence", "error"):
+                await tell(peer, {"type": name, "data": data, **channel})
+        await tell(peer, message(6, "bob", "whole"))
+        await peer.wait_closed()
+
+    async with played(script) as url:
+        terminal = await Terminal.run(url, "chat", "lobby")
+        try:
+            await terminal.line()
+            said: list[str] = []
+            while not any("whole" in line for line in said):
+                said.append(await terminal.line())
+                assert said[-1], await terminal.end()
+            code, out, err = await terminal.end()
+        finally:
+            terminal.kill()
+    assert [line[6:] for line in said if line[0] != "*"] == [
+        "unknown: done",
+        '7: {"userId": 7, "text": "x\\u001b", "createdAt": "now"}',
+        "unknown: {}",
+        "bob: whole",
+    ]
+    assert (code, out, err) == (0, "", "")
+
+
+async def test_chat_whose_input_is_open_ends_in_order_when_it_is_sent_away() -> None:
+    async def script(peer: ServerConnection) -> None:
+        await confirm(peer)
+        await peer.close(4503, "removed")
+
+    async with played(script) as url:
+        terminal = await Terminal.run(url, "chat", "lobby")
+        try:
+            assert await terminal.line() == "* ann in lobby; a line is sent by Enter, Ctrl-D leaves"
+            assert await terminal.line() == ""  # the end of its output, its input still open
+            code, out, err = await terminal.end()
+        finally:
+            terminal.kill()
+    assert (code, out, err) == (2, "", "realtime: the connection ended with 4503 removed\n")
+
+
 async def test_chat_takes_who_is_online_in_place_of_what_it_knew() -> None:
     async def script(peer: ServerConnection) -> None:
         await tell(peer, presence("everyone", "ann", "bob", "\x1bcyd"))

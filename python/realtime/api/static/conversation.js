@@ -15,6 +15,18 @@ const RETRY_MS = 2_000;
 const TYPING_AGAIN_MS = 3_000;
 const TYPING_PAUSE_MS = 5_000;
 
+/** The message of a `new_message`, with the members that are drawn: an existing API or an event hook may leave them out. */
+function shown({ data, offset, timestamp }) {
+  const { userId, content, createdAt, role } = data;
+  return {
+    ...data,
+    offset,
+    userId: String(userId ?? role ?? "unknown"),
+    content: typeof content === "string" ? content : JSON.stringify(data),
+    createdAt: Number.isNaN(Date.parse(createdAt)) ? timestamp : createdAt,
+  };
+}
+
 export class Conversation extends EventTarget {
   #link;
   #roster;
@@ -172,6 +184,9 @@ export class Conversation extends EventTarget {
     if (event.channel === this.channel && Number.isInteger(event.offset)) {
       this.#advance(event.offset);
     }
+    // Other systems and apps publish events under these names too, with whatever data they have.
+    const data = event.data ?? {};
+    const isOfUser = typeof data.userId === "string";
     switch (event.type) {
       case "new_message":
         if (event.channel === this.channel) {
@@ -180,17 +195,19 @@ export class Conversation extends EventTarget {
         }
         break;
       case "typing_indicator":
-        if (event.channel === this.channel && event.data.userId !== this.user) {
-          this.#mark(this.typing, event.data.userId, event.data.isTyping);
+        if (event.channel === this.channel && isOfUser && data.userId !== this.user) {
+          this.#mark(this.typing, data.userId, data.isTyping);
           this.#changed("typing");
         }
         break;
       case "user_presence":
-        this.#told.set(event.data.userId, event.data.status === "online");
-        this.#mark(this.people, event.data.userId, event.data.status === "online");
-        this.#changed("people");
-        if (event.data.status === "offline" && this.typing.delete(event.data.userId)) {
-          this.#changed("typing");
+        if (isOfUser) {
+          this.#told.set(data.userId, data.status === "online");
+          this.#mark(this.people, data.userId, data.status === "online");
+          this.#changed("people");
+          if (data.status === "offline" && this.typing.delete(data.userId)) {
+            this.#changed("typing");
+          }
         }
         break;
       case "presence_mode":
@@ -222,8 +239,8 @@ export class Conversation extends EventTarget {
   }
 
   #keep(event) {
-    const message = event.data;
-    this.said.set(event.offset, { ...message, offset: event.offset });
+    const message = shown(event);
+    this.said.set(event.offset, message);
     if (message.userId === this.user && message.clientMessageId) {
       this.unsent.delete(message.clientMessageId);
     }
