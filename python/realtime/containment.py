@@ -3,26 +3,37 @@
 A library may call `sys.exit`, raise `KeyboardInterrupt` or `GeneratorExit`, or await a task that another one cancelled.
 All of that is a failure of the code that was called: one `error`, one traceback, and the server lives. `goes_on` names
 the exceptions that are not: the cancellation of the task itself (by a deadline or the drain), a coroutine that is
-closed, and what a signal handler raised, such as Ctrl-C.
+closed, and what a signal handler raised, such as Ctrl-C. What a task or a callback raises that an author made without
+us comes out of the event loop; `run` goes on with that.
 
-Called where an author's code is called: `routing`, `listening`, `periodic`, `spawned`, `control` and the HTTP side.
+Called where an author's code is called: `routing`, `listening`, `periodic`, `spawned`, `control`, the HTTP side, and
+`cli.serving`, which runs the loop.
 """
 
 import asyncio
 import functools
 import inspect
+import logging
 import signal
-from collections.abc import Coroutine
+import traceback
+from collections.abc import Callable, Coroutine
 from types import CodeType
 from typing import Any, TypeVar
 
 from realtime import forks
 
+log = logging.getLogger("realtime")
+
 T = TypeVar("T")
 
 
-def goes_on(error: BaseException) -> bool:
-    """Whether `error`, which came out of an author's code, is to be raised again. In a forked child: end that child."""
+def goes_on(error: BaseException, *, awaited: bool = True) -> bool:
+    """Whether `error`, which came out of an author's code, is to be raised again. In a forked child: end that child.
+
+    Args:
+        error: what came.
+        awaited: False where the code was called and not awaited: then no coroutine of ours can have been closed.
+    """
     if forks.is_child():
         forks.end(error)
     match error:
@@ -31,11 +42,42 @@ def goes_on(error: BaseException) -> bool:
             return task is not None and task.cancelling() > 0
         case GeneratorExit():
             # Only outside of every task is a coroutine closed; within one somebody raised it.
-            return _task() is None
+            return awaited and _task() is None
         case SystemExit() | KeyboardInterrupt():
             return _is_of_signal(error)
         case _:
             return False
+
+
+def run(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T]) -> T:
+    """Run `work` to its end, whatever is raised beside it.
+
+    Tasks and callbacks hand `SystemExit` and `KeyboardInterrupt` on to whoever runs the loop. Whoever awaits such a
+    task gets the exception from it as well.
+    """
+    task = loop.create_task(work)
+    while True:
+        try:
+            return loop.run_until_complete(task)
+        except (SystemExit, KeyboardInterrupt) as error:
+            if task.done() or goes_on(error):
+                raise
+            frames = traceback.extract_tb(error.__traceback__)
+            where = f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else "unknown"
+            log.error("a task or a callback raised %r (%s); the server goes on", error, where)
+
+
+def in_thread(function: Callable[..., T], arguments: tuple[Any, ...]) -> T:
+    """Call a function of an author's in a thread, for a future that a coroutine awaits.
+
+    Raises:
+        RuntimeError: for what no future can carry: `StopIteration`, as `next` without a default raises it, and
+            `GeneratorExit`, which would close whatever awaits it.
+    """
+    try:
+        return forks.called(function, arguments)
+    except (StopIteration, GeneratorExit) as error:
+        raise RuntimeError(f"a function in a thread raised {error!r}") from error
 
 
 def contained(work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:

@@ -189,7 +189,7 @@ class Control:
                         continue
                     takers[kind](event)
                 except BaseException as error:
-                    if goes_on(error):
+                    if goes_on(error, awaited=False):
                         raise
                     log.exception("event %d was lost to a bug of the server's", kind)
                 mark()

@@ -6,7 +6,7 @@ has to do about it. A child that comes back from an author's code to the server'
 loop, its epoll descriptor and all sockets behind it are the parent's.
 
 Invariants: nothing here writes to, shuts down or unregisters what the parent uses; a child closes its copies of
-descriptors and forgets the rest. Called by `app`, `server`, `logs`, `containment` and `routing`.
+descriptors and forgets the rest. Called by `app`, `server`, `logs` and `containment`.
 """
 
 import contextlib

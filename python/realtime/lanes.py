@@ -111,13 +111,19 @@ class Lanes:
             session, lane, work = begun.popleft()
             if begun:
                 self._see_to_it()
-            await self._work_off(session, lane, work)
+            try:
+                await self._work_off(session, lane, work)
+            except GeneratorExit:
+                if asyncio.current_task() is None:
+                    raise
+                self._see_to_it()
             if perf_counter() > until_s:
                 # It has waited, or has held the loop: the next task has the rest.
                 return
 
     async def _work_off(self, session: Session, lane: Lane, work: Work) -> None:
         waiting: Work | None = work
+        goes_on = False
         try:
             while waiting is not None:
                 await waiting
@@ -127,7 +133,20 @@ class Lanes:
                     waiting = step(session, subject)
                 # Here and not at the end: what is waited for next may be the engine's answer to what was just buffered.
                 self._wake()
+        except GeneratorExit:
+            # A future that a step awaited raised it: Python then closes everything up to the task. The step has
+            # answered by now; what waits behind it is the task's to go on with.
+            goes_on = asyncio.current_task() is not None
+            raise
         finally:
-            del self._by_conn[session.conn]
-            for step, subject in lane:
-                self._left(session, step, subject)
+            self._wake()
+            if goes_on:
+                self._begun.appendleft((session, lane, _nothing()))
+            else:
+                del self._by_conn[session.conn]
+                for step, subject in lane:
+                    self._left(session, step, subject)
+
+
+async def _nothing() -> None:
+    """Return at once."""

@@ -164,7 +164,7 @@ class Listeners:
         try:
             listener.call(_heard(listener, channel, envelope))
         except BaseException as error:
-            if goes_on(error):
+            if goes_on(error, awaited=False):
                 raise
             _failed(listener, channel, envelope, error)
         if (took_s := time.perf_counter() - started_s) > self._slow_s:

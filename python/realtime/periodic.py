@@ -115,7 +115,7 @@ class PeriodicJobs:
         try:
             job.call()
         except BaseException as error:
-            if goes_on(error):
+            if goes_on(error, awaited=False):
                 raise
             log.exception("job %s failed; it goes on", name_of(job.call))
         if (took_s := time.perf_counter() - started_s) > self._slow_s:

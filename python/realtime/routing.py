@@ -26,14 +26,13 @@ from typing import Any, Final, TypeAlias
 import msgspec
 from msgspec import Struct
 
-from realtime import forks
 from realtime.auth import DEEDS, Grant, Identity, InvalidToken
 from realtime.broadcaster import Broadcaster, Publication, Publishing
 from realtime.clock import Clock
 from realtime.codes import CloseCode
 from realtime.config import HandlerSettings
 from realtime.connections import Connections, Session
-from realtime.containment import goes_on
+from realtime.containment import goes_on, in_thread
 from realtime.deadline import Deadline
 from realtime.errors import PublishFailed, Refused
 from realtime.identity import Identities, request_of
@@ -235,7 +234,7 @@ class Router:
         except msgspec.DecodeError as error:
             self._refuse(conn, id, Refused("invalid_message", INVALID, path=error_path(error)))
         except BaseException as error:
-            if goes_on(error):
+            if goes_on(error, awaited=False):
                 raise
             self._fail(session, route, id, error)
         # One look at the clock a command: where one ends the next one of the batch begins.
@@ -328,7 +327,7 @@ class Router:
         try:
             result = handler(session, message)
         except BaseException as error:
-            if goes_on(error):
+            if goes_on(error, awaited=False):
                 raise
             self._fail_raw(session, error)
             result = None
@@ -362,17 +361,16 @@ class Router:
             arguments = authorization.arguments(event[3])
             # A channel whose name the hook cannot read is nobody's.
             decision = None if arguments is None else authorization.hook(session, **arguments)
+            if inspect.isawaitable(decision):
+                return self._authorize_later(session, event, decision)
+            return self._decide(session, event, decision)
         except Refused as refusal:
             self._refuse(session.conn, event[5], refusal, event[3])
-            return None
         except BaseException as error:
-            if goes_on(error):
+            if goes_on(error, awaited=False):
                 raise
             self._fail_authorize(session, event, error)
-            return None
-        if inspect.isawaitable(decision):
-            return self._authorize_later(session, event, decision)
-        return self._decide(session, event, decision)
+        return None
 
     async def _authorize_later(self, session: Session, event: EventTuple, decision: Awaitable[Grant | None]) -> None:
         deadline = Deadline(self._clock, self._timeout_s).arm()
@@ -397,6 +395,8 @@ class Router:
 
     def _decide(self, session: Session, event: EventTuple, grant: Grant | None) -> Work | None:
         _, conn, _, channel, right, id, raw = event
+        if grant is not None and not isinstance(grant, Grant):
+            raise TypeError(f"an authorize hook returned {grant!r}; return a Grant, or None")
         if grant is not None and right in grant.rights:
             self._connections.grant(conn, channel, list(grant.rights), raw)
             return self._until_carried(session)
@@ -462,7 +462,7 @@ class Router:
             try:
                 result = hook.call(*arguments[: hook.takes])
             except BaseException as error:
-                if goes_on(error):
+                if goes_on(error, awaited=False):
                     raise
                 self._fail_hook(hook, session, error)
                 continue
@@ -528,7 +528,7 @@ class Router:
             self._threads = ThreadPoolExecutor(self._threads_max, "realtime-handler")
         self._threads_busy += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, forks.called, handler, arguments)
+            return await asyncio.get_running_loop().run_in_executor(self._threads, in_thread, handler, arguments)
         finally:
             self._threads_busy -= 1
 

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from importlib import metadata
 from pathlib import Path
 
-from realtime import logs, stdio
+from realtime import containment, logs, stdio
 from realtime.api.development import DevelopmentAccess, access_to
 from realtime.api.edge import Edge
 from realtime.api.http import application
@@ -57,7 +57,8 @@ def _run(app: Realtime, settings: Settings, reread: Callable[[], Settings] | Non
     side = _HttpSide(settings) if settings.api.enabled else None
     mounts = [] if side is None else [side.mounted]
     with asyncio.Runner(loop_factory=_new_event_loop) as runner:
-        code = runner.run(serve(app, settings, mounts, lambda server: _announce(server, side), reread))
+        served = serve(app, settings, mounts, lambda server: _announce(server, side), reread)
+        code = containment.run(runner.get_loop(), served)
     return 1 if side is not None and side.failed else code
 
 
