@@ -177,7 +177,15 @@ fn number_text(json: &[u8]) -> Option<String> {
     if value == 0.0 {
         return Some("0".into());
     }
-    (1e-6..1e21).contains(&value.abs()).then(|| value.to_string())
+    if !(1e-6..1e21).contains(&value.abs()) {
+        return None;
+    }
+    // Of two texts that are as short and as near, Rust writes the upper one, JavaScript and Python the even one; that is
+    // what rounding to so many places gives.
+    let shortest = value.to_string();
+    let Some((_, places)) = shortest.split_once('.') else { return Some(shortest) };
+    let even = format!("{value:.*}", places.len());
+    Some(if even.parse() == Ok(value) { even } else { shortest })
 }
 
 /// A piece of the data's JSON.
@@ -388,6 +396,9 @@ mod tests {
             ("0.000001", "0.000001"),
             ("123456789012345678901.0", "123456789012345680000"),
             ("9007199254740991", "9007199254740991"),
+            ("-249330714442686.62", "-249330714442686.62"),
+            ("249330714442686.63", "249330714442686.62"),
+            ("249330714442686.875", "249330714442686.88"),
         ] {
             let message = format!(r#"{{"type":"t","data":{{"n":{json}}}}}"#);
             assert_eq!(data_of(r#"{"c":"c:{data.n}"}"#, &message).unwrap(), format!(r#"{{"c":"c:{text}"}}"#));

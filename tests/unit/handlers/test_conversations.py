@@ -134,6 +134,7 @@ async def test_a_field_of_another_type_is_named(data: dict[str, Any], path: str)
         (-0.0, "0"),
         (0.000025, "0.000025"),
         (12345678901234567890.0, "12345678901234567000"),
+        (249330714442686.625, "249330714442686.62"),
     ],
 )
 async def test_a_number_as_a_conversation_is_read_as_its_decimal_string(number: float, text: str) -> None:
