@@ -41,6 +41,8 @@ pub enum Class {
     Durable,
     /// A newer one of the same channel and key may take its place; the key is of [`latest_key`].
     Latest(Arc<str>),
+    /// How everything is now: `presence_mode`. It keeps its place, and nothing newer takes a place before it.
+    Snapshot,
     /// Dropped under the channel's policy.
     Volatile(Overflow),
 }
@@ -104,7 +106,7 @@ impl Queued {
             Class::Durable if !resumable => Some(0),
             Class::Reply | Class::Durable | Class::Volatile(Overflow::Close) => None,
             Class::Volatile(Overflow::DropOldest) => Some(0),
-            Class::Latest(_) => Some(1),
+            Class::Latest(_) | Class::Snapshot => Some(1),
         }
     }
 
@@ -178,7 +180,7 @@ pub(crate) struct Backlog {
     /// Where the newest event of a key stands. Keys come from clients: std's keyed hash.
     newest: Option<HashMap<Key, u64>>,
     /// What stands before it is not replaced: a membership began here, and who has just come is to get what is new
-    /// behind its confirmation.
+    /// behind its confirmation; or a snapshot stands here, which would undo what is newer and stood before it.
     replaced_from: u64,
 }
 
@@ -245,6 +247,9 @@ impl Backlog {
     fn append(&mut self, queued: Queued, counters: &Counters) {
         self.hold(&queued, counters);
         let number = self.end();
+        if queued.class == Class::Snapshot {
+            self.replaced_from = number;
+        }
         if let (Some(newest), Some(key)) = (&mut self.newest, queued.latest_key()) {
             newest.insert(key, number);
         }

@@ -109,16 +109,79 @@ fn a_client_that_closes_is_told_no_more() {
     assert!(world.take(ann).iter().all(|got| !matches!(got, Got::Json(_))));
 }
 
+/// A world in which whatever waits may be replaced.
+fn behind() -> World {
+    let mut options = options();
+    options["limits"] = json!({"enabled": false, "outbox_soft_bytes": 1});
+    World::with(&options, 2, Store::default())
+}
+
+/// What a client was told of `bob`, and of who is told of whom, in order.
+fn told(world: &mut World, client: usize) -> Vec<String> {
+    let frames = world.take_json(client).into_iter();
+    frames.map(|frame| frame["data"]["status"].as_str().or(frame["data"]["mode"].as_str()).unwrap().into()).collect()
+}
+
+#[test]
+fn a_reader_that_is_behind_gets_no_change_before_the_mode_that_it_came_after() {
+    let mut world = behind();
+    mode(&mut world, Some(&[]));
+    world.run();
+    let ann = connect(&mut world, 0, 0, false);
+    world.run();
+    world.take(ann);
+    world.limit(ann, Some(1));
+    for step in 0..6 {
+        match step {
+            0 | 3 => change(&mut world, "bob", true),
+            1 | 4 => change(&mut world, "bob", false),
+            2 => mode(&mut world, Some(&[])),
+            _ => mode(&mut world, None),
+        }
+        world.run();
+    }
+    change(&mut world, "bob", true);
+    change(&mut world, "bob", false);
+    world.open_up(ann);
+    world.run();
+    // The first is partly sent. Each change stands between the modes between which it came.
+    assert_eq!(told(&mut world, ann), ["online", "offline", "everyone", "offline", "shared", "offline"]);
+}
+
+#[test]
+fn a_reader_that_is_behind_is_told_last_how_it_is_whichever_channels_it_was_told_in() {
+    let mut world = behind();
+    let ann = world.connect(0, "ann");
+    for channel in ["news:a", "news:b"] {
+        world.send(ann, &json!({"type": "subscribe", "data": {"channel": channel}}));
+    }
+    world.run();
+    world.take(ann);
+    world.limit(ann, Some(1));
+    for (status, channels) in
+        [("x", &["news:a"][..]), ("online", &["news:a"]), ("offline", &["news:a", "news:b"]), ("online", &["news:a"])]
+    {
+        let channels = channels.iter().map(|channel| (*channel).into()).collect();
+        let payload = json!({"type": "user_presence", "data": {"userId": "bob", "status": status}}).to_string();
+        let key = Some(realtime_hub::latest_key("user_presence", "bob"));
+        world.submit(Command::PublishUnion { channels, payload: payload.into_bytes().into(), key });
+        world.run();
+    }
+    world.open_up(ann);
+    world.run();
+    assert_eq!(told(&mut world, ann), ["x", "online"]);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Whenever a client comes, what it is told at first and then live leads it to who is online.
     #[test]
     fn a_client_that_comes_at_any_time_knows_who_is_online(
-        steps in prop::collection::vec((0_u8..6, 0_usize..5, any::<bool>()), 1..80),
+        steps in prop::collection::vec((0_u8..8, 0_usize..5, any::<bool>()), 1..80),
     ) {
         let users = ["a", "b", "c", "d", "e"];
-        let mut world = World::new(2);
+        let mut world = behind();
         mode(&mut world, Some(&[]));
         let mut online = BTreeSet::new();
         let mut came = Vec::new();
@@ -130,9 +193,11 @@ proptest! {
                 }
                 2 => came.push(connect(&mut world, user % 2, 0, false)),
                 3 if user == 0 => mode(&mut world, Some(&online.iter().copied().collect::<Vec<_>>())),
+                4 | 5 => came.iter().for_each(|client| world.limit(*client, if is_online { None } else { Some(user) })),
                 _ => drop(world.turn(user % 2)),
             }
         }
+        came.iter().for_each(|client| world.open_up(*client));
         world.run();
         for client in came {
             let frames = world.take_json(client);

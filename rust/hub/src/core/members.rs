@@ -102,7 +102,7 @@ impl ShardCore {
             ShardMsg::Leave { conn, channel, reply, credits } => self.leave_now(conn, &channel, reply, credits),
             ShardMsg::NotJoined { conn, channel, reply, credits } => self.not_joined(conn, &channel, reply, credits),
             ShardMsg::SendMany { conns, frame, key } => {
-                let frame = self.turn.add(unnumbered(frame, key, None));
+                let frame = self.turn.add(unnumbered(frame, key));
                 for conn in conns {
                     self.send_to(conn, frame);
                 }
@@ -262,7 +262,7 @@ impl ShardCore {
     }
 
     fn send_all(&mut self, frame: Arc<Prepared>, key: Option<Arc<str>>) {
-        let frame = self.turn.add(unnumbered(frame, key, None));
+        let frame = self.turn.add(unnumbered(frame, key));
         for slot in 0..self.conns.len() {
             let conn = &self.conns[slot];
             let is_json = || self.hub.rules.endpoints[conn.endpoint as usize].mode == crate::options::Mode::Json;
@@ -274,16 +274,12 @@ impl ShardCore {
     }
 
     fn send_union(&mut self, channels: &[u64], frame: Arc<Prepared>, key: Option<Arc<str>>) {
-        // What goes to one channel is the channel's: it conflates with what is published there under the same key.
-        let of = match channels {
-            [channel] => self.members.get(channel).map(|local| Arc::clone(&local.channel)),
-            _ => None,
-        };
         let local = channels.iter().filter_map(|channel| self.members.get(channel));
         let mut slots: Vec<u32> = local.flat_map(|local| local.members.iter().map(|member| member.slot)).collect();
         slots.sort_unstable();
         slots.dedup();
-        let frame = self.turn.add(unnumbered(frame, key, of));
+        // It belongs to none of them: another one may go to others of them, and the newer takes the place of the older.
+        let frame = self.turn.add(unnumbered(frame, key));
         for slot in slots {
             add_own(&self.tally().deliveries, 1);
             self.queue_frame(slot as usize, frame);
@@ -635,7 +631,7 @@ impl ShardCore {
 }
 
 /// An event without an offset that was sent to connections and not published.
-fn unnumbered(frame: Arc<Prepared>, key: Option<Arc<str>>, channel: Option<Arc<Channel>>) -> Queued {
+fn unnumbered(frame: Arc<Prepared>, key: Option<Arc<str>>) -> Queued {
     let class = key.map_or(Class::Volatile(crate::options::Overflow::DropOldest), Class::Latest);
-    Queued { frame, class, channel, form: Form::Plain }
+    Queued { frame, class, channel: None, form: Form::Plain }
 }

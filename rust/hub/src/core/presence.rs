@@ -2,14 +2,14 @@
 //!
 //! Python decides who is told of whom, and tells each shard by the inbox, just before the events that say the same. So a
 //! connection that opens between two turns gets the users as they were before all that it gets live; what comes twice
-//! says the same. The frame is made for the first connection that needs it after a change. Clients of the first version
-//! get none.
+//! says the same. The frame is made for the first connection that needs it after a change. For a reader that is behind it
+//! stands in its place among the changes. Clients of the first version get none.
 
 use super::ShardCore;
 use crate::compose;
 use crate::conn::{Phase, flag};
 use crate::options::Mode;
-use crate::outbox::{Class, Queued, latest_key};
+use crate::outbox::{Class, Queued};
 use crate::prepared::{Form, Prepared};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -82,7 +82,7 @@ impl ShardCore {
                 Arc::clone(frame.insert(Prepared::text(&to_json(told, most, self.now.wall_ms))))
             }
         };
-        Some(Queued { frame, class: Class::Latest(latest_key(TYPE, "")), channel: None, form: Form::Plain })
+        Some(Queued { frame, class: Class::Snapshot, channel: None, form: Form::Plain })
     }
 }
 
