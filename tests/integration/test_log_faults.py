@@ -78,6 +78,9 @@ def take_away(folder: Path, how: str) -> str:
         case "truncated":
             os.truncate(database, 512)
             return "shorter"
+        case "shared memory truncated":
+            os.truncate(folder / f"{DATABASE}-shm", 0)
+            return "shorter"
     raise AssertionError(how)
 
 
@@ -91,6 +94,7 @@ def take_away(folder: Path, how: str) -> str:
         "shared memory removed",
         "replaced by a copy",
         "truncated",
+        "shared memory truncated",
     ],
 )
 async def test_files_that_are_taken_away_are_noticed_within_a_second_and_nothing_more_is_acknowledged(

@@ -24,6 +24,9 @@ pub(crate) struct Files {
     shared: Watched,
     /// Of `shared`, open as long as the database is.
     index: Option<File>,
+    /// SQLite maps it and never makes it shorter.
+    index_bytes: u64,
+    is_index_cut: bool,
     /// The database never becomes shorter: it is never vacuumed.
     database_bytes: u64,
     /// It did; its bytes do not come back.
@@ -46,13 +49,33 @@ impl Files {
             Watched { path: path.into(), identity: None }
         };
         let shared = beside("-shm");
-        let index = File::open(&shared.path).ok();
+        let index = File::options().read(true).write(true).open(&shared.path).ok();
         let database = Watched { path: database.to_path_buf(), identity: None };
-        Self { database, wal: beside("-wal"), shared, index, database_bytes: 0, is_cut: false }
+        let wal = beside("-wal");
+        Self { database, wal, shared, index, index_bytes: 0, is_index_cut: false, database_bytes: 0, is_cut: false }
+    }
+
+    /// Looks at what SQLite reads and writes as memory; to be called before it does. A page that the file has no longer
+    /// would end the process by a signal, so a file that was cut gets its length back: SQLite takes zeros for an index
+    /// that is to be made anew, from the write-ahead log.
+    pub(crate) fn check_mapped(&mut self) -> Result<(), (PathBuf, Gone)> {
+        if let Some(index) = &self.index
+            && let Ok(metadata) = index.metadata()
+        {
+            let bytes = metadata.len();
+            if bytes < self.index_bytes {
+                self.is_index_cut = true;
+                // Where there is no room for it nothing can be done.
+                let _ = index.set_len(self.index_bytes);
+            }
+            self.index_bytes = self.index_bytes.max(bytes);
+        }
+        if self.is_index_cut { Err((self.shared.path.clone(), Gone::Shortened)) } else { Ok(()) }
     }
 
     /// Looks at what a commit was written to.
     pub(crate) fn check_written(&mut self) -> Result<(), (PathBuf, Gone)> {
+        self.check_mapped()?;
         if let Some(bytes) = self.database.check()? {
             self.is_cut |= bytes < self.database_bytes;
             self.database_bytes = self.database_bytes.max(bytes);

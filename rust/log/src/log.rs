@@ -72,7 +72,7 @@ impl Log {
         if batch.is_empty() {
             return Ok(Vec::new());
         }
-        self.check_known()?;
+        self.look_before()?;
         let term = self.term();
         match commit(&self.conn, &mut self.heads, term, self.dedupe_ms, batch) {
             Ok((appended, moved)) => {
@@ -195,6 +195,14 @@ impl Log {
         self.note(found)
     }
 
+    /// Looks at what no write and no read may meet; tells what is known.
+    pub(crate) fn look_before(&mut self) -> Result<(), Error> {
+        if let Some(Err(gone)) = self.files.as_mut().map(Files::check_mapped) {
+            return self.note(Err(gone));
+        }
+        self.check_known()
+    }
+
     pub(crate) fn check_known(&self) -> Result<(), Error> {
         match &self.gone {
             Some((path, how)) => Err(Error::Gone { path: path.clone(), how: *how }),
@@ -216,6 +224,8 @@ impl Log {
     }
 
     fn channel(&mut self, name: &str) -> rusqlite::Result<Option<Channel>> {
+        // What was stored can be read, whatever is known of the files.
+        let _ = self.look_before();
         if let Some(channel) = self.heads.find(name) {
             return Ok(Some(channel));
         }

@@ -41,7 +41,7 @@ impl Log {
     /// # Errors
     /// [`Error::Full`], [`Error::Busy`], [`Error::Gone`], or what SQLite reports. Nothing of the slice is gone then.
     pub fn sweep(&mut self, after: i64, now_ms: u64, keep: impl Fn(&str) -> Option<Keep>) -> Result<Swept, Error> {
-        self.check_known()?;
+        self.look_before()?;
         match self.sweep_slice(after, now_ms, keep) {
             Ok((swept, moved)) => {
                 for (name, channel) in moved {
@@ -67,7 +67,7 @@ impl Log {
     /// # Errors
     /// What SQLite reports, such as [`Error::Full`]. Nothing is lost then.
     pub fn forget(&mut self) -> Result<bool, Error> {
-        self.check_known()?;
+        self.look_before()?;
         let done = self.conn.busy_timeout(Duration::ZERO).and_then(|()| {
             self.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0).map(|busy| busy == 0))
         });

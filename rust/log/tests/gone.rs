@@ -80,6 +80,26 @@ fn a_write_ahead_log_that_was_cut_is_seen_by_the_next_look() {
     assert!(matches!(log.look(), Err(Error::Gone { how: Gone::Shortened, .. })));
 }
 
+/// It is mapped: SQLite would die of a page that is no longer there.
+#[test]
+fn a_cut_index_of_the_write_ahead_log_refuses_what_comes_and_ends_nobody() {
+    for bytes in [0, 100] {
+        let dir = Dir::new();
+        let mut log = dir.open();
+        fill(&mut log, "a", 3);
+        fill(&mut log, "b", 3);
+        File::options().write(true).open(file(&dir, "-shm")).unwrap().set_len(bytes).unwrap();
+        assert_eq!(all(&mut log, "a").len(), 3, "what is stored can be read");
+        refuses(&mut log, &file(&dir, "-shm"), Gone::Shortened);
+        assert!(matches!(log.forget(), Err(Error::Gone { .. })));
+        assert!(matches!(log.look(), Err(Error::Gone { how: Gone::Shortened, .. })));
+        assert_eq!(all(&mut log, "b").len(), 3);
+        drop(log);
+        let mut log = dir.open();
+        assert_eq!(fill(&mut log, "a", 1)[0].offset, 4, "nothing is lost");
+    }
+}
+
 #[test]
 fn an_emptied_write_ahead_log_of_our_own_is_no_damage() {
     let dir = Dir::new();
