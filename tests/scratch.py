@@ -3,8 +3,9 @@
 The home is an empty folder with the programs of `.venv/bin` in its PATH. Three things of a page are replaced, and
 nothing else: the ports that pages name become free ones (`PORTS`), folders of the machine such as `/etc` become folders
 of the scratch home, and `.venv` is a link to the repository's. What a block exports or assigns is there for the next
-one. A block whose last command is a server (`_STAYS`) is left running until the page's next server, or its end,
-and so is `realtime sub`. A block that talks to a server where the page has started none gets `realtime serve`.
+one, until a server is started: it has that terminal, and the next block is typed in a new one. A block whose last
+command is a server (`_STAYS`) is left running until the page's next server, or its end, and so is `realtime sub`. A
+block that talks to a server where the page has started none gets `realtime serve`.
 """
 
 import contextlib
@@ -49,7 +50,8 @@ class Scratch:
         self.home = folder / "home"
         self.home.mkdir(parents=True)
         (self.home / ".venv").symlink_to(Path(sys.executable).parents[1])
-        (folder / "opt").mkdir()
+        for each in ("etc", "run", "srv", "var/lib", "var/log", "opt"):
+            (folder / each).mkdir(parents=True)
         (folder / "opt" / "realtime").symlink_to(Path(sys.executable).parents[1])
         (folder / "tmp").mkdir()
         self.ports = {port: free_port() for port in PORTS}
@@ -135,7 +137,6 @@ class Scratch:
     def shell(self, script: str, place: str, typed: str = "") -> str:
         """Run a script by `bash -euo pipefail` with what earlier ones have set; return what it wrote to stdout."""
         text = self.moved(script)
-        self.make_folders(text)
         result = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", f"{self._before()}{text}\nset +a\nexport -p >{self._state}\n"],
             cwd=self.home,
@@ -168,6 +169,8 @@ class Scratch:
             return
         self.stop()
         self._server, self._server_named = self._started(command), place
+        # The server has the terminal: what follows is typed in another one, without what this one has exported.
+        self._state.unlink(missing_ok=True)
         ports = {int(port) for port in re.findall(r"--port (\d+)", self.moved(command))} | {self.port}
         if " serve" in command and "api.enabled=false" not in command:
             ports.add(self.api_port)
