@@ -13,6 +13,7 @@ import hashlib
 import hmac
 import inspect
 import logging
+import math
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from realtime._engine import Commands
 
 _BEARER: Final = "bearer "
+_SHOWN: Final = ("token", "ticket")
 _LINE_MS: Final = 1_000
 """Refused pages are told of at most once in this time."""
 
@@ -177,6 +179,8 @@ class Identities:
         if ticket is not None:
             identity = self._tickets.redeem(ticket)
             if identity is not None:
+                if request.token is not None:
+                    raise InvalidToken("the request shows a ticket and a token; send one", "ambiguous")
                 return self._unrevoked(identity, "ticket")
         if self._authenticate is not None:
             return await self._by_hook(self._authenticate, request)
@@ -322,6 +326,8 @@ class Identities:
             identity = await identity
         if not isinstance(identity, Identity) or not (identity.user or identity.service):
             raise InvalidToken("the authenticate hook returned no identity", "hook")
+        if identity.expires_at is not None and not math.isfinite(identity.expires_at):
+            raise ValueError(f"expires_at is {identity.expires_at}; use seconds since 1970, or None for never")
         if identity.grants is not None and identity.token is None:
             # What a token grants was checked with it.
             identity = replace(identity, grants=checked_grants(identity.grants))
@@ -376,10 +382,15 @@ class Identities:
 
 
 def request_of(path: str, query: str, headers: Iterable[tuple[str, str]], peer: str) -> UpgradeRequest:
-    """Return a request as hooks see it: the first value of a name in the query, all those of a header."""
+    """Return a request as hooks see it: the first value of a name in the query, all those of a header.
+
+    Raises:
+        InvalidToken: two tokens or two tickets that differ: which one counts must not depend on who reads them.
+    """
     values: dict[str, str] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
-        values.setdefault(name, value)
+        if values.setdefault(name, value) != value and name in _SHOWN:
+            raise InvalidToken(f"the request shows two {name}s that differ; send one", "ambiguous")
     merged: dict[str, str] = {}
     for header, value in headers:
         name = header.lower()

@@ -65,6 +65,39 @@ async def test_a_ticket_beside_a_token_is_refused() -> None:
             await t.connect(path=f"/ws?ticket={ticket}", token=t.token("ann"))
 
 
+async def test_a_hook_changes_nothing_about_what_is_ambiguous() -> None:
+    async with TestApp(with_hook()) as t:
+        identities = t.control.identities
+
+        def ticket() -> str:
+            return identities.issue_ticket(Identity("ann")).ticket
+
+        with pytest.raises(NotLetIn, match="4501"):
+            await t.connect(path=f"/ws?ticket={ticket()}", token=t.token("ann"))
+        with pytest.raises(NotLetIn, match="4501"):
+            await t.connect(path=f"/ws?ticket={ticket()}&ticket={ticket()}")
+        with pytest.raises(InvalidToken) as caught:
+            await identities.identify_request("/", "token=a&token=b", [("X-Key", "ann")], "peer")
+        assert caught.value.reason == "ambiguous"
+        same = ticket()
+        assert (await t.connect(path=f"/ws?ticket={same}&ticket={same}")).session.user == "ann"
+
+
+@pytest.mark.parametrize("end", [float("nan"), float("inf")])
+async def test_an_end_that_is_no_time_lets_nobody_in_at_either_door(end: float) -> None:
+    app = conversations()
+
+    @app.authenticate
+    def authenticate(_request: UpgradeRequest) -> Identity:
+        return Identity("ann", expires_at=end)
+
+    async with TestApp(app) as t:
+        with pytest.raises(NotLetIn, match="4005"):
+            await t.connect()
+        with pytest.raises(ValueError, match="expires_at"):
+            await t.control.identities.identify_request("/", "", [], "peer")
+
+
 async def test_the_number_of_tickets_is_bounded() -> None:
     async with TestApp(conversations()) as t:
         for _ in range(TICKETS_MAX):
