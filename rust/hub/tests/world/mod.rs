@@ -4,6 +4,8 @@
 //! what stands in its queue. Clients parse frames as any client would.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub(crate) mod doors;
+
 use realtime_hub::{
     Admitted, Amendment, AppendError, AppendedEvent, Bounds, Command, ConnId, Event, Hub, LogFailure, LogPage,
     LogQueue, LogRequest, Now, Options, Outcome, Publish, Release, SendOp, ShardCore, StoredEvent, TermStarts, Terms,
