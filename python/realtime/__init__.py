@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from realtime._engine import Deflate, Frame, FrameEncoder, user_channel
     from realtime.app import Module, Realtime
     from realtime.auth import Grant, Identity, InvalidToken, UpgradeRequest, mint_token
-    from realtime.broadcaster import Publication, Publishing
     from realtime.codes import CloseCode
     from realtime.connections import Session
     from realtime.errors import NotRunning, PublishFailed, Refused
@@ -47,6 +46,7 @@ if TYPE_CHECKING:
     from realtime.handlers import Conversations
     from realtime.listening import Heard
     from realtime.middleware import Call, Proceed
+    from realtime.publishing import Publication, Publishing
 
 __all__ = [
     "Call",
@@ -89,9 +89,9 @@ _HOMES = {
     "Module": "app",
     "NotRunning": "errors",
     "Proceed": "middleware",
-    "Publication": "broadcaster",
+    "Publication": "publishing",
     "PublishFailed": "errors",
-    "Publishing": "broadcaster",
+    "Publishing": "publishing",
     "Realtime": "app",
     "Refused": "errors",
     "Session": "connections",

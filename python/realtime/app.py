@@ -29,7 +29,7 @@ from typing import Any, Protocol
 
 from realtime._engine import EngineError
 from realtime.auth import OWN_CHANNELS, Identity, UpgradeRequest
-from realtime.broadcaster import Broadcaster, Publishing
+from realtime.broadcaster import Broadcaster
 from realtime.clock import Clock
 from realtime.config import ConfigError, Settings, load, overlooked
 from realtime.connections import Connections
@@ -40,6 +40,7 @@ from realtime.forwarding import Forwarding
 from realtime.identity import Identities
 from realtime.misplaced import ONE_PROCESS, misplaced
 from realtime.presence import Presence
+from realtime.publishing import Publishing
 from realtime.rules import Rules
 from realtime.server import Server
 

@@ -17,10 +17,11 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw, Struct
 
-from realtime.broadcaster import Broadcaster, Publication, Publishing
+from realtime.broadcaster import Broadcaster
 from realtime.clock import Clock
 from realtime.errors import Refused
 from realtime.messages import encode, new_id
+from realtime.publishing import Publication, Publishing
 
 PAGE_MAX: Final = 1000
 _PAGE_BYTES_MAX: Final = 1024 * 1024

@@ -20,10 +20,11 @@ import msgspec
 from msgspec import Raw
 
 from realtime.auth import is_channel
-from realtime.broadcaster import Broadcaster, Publication, Publishing
+from realtime.broadcaster import Broadcaster
 from realtime.clock import Clock
 from realtime.errors import Refused
 from realtime.messages import INVALID, encode, new_id
+from realtime.publishing import Publication, Publishing
 from realtime.recent import Recent
 from realtime.upstream import Outgoing, Upstream, UpstreamFailed, idempotency_key
 

@@ -18,8 +18,8 @@ from typing import Any, Literal, TypeAlias
 
 from msgspec import Struct
 
-from realtime.broadcaster import Publishing
 from realtime.connections import Session
+from realtime.publishing import Publishing
 from realtime.signatures import is_async, name_of, positional
 
 Runs: TypeAlias = Literal["inline", "task", "thread"]

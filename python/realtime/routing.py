@@ -27,7 +27,7 @@ import msgspec
 from msgspec import Struct
 
 from realtime.auth import DEEDS, Grant, Identity, InvalidToken
-from realtime.broadcaster import Broadcaster, Publication, Publishing
+from realtime.broadcaster import Broadcaster
 from realtime.clock import Clock
 from realtime.codes import CloseCode
 from realtime.config import HandlerSettings
@@ -41,6 +41,7 @@ from realtime.logs import facts, name_slow
 from realtime.messages import INVALID, ErrorData, ack_frame, error_frame, error_path
 from realtime.metrics import Figures
 from realtime.middleware import around
+from realtime.publishing import Publication, Publishing
 from realtime.rules import Handler, Hook, Route, Rules
 from realtime.steps import name_step, rest_of, timed
 

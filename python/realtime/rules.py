@@ -13,11 +13,12 @@ import msgspec
 from msgspec import Struct
 
 from realtime.auth import Pattern
-from realtime.broadcaster import Policy, Publication, Publishing
+from realtime.broadcaster import Policy
 from realtime.listening import Listener
 from realtime.messages import Payload, check_names, check_text_type
 from realtime.middleware import Middleware
 from realtime.periodic import Job
+from realtime.publishing import Publication, Publishing
 from realtime.signatures import annotation_of, hints_of, is_async, positional
 
 Handler: TypeAlias = Callable[..., Any]

@@ -23,12 +23,13 @@ from realtime.api.edge import Edge
 from realtime.api.guards import Guard
 from realtime.api.requests import request_id
 from realtime.auth import OWN_CHANNELS, channel_named
-from realtime.broadcaster import Broadcaster, Publishing
+from realtime.broadcaster import Broadcaster
 from realtime.clock import Clock
 from realtime.config import Settings
 from realtime.errors import Refused
 from realtime.forwarding import Forwarding
 from realtime.messages import RESERVED_EVENTS
+from realtime.publishing import Publishing
 from realtime.recent import Recent
 
 BODY_BYTES_MAX: Final = 16 * 1024 * 1024
