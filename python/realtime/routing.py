@@ -157,9 +157,9 @@ class Router:
 
     def carried(self, event: EventTuple) -> None:
         """A command that was handed back has run, or has come up again: it is then what came last and goes first."""
-        _, conn, goes_on = event
+        _, conn, comes_again = event
         lane = self._find_lane(conn)
-        if goes_on and lane and conn in self._carried:
+        if comes_again and lane and conn in self._carried:
             lane.appendleft(lane.pop())
         self._let_go(conn)
 
