@@ -35,7 +35,8 @@ OWN_CHANNELS: Final = "_realtime:"
 NAME_RULE: Final = "use 1 to 128 of A-Z a-z 0-9 _ . : @ -, the first a letter, digit or _"
 """What an error says of a name that is none."""
 
-_PROTOCOL: Final = "bearer."
+BEARER_PROTOCOL: Final = "bearer."
+"""How the subprotocol that is a token begins."""
 _NAMED = re.compile(r"\{([a-z_][a-z0-9_]*)\}\Z")
 
 
@@ -188,9 +189,9 @@ class UpgradeRequest(Struct, frozen=True):
         Raises:
             InvalidToken: two that differ.
         """
-        shown = {self.query.get("token"), _bearer(self.headers.get("authorization", ""))}
+        shown = {self.query.get("token"), bearer_of(self.headers.get("authorization", ""))}
         offered = (entry.strip() for entry in self.headers.get("sec-websocket-protocol", "").split(","))
-        shown.update(entry.removeprefix(_PROTOCOL) for entry in offered if entry.startswith(_PROTOCOL))
+        shown.update(entry.removeprefix(BEARER_PROTOCOL) for entry in offered if entry.startswith(BEARER_PROTOCOL))
         shown -= {None, ""}
         if len(shown) > 1:
             raise InvalidToken("the request shows two tokens that differ; send one", "ambiguous")
@@ -213,9 +214,11 @@ class InvalidToken(Exception):  # noqa: N818 -- it is the token that is wrong
         self.retry_after_ms = retry_after_ms
 
 
-def _bearer(authorization: str) -> str | None:
-    scheme, _, token = authorization.partition(" ")
-    return token.strip(" \t") if scheme.lower() == "bearer" else None
+def bearer_of(authorization: str) -> str | None:
+    """Return what an `Authorization` header shows as `Bearer`, a token or a key; None where it shows nothing."""
+    scheme, _, shown = authorization.partition(" ")
+    # Only spaces and tabs, as the engine has it: any other white space is part of the token, which is then none.
+    return shown.strip(" \t") or None if scheme.lower() == "bearer" else None
 
 
 def mint_token(

@@ -12,7 +12,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from realtime import listening, middleware, periodic
-from realtime.auth import OWN_CHANNELS, RIGHTS, Pattern, checked_event, checked_rights
+from realtime.auth import BEARER_PROTOCOL, OWN_CHANNELS, RIGHTS, Pattern, checked_event, checked_rights
 from realtime.broadcaster import RETAIN_LATEST_MAX, Policy
 from realtime.config import Settings
 from realtime.listening import Listener
@@ -433,7 +433,7 @@ def _checked_subprotocols(names: Sequence[str]) -> tuple[str, ...]:
         raise ValueError(f"subprotocols={names!r} is one text; use a list, such as [{names!r}]")  # noqa: TRY004 -- as for any other value
     for name in names:
         # A bearer's entry is the token, and says nothing about messages.
-        if not _SUBPROTOCOL.fullmatch(name) or name.startswith("bearer."):
+        if not _SUBPROTOCOL.fullmatch(name) or name.startswith(BEARER_PROTOCOL):
             raise ValueError(f"{name!r} is no subprotocol; use a name of letters, digits and -._~ such as mqtt")
     return tuple(dict.fromkeys(names))
 

@@ -15,7 +15,7 @@ from msgspec import Meta, Raw, Struct
 from realtime import conversations
 from realtime.api.bodies import Body
 from realtime.api.edge import Edge
-from realtime.api.guards import Caller, Guard, bearer_of
+from realtime.api.guards import Caller, Guard, shown_by
 from realtime.api.requests import request_id
 from realtime.conversations import PAGE_MAX, MessagePage
 from realtime.errors import Refused
@@ -119,7 +119,7 @@ def routes(edge: Edge, guard: Guard) -> list[ControllerRouterHandler]:
                 conversation_id,
                 Outgoing(new.content, new.role, metadata),
                 user=user,
-                token=None if caller.is_service else bearer_of(request),
+                token=None if caller.is_service else shown_by(request),
                 client_message_id=new.client_message_id,
                 request_id=request_id(request),
             )

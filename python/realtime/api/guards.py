@@ -20,7 +20,7 @@ from realtime._engine import covers, named, named_by_client
 from realtime.api.edge import Edge
 from realtime.api.local import is_local
 from realtime.api.problems import RefusedToken
-from realtime.auth import NAME_RULE, OWN_CHANNELS, Identity, InvalidToken, may
+from realtime.auth import NAME_RULE, OWN_CHANNELS, Identity, InvalidToken, bearer_of, may
 from realtime.config import LimitSettings
 from realtime.errors import Refused
 
@@ -97,7 +97,7 @@ class Guard:
         """Whether a request is one of this machine's, or of a service."""
         if is_local(connection.scope):
             return True
-        shown = bearer_of(connection)
+        shown = shown_by(connection)
         return shown is not None and self._identities.is_service_key(shown)
 
     @property
@@ -183,11 +183,10 @@ class Rates:
             del self._levels[oldest]
 
 
-def bearer_of(connection: ASGIConnection[Any, Any, Any, Any]) -> str | None:
+def shown_by(connection: ASGIConnection[Any, Any, Any, Any]) -> str | None:
     """Return what a request shows as `Authorization: Bearer`, a token or a key; None where it shows nothing or two."""
     sent = connection.headers.getall("authorization", [])
-    scheme, _, shown = sent[0].partition(" ") if len(sent) == 1 else ("", "", "")
-    return shown.strip(" \t") or None if scheme.lower() == "bearer" else None
+    return bearer_of(sent[0]) if len(sent) == 1 else None
 
 
 def _refusal(error: InvalidToken) -> Refused:

@@ -21,7 +21,7 @@ from urllib.parse import parse_qsl
 
 from msgspec.structs import replace
 
-from realtime.auth import Identity, InvalidToken, UpgradeRequest, checked_grants
+from realtime.auth import Identity, InvalidToken, UpgradeRequest, bearer_of, checked_grants
 from realtime.broadcaster import Broadcaster
 from realtime.clock import Clock
 from realtime.config import Keys, Settings, keys_of
@@ -37,7 +37,6 @@ from realtime.messages import encode
 if TYPE_CHECKING:
     from realtime._engine import Commands
 
-_BEARER: Final = "bearer "
 _SHOWN: Final = ("token", "ticket")
 _LINE_MS: Final = 1_000
 """Refused pages are told of at most once in this time."""
@@ -221,7 +220,7 @@ class Identities:
             return await self._requested(request_of(path, query, sent, peer))
 
     async def _requested(self, request: UpgradeRequest) -> Identity:
-        bearer = _bearer(request)
+        bearer = bearer_of(request.headers.get("authorization", ""))
         if bearer is not None and self.is_service_key(bearer):
             return Identity("", service=True)
         if self._authenticate is not None:
@@ -398,12 +397,6 @@ def request_of(path: str, query: str, headers: Iterable[tuple[str, str]], peer: 
         glue = "; " if name == "cookie" else ", "
         merged[name] = f"{merged[name]}{glue}{value}" if name in merged else value
     return UpgradeRequest(path, values, merged, peer)
-
-
-def _bearer(request: UpgradeRequest) -> str | None:
-    header = request.headers.get("authorization", "")
-    # Only spaces and tabs, as the engine has it: any other white space is part of the token, which is then none.
-    return header[len(_BEARER) :].strip(" \t") or None if header[: len(_BEARER)].lower() == _BEARER else None
 
 
 def _digests(keys: Iterable[str]) -> tuple[bytes, ...]:
