@@ -35,6 +35,9 @@ OWN_CHANNELS: Final = "_realtime:"
 NAME_RULE: Final = "use 1 to 128 of A-Z a-z 0-9 _ . : @ -, the first a letter, digit or _"
 """What an error says of a name that is none."""
 
+NAME_PATTERN: Final = "^[A-Za-z0-9_][A-Za-z0-9_.:@-]{0,127}$"
+"""The grammar of names as JSON Schema has it; the engine's `is_name` is the rule."""
+
 BEARER_PROTOCOL: Final = "bearer."
 """How the subprotocol that is a token begins."""
 _NAMED = re.compile(r"\{([a-z_][a-z0-9_]*)\}\Z")

@@ -22,7 +22,7 @@ from realtime.api.bodies import Body
 from realtime.api.edge import Edge
 from realtime.api.guards import Guard
 from realtime.api.requests import request_id
-from realtime.auth import OWN_CHANNELS, channel_named
+from realtime.auth import NAME_PATTERN, OWN_CHANNELS, channel_named
 from realtime.broadcaster import Broadcaster
 from realtime.clock import Clock
 from realtime.config import Settings
@@ -75,7 +75,7 @@ RESERVED: Final = (
 class HookEvent(Struct, rename="camel", gc=False):
     """An event, with exactly one of `conversationId`, `userId`, `channel` and `all`."""
 
-    type: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.:@-]{0,127}$(?!\n)")]
+    type: Annotated[str, Meta(pattern=rf"{NAME_PATTERN}(?!\n)")]
     data: Raw
     id: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
     conversation_id: str | int | None = None

@@ -7,10 +7,11 @@ body is JSON as sockets take it, without a key twice and without integers beyond
 
 from typing import Any, Final
 
+from realtime.auth import NAME_PATTERN
+
 _INTEGER_MAX: Final = 2**53
 _CONVERSATION: Final = "^[A-Za-z0-9_.:@-]{1,115}$"
-_CHANNEL: Final = "^[A-Za-z0-9_][A-Za-z0-9_.:@-]{0,127}$"
-_PATTERNS: Final = {"conversation_id": _CONVERSATION, "channel": _CHANNEL}
+_PATTERNS: Final = {"conversation_id": _CONVERSATION, "channel": NAME_PATTERN}
 _SECURITY: Final[dict[str, list[Any]]] = {"/health": [], "/ready": [], "/metrics": [{}, {"bearer": []}]}
 _TARGETS: Final = ("conversationId", "userId", "channel", "all")
 
@@ -35,7 +36,7 @@ def complete(document: dict[str, Any]) -> None:
 
 def _complete_events(event: dict[str, Any]) -> None:
     members = event["properties"]
-    members["channel"] = {"anyOf": [{"type": "string", "pattern": _CHANNEL}, {"type": "null"}], "default": None}
+    members["channel"] = {"anyOf": [{"type": "string", "pattern": NAME_PATTERN}, {"type": "null"}], "default": None}
     members["conversationId"] = {
         "anyOf": [
             {"type": "string", "pattern": _CONVERSATION},
