@@ -7,8 +7,9 @@ given to strangers needs more than this: see `development`.
 
 import re
 from collections.abc import Mapping
-from ipaddress import IPv6Address, ip_address
 from typing import Any
+
+from realtime.config import is_loopback_address
 
 _LOCAL_HOST = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?", re.IGNORECASE)
 _PASSED_ON = frozenset(
@@ -26,7 +27,7 @@ Scope = Mapping[str, Any]
 def is_local(scope: Scope) -> bool:
     """Whether a request comes from a page or a program of this machine that means this server."""
     client = scope.get("client")
-    if client is None or not _is_loopback(client[0]):
+    if client is None or not is_loopback_address(client[0]):
         return False
     hosts, origins = [], []
     for raw, value in scope["headers"]:
@@ -40,13 +41,3 @@ def is_local(scope: Scope) -> bool:
     if len(hosts) != 1 or not _LOCAL_HOST.fullmatch(hosts[0]):
         return False
     return all(origin == f"http://{hosts[0]}" for origin in origins)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        address = ip_address(host)
-    except ValueError:
-        return False
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-        return address.ipv4_mapped.is_loopback
-    return address.is_loopback

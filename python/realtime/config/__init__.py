@@ -10,7 +10,7 @@ Called by `cli` (with the command line), by `app.run()` and by the lifespan (wit
 
 from realtime.config.keys import ALL, differing, value_of
 from realtime.config.retention import Retention, parse_retention
-from realtime.config.secret import Keys, bracketed, is_loopback, keys_of
+from realtime.config.secret import Keys, bracketed, is_loopback, is_loopback_address, keys_of
 from realtime.config.settings import (
     ApiSettings,
     AuthSettings,
@@ -48,6 +48,7 @@ __all__ = [
     "bracketed",
     "differing",
     "is_loopback",
+    "is_loopback_address",
     "keys_of",
     "load",
     "origins",

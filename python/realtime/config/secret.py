@@ -39,12 +39,17 @@ class Keys(Struct, frozen=True):
 
 def is_loopback(host: str) -> bool:
     """Whether an address is reached from this machine only: localhost, 127.0.0.0/8 or ::1."""
-    if host == "localhost":
-        return True
+    return host == "localhost" or is_loopback_address(host.strip("[]"))
+
+
+def is_loopback_address(text: str) -> bool:
+    """Whether a text is an IP address of this machine alone, in 127.0.0.0/8 (as IPv6 too) or ::1."""
     try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
+        address = ipaddress.ip_address(text)
     except ValueError:
         return False
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
 
 
 def bracketed(host: str) -> str:
