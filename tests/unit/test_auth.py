@@ -6,8 +6,9 @@ from pathlib import Path
 import jwt
 import pytest
 
-from realtime._engine import covers
+from realtime._engine import covers, is_name
 from realtime.auth import (
+    NAME_PATTERN,
     RIGHTS,
     Grant,
     Identity,
@@ -172,3 +173,10 @@ def test_rights_are_the_union_of_what_is_open_and_what_is_granted(
 
 def test_a_token_is_not_shown_with_its_identity() -> None:
     assert "secret" not in repr(Identity("ann", token="a-secret-token"))
+
+
+@pytest.mark.parametrize(
+    "text", ["a", "_", "-a", ".a", ":a", "@", "", "a b", "a*", "ä", "a|b", "a.b:c@d-e", "x" * 128, "x" * 129]
+)
+def test_the_pattern_of_names_is_the_engines_rule(text: str) -> None:
+    assert (re.search(NAME_PATTERN, text) is not None) is is_name(text)

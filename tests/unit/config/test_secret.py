@@ -83,6 +83,7 @@ def test_an_http_side_that_is_off_may_name_any_address(tmp_path: Path) -> None:
         ("localhost.example.org", False),
         ("127.0.0.1.example.org", False),
         ("::ffff:10.0.0.1", False),
+        ("::ffff:127.0.0.1", True),
         ("10.0.0.1", False),
     ],
 )
