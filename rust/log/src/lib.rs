@@ -34,6 +34,7 @@ mod terms;
 pub use backup::{Copied, backup, restore};
 pub use error::{Error, Gone};
 pub use event::{Amends, Append, Appended, Keep, Page, Stored, Swept};
+pub use lock::{LOCK_NAME, LOCK_SOCKET};
 pub use log::Log;
-pub use open::Options;
+pub use open::{DATABASE_NAME, Options};
 pub use terms::{Term, TermStarts};

@@ -11,7 +11,10 @@ use std::path::Path;
 use crate::error::Error;
 use crate::open::open_private;
 
-const LOCK_NAME: &str = "lock";
+/// The file that a server holds locked.
+pub const LOCK_NAME: &str = "lock";
+/// How the name of the abstract socket begins that a server holds.
+pub const LOCK_SOCKET: &str = "realtime-edge:";
 
 /// Holds a data directory; dropping it gives the directory back.
 #[derive(Debug)]
@@ -52,6 +55,8 @@ mod name {
     use std::os::unix::net::{SocketAddr, UnixDatagram};
     use std::path::Path;
 
+    use super::LOCK_SOCKET;
+
     /// Another process has the name.
     pub(super) struct Taken;
 
@@ -72,7 +77,7 @@ mod name {
         let (namespace, root) = (place("/proc/self/ns/mnt"), place("/"));
         let words = [namespace.0, namespace.1, root.0, root.1];
         let prefix = words.iter().flat_map(|word| word.to_le_bytes());
-        format!("realtime-edge:{:032x}", fnv_1a(prefix.chain(path.as_os_str().as_bytes().iter().copied())))
+        format!("{LOCK_SOCKET}{:032x}", fnv_1a(prefix.chain(path.as_os_str().as_bytes().iter().copied())))
     }
 
     /// FNV-1a of 128 bits: the same in every version of this program, which std's hashes are not.

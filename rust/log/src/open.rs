@@ -21,7 +21,8 @@ use crate::log::Log;
 use crate::schema;
 use crate::terms;
 
-pub(crate) const DATABASE_NAME: &str = "realtime.sqlite3";
+/// The database of a data directory; what stands beside it begins with this name.
+pub const DATABASE_NAME: &str = "realtime.sqlite3";
 /// How every SQLite database begins (its file format, 1.3), and how much of it is read here.
 const MAGIC: &[u8] = b"SQLite format 3\0";
 const HEADER_BYTES: usize = 100;

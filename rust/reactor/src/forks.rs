@@ -7,6 +7,7 @@
 //! one, and no ring serves two processes), and pollers are marked when they are opened.
 //! Event descriptors are left: what may still write to them must not meet another file under their number.
 
+use realtime_log::{DATABASE_NAME, LOCK_NAME, LOCK_SOCKET};
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
@@ -15,8 +16,6 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicI32, Ordering};
 
-/// How the names of abstract sockets begin that hold a data directory.
-const LOCK_PREFIX: &[u8] = b"\0realtime-edge:";
 const MARKS_MAX: usize = 512;
 const FREE: RawFd = -1;
 
@@ -87,7 +86,7 @@ fn is_of_engine(fd: RawFd, ports: &[u16], folder: Option<&Path>) -> bool {
 fn is_of_log(name: &OsStr) -> bool {
     let name = name.as_encoded_bytes();
     let name = name.strip_suffix(b" (deleted)").unwrap_or(name);
-    name == b"lock" || name.starts_with(b"realtime.sqlite3")
+    name == LOCK_NAME.as_bytes() || name.starts_with(DATABASE_NAME.as_bytes())
 }
 
 fn is_of_engines_socket(fd: RawFd, ports: &[u16]) -> bool {
@@ -101,7 +100,9 @@ fn is_of_engines_socket(fd: RawFd, ports: &[u16]) -> bool {
             let path = mem::offset_of!(libc::sockaddr_un, sun_path);
             // SAFETY: `len` bytes of the address are initialised.
             let bytes = unsafe { std::slice::from_raw_parts((&raw const address).cast::<u8>(), len) };
-            return bytes.get(path..).is_some_and(|name| name.starts_with(LOCK_PREFIX));
+            // The name of an abstract socket stands behind a zero byte.
+            let name = bytes.get(path..).and_then(|name| name.strip_prefix(b"\0"));
+            return name.is_some_and(|name| name.starts_with(LOCK_SOCKET.as_bytes()));
         }
         _ => return false,
     };
