@@ -139,6 +139,15 @@ def restore(file: Path, data_dir: Path) -> tuple[tuple[int, int, int], str | Non
         EngineError: a server runs there, or the file is no backup; the log is as it was.
     """
 
+def stored(data_dir: Path, channel: str) -> list[bytes] | None:
+    """Return the data of every event that a channel of a data directory's log keeps, oldest first, without the GIL.
+
+    A server may run on it. None where there is no log.
+
+    Raises:
+        EngineError: it cannot be read.
+    """
+
 def close_inherited(engine: Commands, ports: list[int], folder: str | None = None) -> None:
     """In a child that was just forked from a process with an engine: close its copies of what the engine holds there.
 
@@ -454,9 +463,10 @@ class TokenCheck:
         """
 
     def explain(self, token: str, now_ms: int) -> bytes:
-        """Return JSON of everything about a token: ``{"header", "claims"}`` (null where they cannot be read), ``key``
-        ``{"place", "algorithm", "kid"}`` of the key that signed it, and ``refusals`` ``[{"reason", "told"}]``, empty
-        where it is good.
+        """Return JSON of everything about a token: ``{"header", "claims"}`` (null where they cannot be read),
+        ``{"user", "issued_at_s", "token_id"}`` as `check` returns them (null where they are absent or malformed),
+        ``key`` ``{"place", "algorithm", "kid"}`` of the key that signed it, and ``refusals`` ``[{"reason", "told"}]``,
+        empty where it is good.
         """
 
     @staticmethod

@@ -7,7 +7,7 @@ the log of the data directory. Nothing is sent anywhere. Called by the command l
 import asyncio
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -19,7 +19,7 @@ from realtime.clock import SystemClock
 from realtime.config import AuthSettings, Settings, keys_of
 from realtime.identity import TokenRule, VerifyKey, token_rule
 from realtime.identity.key_sets import KeySet
-from realtime.identity.revocations import stored
+from realtime.identity.revocations import stored_in
 
 _TIMES: Final = (("iat", "issued"), ("nbf", "valid from"), ("exp", "expires"))
 _UNITS: Final = ((86_400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
@@ -53,6 +53,9 @@ class _Refusal(Struct):
 class _Told(Struct):
     header: dict[str, Any] | None
     claims: dict[str, Any] | None
+    user: str | None
+    issued_at_s: int | None
+    token_id: str | None
     key: _Key | None
     refusals: list[_Refusal]
 
@@ -72,9 +75,8 @@ def explanation(token: str, settings: Settings) -> Explanation:
             ["refused    unknown_key: there is no key to check tokens with; set auth.secrets"], refused=True
         )
     told = msgspec.json.decode(check.explain(token, int(now_s * 1000)), type=_Told)
-    claims = told.claims or {}
-    revoked = stored(Path(settings.data_dir))
-    if revoked is not None and revoked.cover(*_facts(claims, auth)):
+    revoked = stored_in(Path(settings.data_dir))
+    if revoked is not None and revoked.cover(told.user or "", told.issued_at_s, told.token_id):
         told.refusals.append(_Refusal("revoked", "the user's tokens of that time, or this one, were revoked"))
     lines = list(_lines(told, rule, now_s))
     if problem is not None:
@@ -113,13 +115,6 @@ def _when(value: object, now_s: float) -> str:
     count = int(away_s // size_s)
     distance = f"{count:,} {unit}{'' if count == 1 else 's'}"
     return f"{at}, {f'in {distance}' if value > now_s else f'{distance} ago'}"
-
-
-def _facts(claims: Mapping[str, Any], auth: AuthSettings) -> tuple[str, int | None, str | None]:
-    issued_at = claims.get("iat")
-    is_time = isinstance(issued_at, int | float) and not isinstance(issued_at, bool) and 0 <= issued_at < 1 << 53
-    token_id = claims.get("jti")
-    return str(claims.get(auth.user_claim)), int(issued_at or 0) if is_time else None, token_id and str(token_id)
 
 
 async def _fetched(auth: AuthSettings) -> tuple[tuple[VerifyKey, ...], str | None]:

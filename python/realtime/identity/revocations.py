@@ -7,16 +7,15 @@ At a start the channel is read back before the first connection is accepted.
 Called by `identities`, and by the command line, which reads what is stored.
 """
 
-import sqlite3
 from collections import OrderedDict
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
-from urllib.parse import quote
 
 import msgspec
 from msgspec import Struct
 
+from realtime._engine import EngineError, stored
 from realtime.auth import OWN_CHANNELS, Identity
 from realtime.broadcaster import Broadcaster
 from realtime.clock import Clock
@@ -130,29 +129,21 @@ class Revocations:
             self._commands.revoke(token_id=entry.token_id, close=close)
 
 
-def stored(data_dir: Path) -> Revoked | None:
+def stored_in(data_dir: Path) -> Revoked | None:
     """Return what a server has stored in its log, which may be running; None where there is no log.
 
     Raises:
         ConfigError: the log cannot be read.
     """
-    path = data_dir / "realtime.sqlite3"
-    if not path.exists():
-        return None
     revoked = Revoked()
     try:
-        with closing(sqlite3.connect(f"file:{quote(str(path.resolve()))}?mode=ro", uri=True, timeout=5)) as log:
-            for (data,) in log.execute(_STORED, (CHANNEL,)):
-                with suppress(msgspec.ValidationError):
-                    revoked.add(msgspec.json.decode(data, type=Revocation))
-    except (sqlite3.Error, msgspec.DecodeError) as error:
-        raise ConfigError(f"the revocations in {path} cannot be read: {error}") from error
-    return revoked
-
-
-_STORED: Final = """
-    SELECT data FROM events JOIN channels ON channels.id = events.channel_id WHERE channels.name = ? ORDER BY offset
-"""
+        entries = stored(data_dir, CHANNEL)
+        for data in entries or ():
+            with suppress(msgspec.ValidationError):
+                revoked.add(msgspec.json.decode(data, type=Revocation))
+    except (EngineError, msgspec.DecodeError) as error:
+        raise ConfigError(f"the revocations in {data_dir} cannot be read: {error.args[0]}") from error
+    return None if entries is None else revoked
 
 
 class _Read(Struct):

@@ -1,7 +1,8 @@
-//! `backup` and `restore`: copies of a log, without an engine.
+//! `backup`, `restore` and `stored`: what is done to a log without an engine.
 
 use crate::error;
 use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyList};
 use std::path::PathBuf;
 
 /// Channels, events and bytes of a copy.
@@ -22,4 +23,12 @@ pub(crate) fn restore(py: Python<'_>, file: PathBuf, data_dir: PathBuf) -> PyRes
     let (copied, kept) = restored.map_err(|failed| error::start_error(py, &failed))?;
     let kept = kept.map(|path| path.to_string_lossy().into_owned());
     Ok(((copied.channels, copied.events, copied.bytes), kept))
+}
+
+/// Reads what a channel of a data directory's log holds.
+#[pyfunction]
+pub(crate) fn stored<'py>(py: Python<'py>, data_dir: PathBuf, channel: &str) -> PyResult<Option<Bound<'py, PyList>>> {
+    let found = error::detached(py, || realtime_reactor::stored(&data_dir, channel))?;
+    let found = found.map_err(|failed| error::start_error(py, &failed))?;
+    found.map(|all| PyList::new(py, all.iter().map(|data| PyBytes::new(py, data)))).transpose()
 }

@@ -48,6 +48,7 @@ fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(load::load, module)?)?;
     module.add_function(wrap_pyfunction!(backup::backup, module)?)?;
     module.add_function(wrap_pyfunction!(backup::restore, module)?)?;
+    module.add_function(wrap_pyfunction!(backup::stored, module)?)?;
     module.add_function(wrap_pyfunction!(names::covers, module)?)?;
     module.add_function(wrap_pyfunction!(names::is_name, module)?)?;
     module.add_function(wrap_pyfunction!(names::named, module)?)?;

@@ -107,6 +107,7 @@ impl TokenCheck {
     fn examine(&self, token: &str, wall_ms: u64, witness: &mut impl Witness) -> Result<Identity, Refusal> {
         let Jws { message, signature, algorithm, kid, claims } = Jws::read(token, witness)?;
         let found = self.identity(&claims, wall_ms, witness)?;
+        witness.identity(&found.identity);
         let issuer = claims.get("iss").and_then(Value::as_str);
         let is_tried = |key: &VerifyKey| key.is_for(algorithm, kid.as_deref(), issuer);
         let mut tried = self.keys.iter().enumerate().filter(|(_, key)| is_tried(key)).peekable();

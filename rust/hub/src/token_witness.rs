@@ -1,5 +1,6 @@
 //! What hears of a token's faults: a check stops at the first one, an explanation goes on to the last.
 
+use crate::identity::Identity;
 use crate::key::VerifyKey;
 use crate::refusal::Refusal;
 use crate::unique;
@@ -23,6 +24,9 @@ pub(crate) trait Witness {
     fn header(&mut self, _json: &[u8]) {}
 
     fn claims(&mut self, _: &Map<String, Value>) {}
+
+    /// Whom the claims name; what of them is malformed is empty or absent.
+    fn identity(&mut self, _: &Identity) {}
 
     fn signed_by(&mut self, _place: usize, _: &VerifyKey) {}
 }
@@ -59,6 +63,12 @@ pub struct Explanation {
     pub header: Option<Map<String, Value>>,
     /// The claims; None where they cannot be read.
     pub claims: Option<Map<String, Value>>,
+    /// Whom it names: what revocations go by. None where that cannot be read.
+    pub user: Option<Box<str>>,
+    /// Time of issue in Unix s.
+    pub issued_at_s: Option<u64>,
+    /// `jti`.
+    pub token_id: Option<Box<str>>,
     /// The key that signed it.
     pub key: Option<Signer>,
     /// Why it is refused, each reason with its facts; empty where it is good.
@@ -97,6 +107,13 @@ impl Witness for Explanation {
 
     fn claims(&mut self, claims: &Map<String, Value>) {
         self.claims = Some(claims.clone());
+    }
+
+    fn identity(&mut self, identity: &Identity) {
+        let named = |name: &str| Some(name).filter(|name| !name.is_empty()).map(Into::into);
+        self.user = named(&identity.user);
+        self.issued_at_s = identity.issued_at_s;
+        self.token_id = identity.token_id.as_deref().and_then(named);
     }
 
     fn signed_by(&mut self, place: usize, key: &VerifyKey) {

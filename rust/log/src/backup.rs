@@ -26,7 +26,7 @@ const RESTORED_NAME: &str = "realtime.sqlite3.restored";
 /// A restored log that is not whole yet.
 const PART_NAME: &str = "realtime.sqlite3.restoring";
 /// How long another program that has a file locked is waited for.
-const BUSY_MS: u64 = 5_000;
+pub(crate) const BUSY_MS: u64 = 5_000;
 /// What stands beside a database and belongs to it.
 const SIDES: [&str; 3] = ["-wal", "-journal", "-shm"];
 
@@ -161,7 +161,7 @@ fn keep_beside(database: &Path) -> io::Result<Option<PathBuf>> {
 
 /// Opens a database that is there and leaves it as it is. Only SQLite opens it: closing a file of a process's own
 /// database would give up the locks that the process has on it.
-fn open(path: &Path, access: OpenFlags) -> Result<Connection, Error> {
+pub(crate) fn open(path: &Path, access: OpenFlags) -> Result<Connection, Error> {
     let sqlite = |source| Error::from_sqlite(source, path, BUSY_MS);
     let conn = Connection::open_with_flags(path, access | OpenFlags::SQLITE_OPEN_NO_MUTEX).map_err(sqlite)?;
     conn.busy_timeout(Duration::from_millis(BUSY_MS)).map_err(sqlite)?;

@@ -28,6 +28,7 @@ mod lock;
 mod log;
 mod open;
 mod schema;
+mod stored;
 mod sweep;
 mod terms;
 
@@ -37,4 +38,5 @@ pub use event::{Amends, Append, Appended, Keep, Page, Stored, Swept};
 pub use lock::{LOCK_NAME, LOCK_SOCKET};
 pub use log::Log;
 pub use open::{DATABASE_NAME, Options};
+pub use stored::stored;
 pub use terms::{Term, TermStarts};

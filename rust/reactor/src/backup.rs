@@ -1,4 +1,4 @@
-//! Backups of a log as the bindings call them: paths in, counts and one line of error out.
+//! What is done to a log without an engine, as the bindings call it: paths in, one line of error out.
 
 use crate::error::StartError;
 use realtime_log::Copied;
@@ -18,4 +18,12 @@ pub fn backup(data_dir: &Path, file: &Path) -> Result<Copied, StartError> {
 /// One line that says what to do; the log is as it was.
 pub fn restore(file: &Path, data_dir: &Path) -> Result<(Copied, Option<PathBuf>), StartError> {
     Ok(realtime_log::restore(file, data_dir)?)
+}
+
+/// The data of every event of a channel that is kept, oldest first; `None` where there is no log. A server may run on it.
+///
+/// # Errors
+/// One line that says why it cannot be read.
+pub fn stored(data_dir: &Path, channel: &str) -> Result<Option<Vec<Box<[u8]>>>, StartError> {
+    Ok(realtime_log::stored(data_dir, channel)?)
 }

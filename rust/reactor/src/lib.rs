@@ -42,7 +42,7 @@ mod uws_sockets;
 mod virtual_engine;
 mod wiring;
 
-pub use backup::{backup, restore};
+pub use backup::{backup, restore, stored};
 pub use engine::Engine;
 pub use error::{StartCode, StartError};
 pub use flush::flush_of;

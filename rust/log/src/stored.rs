@@ -1,0 +1,32 @@
+//! What a channel holds, read without a server's log: the command line asks what was revoked, also while a server runs.
+
+use std::path::Path;
+
+use rusqlite::OpenFlags;
+
+use crate::backup::{BUSY_MS, open};
+use crate::error::Error;
+use crate::open::DATABASE_NAME;
+
+const DATA: &str = "
+    SELECT data FROM events JOIN channels ON channels.id = events.channel_id WHERE channels.name = ? ORDER BY offset
+";
+
+/// The data of every event of a channel that is kept, oldest first; `None` where the data directory holds no log.
+/// The database is not written to.
+///
+/// # Errors
+/// Why the log cannot be read.
+pub fn stored(data_dir: &Path, channel: &str) -> Result<Option<Vec<Box<[u8]>>>, Error> {
+    let path = data_dir.join(DATABASE_NAME);
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let conn = open(&path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    let read = || {
+        let mut statement = conn.prepare(DATA)?;
+        let rows = statement.query_map([channel], |row| row.get::<_, Vec<u8>>(0).map(Vec::into_boxed_slice))?;
+        rows.collect::<Result<Vec<_>, _>>()
+    };
+    read().map(Some).map_err(|source| Error::from_sqlite(source, &path, BUSY_MS))
+}
