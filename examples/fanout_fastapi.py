@@ -1,6 +1,6 @@
 """A FastAPI app and a server of the websockets library in one process; only the fan-out is ours.
 
-    pip install fastapi realtime-edge
+    pip install fastapi
     granian --interface asgi --port 8000 --working-dir examples fanout_fastapi:site
 
 Then, with `websocat ws://127.0.0.1:8001/today` in as many terminals as you like,

@@ -1,6 +1,5 @@
 """The edge inside of a Litestar app: its own port for WebSockets, its HTTP API below /realtime of the app's server.
 
-    pip install realtime-edge
     granian --interface asgi --port 8000 --working-dir examples inside_litestar:site
 
 Then `curl http://127.0.0.1:8000/realtime/health`, and with `realtime sub news:today` in a second terminal

@@ -1,9 +1,10 @@
 """A scratch home in which the blocks of one page run as a reader would run them, and what they answer is compared.
 
-The home is an empty folder with the programs of `.venv/bin` in its PATH. Three things of a page are replaced, and
-nothing else: the ports that pages name become free ones (`PORTS`), folders of the machine such as `/etc` become folders
-of the scratch home, and `.venv` is a link to the repository's. What a block exports or assigns is there for the next
-one, until a server is started: it has that terminal, and the next block is typed in a new one. A block whose last
+The home is an empty folder with the programs of `.venv/bin` in its PATH, but for the first pages (`on_path`). Three
+things of a page are replaced, and nothing else: the ports that pages name become free ones (`PORTS`), folders of the
+machine such as `/etc` become folders of the scratch home, and `.venv` is a link to the repository's. What a block
+exports or assigns is there for the next one, until a server is started: it has that terminal, and the next block is
+typed in a new one. A block whose last
 command is a server (`_STAYS`) is left running until the page's next server, or its end, and so is `realtime sub`. A
 block that talks to a server where the page has started none gets `realtime serve`.
 """
@@ -33,18 +34,26 @@ _WATCHES = re.compile(r"\brealtime sub\b")
 _CHANGES = re.compile(r" -(?:X|d) ")
 _TALKS = re.compile(r"(?:localhost|127\.0\.0\.1):300[12]|\brealtime (?:sub|pub|chat|bench)\b|python -m websockets")
 _FOLDERS = re.compile(r"(?<![\w.$}/~-])/(?=(?:etc|opt|run|var|srv)/)")
+_PROGRAMS = Path(sys.executable).parent
 _WS = ROOT / "tests" / "node" / "node_modules" / "ws" / "wrapper.mjs"
+
+
+def _elsewhere() -> list[str]:
+    """Return the PATH without the folders that hold `realtime`."""
+    folders = os.environ["PATH"].split(os.pathsep)
+    return [folder for folder in folders if not (Path(folder) / "realtime").exists()]
 
 
 class Scratch:
     """The folder of one page; as a context it ends what still runs."""
 
-    def __init__(self, folder: Path, *, api_port: int = 3001) -> None:
+    def __init__(self, folder: Path, *, api_port: int = 3001, on_path: bool = True) -> None:
         """Make the home.
 
         Args:
             folder: an empty folder.
             api_port: the HTTP port that the page's server has in its text.
+            on_path: whether the programs of `.venv/bin` are in the PATH, as on a page that is not the first one.
         """
         self.root = folder
         self.home = folder / "home"
@@ -64,7 +73,7 @@ class Scratch:
         }
         self.env = kept | {
             "HOME": str(self.home),
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PATH": os.pathsep.join([*([str(_PROGRAMS)] if on_path else []), *_elsewhere()]),
             "TMPDIR": str(folder / "tmp"),
             "WS_PORT": str(self.port),
             "API_PORT": str(self.api_port),
@@ -123,6 +132,9 @@ class Scratch:
         if before.strip():
             self.shell(before, str(block))
         self.serve(last, str(block))
+        if not _WATCHES.search(last):
+            # The server has the terminal: what follows is typed in another one, without what this one has exported.
+            self._state.unlink(missing_ok=True)
 
     def ask(self, block: Block, typed: Typed) -> None:
         """Run one command of a `console` block and compare what it answers."""
@@ -169,8 +181,6 @@ class Scratch:
             return
         self.stop()
         self._server, self._server_named = self._started(command), place
-        # The server has the terminal: what follows is typed in another one, without what this one has exported.
-        self._state.unlink(missing_ok=True)
         ports = {int(port) for port in re.findall(r"--port (\d+)", self.moved(command))} | {self.port}
         if " serve" in command and "api.enabled=false" not in command:
             ports.add(self.api_port)
@@ -221,7 +231,7 @@ class Scratch:
 
     def token(self, user: str) -> str:
         """Return a token of the page's server, by its command line."""
-        return self.shell(f"realtime token --user {user}", "a token").strip()
+        return self.shell(f"{_PROGRAMS}/realtime token --user {user}", "a token").strip()
 
     async def connect(self, token: str, **options: Any) -> Client:
         """Return a client of the page's server that offers `realtime.v1`, behind its first frame."""

@@ -123,6 +123,9 @@ async def the_first_frame_is_as_the_page_shows_it(scratch: Scratch) -> None:
         assert alike(json.loads(shown.text), frame), frame
 
 
+FIRST = ("README.md", "docs/start.md")
+"""The pages that a reader begins with; the others rely on what `docs/start.md` does to the PATH."""
+
 PAGES = [
     page
     for page in pages.pages()
@@ -134,7 +137,7 @@ PAGES = [
 def test_the_blocks_of_a_page_run(page: str, tmp_path: Path) -> None:
     found = [block for block in pages.blocks(page) if not block.reason]
     api_port = 3003 if re.search(r"^url = ", pages.text_of(page), re.MULTILINE) else 3001
-    with Scratch(tmp_path, api_port=api_port) as scratch:
+    with Scratch(tmp_path, api_port=api_port, on_path=page not in FIRST) as scratch:
         scripts = {**pages.files(found), **pages.files(found, language="js")}
         for name, source in scripts.items():
             scratch.write(name, scratch.moved(source))

@@ -51,6 +51,18 @@ def test_at_most_ten_blocks_are_not_run_and_each_says_why() -> None:
     assert all(len(block.reason) > 10 for block in BLOCKS if block.reason), reasons
 
 
+def test_nothing_is_installed_from_an_index_that_lacks_it() -> None:
+    texts = {page: pages.text_of(page) for page in pages.pages()}
+    texts |= {str(path.relative_to(ROOT)): path.read_text("utf-8") for path in ROOT.glob("examples/*.py")}
+    wrong = [name for name, text in texts.items() if re.search(r"pip install [^`\n]*realtime-edge", text)]
+    assert not wrong, "realtime-edge is on no index; say how a wheel is made"
+
+
+def test_the_first_page_puts_the_commands_of_the_others_on_the_path() -> None:
+    shells = [block.text for block in BLOCKS if block.page == "docs/start.md" and block.language == "sh"]
+    assert 'export PATH="$PWD/.venv/bin:$PATH"\n' in shells
+
+
 @pytest.mark.parametrize("block", of("sh"), ids=str)
 def test_a_shell_block_can_be_parsed(block: Block) -> None:
     assert not pages.shell_error(block.text)
