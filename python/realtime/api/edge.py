@@ -1,6 +1,6 @@
 """What the HTTP side knows of the edge: its configuration, its Python half, and whether it serves.
 
-Made by `cli.serving` and by tests; every family of routes is built over one.
+Made by `cli.serving`, `embedded` and tests; every family of routes is built over one.
 """
 
 from collections.abc import Callable
@@ -12,6 +12,7 @@ from realtime.api.development import DevelopmentAccess
 from realtime.config import Settings
 from realtime.control import Control
 from realtime.conversations import Archive
+from realtime.server import Server
 
 
 class Edge(Struct, frozen=True, dict=True):
@@ -37,3 +38,15 @@ class Edge(Struct, frozen=True, dict=True):
     def archive(self) -> Archive:
         """The messages of all conversations; one for all routes, since it keeps their changes apart."""
         return Archive(self.control.broadcaster, self.control.clock)
+
+
+def edge_of(server: Server, development: DevelopmentAccess | None) -> Edge:
+    """Return the edge of a server that runs."""
+    return Edge(
+        settings=server.settings,
+        control=server.control,
+        url=server.url,
+        is_draining=lambda: server.draining or server.failure is not None,
+        not_ready=server.readiness,
+        development=development,
+    )

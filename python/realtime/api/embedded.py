@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from realtime.api.answers import answer, problem
 from realtime.api.development import ROOT, DevelopmentAccess, access_to, address_of, print_link
-from realtime.api.edge import Edge
+from realtime.api.edge import edge_of
 from realtime.api.http import application
 from realtime.api.requests import Requests
 from realtime.server import Server
@@ -72,12 +72,5 @@ class Embedded:
 
 
 def _application(server: Server, development: DevelopmentAccess | None) -> Any:
-    edge = Edge(
-        settings=server.settings,
-        control=server.control,
-        url=server.url,
-        is_draining=lambda: server.draining or server.failure is not None,
-        not_ready=server.readiness,
-        development=development,
-    )
+    edge = edge_of(server, development)
     return Requests(application(edge), edge)

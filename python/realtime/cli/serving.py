@@ -15,7 +15,7 @@ from pathlib import Path
 
 from realtime import containment, logs, stdio
 from realtime.api.development import DevelopmentAccess, access_to
-from realtime.api.edge import Edge
+from realtime.api.edge import edge_of
 from realtime.api.http import application
 from realtime.api.listener import HttpListener
 from realtime.api.mounts import ASIDE, Mounts
@@ -85,7 +85,6 @@ class _HttpSide:
             head_bytes_max=settings.limits.head_bytes_max,
             stop_timeout_s=stop_timeout_s,
         )
-        self._settings = settings
         self.port = self._listener.port
         self.failed = False
         self.development: DevelopmentAccess | None = None
@@ -94,14 +93,7 @@ class _HttpSide:
     async def mounted(self, server: Server) -> AsyncIterator[None]:
         """Listen for the time of the block."""
         self.development = access_to(server)
-        edge = Edge(
-            settings=self._settings,
-            control=server.control,
-            url=server.url,
-            is_draining=lambda: server.draining or server.failure is not None,
-            not_ready=server.readiness,
-            development=self.development,
-        )
+        edge = edge_of(server, self.development)
         listener = self._listener
         mounts = Mounts(application(edge), server.control.rules.mounts)
         requests = Requests(mounts, edge)
