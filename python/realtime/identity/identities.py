@@ -28,7 +28,7 @@ from realtime.config import Keys, Settings, keys_of
 from realtime.errors import Refused
 from realtime.identity.key_sets import KeySet
 from realtime.identity.origins import origin_rule
-from realtime.identity.refusals import TokenRefusals
+from realtime.identity.refusals import SENTENCES, TokenRefusals
 from realtime.identity.revocations import Revocations
 from realtime.identity.tickets import Ticket, Tickets
 from realtime.identity.tokens import KeyNotFetched, identity_of, token_for, token_rule
@@ -184,9 +184,7 @@ class Identities:
         if self._authenticate is not None:
             return await self._by_hook(self._authenticate, request)
         if ticket is not None:
-            raise InvalidToken(
-                "the ticket is unknown, was used or is over 60 s old; request one by POST /api/tickets", "ticket"
-            )
+            raise InvalidToken(SENTENCES["ticket"], "ticket")
         return await self.identify_shown(request)
 
     async def identify_shown(self, request: UpgradeRequest) -> Identity:
@@ -324,7 +322,7 @@ class Identities:
         if inspect.isawaitable(identity):
             identity = await identity
         if not isinstance(identity, Identity) or not (identity.user or identity.service):
-            raise InvalidToken("the authenticate hook returned no identity", "hook")
+            raise InvalidToken(SENTENCES["hook"], "hook")
         if identity.expires_at is not None and not math.isfinite(identity.expires_at):
             raise ValueError(f"expires_at is {identity.expires_at}; use seconds since 1970, or None for never")
         if identity.grants is not None and identity.token is None:

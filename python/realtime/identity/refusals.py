@@ -6,6 +6,7 @@ The engine counts what it refuses by itself and tells of some; Python counts the
 
 import logging
 from collections.abc import Mapping
+from typing import Final
 
 from realtime._engine import TokenCheck
 from realtime.auth import InvalidToken
@@ -13,6 +14,9 @@ from realtime.logs import ConnectionLines, facts
 from realtime.metrics import Figures
 
 log = logging.getLogger("realtime.identity")
+
+SENTENCES: Final = dict(TokenCheck.reasons())
+"""What is said of each reason to refuse a token, for people."""
 
 
 class TokenRefusals:
@@ -26,7 +30,6 @@ class TokenRefusals:
     def __init__(self, figures: Figures, lines: ConnectionLines) -> None:
         self._figures = figures
         self._lines = lines
-        self._sentences = dict(TokenCheck.reasons())
 
     def refused(self, error: InvalidToken, **where: str) -> None:
         """Count and log a token that Python refused; `where` it was shown: `path`, and `peer` or `session`."""
@@ -35,7 +38,7 @@ class TokenRefusals:
 
     def told(self, reason: str, **where: str) -> None:
         """Log a token that the engine refused and counted."""
-        self._log(reason, self._sentences.get(reason, reason), where)
+        self._log(reason, SENTENCES.get(reason, reason), where)
 
     def _log(self, reason: str, sentence: str, where: Mapping[str, str]) -> None:
         if self._lines.due():
