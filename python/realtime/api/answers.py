@@ -1,4 +1,7 @@
-"""Answers that are given before a framework takes a request: plain ASGI messages. Used by `mounts` and `embedded`."""
+"""Answers that are given before a framework takes a request: plain ASGI messages.
+
+Used by `requests`, `routes`, `development`, `mounts` and `embedded`.
+"""
 
 from collections.abc import Callable
 from http import HTTPStatus

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
+from realtime.api.answers import answer
 from realtime.api.local import Scope, is_local
 from realtime.server import Server
 
@@ -92,16 +93,13 @@ class DevelopmentAccess:
         cookie = f"{self.cookie_name}={self._signed(expires_s)}; Max-Age={COOKIE_S}; Path=/; HttpOnly; SameSite=Strict"
         headers = {
             "content-type": "text/html; charset=utf-8",
-            "content-length": str(len(_PAGE)),
             "set-cookie": cookie,
             "cache-control": "no-store",
             "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
             "referrer-policy": "no-referrer",
             "x-content-type-options": "nosniff",
         }
-        raw = [(name.encode(), value.encode()) for name, value in headers.items()]
-        await send({"type": "http.response.start", "status": 200, "headers": raw})
-        await send({"type": "http.response.body", "body": _PAGE})
+        await answer(send, 200, _PAGE, *((name.encode(), value.encode()) for name, value in headers.items()))
 
     def _signed(self, expires_s: int) -> str:
         seal = hmac.digest(self._signing_key, str(expires_s).encode(), "sha256")
