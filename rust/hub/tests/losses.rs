@@ -36,6 +36,21 @@ fn warnings(world: &World) -> Vec<&str> {
     lines.collect()
 }
 
+/// A world whose hub knows of a gap in `conversation:1`, and a member there whose shard has not heard of it.
+fn before_a_gap() -> (World, usize) {
+    let mut world = World::new(1);
+    world.publish("conversation:1", "e", &json!(1));
+    world.run();
+    let ann = world.connect(0, "ann");
+    world.send(ann, &json!({"type": "subscribe", "data": {"channel": "conversation:1"}}));
+    world.run();
+    world.take_json(ann);
+    world.store.set_head("conversation:1", 7);
+    world.publish("conversation:1", "e", &json!(2));
+    world.step_log();
+    (world, ann)
+}
+
 #[test]
 fn volatile_events_that_a_replaying_member_misses_are_told_by_lag_before_the_first_live_event() {
     let mut world = World::new(2);
@@ -137,17 +152,8 @@ fn an_event_behind_a_gap_reaches_nobody_as_if_nothing_were_missing() {
 
 #[test]
 fn a_subscribe_that_is_under_way_at_a_gap_is_answered_once_and_lasts() {
-    let mut world = World::new(1);
-    world.publish("conversation:1", "e", &json!(1));
-    world.run();
-    let ann = world.connect(0, "ann");
-    world.send(ann, &json!({"type": "subscribe", "data": {"channel": "conversation:1"}}));
-    world.run();
-    world.take_json(ann);
-    world.store.set_head("conversation:1", 7);
-    world.publish("conversation:1", "e", &json!(2));
-    // The gap is known, and both commands come before the shard hears of it.
-    world.step_log();
+    let (mut world, ann) = before_a_gap();
+    // Both commands come before the shard hears of the gap.
     world.send(ann, &json!({"type": "unsubscribe", "id": 1, "data": {"channel": "conversation:1"}}));
     world.send(ann, &json!({"type": "subscribe", "id": 2, "data": {"channel": "conversation:1"}}));
     world.run();
@@ -185,16 +191,7 @@ fn a_list_of_members_says_how_many_there_are_where_it_is_cut() {
 
 #[test]
 fn a_second_subscribe_that_meets_a_gap_is_answered_and_may_be_tried_again() {
-    let mut world = World::new(1);
-    world.publish("conversation:1", "e", &json!(1));
-    world.run();
-    let ann = world.connect(0, "ann");
-    world.send(ann, &json!({"type": "subscribe", "data": {"channel": "conversation:1"}}));
-    world.run();
-    world.take_json(ann);
-    world.store.set_head("conversation:1", 7);
-    world.publish("conversation:1", "e", &json!(2));
-    world.step_log();
+    let (mut world, ann) = before_a_gap();
     world.send(ann, &json!({"type": "subscribe", "id": 1, "data": {"channel": "conversation:1"}}));
     world.run();
     let frames = world.take_json(ann);
