@@ -5,6 +5,7 @@
  */
 import assert from "node:assert/strict";
 import { existsSync } from "node:fs";
+import { createServer } from "node:http";
 import { after, before, describe, test } from "node:test";
 import { Server } from "../node/kit.mjs";
 import { launch, Tab } from "./tab.mjs";
@@ -118,6 +119,29 @@ for (const shards of [1, 2]) {
     });
   });
 }
+
+test("a message that an existing API stores in its own way is shown once, as its sender's", async () => {
+  const api = createServer((_, answer) => {
+    answer.writeHead(201, { "Content-Type": "application/json" });
+    answer.end(JSON.stringify({ id: "m1", author: 7, content: "stored elsewhere" }));
+  });
+  await new Promise((ready) => api.listen(0, "127.0.0.1", ready));
+  const browser = await launch();
+  const sets = [`api.url=http://127.0.0.1:${api.address().port}`];
+  const server = await Server.start({ api: true, generatedSecret: true, sets });
+  try {
+    const ada = await Tab.open(browser, server, "ada", "shed");
+    await ada.say("stored elsewhere");
+    await ada.sees("#messages", "You");
+    await ada.seesNot("#messages", "sending");
+    assert.equal(await ada.count("stored elsewhere"), 1);
+    assert.deepEqual(ada.problems, []);
+  } finally {
+    await browser.close();
+    await server.kill();
+    api.close();
+  }
+});
 
 test("the picture in the README exists", () => {
   assert.ok(existsSync(new URL("../../docs/images/playground.png", import.meta.url)), "run: make picture");

@@ -145,7 +145,7 @@ class _Room:
             case "new_message" if event.channel == self._channel:
                 self._typists.discard(str(who))
                 self._came_back(data.get("clientMessageId"))
-                self._screen.line(_message_line(data, event.timestamp))
+                self._screen.line(_message_line(data, event))
             case "user_presence" if isinstance(who, str):
                 self._note_presence(who, data.get("status") == "online", user)
             case "presence_mode":
@@ -311,12 +311,13 @@ class _Screen:
         return raw.decode(sys.stdin.encoding)
 
 
-def _message_line(message: dict[str, Any], timestamp: str | None) -> str:
+def _message_line(message: dict[str, Any], event: Event) -> str:
     """Return the line of a `new_message`; an existing API or an event hook may leave out what it is made of."""
-    author, content = message.get("userId") or message.get("role") or "unknown", message.get("content")
+    author = event.user_id or message.get("userId") or message.get("role") or "unknown"
+    content = message.get("content")
     if not isinstance(content, str):
         content = json.dumps(message, ensure_ascii=False)
-    at = _clock(message.get("createdAt")) or _clock(timestamp) or "--:--"
+    at = _clock(message.get("createdAt")) or _clock(event.timestamp) or "--:--"
     return f"{at} {safe(author)}: {safe(content)}"
 
 

@@ -172,10 +172,12 @@ async def test_chat_shows_what_other_systems_published_under_names_of_the_server
         await confirm(peer)
         for offset, data in enumerate(({"content": "done"}, {"userId": 7, "text": "x\x1b", "createdAt": "now"}, {}), 3):
             await tell(peer, {"type": "new_message", "data": data, "offset": offset, **channel})
+        by_bob = {"type": "new_message", "data": {"content": "of bob"}, "userId": "bob"}
+        await tell(peer, {**by_bob, "offset": 6, **channel})
         for data in (None, 1, {}, {"userId": 3, "isTyping": True}):
             for name in ("typing_indicator", "user_presence", "error"):
                 await tell(peer, {"type": name, "data": data, **channel})
-        await tell(peer, message(6, "bob", "whole"))
+        await tell(peer, message(7, "bob", "whole"))
         await peer.wait_closed()
 
     async with played(script) as url:
@@ -193,6 +195,7 @@ async def test_chat_shows_what_other_systems_published_under_names_of_the_server
         "unknown: done",
         '7: {"userId": 7, "text": "x\\u001b", "createdAt": "now"}',
         "unknown: {}",
+        "bob: of bob",
         "bob: whole",
     ]
     assert (code, out, err) == (0, "", "")

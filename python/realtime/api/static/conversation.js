@@ -16,12 +16,12 @@ const TYPING_AGAIN_MS = 3_000;
 const TYPING_PAUSE_MS = 5_000;
 
 /** The message of a `new_message`, with the members that are drawn: an existing API or an event hook may leave them out. */
-function shown({ data, offset, timestamp }) {
+function shown({ data, offset, timestamp, userId: sender }) {
   const { userId, content, createdAt, role } = data;
   return {
     ...data,
     offset,
-    userId: String(userId ?? role ?? "unknown"),
+    userId: String(sender ?? userId ?? role ?? "unknown"),
     content: typeof content === "string" ? content : JSON.stringify(data),
     createdAt: Number.isNaN(Date.parse(createdAt)) ? timestamp : createdAt,
   };
