@@ -7,6 +7,7 @@ import asyncio
 import json
 import os
 import re
+import shlex
 import shutil
 import ssl
 import subprocess
@@ -129,6 +130,16 @@ def test_the_probes_and_ports_of_kubernetes_are_the_servers() -> None:
         "readiness": {"path": "/ready", "port": "http"},
     }
     assert pod["terminationGracePeriodSeconds"] > 25
+
+
+def test_nothing_is_to_be_said_of_the_configuration_in_kubernetes(scratch: Scratch) -> None:
+    (block,) = (each for each in of("yaml") if each.page == PAGE)
+    (container,) = yaml.safe_load(block.text)["spec"]["template"]["spec"]["containers"]
+    settings = "".join(f"{each['name']}={shlex.quote(each['value'])}\n" for each in container["env"])
+    secret = "umask 077\nmkdir -p /run/secrets/realtime\nopenssl rand -base64 48 >/run/secrets/realtime/jwt\n"
+    report = scratch.shell(f"{secret}{settings}realtime check", str(block))
+    assert report.splitlines()[-1] == "Nothing stands against a start.", report
+    assert "Warning" not in report
 
 
 @pytest.mark.skipif(NGINX is None, reason="nginx is not installed; .ci/run installs it")
