@@ -4,7 +4,9 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, TypeVar
+
+import pytest
 
 from realtime import Publication, PublishFailed, Publishing, Realtime, Refused, Session
 from realtime.broadcaster import History, Members
@@ -12,6 +14,8 @@ from realtime.testing import TestApp
 from realtime.waiter import Waiter
 from tests.unit.engine import Half
 from tests.unit.test_broadcaster import make_half, outcome
+
+T = TypeVar("T")
 
 
 class OtherLoop:
@@ -174,3 +178,17 @@ def ledgers() -> Realtime:
 
 async def _awaited(publishing: Publishing) -> Publication | None:
     return await publishing
+
+
+async def test_an_outcome_that_comes_while_a_wait_begins_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    half = make_half()
+    publishing = half.app.publish("ledger:1", "entry", {"n": 1})
+
+    class Late(Waiter[T]):
+        def __init__(self) -> None:
+            super().__init__()
+            # As another thread's does: behind the look at the outcome, before the wait is noted.
+            publishing.settle(None, None)
+
+    monkeypatch.setattr("realtime.publishing.Waiter", Late)
+    assert await asyncio.wait_for(publishing, 1) is None
