@@ -64,11 +64,15 @@ class Key(Struct, frozen=True):
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(value)
         converted: object = msgspec.convert(value, self.annotation)
+        # The engine is told in UTF-8; bytes of the environment that the locale does not decode are half surrogates.
+        msgspec.json.encode(converted)
         return converted
 
     def refused(self, value: object, source: str) -> ConfigError:
         """Return the error that says what is allowed instead of `value`."""
         shown = "a hidden value" if self.secret else repr(value)
+        if isinstance(value, str) and not value.isprintable() and any("\ud800" <= mark <= "\udfff" for mark in value):
+            return ConfigError(f"{self.path} = {shown} (from {source}) is no text in this locale; use LC_ALL=C.UTF-8")
         return ConfigError(f"{self.path} = {shown} (from {source}) is not allowed; use {self.allowed}")
 
 

@@ -345,3 +345,11 @@ def test_a_byte_order_mark_is_no_part_of_a_file_or_a_value(empty_directory: Path
     assert settings(REALTIME_JWT_SECRET=f"\ufeff{SECRET}").auth.secrets == (SECRET,)
     # The first line of an env file.
     assert load(environ={"\ufeffREALTIME_JWT_SECRET": SECRET}).auth.secrets == (SECRET,)
+
+
+def test_bytes_that_the_locale_does_not_decode_are_refused_in_one_line() -> None:
+    for variable, key in (("REALTIME_DATA_DIR", "data_dir"), ("REALTIME_API__HOST", "api.host")):
+        told = refusal(environ={variable: "d\udcc3\udca4"})
+        assert (key in told, variable in told, "LC_ALL=C.UTF-8" in told, "\n" in told) == (True, True, True, False)
+        told.encode()
+    assert "\udcc3" not in refusal(environ={"REALTIME_JWT_SECRET": "s" * 40 + "\udcc3"})
