@@ -358,3 +358,25 @@ async def test_a_raw_endpoint_agrees_to_its_preferred_subprotocol() -> None:
 def test_what_is_no_subprotocol_is_refused_where_it_is_written(names: Any) -> None:
     with pytest.raises(ValueError, match="subprotocol"):
         Realtime().raw("/mqtt", subprotocols=names)
+
+
+async def test_a_handler_without_end_is_told_and_cut_off_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("realtime.testing._ROUNDS_MAX", 500)
+    monkeypatch.setattr("realtime.testing._END_ROUNDS", 500)
+    app = Realtime()
+    ended = []
+
+    @app.on("chat")
+    async def chat(session: Session) -> None:
+        try:
+            while True:
+                app.broadcaster.to_session(session, "said", {})
+                await asyncio.sleep(0)
+        finally:
+            ended.append(True)
+
+    async with asyncio.timeout(30), TestApp(app) as t:
+        peer = await t.connect("ann")
+        with pytest.raises(RuntimeError, match="still moving after 500 rounds; is there a handler"):
+            await peer.send("chat")
+    assert ended == [True]
