@@ -37,6 +37,8 @@ const REPLY_BYTES_MIN: usize = 1_024;
 pub enum Class {
     /// An answer to a command, or a message on a raw endpoint: never dropped.
     Reply,
+    /// The answer with which a membership begins: a reply, and nothing newer takes a place before it.
+    Confirmation,
     /// Has an offset: never dropped where the reader can resume.
     Durable,
     /// A newer one of the same channel and key may take its place; the key is of [`latest_key`].
@@ -86,11 +88,8 @@ impl Queued {
             return Form::Plain;
         }
         let threshold = compressor.options().threshold_bytes;
-        let bytes_min = if self.class == Class::Reply || self.frame.is_for_one() {
-            threshold.max(REPLY_BYTES_MIN)
-        } else {
-            threshold
-        };
+        let is_reply = matches!(self.class, Class::Reply | Class::Confirmation);
+        let bytes_min = if is_reply || self.frame.is_for_one() { threshold.max(REPLY_BYTES_MIN) } else { threshold };
         self.frame.form_for(window, bytes_min, compressor)
     }
 
@@ -104,7 +103,7 @@ impl Queued {
     const fn rank(&self, resumable: bool) -> Option<usize> {
         match self.class {
             Class::Durable if !resumable => Some(0),
-            Class::Reply | Class::Durable | Class::Volatile(Overflow::Close) => None,
+            Class::Reply | Class::Confirmation | Class::Durable | Class::Volatile(Overflow::Close) => None,
             Class::Volatile(Overflow::DropOldest) => Some(0),
             Class::Latest(_) | Class::Snapshot => Some(1),
         }
@@ -247,8 +246,8 @@ impl Backlog {
     fn append(&mut self, queued: Queued, counters: &Counters) {
         self.hold(&queued, counters);
         let number = self.end();
-        if queued.class == Class::Snapshot {
-            self.replaced_from = number;
+        if matches!(queued.class, Class::Confirmation | Class::Snapshot) {
+            self.keep_before();
         }
         if let (Some(newest), Some(key)) = (&mut self.newest, queued.latest_key()) {
             newest.insert(key, number);
@@ -305,8 +304,8 @@ impl Backlog {
         self.append(queued, counters);
     }
 
-    /// A membership begins with what is queued next.
-    pub(crate) fn note_join(&mut self) {
+    /// Nothing that is queued is replaced any more.
+    fn keep_before(&mut self) {
         self.replaced_from = self.end();
     }
 

@@ -189,3 +189,31 @@ fn what_cannot_be_retained_is_refused_at_the_start() {
         assert!(hub.unwrap_err().contains(told), "{told}");
     }
 }
+
+#[test]
+fn a_member_that_leaves_and_comes_back_gets_what_is_new_behind_its_confirmation() {
+    for renews_in_the_same_turn in [true, false] {
+        let mut world = retaining(&json!({"limits": {"enabled": false, "outbox_soft_bytes": 1}}));
+        let ann = world.connect(0, "ann");
+        subscribe(&mut world, ann, &json!({"channel": "news:1"}));
+        // Its socket takes no more, as is found out by the turn in which it left and came back.
+        world.limit(ann, Some(0));
+        let event = world.event("news:1", "state", &json!(1));
+        world.submit(Command::Publish(Publish { key: Some("a".into()), ..event }));
+        for kind in ["unsubscribe", "subscribe"] {
+            world.send(ann, &json!({"type": kind, "data": {"channel": "news:1"}}));
+        }
+        if !renews_in_the_same_turn {
+            world.run();
+        }
+        let event = world.event("news:1", "state", &json!(2));
+        world.submit(Command::Publish(Publish { key: Some("a".into()), ..event }));
+        world.run();
+        world.open_up(ann);
+        world.run();
+        let frames = world.take_json(ann);
+        let confirmed = frames.iter().position(|frame| frame["type"] == "subscription_confirmed").unwrap();
+        let newest = frames.iter().rposition(|frame| frame["data"] == 2).unwrap();
+        assert!(newest > confirmed, "{frames:?}");
+    }
+}

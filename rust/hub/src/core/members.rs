@@ -312,10 +312,7 @@ impl ShardCore {
             subscription.member = Some(place);
             subscription.joining = subscription.joining.saturating_sub(1);
         }
-        if let Some(backlog) = self.conns[slot].backlog.as_mut() {
-            backlog.note_join();
-        }
-        self.queue(slot, Queued::reply(confirm));
+        self.queue(slot, Queued { class: Class::Confirmation, ..Queued::reply(confirm) });
         add_own(&self.tally().deliveries, latest.len() as u64);
         for (key, frame) in latest {
             let (class, channel) = (Class::Latest(key), Some(Arc::clone(&channel)));

@@ -243,7 +243,7 @@ impl Model {
                 self.push(queued);
             }
             Op::Join if !self.is_closed => {
-                self.backlog.note_join();
+                self.backlog.keep_before();
                 self.joins.push(self.sent.len());
                 let queued = self.queued(Kind::Reply, 4);
                 self.push(queued);
