@@ -6,7 +6,7 @@ path and puts `SLASH` in its place, and `Parameters` puts the slash back once th
 """
 
 from typing import Annotated, Any, Final
-from urllib.parse import unquote
+from urllib.parse import unquote, unquote_to_bytes
 
 from litestar.exceptions import NotFoundException
 from litestar.params import PathParameter
@@ -33,6 +33,16 @@ def path_of(scope: Any) -> str:
         return path
     marked = "/".join(segment.replace("/", SLASH) for segment in segments)
     return marked[len(whole) - len(path) :]
+
+
+def is_utf8(scope: Any) -> bool:
+    """Whether the path of a request is UTF-8 behind its percent signs: what is not, servers decode to another name."""
+    raw: bytes = scope.get("raw_path") or b""
+    try:
+        unquote_to_bytes(raw.partition(b"?")[0]).decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 class Parameters:

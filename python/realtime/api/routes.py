@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from realtime.api.answers import answer, problem
 from realtime.api.development import ADMITTED, DevelopmentAccess
-from realtime.api.paths import path_of
+from realtime.api.paths import is_utf8, path_of
 
 DEVELOPMENT: Final = "development"
 """The `opt` of routes that exist only for admitted requests."""
@@ -72,6 +72,9 @@ class Routes(Litestar):
         """Serve one request; anything but HTTP is Litestar's."""
         if scope["type"] != "http":
             await super().__call__(scope, receive, send)
+            return
+        if not is_utf8(scope):
+            await answer(send, 400, *problem(400, "invalid_message", "the path is not UTF-8"))
             return
         scope = {**scope, "path": path_of(scope)}
         if self._development is not None and self._offers_key(scope):

@@ -301,6 +301,14 @@ async def test_an_encoded_slash_parts_no_segments_of_our_own_paths() -> None:
             assert (await world.call("GET", path, key=True)).problem == (404, "not_found", None)
 
 
+@pytest.mark.parametrize("user", ["Zo%EB", "%ff", "%ed%a0%80", "a%2F%fe"])
+async def test_a_user_in_a_path_that_is_not_utf8_is_nobody(user: str) -> None:
+    async with World() as world:
+        for method in ("GET", "DELETE"):
+            answer = await world.call(method, f"/api/users/{user}/sessions", key=True)
+            assert answer.problem == (400, "invalid_message", None)
+
+
 @pytest.mark.parametrize("number", ["٣", "\uff11", "1_0", "+1", "%201", "1.0", "0x1", "-1", "1e0", "²"])
 async def test_a_number_in_a_path_is_ascii_digits(number: str) -> None:
     async with World() as world:
