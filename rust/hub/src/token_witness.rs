@@ -110,10 +110,9 @@ impl Witness for Explanation {
     }
 
     fn identity(&mut self, identity: &Identity) {
-        let named = |name: &str| Some(name).filter(|name| !name.is_empty()).map(Into::into);
-        self.user = named(&identity.user);
+        self.user = Some(&*identity.user).filter(|user| !user.is_empty()).map(Into::into);
         self.issued_at_s = identity.issued_at_s;
-        self.token_id = identity.token_id.as_deref().and_then(named);
+        self.token_id = identity.token_id.as_deref().filter(|id| !id.is_empty()).map(Into::into);
     }
 
     fn signed_by(&mut self, place: usize, key: &VerifyKey) {

@@ -119,7 +119,9 @@ fn behind() -> World {
 /// What a client was told of `bob`, and of who is told of whom, in order.
 fn told(world: &mut World, client: usize) -> Vec<String> {
     let frames = world.take_json(client).into_iter();
-    frames.map(|frame| frame["data"]["status"].as_str().or(frame["data"]["mode"].as_str()).unwrap().into()).collect()
+    frames
+        .map(|frame| frame["data"]["status"].as_str().or_else(|| frame["data"]["mode"].as_str()).unwrap().into())
+        .collect()
 }
 
 #[test]
