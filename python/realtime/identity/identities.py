@@ -325,8 +325,8 @@ class Identities:
             raise InvalidToken(SENTENCES["hook"], "hook")
         if identity.expires_at is not None and not math.isfinite(identity.expires_at):
             raise ValueError(f"expires_at is {identity.expires_at}; use seconds since 1970, or None for never")
-        if identity.grants is not None and identity.token is None:
-            # What a token grants was checked with it.
+        if identity.grants is not None:
+            # Those of a token, too: the hook may have changed them.
             identity = replace(identity, grants=checked_grants(identity.grants))
         if identity.issued_at_s is None and identity.token is None:
             # The hook says so now, whatever was revoked before.

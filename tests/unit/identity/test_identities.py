@@ -196,6 +196,21 @@ async def test_one_hook_decides_for_sockets_and_for_http() -> None:
             await t.connect(path=f"/ws?ticket={ticket}")
 
 
+@pytest.mark.parametrize("token", [None, "a.b.c"])
+async def test_grants_of_a_hook_that_are_no_patterns_let_nobody_in_at_either_door(token: str | None) -> None:
+    app = Realtime()
+
+    @app.authenticate
+    def authenticate(_: UpgradeRequest) -> Identity:
+        return Identity("ann", grants={"a b": ["subscribe"]}, token=token)
+
+    async with TestApp(app) as t:
+        with pytest.raises(NotLetIn):
+            await t.connect()
+        with pytest.raises(ValueError, match="a b"):
+            await t.control.identities.identify_request("/", "", [], "")
+
+
 async def test_a_page_of_elsewhere_does_not_act_by_a_cookie() -> None:
     app = Realtime()
 
