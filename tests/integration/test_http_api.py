@@ -151,7 +151,8 @@ async def test_every_path_takes_a_user_of_any_id(api: Server, user: str) -> None
         status, listed, _ = await call(api, "GET", f"/api/users/{quoted}/sessions", bearer=token_for(user))
         assert (status, listed["userId"], len(listed["items"])) == (200, user, 1)
         status, present, _ = await call(api, "GET", f"/api/presence/user:{quoted}")
-        assert (status, present) == (200, {"channel": channel, "users": [{"userId": user, "sessions": 1}]})
+        assert (status, present["channel"], present["users"]) == (200, channel, [{"userId": user, "sessions": 1}])
+        assert (present["connections"], present["truncated"]) == (1, False)
         status, past, _ = await call(api, "GET", f"/api/channels/user:{quoted}/history", bearer=token_for(user))
         assert (status, past["channel"]) == (200, channel)
         told = {"type": "told", "data": 1, "channel": f"user:{user}"}

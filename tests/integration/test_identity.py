@@ -204,7 +204,7 @@ async def test_python_reads_tickets_and_tokens_of_unknown_keys_and_is_asked_agai
             assert (endpoint, f"{path}?{query}") == (0, target)
             server.told(server.engine.accept, conn, user, None, None, 5, "t5")
             client = Client(await opening)
-            assert (await server.event(_engine.OPEN))[6:] == (None, None, "t5", 5)
+            assert (await server.event(_engine.OPEN))[6:] == (None, None, "t5", 5, "realtime.v1")
             await client.send("refresh", {"token": sign("EdDSA", user)}, id=1)
             _, conn, id, token = await server.event(_engine.REFRESH)
             assert jwt.decode(token, options={"verify_signature": False})["sub"] == user

@@ -94,7 +94,9 @@ async def test_above_everyone_max_only_those_who_share_a_channel_are_told(serve:
 
 
 async def test_who_is_online_is_told_right_behind_the_first_frame(server: Server, tag: str) -> None:
-    async with clients(server, f"{tag}bob", about=tag):
+    async with clients(server, f"{tag}bob", about=tag) as (bob,):
+        # Until this is told bob is no part of the list, and comes behind it as an event.
+        await bob.expect("user_presence", userId=f"{tag}bob", status="online")
         for number in range(5):
             async with await server.connect(f"{tag}{number}", about=tag, established=False, **V1) as alice:
                 # A command that is sent at once is answered behind it.
