@@ -51,8 +51,8 @@ fn before_a_gap() -> (World, usize) {
     (world, ann)
 }
 
-#[test]
-fn volatile_events_that_a_replaying_member_misses_are_told_by_lag_before_the_first_live_event() {
+/// A conversation of 40 events on two shards: ann subscribes to it and waits for a page of the log, bob is there.
+fn amid_a_replay() -> (World, usize, usize) {
     let mut world = World::new(2);
     for n in 0..40 {
         world.publish("conversation:1", "e", &json!(n));
@@ -64,7 +64,12 @@ fn volatile_events_that_a_replaying_member_misses_are_told_by_lag_before_the_fir
     world.run();
     world.step_log();
     world.run();
-    // She is a member now and waits for a page of the log.
+    (world, ann, bob)
+}
+
+#[test]
+fn volatile_events_that_a_replaying_member_misses_are_told_by_lag_before_the_first_live_event() {
+    let (mut world, ann, bob) = amid_a_replay();
     for _ in 0..3 {
         typing(&mut world, bob, "1");
         world.run();
@@ -205,17 +210,7 @@ fn a_second_subscribe_that_meets_a_gap_is_answered_and_may_be_tried_again() {
 
 #[test]
 fn a_replay_that_a_second_subscribe_ends_tells_what_was_missed() {
-    let mut world = World::new(2);
-    for n in 0..40 {
-        world.publish("conversation:1", "e", &json!(n));
-    }
-    world.run();
-    let (ann, bob) = (world.connect(0, "ann"), world.connect(1, "bob"));
-    world.log_stands = true;
-    world.send(ann, &subscribe("conversation:1"));
-    world.run();
-    world.step_log();
-    world.run();
+    let (mut world, ann, bob) = amid_a_replay();
     typing(&mut world, bob, "1");
     world.run();
     let position = json!({"offset": 40, "epoch": "log-epoch"});
