@@ -29,6 +29,7 @@ from realtime.errors import NotRunning
 from realtime.forwarding import Forwarding
 from realtime.identity import Identities, TokenRefusals
 from realtime.listening import Listeners
+from realtime.memory import Memory, summed, usages
 from realtime.metrics import Figures
 from realtime.periodic import PeriodicJobs
 from realtime.presence import Change, Notice, Presence
@@ -172,6 +173,10 @@ class Control:
     def stats(self) -> bytes:
         """Return the engine's counters; see `Commands.stats`."""
         return self._commands.stats()
+
+    def memory(self) -> Memory:
+        """Return what is held for clients, all purposes together."""
+        return summed(usages(self.stats(), self.settings))
 
     def turn(self) -> int:
         """Take one batch of events and submit what it led to. Returns how many there were."""

@@ -27,6 +27,8 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
 from realtime import logs
+from realtime.config import Settings
+from realtime.memory import Usage, budget, summed, usages
 
 SECONDS: Final = (0.00001, 0.00005, 0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0)
 """Upper bounds of the histograms of what Python does."""
@@ -268,15 +270,22 @@ class Families(Collector):
     Args:
         stats: `Commands.stats`.
         figures: what Python counts.
+        settings: the configuration, for what memory may be held.
         users: how many users are online.
         ready: whether new clients may be sent here.
     """
 
     def __init__(
-        self, stats: Callable[[], bytes], figures: Figures, users: Callable[[], int], ready: Callable[[], bool]
+        self,
+        stats: Callable[[], bytes],
+        figures: Figures,
+        settings: Settings,
+        users: Callable[[], int],
+        ready: Callable[[], bool],
     ) -> None:
         self._stats = stats
         self._figures = figures
+        self._settings = settings
         self._users = users
         self._ready = ready
         self._decoder = msgspec.json.Decoder(_Stats)
@@ -293,7 +302,8 @@ class Families(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """See `Collector`."""
-        stats = self._decoder.decode(self._stats())
+        told = self._stats()
+        stats = self._decoder.decode(told)
         build = {
             "version": metadata.version("realtime-edge"),
             "python": platform.python_version(),
@@ -320,6 +330,7 @@ class Families(Collector):
         yield errors
         for name, family, text in _QUEUES:
             yield _gauge(family, text, stats.queues.get(name, 0))
+        yield from _of_memory(usages(told, self._settings), sum(budget(self._settings).values()))
         for name, family, text in _HISTOGRAMS:
             if (histogram := stats.histograms.get(name)) is not None:
                 yield _histogram(family, text, {"": histogram})
@@ -349,6 +360,21 @@ class Families(Collector):
         told = "The latest that it was within the last one to two minutes."
         yield _gauge("loop_lag_max_seconds", told, figures.lag_max_s.value())
         yield _histogram("loop_turn_seconds", "How long a batch of events held the loop.", {"": figures.turn_s})
+
+
+def _of_memory(found: list[Usage], budget_bytes: int) -> Iterator[Metric]:
+    held = GaugeMetricFamily("realtime_memory_bytes", "Bytes held for clients, by purpose.", labels=["purpose"])
+    most = GaugeMetricFamily("realtime_memory_limit_bytes", "Bytes that may be held, by purpose.", labels=["purpose"])
+    text = "What a bound on memory refused, closed or dropped, by purpose."
+    refused = CounterMetricFamily("realtime_bound_refusals", text, labels=["bound"])
+    for usage in found:
+        held.add_metric([usage.purpose], usage.bytes)
+        most.add_metric([usage.purpose], usage.bytes_max)
+        refused.add_metric([usage.purpose], usage.refused)
+    yield from (held, most, refused)
+    yield _gauge("memory_held_bytes", "Bytes held for clients, all purposes together.", summed(found).held_bytes)
+    text = "Bytes that the process may need by its configuration; `realtime check` prints the parts."
+    yield _gauge("memory_budget_bytes", text, budget_bytes)
 
 
 def _of_process() -> Iterator[Metric]:

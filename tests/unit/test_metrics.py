@@ -10,6 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from realtime import Realtime, Session
+from realtime.memory import CONNECTION_BYTES, PURPOSES
 from realtime.metrics import SECONDS, Families, Figures, Highest, Histogram, LoopLag
 from realtime.testing import TestApp
 
@@ -39,7 +40,9 @@ async def test_the_families_tell_what_happened() -> None:
         await alice.command("fail")
         await alice.command("nothing_of_the_kind")
         control = t.control
-        families = Families(control.stats, control.figures, lambda: control.connections.users, lambda: True)
+        families = Families(
+            control.stats, control.figures, control.settings, lambda: control.connections.users, lambda: True
+        )
         text = families.text().decode()
     samples = {
         (sample.name, tuple(sorted(sample.labels.values()))): sample.value
@@ -57,6 +60,12 @@ async def test_the_families_tell_what_happened() -> None:
     assert samples["realtime_errors_total", ("internal", "python")] == 1
     assert samples["realtime_errors_total", ("engine", "unknown_type")] == 1
     assert samples["process_resident_memory_bytes", ()] > 1_000_000
+    held = {labels[0]: value for (name, labels), value in samples.items() if name == "realtime_memory_bytes"}
+    most = {labels[0]: value for (name, labels), value in samples.items() if name == "realtime_memory_limit_bytes"}
+    assert held.keys() == most.keys() == {purpose.name for purpose in PURPOSES}
+    assert held["connections"] == CONNECTION_BYTES
+    assert samples["realtime_memory_held_bytes", ()] == sum(held.values())
+    assert samples["realtime_memory_budget_bytes", ()] > sum(most.values())
     page = (Path(__file__).parents[2] / "docs/reference/metrics.md").read_text("utf-8")
     listed = [line.split("`")[1] for line in page.splitlines() if line.startswith("| `")]
     names = [line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")]

@@ -5,6 +5,7 @@ from litestar.types import ControllerRouterHandler
 from msgspec import Struct
 
 from realtime.api.edge import Edge
+from realtime.memory import Memory
 
 
 class Health(Struct):
@@ -14,10 +15,11 @@ class Health(Struct):
 
 
 class Readiness(Struct):
-    """Whether to send it more: `ready`, or `not_ready` with the reasons."""
+    """Whether to send it more: `ready`, or `not_ready` with the reasons; and what memory is held for clients."""
 
     status: str
     reasons: list[str]
+    memory: Memory
 
 
 def routes(edge: Edge) -> list[ControllerRouterHandler]:
@@ -33,6 +35,7 @@ def routes(edge: Edge) -> list[ControllerRouterHandler]:
     def ready() -> Response[Readiness]:
         """Say whether to send it more; 503 with the reasons where not."""
         reasons = edge.not_ready()
-        return Response(Readiness("not_ready" if reasons else "ready", reasons), status_code=503 if reasons else 200)
+        told = Readiness("not_ready" if reasons else "ready", reasons, edge.control.memory())
+        return Response(told, status_code=503 if reasons else 200)
 
     return [health, ready]

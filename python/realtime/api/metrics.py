@@ -13,7 +13,13 @@ from realtime.metrics import Families
 def routes(edge: Edge, guard: Guard) -> list[ControllerRouterHandler]:
     """Return the route that a Prometheus scrapes."""
     control = edge.control
-    families = Families(control.stats, control.figures, lambda: control.connections.users, lambda: not edge.not_ready())
+    families = Families(
+        control.stats,
+        control.figures,
+        control.settings,
+        users=lambda: control.connections.users,
+        ready=lambda: not edge.not_ready(),
+    )
 
     @get(
         "/metrics",

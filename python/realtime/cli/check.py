@@ -33,9 +33,9 @@ from realtime.config import (
     keys_of,
     value_of,
 )
+from realtime.memory import DESCRIPTORS_KEPT, budget, budget_lines, connections_max, shards
 from realtime.options import engine_options
 
-_DESCRIPTORS_KEPT = 64
 _GRACE_ADVICE = "handlers that take longer are cut off at a restart"
 
 
@@ -54,6 +54,8 @@ class Report(Struct, frozen=True):
     Args:
         keys: what differs from the defaults.
         derived: what follows from the configuration and the machine.
+        memory: bytes that the process may need, by purpose.
+        memory_lines: the same for people.
         errors: why a start would fail.
         warnings: what is likely not meant.
         notes: what is right or wrong by what stands around the server.
@@ -61,6 +63,8 @@ class Report(Struct, frozen=True):
 
     keys: list[Entry]
     derived: dict[str, Any]
+    memory: dict[str, int]
+    memory_lines: list[str]
     errors: list[str]
     warnings: list[str]
     notes: list[str]
@@ -82,6 +86,9 @@ class Report(Struct, frozen=True):
         width = max(map(len, self.derived))
         for name, value in self.derived.items():
             yield f"  {name:{width}}  {value}"
+        yield "Memory at most"
+        for line in self.memory_lines:
+            yield f"  {line}"
         for word, lines in (("Error", self.errors), ("Warning", self.warnings), ("Note", self.notes)):
             for line in lines:
                 yield f"{word}: {line}"
@@ -108,6 +115,8 @@ def report(settings: Settings, origins: Mapping[str, str], app: Realtime, overlo
     return Report(
         keys,
         _derived(settings),
+        budget(settings),
+        list(budget_lines(settings)),
         errors,
         [*overlooked, *_warnings(settings, asks=who is not None)],
         list(_notes(settings)),
@@ -129,7 +138,6 @@ def _shown(path: str, value: object) -> object:
 
 def _derived(settings: Settings) -> dict[str, Any]:
     _, descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)
-    shards = settings.server.shards or min(8, max(1, len(os.sched_getaffinity(0)) - 1))
     kept = Path(settings.data_dir) / "secret"
     generated = f"generated, in {kept}" if kept.exists() else f"will be generated, in {kept}"
     api = settings.api
@@ -138,11 +146,11 @@ def _derived(settings: Settings) -> dict[str, Any]:
         "HTTP": f"{api.host}:{api.port}" if api.enabled else "off",
         "data": str(Path(settings.data_dir).resolve()),
         "secret": "configured" if settings.auth.secrets else generated,
-        "shards": shards,
+        "shards": shards(settings),
         "sends": _sends(settings),
         "compression": _compression(settings),
         "descriptors": descriptors,
-        "connections at most": settings.limits.connections_max or max(0, descriptors - _DESCRIPTORS_KEPT),
+        "connections at most": connections_max(settings),
         "end": f"within {settings.drain.grace_s:g} s, clients come back over {settings.drain.window_s:g} s",
     }
 
@@ -195,9 +203,9 @@ def _errors(settings: Settings) -> Iterator[str]:
                 yield f"{section}.host = {host!r} is not a loopback address and no secret is configured"
     yield from _of_data_dir(Path(settings.data_dir))
     wanted, (_, descriptors) = settings.limits.connections_max, resource.getrlimit(resource.RLIMIT_NOFILE)
-    if wanted > descriptors - _DESCRIPTORS_KEPT:
+    if wanted > descriptors - DESCRIPTORS_KEPT:
         yield (
-            f"limits.connections_max = {wanted} needs {wanted + _DESCRIPTORS_KEPT} descriptors and the process may "
+            f"limits.connections_max = {wanted} needs {wanted + DESCRIPTORS_KEPT} descriptors and the process may "
             f"have {descriptors}; raise that by ulimit -n or LimitNOFILE"
         )
 

@@ -28,12 +28,17 @@ async def token(world: World, headers: dict[str, str] | None = None, body: objec
 async def test_health_says_whether_the_edge_serves(world: World) -> None:
     for path, expected in (("/health", {"status": "ok"}), ("/ready", {"status": "ready", "reasons": []})):
         answer = await world.ask(path)
-        assert (answer.status, answer.json) == (HTTPStatus.OK, expected)
+        told = answer.json
+        memory = told.pop("memory", {"heldBytes": 0, "limitBytes": 1})
+        assert (answer.status, told) == (HTTPStatus.OK, expected)
+        assert 0 <= memory["heldBytes"] < memory["limitBytes"]
     async with World(draining=True) as draining:
-        told = {"/health": {"status": "draining"}, "/ready": {"status": "not_ready", "reasons": ["draining"]}}
-        for path, said in told.items():
+        said = {"/health": {"status": "draining"}, "/ready": {"status": "not_ready", "reasons": ["draining"]}}
+        for path, wanted in said.items():
             answer = await draining.ask(path, {"host": "edge.example"})
-            assert (answer.status, answer.json) == (HTTPStatus.SERVICE_UNAVAILABLE, said)
+            told = answer.json
+            told.pop("memory", None)
+            assert (answer.status, told) == (HTTPStatus.SERVICE_UNAVAILABLE, wanted)
         answer = await draining.ask("/api/conversations/7/messages")
         assert answer.problem == (503, "draining", None)
         assert answer.headers["retry-after"] == "1"

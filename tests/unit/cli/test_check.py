@@ -183,3 +183,15 @@ def test_a_key_set_over_plain_http_is_refused_like_at_a_start() -> None:
     with pytest.raises(ConfigError, match="use https, or http on a loopback address"):
         load(None, sets, {})
     load(None, ("auth.algorithms=RS256", "auth.jwks_url=http://127.0.0.1/keys"), {})
+
+
+def test_the_memory_that_limits_add_up_to_is_printed_by_purpose(tmp_path: Path) -> None:
+    limits = LimitSettings(connections_max=1000, outboxes_bytes_max=100 << 20)
+    found = report(Settings(data_dir=str(tmp_path / "data"), limits=limits, **FREE), {}, Realtime())
+    told = json.loads(found.json())["memory"]
+    assert (told["connections"], told["outboxes"]) == (1000 * 1024, 100 << 20)
+    parts = [size for name, size in told.items() if name not in {"process", "allocator"}]
+    assert told["allocator"] == round(sum(parts) / 4)
+    text = found.text()
+    assert "outboxes        100 MiB  limits.outboxes_bytes_max" in text
+    assert f"{sum(told.values()) / (1 << 20):,.0f} MiB" in text.partition("  all ")[2].splitlines()[0]

@@ -1,0 +1,159 @@
+"""Memory by purpose: what the process holds for clients, what bounds each part, and the sum that a host must have.
+
+`PURPOSES` is the one table of it. `/metrics` and `/ready` show what is held by it, `realtime check` prints the budget
+that follows from the configuration. Each purpose has rows in docs/topics/limits.md, which lists the single collections.
+
+Invariant: what a purpose holds is counted by whoever holds it and never passes its limit by more than one message of
+each shard. Called by `metrics`, `control` and `cli.check`.
+"""
+
+import os
+import resource
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from realtime.config import Settings
+
+DESCRIPTORS_KEPT: Final = 64
+"""Descriptors that are not for connections: the log, listeners, key sets, the app's own."""
+CONNECTION_BYTES: Final = 1024
+"""An idle connection without subscriptions, in the process; 965 were measured (docs/topics/capacity.md)."""
+CONNECTION_KERNEL_BYTES: Final = 4096
+"""The same in the kernel, which a container's limit counts too; 3,564 were measured."""
+PROCESS_BYTES: Final = 128 * 1024 * 1024
+"""The interpreter, its libraries, the engine's code and the HTTP side, warm, on one shard."""
+SHARD_BYTES: Final = 4 * 1024 * 1024
+"""Buffers and the stack of each further shard."""
+ALLOCATOR_OVERHEAD: Final = 1.25
+"""What the allocator keeps for each byte that is held: size classes, and free memory between what is in use."""
+
+
+class Purpose(Struct, frozen=True, kw_only=True):
+    """What some of the memory is for.
+
+    Args:
+        name: label of the metrics, and first cell of a row in docs/topics/limits.md.
+        held: the counter of `Commands.stats()` that tells how much there is.
+        each: bytes that one of `held` stands for.
+        keys: keys of the configuration that bound it.
+        limit: bytes that it may hold under a configuration.
+        refused: counters of `Commands.stats()` of what was refused, closed or dropped for the bound.
+    """
+
+    name: str
+    held: str
+    each: int = 1
+    keys: tuple[str, ...]
+    limit: Callable[[Settings], int]
+    refused: tuple[str, ...] = ()
+
+
+def connections_max(settings: Settings) -> int:
+    """Return how many connections may be open at once."""
+    _, descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return settings.limits.connections_max or max(0, descriptors - DESCRIPTORS_KEPT)
+
+
+PURPOSES: Final = (
+    Purpose(
+        name="connections",
+        held="connections",
+        each=CONNECTION_BYTES,
+        keys=("limits.connections_max",),
+        limit=lambda settings: connections_max(settings) * CONNECTION_BYTES,
+    ),
+    Purpose(
+        name="unfinished",
+        held="unfinished_bytes",
+        keys=("limits.unfinished_bytes_max",),
+        limit=lambda settings: settings.limits.unfinished_bytes_max,
+    ),
+    Purpose(
+        name="commands",
+        held="commands_bytes",
+        keys=("limits.commands_waiting_bytes_max",),
+        limit=lambda settings: settings.limits.commands_waiting_bytes_max,
+    ),
+    Purpose(
+        name="outboxes",
+        held="outbox_bytes",
+        keys=("limits.outboxes_bytes_max",),
+        limit=lambda settings: settings.limits.outboxes_bytes_max,
+        refused=("closed_slow", "dropped_slow", "dropped_budget"),
+    ),
+    Purpose(
+        name="retained",
+        held="retained_bytes",
+        keys=("limits.retained_bytes_max",),
+        limit=lambda settings: settings.limits.retained_bytes_max,
+        refused=("retained_refused",),
+    ),
+)
+
+
+class Usage(Struct, frozen=True):
+    """What one purpose holds now, what it may hold, and how often the bound was in the way."""
+
+    purpose: str
+    bytes: int
+    bytes_max: int
+    refused: int
+
+
+class Memory(Struct, frozen=True, rename="camel"):
+    """The bytes of all purposes together, and what they may be."""
+
+    held_bytes: int
+    limit_bytes: int
+
+
+def usages(stats: bytes, settings: Settings) -> list[Usage]:
+    """Return what each purpose holds, by `Commands.stats()`."""
+    counters = msgspec.json.decode(stats, type=dict[str, object])
+    return [
+        Usage(
+            purpose.name,
+            _counter(counters, purpose.held) * purpose.each,
+            purpose.limit(settings),
+            sum(_counter(counters, name) for name in purpose.refused),
+        )
+        for purpose in PURPOSES
+    ]
+
+
+def summed(found: list[Usage]) -> Memory:
+    """Return the one figure of what is held."""
+    return Memory(sum(usage.bytes for usage in found), sum(usage.bytes_max for usage in found))
+
+
+def budget(settings: Settings) -> dict[str, int]:
+    """Return the bytes that the process may need, by purpose, with what it takes itself and the allocator's part."""
+    parts = {purpose.name: purpose.limit(settings) for purpose in PURPOSES}
+    overhead = round(sum(parts.values()) * (ALLOCATOR_OVERHEAD - 1))
+    return {"process": PROCESS_BYTES + (shards(settings) - 1) * SHARD_BYTES, **parts, "allocator": overhead}
+
+
+def budget_lines(settings: Settings) -> Iterator[str]:
+    """Yield the budget for people, a line a purpose and the sum."""
+    keys = {purpose.name: ", ".join(purpose.keys) for purpose in PURPOSES}
+    parts = budget(settings)
+    for name, size in (*parts.items(), ("all", sum(parts.values()))):
+        yield f"{name:{max(map(len, parts))}}  {_mib(size):>10}  {keys.get(name, '')}".rstrip()
+    yield f"and {_mib(connections_max(settings) * CONNECTION_KERNEL_BYTES)} of the kernel's for connections"
+
+
+def shards(settings: Settings) -> int:
+    """Return how many shards serve."""
+    return settings.server.shards or min(8, max(1, len(os.sched_getaffinity(0)) - 1))
+
+
+def _counter(counters: Mapping[str, object], name: str) -> int:
+    value = counters.get(name, 0)
+    return value if isinstance(value, int) else 0
+
+
+def _mib(size: int) -> str:
+    return f"{size / (1024 * 1024):,.0f} MiB"

@@ -1,0 +1,141 @@
+"""docs/topics/limits.md lists every collection of the process: the sources, the configuration and the page agree.
+
+A collection is a field of a long-lived type that can hold more than one thing: in Rust a struct's field of a growing
+type, in Python an attribute that is made as one. Each stands on the page as `Type.field`, or its whole file does.
+"""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from realtime import Realtime
+from realtime.config import ALL
+from realtime.memory import PURPOSES
+from realtime.testing import TestApp
+from tests import pages
+from tests.kit import ROOT
+
+PAGE = pages.text_of("docs/topics/limits.md")
+OPERATORS = pages.text_of("docs/howto/limits.md")
+CELLS = [[cell.strip() for cell in line.strip("|").split("|")] for line in PAGE.splitlines() if line.startswith("| ")]
+NAMED = set(re.findall(r"`([^`]+)`", PAGE))
+
+CRATES = ("protocol", "hub", "log", "reactor", "bindings", "front")
+_GROWING = re.compile(r"\b(Vec|VecDeque|\w*HashMap|\w*HashSet|BTreeMap|BTreeSet|BinaryHeap|Slab|BytesMut|Sender)\b")
+_STRUCT = re.compile(
+    r"^(?:pub(?:\([\w ]+\))? )?struct (\w+)(?:<[^{;]*)? (?:where[^{]*)?\{\n(.*?)^\}", re.MULTILINE | re.DOTALL
+)
+_MADE = {"dict", "list", "set", "deque", "OrderedDict", "Counter", "defaultdict", "Queue", "Recent", "WeakSet"}
+_BOUND = re.compile(r"_(max|bytes|burst|per_s)$|^(history|retention|dedupe_s|idle_s)$")
+
+
+def _rust_fields(source: str) -> Iterator[str]:
+    source = source.partition("#[cfg(test)]\nmod ")[0]
+    for struct in _STRUCT.finditer(source):
+        for field in re.finditer(r"^    (?:pub(?:\([\w ]+\))? )?(\w+): (.+?),?$", struct[2], re.MULTILINE):
+            if _GROWING.search(field[2]) and not field[2].startswith("&"):
+                yield f"{struct[1]}.{field[1]}"
+
+
+def _is_collection(value: ast.expr | None) -> bool:
+    if isinstance(value, ast.Dict | ast.List | ast.Set | ast.ListComp | ast.DictComp | ast.SetComp):
+        return True
+    if not isinstance(value, ast.Call):
+        return False
+    made = value.func.value if isinstance(value.func, ast.Subscript) else value.func
+    return (made.attr if isinstance(made, ast.Attribute) else getattr(made, "id", "")) in _MADE
+
+
+def _python_fields(source: str) -> Iterator[str]:
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.ClassDef):
+            continue
+        for each in ast.walk(node):
+            targets: list[ast.expr] = []
+            value: ast.expr | None = None
+            if isinstance(each, ast.Assign):
+                targets, value = each.targets, each.value
+            elif isinstance(each, ast.AnnAssign):
+                targets, value = [each.target], each.value
+            if _is_collection(value):
+                yield from (f"{node.name}.{target.attr}" for target in targets if isinstance(target, ast.Attribute))
+
+
+def _sources() -> Iterator[tuple[Path, list[str]]]:
+    for crate in CRATES:
+        for path in sorted((ROOT / "rust" / crate / "src").rglob("*.rs")):
+            if path.stem != "tests" and "tests" not in path.parts:
+                yield path, list(_rust_fields(path.read_text("utf-8")))
+    for path in sorted((ROOT / "python" / "realtime").rglob("*.py")):
+        yield path, list(_python_fields(path.read_text("utf-8")))
+
+
+COLLECTIONS = {str(path.relative_to(ROOT)): fields for path, fields in _sources() if fields}
+
+
+def test_the_scan_finds_collections_of_both_languages() -> None:
+    found = {field for fields in COLLECTIONS.values() for field in fields}
+    assert {"State.ring", "Outbox.entries", "Backlog.entries"} & found, "no field of Rust was found"
+    assert {"Recent._entries", "Connections._by_conn"} <= found
+
+
+@pytest.mark.parametrize("path", COLLECTIONS)
+def test_every_collection_of_a_file_is_on_the_page(path: str) -> None:
+    folders = {str(folder) for folder in Path(path).parents}
+    if path in NAMED or folders & {name.rstrip("/") for name in NAMED if name.endswith("/")}:
+        return
+    missing = [field for field in COLLECTIONS[path] if field not in NAMED]
+    assert not missing, (
+        f"{missing}: add a row to docs/topics/limits.md: who fills it, what bounds it, who is charged, when it empties"
+    )
+
+
+def test_everything_that_the_page_lists_exists() -> None:
+    found = {field for fields in COLLECTIONS.values() for field in fields}
+    listed = {name for name in NAMED if re.fullmatch(r"[A-Z]\w+\.\w+", name)}
+    assert listed <= found, f"collections that are gone: {sorted(listed - found)}"
+    files = {name for name in NAMED if name.startswith(("rust/", "python/"))}
+    assert not [name for name in files if not (ROOT / name).exists()]
+
+
+def test_every_row_says_who_fills_it_what_bounds_it_who_is_charged_and_when_it_empties() -> None:
+    rows = [cells for cells in CELLS if len(cells) == 5]
+    assert len(rows) > 20
+    assert not [cells[0] for cells in rows if not all(cells)]
+
+
+def test_every_purpose_of_memory_has_a_row_that_names_its_keys() -> None:
+    rows = {cells[0].partition(":")[0].strip("`"): " ".join(cells) for cells in CELLS}
+    for purpose in PURPOSES:
+        assert purpose.name in rows, purpose.name
+        assert not [key for key in purpose.keys if f"`{key}`" not in rows[purpose.name]], purpose.name
+
+
+def test_every_key_of_a_purpose_exists() -> None:
+    assert not {key for purpose in PURPOSES for key in purpose.keys} - set(ALL)
+
+
+def _bounds() -> list[str]:
+    """Return every key that bounds something: all of `[limits]`, and those of other sections by their names."""
+    return [path for path, key in ALL.items() if key.section == "limits" or _BOUND.search(key.name)]
+
+
+@pytest.mark.parametrize("path", _bounds())
+def test_every_bound_is_on_both_pages(path: str) -> None:
+    section, _, name = path.rpartition(".")
+    # A burst is told with its rate.
+    name = name.replace("_burst", "_per_s")
+    assert path in NAMED, f"docs/topics/limits.md does not name `{path}`"
+    told = f"`{path}`" in OPERATORS or (section == "limits" and name in re.findall(r"\w+", OPERATORS))
+    assert told, f"docs/howto/limits.md does not name `{path}`"
+
+
+async def test_every_counter_of_a_purpose_is_one_of_the_engines() -> None:
+    async with TestApp(Realtime()) as t:
+        counters = t.control.stats().decode()
+    for purpose in PURPOSES:
+        for name in (purpose.held, *purpose.refused):
+            assert f'"{name}":' in counters, name
