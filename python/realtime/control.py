@@ -29,7 +29,7 @@ from realtime.errors import NotRunning
 from realtime.forwarding import Forwarding
 from realtime.identity import Identities, TokenRefusals
 from realtime.listening import Listeners
-from realtime.memory import Memory, summed, usages
+from realtime.memory import Ledger, Memory, summed, usages
 from realtime.metrics import Figures
 from realtime.periodic import PeriodicJobs
 from realtime.presence import Change, Notice, Presence
@@ -83,6 +83,7 @@ class Control:
         self._presence_timer: Timer | None = None
         self._start_timer: Timer | None = None
         self.figures = Figures()
+        self.ledger = Ledger(settings)
         self._lines = logs.ConnectionLines(settings.log.connections_per_s)
         raw = frozenset(index for index, endpoint in enumerate(rules.endpoints) if endpoint.mode == "raw")
         self.connections = Connections(commands, raw, self.wake)
@@ -90,7 +91,14 @@ class Control:
         self.broadcaster = Broadcaster(commands, self.connections, rules.policies, clock, limits.publication_bytes_max)
         refusals = TokenRefusals(self.figures, self._lines)
         self.identities = Identities(
-            settings, keys, commands, self.broadcaster, clock, refusals=refusals, authenticate=rules.authenticate
+            settings,
+            keys,
+            commands,
+            self.broadcaster,
+            clock,
+            refusals=refusals,
+            charges=self.ledger.of("tickets"),
+            authenticate=rules.authenticate,
         )
         self.forwarding: Forwarding | None = None
         if settings.api.url is not None:
@@ -176,7 +184,7 @@ class Control:
 
     def memory(self) -> Memory:
         """Return what is held for clients, all purposes together."""
-        return summed(usages(self.stats(), self.settings))
+        return summed(usages(self.stats(), self.ledger, self.settings))
 
     def turn(self) -> int:
         """Take one batch of events and submit what it led to. Returns how many there were."""

@@ -15,6 +15,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
+from realtime.charges import Charges
 from realtime.config import Settings
 
 DESCRIPTORS_KEPT: Final = 64
@@ -41,14 +42,16 @@ class Purpose(Struct, frozen=True, kw_only=True):
         keys: keys of the configuration that bound it.
         limit: bytes that it may hold under a configuration.
         refused: counters of `Commands.stats()` of what was refused, closed or dropped for the bound.
+        share: one user may hold one part in so many, where Python holds it and `Ledger` counts it; 0 for the engine's.
     """
 
     name: str
-    held: str
+    held: str = ""
     each: int = 1
     keys: tuple[str, ...]
     limit: Callable[[Settings], int]
     refused: tuple[str, ...] = ()
+    share: int = 0
 
 
 def connections_max(settings: Settings) -> int:
@@ -91,7 +94,25 @@ PURPOSES: Final = (
         limit=lambda settings: settings.limits.retained_bytes_max,
         refused=("retained_refused",),
     ),
+    Purpose(
+        name="tickets",
+        keys=("auth.tickets_bytes_max", "auth.tickets_per_user_max"),
+        limit=lambda settings: settings.auth.tickets_bytes_max,
+        share=16,
+    ),
 )
+
+
+class Ledger:
+    """The bytes of Python's collections, by purpose. One for each server."""
+
+    def __init__(self, settings: Settings) -> None:
+        limits = ((purpose, purpose.limit(settings)) for purpose in PURPOSES if purpose.share)
+        self._charges = {purpose.name: Charges(limit, max(1, limit // purpose.share)) for purpose, limit in limits}
+
+    def of(self, purpose: str) -> Charges:
+        """Return the charges of a purpose of Python's."""
+        return self._charges[purpose]
 
 
 class Usage(Struct, frozen=True):
@@ -110,18 +131,18 @@ class Memory(Struct, frozen=True, rename="camel"):
     limit_bytes: int
 
 
-def usages(stats: bytes, settings: Settings) -> list[Usage]:
-    """Return what each purpose holds, by `Commands.stats()`."""
+def usages(stats: bytes, ledger: Ledger, settings: Settings) -> list[Usage]:
+    """Return what each purpose holds, by `Commands.stats()` and by Python's own charges."""
     counters = msgspec.json.decode(stats, type=dict[str, object])
-    return [
-        Usage(
-            purpose.name,
-            _counter(counters, purpose.held) * purpose.each,
-            purpose.limit(settings),
-            sum(_counter(counters, name) for name in purpose.refused),
-        )
-        for purpose in PURPOSES
-    ]
+    return [_usage(purpose, purpose.limit(settings), counters, ledger) for purpose in PURPOSES]
+
+
+def _usage(purpose: Purpose, limit: int, counters: Mapping[str, object], ledger: Ledger) -> Usage:
+    if purpose.share:
+        charges = ledger.of(purpose.name)
+        return Usage(purpose.name, charges.bytes, limit, charges.refused)
+    held = _counter(counters, purpose.held) * purpose.each
+    return Usage(purpose.name, held, limit, sum(_counter(counters, name) for name in purpose.refused))
 
 
 def summed(found: list[Usage]) -> Memory:

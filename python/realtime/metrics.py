@@ -28,7 +28,7 @@ from prometheus_client.registry import Collector
 
 from realtime import logs
 from realtime.config import Settings
-from realtime.memory import Usage, budget, summed, usages
+from realtime.memory import Ledger, Usage, budget, summed, usages
 
 SECONDS: Final = (0.00001, 0.00005, 0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0)
 """Upper bounds of the histograms of what Python does."""
@@ -270,6 +270,7 @@ class Families(Collector):
     Args:
         stats: `Commands.stats`.
         figures: what Python counts.
+        ledger: the bytes that Python holds.
         settings: the configuration, for what memory may be held.
         users: how many users are online.
         ready: whether new clients may be sent here.
@@ -279,12 +280,15 @@ class Families(Collector):
         self,
         stats: Callable[[], bytes],
         figures: Figures,
+        ledger: Ledger,
         settings: Settings,
+        *,
         users: Callable[[], int],
         ready: Callable[[], bool],
     ) -> None:
         self._stats = stats
         self._figures = figures
+        self._ledger = ledger
         self._settings = settings
         self._users = users
         self._ready = ready
@@ -330,7 +334,7 @@ class Families(Collector):
         yield errors
         for name, family, text in _QUEUES:
             yield _gauge(family, text, stats.queues.get(name, 0))
-        yield from _of_memory(usages(told, self._settings), sum(budget(self._settings).values()))
+        yield from _of_memory(usages(told, self._ledger, self._settings), sum(budget(self._settings).values()))
         for name, family, text in _HISTOGRAMS:
             if (histogram := stats.histograms.get(name)) is not None:
                 yield _histogram(family, text, {"": histogram})

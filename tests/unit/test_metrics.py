@@ -41,7 +41,12 @@ async def test_the_families_tell_what_happened() -> None:
         await alice.command("nothing_of_the_kind")
         control = t.control
         families = Families(
-            control.stats, control.figures, control.settings, lambda: control.connections.users, lambda: True
+            control.stats,
+            control.figures,
+            control.ledger,
+            control.settings,
+            users=lambda: control.connections.users,
+            ready=lambda: True,
         )
         text = families.text().decode()
     samples = {

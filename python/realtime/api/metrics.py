@@ -16,6 +16,7 @@ def routes(edge: Edge, guard: Guard) -> list[ControllerRouterHandler]:
     families = Families(
         control.stats,
         control.figures,
+        control.ledger,
         control.settings,
         users=lambda: control.connections.users,
         ready=lambda: not edge.not_ready(),

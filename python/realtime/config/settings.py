@@ -187,6 +187,17 @@ class AuthSettings(Section, frozen=True):
         tuple[Secret, ...],
         Meta(description="Keys of at least 32 bytes of other systems, which act for no single user over HTTP."),
     ] = ()
+    tickets_per_user_max: Annotated[
+        Positive,
+        Meta(description="Tickets of one user that are unused; more are answered 429 until the oldest ends."),
+    ] = 100
+    tickets_bytes_max: Annotated[
+        Bytes,
+        Meta(
+            description="Bytes of all unused tickets, with the rights that they stand for, and a sixteenth of it for "
+            "one user; more are answered 503."
+        ),
+    ] = 32 * 1024 * 1024
     revocations_keep_s: Annotated[
         int,
         Meta(

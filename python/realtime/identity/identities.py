@@ -23,6 +23,7 @@ from msgspec.structs import replace
 
 from realtime.auth import Identity, InvalidToken, UpgradeRequest, bearer_of, checked_grants
 from realtime.broadcaster import Broadcaster
+from realtime.charges import Charges
 from realtime.clock import Clock
 from realtime.config import Keys, Settings, keys_of
 from realtime.errors import Refused
@@ -54,6 +55,7 @@ class Identities:
         broadcaster: stores revocations.
         clock: says whether a token or a ticket is late.
         refusals: counts and logs the tokens that are refused here.
+        charges: bounds the bytes of tickets.
         authenticate: the app's hook, which decides in place of tokens; None without one.
     """
 
@@ -66,6 +68,7 @@ class Identities:
         clock: Clock,
         *,
         refusals: TokenRefusals,
+        charges: Charges,
         authenticate: Callable[[UpgradeRequest], Any] | None = None,
     ) -> None:
         self._auth = settings.auth
@@ -73,7 +76,7 @@ class Identities:
         self._commands = commands
         self._clock = clock
         self._authenticate = authenticate
-        self._tickets = Tickets(clock)
+        self._tickets = Tickets(clock, charges, settings.auth.tickets_per_user_max)
         self._refusals = refusals
         self._revocations = Revocations(commands, broadcaster, clock, settings.auth.clock_skew_s)
         self._service_keys = _digests(settings.auth.service_keys)
@@ -267,7 +270,8 @@ class Identities:
         """Return a ticket that opens one connection as `identity` within a minute.
 
         Raises:
-            Refused: `forbidden` for a service without a user, `overloaded` where too many are unused.
+            Refused: `forbidden` for a service without a user, `rate_limited` where too many of the user are unused,
+                `overloaded` where too many of all users are.
         """
         if not identity.user:
             raise Refused("forbidden", "A ticket is for a user; a service key names none")

@@ -1,7 +1,11 @@
 """One-time tickets: what a client shows in a URL in place of a long token.
 
 A ticket stands for the identity that asked for it, opens one connection and lives a minute. It is 256 random bits, of
-which only the hash is kept, in memory: a restart ends them all. The number is bounded. Time is the server's clock.
+which only the hash is kept, in memory: a restart ends them all. Time is the server's clock.
+
+Unused tickets are bounded for each user, in number and in bytes, and in bytes for all. A user over the bound is refused
+and told when the oldest ticket ends. The oldest is not let go of instead: it may be in a URL that a client is about to
+open, which would then fail for a reason that nobody sees.
 
 Called by `identities`.
 """
@@ -9,18 +13,23 @@ Called by `identities`.
 import hashlib
 import secrets
 from collections import OrderedDict
+from sys import getsizeof
 from typing import Final
 
+import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from realtime.auth import Identity
+from realtime.charges import Charges
 from realtime.clock import Clock
 from realtime.errors import Refused
 
 TTL_S: Final = 60
-TICKETS_MAX: Final = 100_000
 
 _TICKET_CHARS_MAX: Final = 64
+_ENTRY_BYTES: Final = 640
+"""A ticket without its texts, with its part of both tables; 490 were measured."""
 
 
 class Ticket(Struct, frozen=True, rename="camel"):
@@ -30,42 +39,91 @@ class Ticket(Struct, frozen=True, rename="camel"):
     expires_in_s: int
 
 
-class Tickets:
-    """The tickets of one process."""
+class _Unused(Struct, frozen=True, gc=False):
+    """A ticket that nobody has shown yet. Rights are kept as JSON: as objects they take four times as much."""
 
-    def __init__(self, clock: Clock) -> None:
+    ends_ms: int
+    identity: Identity
+    grants: bytes | None
+    size: int
+
+
+class Tickets:
+    """The tickets of one process.
+
+    Args:
+        clock: tells when a ticket is late.
+        charges: bounds their bytes.
+        per_user_max: unused tickets of one user.
+    """
+
+    def __init__(self, clock: Clock, charges: Charges, per_user_max: int) -> None:
         self._clock = clock
+        self._charges = charges
+        self._per_user_max = per_user_max
         # In the order of issue and so, since all live equally long, of expiry.
         # The first of a plain dict is found behind all that went before it.
-        self._by_hash: OrderedDict[bytes, tuple[int, Identity]] = OrderedDict()
+        self._by_hash: OrderedDict[bytes, _Unused] = OrderedDict()
+        self._by_user: dict[str, OrderedDict[bytes, None]] = {}
 
     def issue(self, identity: Identity) -> Ticket:
         """Return a new ticket for `identity`.
 
         Raises:
-            Refused: `overloaded`, where there are too many that nobody has used.
+            Refused: `rate_limited` where the user has too many that are unused, `overloaded` where all users have.
         """
         now_ms = self._clock.monotonic_ms()
         self._forget_late(now_ms)
-        if len(self._by_hash) >= TICKETS_MAX:
+        user = identity.user
+        grants = None if identity.grants is None else msgspec.json.encode(identity.grants)
+        size = _ENTRY_BYTES + sum(getsizeof(text) for text in (user, identity.token_id, grants))
+        own = self._by_user.get(user, ())
+        if len(own) >= self._per_user_max or self._charges.is_over_share(user, size):
+            self._charges.refused += 1
+            wait_ms = self._by_hash[next(iter(own))].ends_ms - now_ms
+            told = f"{len(own)} tickets of this user are unused (auth.tickets_per_user_max = {self._per_user_max})"
+            raise Refused("rate_limited", f"{told}; use one, or wait until the oldest ends", retry_after_ms=wait_ms)
+        if not self._charges.has_room(user, size):
+            self._charges.refused += 1
             raise Refused("overloaded", "Too many tickets are unused", retry_after_ms=TTL_S * 1000)
         text = secrets.token_urlsafe(32)
-        self._by_hash[_hash(text)] = (now_ms + TTL_S * 1000, identity)
+        digest = _hash(text)
+        self._charges.take(user, size)
+        kept = replace(identity, grants=None, token=None)
+        self._by_hash[digest] = _Unused(now_ms + TTL_S * 1000, kept, grants, size)
+        self._by_user.setdefault(user, OrderedDict())[digest] = None
         return Ticket(text, TTL_S)
 
     def redeem(self, ticket: str) -> Identity | None:
         """Return whom `ticket` stands for and forget it; None where it is none, is late or was used."""
         if len(ticket) > _TICKET_CHARS_MAX:
             return None
-        ends_ms, identity = self._by_hash.pop(_hash(ticket), (0, None))
-        return identity if self._clock.monotonic_ms() < ends_ms else None
+        digest = _hash(ticket)
+        if digest not in self._by_hash:
+            return None
+        unused = self._forget(digest)
+        if self._clock.monotonic_ms() >= unused.ends_ms:
+            return None
+        if unused.grants is None:
+            return unused.identity
+        return replace(unused.identity, grants=msgspec.json.decode(unused.grants, type=dict[str, list[str]]))
+
+    def _forget(self, digest: bytes) -> _Unused:
+        unused = self._by_hash.pop(digest)
+        user = unused.identity.user
+        self._charges.give(user, unused.size)
+        own = self._by_user[user]
+        del own[digest]
+        if not own:
+            del self._by_user[user]
+        return unused
 
     def _forget_late(self, now_ms: int) -> None:
         while self._by_hash:
             oldest = next(iter(self._by_hash))
-            if self._by_hash[oldest][0] > now_ms:
+            if self._by_hash[oldest].ends_ms > now_ms:
                 return
-            del self._by_hash[oldest]
+            self._forget(oldest)
 
 
 def _hash(ticket: str) -> bytes:

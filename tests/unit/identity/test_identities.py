@@ -11,7 +11,6 @@ from realtime.auth import RIGHTS, InvalidToken, may, mint_token
 from realtime.config import AuthSettings, ConfigError, ConversationSettings, Settings
 from realtime.handlers import Conversations
 from realtime.identity.revocations import CHANNEL
-from realtime.identity.tickets import TICKETS_MAX
 from realtime.testing import NotLetIn, TestApp
 
 KEY = "a service key of thirty-two bytes or more"
@@ -96,16 +95,6 @@ async def test_an_end_that_is_no_time_lets_nobody_in_at_either_door(end: float) 
             await t.connect()
         with pytest.raises(ValueError, match="expires_at"):
             await t.control.identities.identify_request("/", "", [], "peer")
-
-
-async def test_the_number_of_tickets_is_bounded() -> None:
-    async with TestApp(conversations()) as t:
-        for _ in range(TICKETS_MAX):
-            t.control.identities.issue_ticket(Identity("ann"))
-        with pytest.raises(Refused, match="overloaded"):
-            t.control.identities.issue_ticket(Identity("bob"))
-        t.clock.advance(60)
-        t.control.identities.issue_ticket(Identity("bob"))
 
 
 async def test_a_service_has_no_ticket() -> None:
