@@ -23,7 +23,7 @@ RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust -name tests -prune -o \(
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup serve check test test-rust test-unit test-integration test-alone test-node test-browser conformance bench bench-micro pins picture clean
+.PHONY: help setup serve check test test-rust test-unit test-integration test-alone test-node test-browser conformance chaos bench bench-micro pins picture clean
 
 help: ## List what there is.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -75,6 +75,9 @@ test-browser: setup $(STAMPS)/browser ## Two tabs of headless Chromium on the pl
 
 conformance: setup $(STAMPS)/autobahn ## Autobahn's quick set against /echo of examples/echo.py (CASES=all for every case).
 	$(BIN)/python tests/conformance/run.py --cases $(or $(CASES),quick)
+
+chaos: setup ## 64 connections of one user and 3,000 of one address do their worst for a minute (ARGS="--each --seconds 10", --list).
+	$(BIN)/python -m tests.chaos $(ARGS)
 
 bench: setup ## This server beside its rivals, half an hour (QUICK=1: a short round beside Bun; FULL=1: W4b too).
 	$(BIN)/python -m benches.run $(if $(QUICK),--quick --load-profile $(PROFILE),--engine-profile dist) $(if $(FULL),--full) $(ARGS)

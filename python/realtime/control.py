@@ -107,9 +107,7 @@ class Control:
                 limits.publication_bytes_max,
                 partial(self.identities.signed, ttl_s=_FORWARDED_TTL_S),
             )
-            self.forwarding = Forwarding(
-                upstream, self.broadcaster, clock, self.ledger.of("message_ids"), self.ledger.of("answers")
-            )
+            self.forwarding = Forwarding(upstream, self.broadcaster, clock)
         everyone_max = None if settings.conversations.access == "grants" else settings.presence.everyone_max
         self.presence = Presence(round(settings.presence.grace_s * 1000), everyone_max)
         self.router = Router(

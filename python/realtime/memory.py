@@ -100,24 +100,6 @@ PURPOSES: Final = (
         limit=lambda settings: settings.auth.tickets_bytes_max,
         share=16,
     ),
-    Purpose(
-        name="hook_ids",
-        keys=("api.hook_ids_bytes_max",),
-        limit=lambda settings: settings.api.hook_ids_bytes_max,
-        share=1,
-    ),
-    Purpose(
-        name="message_ids",
-        keys=("api.message_ids_bytes_max",),
-        limit=lambda settings: settings.api.message_ids_bytes_max if settings.api.url else 0,
-        share=16,
-    ),
-    Purpose(
-        name="answers",
-        keys=("api.answers_bytes_max",),
-        limit=lambda settings: settings.api.answers_bytes_max if settings.api.url else 0,
-        share=16,
-    ),
 )
 
 

@@ -109,28 +109,6 @@ class ApiSettings(Section, frozen=True):
     requests_waiting_max: Annotated[
         Count, Meta(description="Messages that wait for one of them; more are refused at once.")
     ] = 1000
-    answers_bytes_max: Annotated[
-        Bytes,
-        Meta(
-            description="Bytes of answers of `api.url` that are remembered for 10 minutes, for clients that send a "
-            "message again; a sixteenth of it for one user. Above it the oldest are forgotten, and a repeat is sent "
-            "with the same `Idempotency-Key`."
-        ),
-    ] = 16 * 1024 * 1024
-    message_ids_bytes_max: Annotated[
-        Bytes,
-        Meta(
-            description="Bytes of ids of messages of `api.url` by which one that is told twice within 10 minutes is "
-            "published once; some 512 each, and a sixteenth for one user. Above it the oldest are forgotten."
-        ),
-    ] = 32 * 1024 * 1024
-    hook_ids_bytes_max: Annotated[
-        Bytes,
-        Meta(
-            description="Bytes of ids of volatile events by which one that `POST /api/events` tells twice within 10 "
-            "minutes is published once; some 320 each. Above it the oldest are forgotten."
-        ),
-    ] = 64 * 1024 * 1024
     failures_max: Annotated[
         Positive, Meta(description="Failures of `api.url` in a row after which messages are refused at once.")
     ] = 5
