@@ -24,6 +24,7 @@ def main() -> int:
     parser.add_argument("--signed-in", type=int, default=64, help="sockets of the one user")
     parser.add_argument("--anonymous", type=int, default=3_000, help="sockets without a token")
     parser.add_argument("--set", action="append", default=[], help="section.key=value, as for realtime serve")
+    parser.add_argument("--descriptors", type=int, default=0, help="limit of the server's descriptors (RLIMIT_NOFILE)")
     parser.add_argument("--list", action="store_true", help="print the names of the attacks")
     chosen = parser.parse_args()
     without = set(filter(None, chosen.without.split(",")))
@@ -36,7 +37,15 @@ def main() -> int:
         return 0
     held = True
     for group in [[name] for name in names] if chosen.each else [names]:
-        plan = Plan(group, chosen.seconds, chosen.rounds, chosen.signed_in, chosen.anonymous, sets=tuple(chosen.set))
+        plan = Plan(
+            group,
+            chosen.seconds,
+            chosen.rounds,
+            chosen.signed_in,
+            chosen.anonymous,
+            sets=tuple(chosen.set),
+            descriptors=chosen.descriptors,
+        )
         with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
             held &= _told(group, play(plan, Path(folder) / "server"))
     return 0 if held else 1

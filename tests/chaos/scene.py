@@ -15,7 +15,7 @@ from typing import Any, Final
 from tests.chaos import attackers, crowd
 from tests.chaos.attacks import ATTACKS
 from tests.chaos.watch import Watch, figures
-from tests.kit import ROOT, Server, token_for
+from tests.kit import REALTIME, ROOT, Server, token_for
 
 ATTACKERS: Final = "127.0.0.2"
 """The address of the attackers; the good clients have 127.0.0.1."""
@@ -43,6 +43,8 @@ class Plan:
     """At most as much for each of the two processes of attackers: they share the machine with the server."""
 
     sets: Sequence[str] = ()
+    descriptors: int = 0
+    """Limit of the attacked server; 0 leaves it as it is here."""
 
 
 @dataclass
@@ -76,7 +78,8 @@ class Outcome:
 
 def play(plan: Plan, folder: Path) -> Outcome:
     """Start a server and its twin, let good clients live on both, attack the one in turns; return what came of it."""
-    server = Server(folder / "attacked", app=str(APP), api=True, sets=plan.sets)
+    limited = ("prlimit", f"--nofile={plan.descriptors}") if plan.descriptors else ()
+    server = Server(folder / "attacked", app=str(APP), api=True, sets=plan.sets, command=(*limited, REALTIME))
     twin = Server(folder / "twin", app=str(APP), sets=plan.sets)
     outcome = Outcome(budget_bytes=budget_bytes(plan.sets))
     try:
@@ -103,7 +106,7 @@ def play(plan: Plan, folder: Path) -> Outcome:
 
 def budget_bytes(sets: Sequence[str]) -> int:
     """Return the memory that `realtime check` says this configuration may take."""
-    command = [str(Path(sys.executable).with_name("realtime")), "check", "--json"]
+    command = [str(REALTIME), "check", "--json"]
     for item in sets:
         command += ["--set", item]
     printed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, cwd=ROOT / "tests").stdout

@@ -14,6 +14,9 @@ turns of the scheduler (3 to 4 ms each), whatever the server does."""
 
 HEALTH_S: Final = 1.0
 
+ACCEPTOR_SHARE: Final = 0.5
+"""Of a core: an acceptor that spins takes all of one."""
+
 
 def ratio(outcome: Outcome) -> float:
     """Return the ack p99 under attack over that of the calm before it, the median of the rounds.
@@ -45,6 +48,9 @@ def objections(outcome: Outcome) -> list[str]:
         found.append(f"ack p99: {attack:.1f} ms under attack, {calm:.1f} ms in calm, {other:.1f} ms by the twin")
     if (slowest := max(outcome.health_s.values())) > HEALTH_S:
         found.append(f"/health took {slowest:.2f} s")
+    for thread, share in outcome.busy["attack"].items():
+        if "accept" in thread and share > ACCEPTOR_SHARE:
+            found.append(f"{thread} took {share:.2f} of a core")
     return found
 
 

@@ -68,6 +68,21 @@ class DribbledBody(Attack):
             yield Pause(0.5)
 
 
+class NewPaths(Attack):
+    """Asks for ever new paths, with ever new names of methods, channels and requests: labels, lines and keys."""
+
+    def script(self, peer: Peer) -> Script:  # noqa: ARG002
+        names = [f"{number:x}" for _, number in zip(range(50), self.numbers(), strict=False)]
+        yield from self.requested(
+            *[
+                self.request("GET", f"/api/{kind}/{name}{rest}", headers=f"X-Request-Id: {name}\r\n")
+                for name in names
+                for kind, rest in (("channels", "/history"), ("presence", ""), (name, ""), ("users", "/sessions"))
+            ],
+            self.request(names[0].upper(), "/health"),
+        )
+
+
 class HalfClosedPost(Attack):
     """Posts a message and closes its sending side at once."""
 

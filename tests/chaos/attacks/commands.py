@@ -122,6 +122,35 @@ class SmallMessages(Attack):
             yield Send(command("send_message", 1, conversationId=f"{number % 5_000}", content="m", clientMessageId=key))
 
 
+class OwnChannel(Attack):
+    """Publishes to its own channel, which each of its connections has subscribed and none reads."""
+
+    reads = False
+
+    @cached_property
+    def _events(self) -> bytes:
+        return command("publish", 1, channel="user:me", event="own", data="o" * 50_000) * 4
+
+    def script(self, peer: Peer) -> Script:  # noqa: ARG002
+        yield from self.connected(receive_buffer=2_048)
+        yield Send(command("subscribe", 1, channel="user:me"))
+        while True:
+            yield Send(self._events)
+            yield Pause(0.05)
+
+
+class PresenceCommands(Attack):
+    """Subscribes with presence and asks who is there, again and again."""
+
+    def script(self, peer: Peer) -> Script:  # noqa: ARG002
+        yield from self.connected()
+        yield Send(command("subscribe", 1, channel=CHANNEL, presence=True))
+        while True:
+            yield Send(command("presence", 2, channel=CHANNEL) * 50)
+            yield Send(command("presence_update", 3, channel=CHANNEL, info={"text": "p" * 900}) * 50)
+            yield Pause(0.1)
+
+
 class Refreshes(Attack):
     """Shows its token again and again, and wrong ones."""
 

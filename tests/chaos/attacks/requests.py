@@ -84,6 +84,17 @@ class HalfClosedRequest(Attack):
         yield Receive()
 
 
+class ForgedAddress(Attack):
+    """Asks with ever new addresses in the headers that proxies write."""
+
+    signed_in = False
+
+    def script(self, peer: Peer) -> Script:  # noqa: ARG002
+        forged = ".".join(str(self.random.randrange(256)) for _ in range(4))
+        headers = f"X-Forwarded-For: {forged}\r\nForwarded: for={forged}\r\nX-Realtime-Peer: {forged}:1\r\n"
+        yield from self.requested(*[http_request("POST", "/api/tickets", b"{}", headers)] * 5)
+
+
 class NotHttp(Attack):
     """Sends what is no HTTP, or what two parsers read differently."""
 
