@@ -125,6 +125,7 @@ class Swarm:
                 time.sleep(0.002)
         for peer in list(self._peers.values()):
             self._cut(peer)
+        self._poller.close()
 
     def _sleep(self, now: float, end: float) -> float:
         first = self._timers[0][0] if self._timers else end
