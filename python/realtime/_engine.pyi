@@ -401,6 +401,20 @@ class Commands:
     def fileno(self) -> int:
         """A descriptor that is readable while events wait (for ``loop.add_reader``)."""
 
+    def charge(self, user: str, peer: str, commands: int = 1, page_bytes: int = 0) -> int | None:
+        """Take what a request over HTTP costs, from the buckets that the user's connections share.
+
+        Args:
+            user: who asks; whoever has no name ("") is known by the address.
+            peer: the address; one that is not readable is taken for one address of its own.
+            commands: as many tokens.
+            page_bytes: bytes that the answer is taken for, a token for each 64,000; a quarter of the burst at most.
+
+        Returns:
+            None, or milliseconds until that is there: then nothing was taken.
+        """
+    def settle(self, user: str, peer: str, reserved: int, page_bytes: int) -> None:
+        """Settle what ``charge`` took for an answer of `reserved` bytes, now that it has `page_bytes`."""
     def session_id(self, conn: int) -> str:
         """The `sessionId` that clients see for this connection."""
 

@@ -25,7 +25,7 @@ from realtime.clock import Clock, Timer
 from realtime.config import Keys, Settings
 from realtime.connections import Connections, Session
 from realtime.containment import goes_on
-from realtime.errors import NotRunning
+from realtime.errors import NotRunning, Refused
 from realtime.forwarding import Forwarding
 from realtime.identity import Identities, TokenRefusals
 from realtime.listening import Listeners
@@ -180,6 +180,20 @@ class Control:
 
     def stats(self) -> bytes:
         """Return the engine's counters; see `Commands.stats`."""
+    def charge(self, user: str, peer: str, commands: int = 1, page_bytes: int = 0) -> None:
+        """Take what a request costs from the buckets that the user's sockets have, or the address's of who has no name.
+
+        Raises:
+            Refused: `rate_limited`, with the time after which it goes.
+        """
+        wait_ms = self._commands.charge(user, peer, commands, page_bytes)
+        if wait_ms is not None:
+            raise Refused("rate_limited", "too many requests", retry_after_ms=wait_ms)
+
+    def settle(self, user: str, peer: str, reserved: int, page_bytes: int) -> None:
+        """Settle what `charge` took for a page of `reserved` bytes, now that it has `page_bytes`."""
+        self._commands.settle(user, peer, reserved, page_bytes)
+
         return self._commands.stats()
 
     def memory(self) -> Memory:

@@ -95,6 +95,20 @@ PURPOSES: Final = (
         refused=("retained_refused",),
     ),
     Purpose(
+        name="subscriptions",
+        held="members_bytes",
+        keys=("limits.members_bytes_max", "limits.channels_per_user_max"),
+        limit=lambda settings: settings.limits.members_bytes_max,
+        refused=("members_refused",),
+    ),
+    Purpose(
+        name="accounts",
+        held="accounts_bytes",
+        keys=("limits.accounts_bytes_max",),
+        limit=lambda settings: settings.limits.accounts_bytes_max,
+        refused=("accounts_refused",),
+    ),
+    Purpose(
         name="tickets",
         keys=("auth.tickets_bytes_max", "auth.tickets_per_user_max"),
         limit=lambda settings: settings.auth.tickets_bytes_max,

@@ -198,6 +198,9 @@ class _Stats(Struct):
     panics: int
     flush_ring_failures: int
     log_gaps: int = 0
+    refused_by_connection: int
+    refused_by_user: int
+    refused_by_address: int
     log_failures: int = 0
     log_failing: int = 0
     flush: str = "none"

@@ -43,8 +43,10 @@ async def test_who_goes_on_after_refusals_is_closed_4003_and_may_come_back(serve
                 for _ in range(200):
                     await peer.text('{"type":"ping","id":1}')
             assert await peer.close_frame() == (4003, "too many commands for too long")
+        # It is let in, with what the one before has left: nothing, until seconds are over.
         async with await server.connect("alice") as again:
-            assert await again.is_alive()
+            await again.send("ping", id=1)
+            assert (await again.answer(1))["data"]["code"] == "rate_limited"
         assert await bob.is_alive()
 
 

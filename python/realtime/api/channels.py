@@ -17,6 +17,7 @@ from realtime.messages import encode
 
 _OFFSET_MAX: Final = 2**53
 _LIMIT_MAX: Final = 1000
+_MEMBERS_ASSUMED: Final = 10
 
 Channel = Annotated[str, PathParameter(description="A channel, such as `conversation:7`.")]
 
@@ -74,15 +75,19 @@ def routes(edge: Edge, guard: Guard) -> list[ControllerRouterHandler]:
     @get("/api/presence/{channel:str}", tags=["Channels"], responses={200: ResponseSpec(ChannelPresence)})
     async def presence(request: Request[Any, Any, Any], channel: Channel) -> Response[bytes]:
         """Return who is subscribed to a channel now, on this node. Needs the right `presence`."""
-        channel = guard.channel(await guard.caller(request), "presence", channel)
+        caller = await guard.caller(request)
+        channel = guard.channel(caller, "presence", channel)
         counts: dict[str, int] = {}
-        found = await broadcaster.members_of(channel)
-        for conn in found.conns:
-            session = connections.by_conn(conn)
-            if session is not None and session.user:
-                counts[session.user] = counts.get(session.user, 0) + 1
-        users = [Member(user, count) for user, count in sorted(counts.items())]
-        return _json(ChannelPresence(channel, users, found.total, found.is_cut))
+        with guard.page(caller, _MEMBERS_ASSUMED) as page:
+            found = await broadcaster.members_of(channel)
+            for conn in found.conns:
+                session = connections.by_conn(conn)
+                if session is not None and session.user:
+                    counts[session.user] = counts.get(session.user, 0) + 1
+            users = [Member(user, count) for user, count in sorted(counts.items())]
+            answer = encode(ChannelPresence(channel, users, found.total, found.is_cut))
+            page.bytes = len(answer)
+        return _json(answer)
 
     @get("/api/channels/{channel:str}/history", tags=["Channels"], responses={200: ResponseSpec(Past)})
     async def history(
@@ -99,13 +104,16 @@ def routes(edge: Edge, guard: Guard) -> list[ControllerRouterHandler]:
         limit: Annotated[int, QueryParameter(ge=1, le=_LIMIT_MAX, description="At most this many.")] = 100,
     ) -> Response[bytes]:
         """Return events of a channel that keeps them, oldest first, at most 1 MiB. Needs the right `history`."""
-        channel = guard.channel(await guard.caller(request), "history", channel)
+        caller = await guard.caller(request)
+        channel = guard.channel(caller, "history", channel)
         if epoch is not None and after is None:
             raise Refused("invalid_message", "epoch is given without after; give both or neither", path="after")
-        found = await broadcaster.history(channel, after=after, epoch=epoch, limit=limit)
+        with guard.page(caller, limit) as page:
+            found = await broadcaster.history(channel, after=after, epoch=epoch, limit=limit)
+            page.bytes = sum(map(len, found.events))
         last = _placed(found.events[-1]).offset if found.events else found.offset
         position = Position(found.offset, found.epoch)
-        return _json(Past(channel, found.events, position, last if last < found.offset else None))
+        return _json(encode(Past(channel, found.events, position, last if last < found.offset else None)))
 
     @delete("/api/channels/{channel:str}/users/{user:str}", tags=["Channels"])
     async def take_out(request: Request[Any, Any, Any], channel: Channel, user: User) -> None:
@@ -120,5 +128,5 @@ def routes(edge: Edge, guard: Guard) -> list[ControllerRouterHandler]:
     return [presence, history, take_out]
 
 
-def _json(content: object) -> Response[bytes]:
-    return Response(encode(content), media_type="application/json")
+def _json(content: bytes) -> Response[bytes]:
+    return Response(content, media_type="application/json")

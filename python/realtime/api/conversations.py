@@ -149,8 +149,11 @@ def routes(edge: Edge, guard: Guard) -> list[ControllerRouterHandler]:
 
         `next` is the `after` to go on with, null at the end. A page may be short, or empty, and yet not be the last.
         """
-        await entered(request, "history", conversation_id)
-        return _json(encode(await archive.page(conversation_id, after=after, limit=limit)))
+        caller = await entered(request, "history", conversation_id)
+        with guard.page(caller, limit) as page:
+            answer = encode(await archive.page(conversation_id, after=after, limit=limit))
+            page.bytes = len(answer)
+        return _json(answer)
 
     @patch(
         f"{_PATH}/messages/{{number:int}}",

@@ -7,7 +7,8 @@ it decides about a session. `/docs` and `/metrics` are for programs of this mach
 services.
 """
 
-from collections import OrderedDict
+import contextlib
+from collections.abc import Iterator
 from typing import Any, Final
 
 from litestar import Request
@@ -21,17 +22,18 @@ from realtime.api.edge import Edge
 from realtime.api.local import is_local
 from realtime.api.problems import RefusedToken
 from realtime.auth import NAME_RULE, OWN_CHANNELS, Identity, InvalidToken, bearer_of, may
-from realtime.config import LimitSettings
 from realtime.errors import Refused
 
-_USERS_MAX: Final = 100_000
 _ROLES: Final = "role"
+_ITEM_BYTES_ASSUMED: Final = 4096
+_PAGE_BYTES_MAX: Final = 1 << 20
 
 
 class Caller(Struct, frozen=True):
-    """Who asks: `identity` is None for a service."""
+    """Who asks: `identity` is None for a service; `peer` is the address that it asks from."""
 
     identity: Identity | None
+    peer: str = ""
 
     @property
     def is_service(self) -> bool:
@@ -44,16 +46,22 @@ class Caller(Struct, frozen=True):
         return None if self.identity is None else self.identity.user
 
 
+class Page:
+    """A page that a caller gets: `bytes` is how long it has become, as far as that is known."""
+
+    bytes = 0
+
+
 class Guard:
-    """Knows callers by what they show. One for all routes, since it counts what each user asks for."""
+    """Knows callers by what they show, and takes what they ask for from the buckets of the same users' sockets."""
 
     def __init__(self, edge: Edge) -> None:
+        self._control = edge.control
         self._identities = edge.control.identities
         self._open_grants = edge.control.rules.open_grants
-        self._rates = Rates(edge.settings.limits, edge.control.clock.monotonic_ms)
 
     async def caller(self, request: Request[Any, Any, Any]) -> Caller:
-        """Return who asks; a user's request is counted.
+        """Return who asks; a user's request costs a command, a service's nothing.
 
         Raises:
             Refused: `unauthorized` or `rate_limited`.
@@ -65,11 +73,31 @@ class Guard:
                 request.url.path, query, request.headers.multi_items(), peer
             )
         except InvalidToken as error:
+            # Who shows nothing good is known by the address, so that trying costs as much as asking.
+            self._control.charge("", peer)
             raise _refusal(error) from None
         if identity.service:
-            return Caller(None)
-        self._rates.take(identity.user)
-        return Caller(identity)
+            return Caller(None, peer)
+        self._control.charge(identity.user, peer)
+        return Caller(identity, peer)
+
+    @contextlib.contextmanager
+    def page(self, caller: Caller, items: int) -> Iterator[Page]:
+        """Take what a page of at most `items` costs: something before it is read, the rest by its bytes.
+
+        Raises:
+            Refused: `rate_limited`, before anything is read.
+        """
+        page = Page()
+        if caller.identity is None:
+            yield page
+            return
+        user, reserved = caller.identity.user, min(items * _ITEM_BYTES_ASSUMED, _PAGE_BYTES_MAX)
+        self._control.charge(user, caller.peer, commands=0, page_bytes=reserved)
+        try:
+            yield page
+        finally:
+            self._control.settle(user, caller.peer, reserved, page.bytes)
 
     async def user(self, request: Request[Any, Any, Any]) -> Identity:
         """Return the user who asks.
@@ -149,38 +177,6 @@ class Guard:
             and covers(pattern, f"{_ROLES}:{role}", caller.identity.user)
             for pattern, rights in (caller.identity.grants or {}).items()
         )
-
-
-class Rates:
-    """Requests of each user, by a token bucket: as many as a user's commands, so that HTTP is no way round that limit.
-
-    Users are forgotten when their bucket would be full, the oldest first where there are too many.
-    """
-
-    def __init__(self, limits: LimitSettings, now_ms: Any) -> None:
-        self._per_ms = limits.user_commands_per_s / 1000 if limits.enabled else 0.0
-        self._burst = float(limits.user_commands_burst or limits.user_commands_per_s)
-        self._now_ms = now_ms
-        self._levels: OrderedDict[str, tuple[float, int]] = OrderedDict()
-
-    def take(self, user: str) -> None:
-        """Count one request.
-
-        Raises:
-            Refused: `rate_limited`, with the time after which one more goes.
-        """
-        if not self._per_ms:
-            return
-        now_ms = self._now_ms()
-        level, at_ms = self._levels.get(user, (self._burst, now_ms))
-        level = min(self._burst, level + (now_ms - at_ms) * self._per_ms)
-        if level < 1:
-            raise Refused("rate_limited", "too many requests", retry_after_ms=round((1 - level) / self._per_ms) + 1)
-        self._levels[user] = (level - 1, now_ms)
-        self._levels.move_to_end(user)
-        oldest = next(iter(self._levels))
-        if len(self._levels) > _USERS_MAX or (now_ms - self._levels[oldest][1]) * self._per_ms > self._burst:
-            del self._levels[oldest]
 
 
 def shown_by(connection: ASGIConnection[Any, Any, Any, Any]) -> str | None:

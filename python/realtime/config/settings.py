@@ -282,6 +282,16 @@ class LimitSettings(Section, frozen=True):
     channels_per_session_max: Annotated[
         Positive, Meta(description="Channels that one connection may be subscribed to.")
     ] = 200
+    channels_per_user_max: Annotated[
+        Count,
+        Meta(
+            description="Channels that all connections of a user together may be subscribed to, each as often as it "
+            "is; 0 sets no limit."
+        ),
+    ] = 2000
+    members_bytes_max: Annotated[Bytes, Meta(description="Bytes of all subscriptions of all connections.")] = (
+        256 * 1024 * 1024
+    )
     commands_per_s: Annotated[Positive, Meta(description="Commands a second of one connection.")] = 100
     commands_burst: Annotated[Positive, Meta(description="Commands of one connection at once.")] = 300
     relays_per_s: Annotated[
@@ -320,11 +330,25 @@ class LimitSettings(Section, frozen=True):
     address_handshakes_burst: Annotated[
         Count, Meta(description="Upgrades of an address at once; 0 takes those of a second.")
     ] = 2000
+    user_handshakes_per_s: Annotated[
+        Count,
+        Meta(description="Connections that a user may open a second; more are answered 429. 0 sets no limit."),
+    ] = 30
+    user_handshakes_burst: Annotated[
+        Count, Meta(description="Connections that a user may open at once; 0 takes those of a second.")
+    ] = 100
+    accounts_bytes_max: Annotated[
+        Bytes,
+        Meta(
+            description="Bytes of what is remembered of users and addresses without a connection, until their rates "
+            "are full again; above it those who are not known share one rate."
+        ),
+    ] = 16 * 1024 * 1024
     refusals_max: Annotated[
         Count,
         Meta(
-            description="Commands of a connection answered `rate_limited` within 10 s before it is closed 4003; 0 "
-            "closes nobody."
+            description="Commands of a connection, and of those of its user that it took the place of, answered "
+            "`rate_limited` within 10 s before it is closed 4003; 0 closes nobody."
         ),
     ] = 500
     sessions_per_user_max: Annotated[Count, Meta(description="Connections of a user at once; 0 sets no limit.")] = 20

@@ -294,6 +294,22 @@ impl Commands {
         self.handle.fileno()
     }
 
+    #[pyo3(signature = (user, peer, commands=1, page_bytes=0))]
+    fn charge(
+        &self,
+        py: Python<'_>,
+        user: &str,
+        peer: &str,
+        commands: u32,
+        page_bytes: usize,
+    ) -> PyResult<Option<u32>> {
+        error::caught(py, || self.handle.charge(user, peer.parse().ok(), commands, page_bytes).err())
+    }
+
+    fn settle(&self, py: Python<'_>, user: &str, peer: &str, reserved: usize, page_bytes: usize) -> PyResult<()> {
+        error::caught(py, || self.handle.settle(user, peer.parse().ok(), reserved, page_bytes))
+    }
+
     fn session_id(&self, py: Python<'_>, conn: u64) -> PyResult<String> {
         error::caught(py, || self.handle.session_id(ConnId::from_u64(conn)))
     }

@@ -179,8 +179,16 @@ pub(crate) struct HistoryRequest {
 /// Who asks for history.
 #[derive(Debug)]
 pub(crate) enum HistoryFor {
-    Client { conn: ConnId, id: Option<Box<[u8]>>, credits: u16 },
-    Python { ticket: u64 },
+    /// A command of a client's, for which `reserved` thousandths of a token were taken.
+    Client {
+        conn: ConnId,
+        id: Option<Box<[u8]>>,
+        credits: u16,
+        reserved: u32,
+    },
+    Python {
+        ticket: u64,
+    },
 }
 
 impl Channel {

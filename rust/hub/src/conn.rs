@@ -53,6 +53,8 @@ pub(crate) mod flag {
     /// Four bits: the window that permessage-deflate was agreed with, by its place.
     pub(crate) const WINDOW_SHIFT: u16 = 10;
     pub(crate) const WINDOW: u16 = 0xF << WINDOW_SHIFT;
+    /// It owes tokens, and nobody would hear that it is over its rate: it is not read until they are paid.
+    pub(crate) const HELD: u16 = 1 << 14;
 }
 
 /// The credit of a command that the hub runs itself, on its way to a channel or the log and back.
@@ -147,6 +149,8 @@ pub(crate) struct Cold {
     pub finish: Option<(u16, Box<str>)>,
     /// `token_expiring` was sent.
     pub told_of_expiry: bool,
+    /// Until when it is not read for what it owes, monotonic ms; 0 where it is.
+    pub held_until_ms: u64,
 }
 
 /// An upgrade that passed all checks but who it is.
@@ -289,6 +293,7 @@ impl Cold {
             phase_ends_ms: 0,
             finish: None,
             told_of_expiry: false,
+            held_until_ms: 0,
         }
     }
 
@@ -301,5 +306,6 @@ impl Cold {
             && self.finish.is_none()
             && self.phase_ends_ms == 0
             && !self.told_of_expiry
+            && self.held_until_ms == 0
     }
 }

@@ -20,8 +20,9 @@ mod renewal;
 mod timers;
 mod upgrade;
 
-pub(crate) use admission::Seat;
+pub(crate) use admission::{Seat, page_milli};
 
+use crate::accounts::Own;
 use crate::compression::Compressor;
 use crate::conn::{Cold, Conn, Phase, flag};
 use crate::counters::{Tally, add, sub};
@@ -147,6 +148,7 @@ impl ShardCore {
             Phase::Deciding => false,
             Phase::Open => {
                 let has_unread = conn.cold.as_ref().is_some_and(|cold| !cold.unread.is_empty());
+                let may_read = may_read && !conn.has(flag::HELD);
                 may_read && !conn.is_full(most, bytes_max) && conn.backlog_bytes() <= soft && !has_unread
             }
         };
@@ -222,6 +224,7 @@ impl ShardCore {
             if announced && subscription.is_wanted {
                 channels.push(Arc::clone(subscription.channel.name()));
             }
+            self.count_membership(slot, false);
             if let Some(place) = subscription.member {
                 self.remove_member(subscription.channel.id, place);
                 self.hub.left(&subscription.channel, self.shard);
@@ -236,6 +239,7 @@ impl ShardCore {
         let held = conn.inbound.bytes_held() + conn.cold.as_ref().map_or(0, |cold| cold.head.len());
         sub(&self.hub.counters.unfinished_bytes, held as u64);
         let code = conn.close_code;
+        let own = Own { commands: conn.commands, relays: conn.relays, bytes: conn.bytes, ..Own::default() };
         let session = conn.session.take();
         let opened_ms = session.as_ref().map_or(0, |session| session.opened_ms);
         *conn = Conn::free(conn.generation.wrapping_add(1));
@@ -243,7 +247,7 @@ impl ShardCore {
         self.free.push(slot as u32);
         self.releases.push(Release::Close(id));
         if let Some(session) = session {
-            self.leave_seat(id, &session.user, &session.seat);
+            self.leave_seat(id, &session.user, &session.seat, own);
         }
         if announced {
             sub(&self.hub.counters.connections, 1);

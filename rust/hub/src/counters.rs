@@ -106,6 +106,20 @@ counters! {
     closed_silent,
     /// Commands refused by a rate.
     rate_limited,
+    /// Refusals by the buckets of a connection.
+    refused_by_connection,
+    /// Refusals by the buckets of a user.
+    refused_by_user,
+    /// Refusals by the buckets of an address.
+    refused_by_address,
+    /// Bytes of memberships: what connections and shards keep of each subscription.
+    members_bytes,
+    /// Subscriptions refused by a limit of the session, the user or the process.
+    members_refused,
+    /// Bytes of the accounts of users and addresses that have no connection and whose buckets are not full.
+    accounts_bytes,
+    /// Accounts that were not kept, or shared with others, since too many are.
+    accounts_refused,
     /// `error` frames sent.
     errors,
     /// Bytes queued behind what the kernel took: each shared frame once, and 64 for each place in a queue.

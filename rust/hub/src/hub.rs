@@ -2,6 +2,7 @@
 //!
 //! Nothing here blocks on I/O. Whoever calls brings the time and a place for events that Python has to hear.
 
+mod charging;
 mod history;
 mod identity;
 mod membership;
@@ -93,8 +94,8 @@ impl Hub {
         let memory = u64::from_le_bytes(std::array::from_fn(|i| nonce[24 + i]));
         let rules = Rules::compile(options)?;
         Ok(Arc::new(Self {
-            users: Accounts::new(rules.user_seats()),
-            addresses: Accounts::new(rules.address_seats()),
+            users: Accounts::new(rules.user_seats(), rules.user_rates(), rules.limits.accounts_bytes_max),
+            addresses: Accounts::new(rules.address_seats(), rules.address_rates(), rules.limits.accounts_bytes_max),
             handshakes: Handshakes::new(),
             rules,
             counters: Counters::default(),

@@ -34,6 +34,8 @@ pub(crate) enum ShardMsg {
     Deliver(Deliver),
     /// One frame to one connection; credits come back with it.
     Send { conn: ConnId, frame: Arc<Prepared>, credits: u16 },
+    /// A page was answered: the bytes that it has, for which `reserved` thousandths of a token were taken.
+    Settle { conn: ConnId, reserved: u32, bytes: usize },
     /// One frame to some connections of this shard.
     SendMany { conns: Vec<ConnId>, frame: Arc<Prepared>, key: Option<Arc<str>> },
     /// One frame to every open `json` connection.
@@ -90,6 +92,7 @@ impl ShardMsg {
             | Self::Leave { conn, .. }
             | Self::NotJoined { conn, .. }
             | Self::Send { conn, .. }
+            | Self::Settle { conn, .. }
             | Self::Page { conn, .. }
             | Self::Accept { conn, .. }
             | Self::Reject { conn, .. }

@@ -32,8 +32,8 @@ pub enum LogRequest {
 pub enum PagePurpose {
     /// A member that replays, from `next` on.
     Replay { conn: ConnId, next: u64 },
-    /// A client's `history` command.
-    History { conn: ConnId, id: Option<Box<[u8]>>, credits: u16 },
+    /// A client's `history` command, for which `reserved` thousandths of a token were taken.
+    History { conn: ConnId, id: Option<Box<[u8]>>, credits: u16, reserved: u32 },
     /// Python's.
     Python { ticket: u64 },
 }

@@ -1,6 +1,6 @@
 //! The rule set of Python, compiled once: what each type of command means and who may do what.
 
-use crate::accounts::Seats;
+use crate::accounts::{OwnRates, Rates, Seats};
 use crate::address::Proxies;
 use crate::bucket::Rate;
 use crate::channel::{Keep, Policy};
@@ -202,18 +202,41 @@ impl Rules {
         }
     }
 
+    /// What is taken for a page until it is known, of what it may cost: a quarter of any burst at most, so that whoever
+    /// has a small one may ask for pages, too.
+    pub(crate) fn reserved_milli(&self, milli: u32) -> u32 {
+        let commands = Traffic::Commands;
+        let rates = [self.own_rate(commands), self.user_rate(commands), self.address_rate(commands)];
+        let smallest = rates.into_iter().filter(|rate| rate.per_s > 0).map(|rate| rate.burst / 4 * 1_000).min();
+        milli.min(smallest.unwrap_or(milli))
+    }
+
     pub(crate) const fn handshake_rate(&self) -> Rate {
         self.rate(self.limits.address_handshakes_per_s, self.limits.address_handshakes_burst)
     }
 
-    /// Whether anything is limited by user: else nobody is counted.
-    pub(crate) const fn counts_users(&self) -> bool {
-        let limits = &self.limits;
-        limits.enabled
-            && (limits.sessions_per_user_max > 0 || limits.user_commands_per_s > 0 || limits.user_relays_per_s > 0)
+    /// What the accounts of users are held to.
+    pub(crate) const fn user_rates(&self) -> Rates {
+        let (commands, relays) = (self.user_rate(Traffic::Commands), self.user_rate(Traffic::Relays));
+        let handshakes = self.rate(self.limits.user_handshakes_per_s, self.limits.user_handshakes_burst);
+        Rates { commands, relays, handshakes, own: self.own_rates() }
     }
 
-    /// Whether anything but handshakes is limited by address.
+    /// What the accounts of addresses are held to.
+    pub(crate) const fn address_rates(&self) -> Rates {
+        let (commands, relays) = (self.address_rate(Traffic::Commands), self.address_rate(Traffic::Relays));
+        // Theirs is taken before anybody knows who it is: see [`crate::handshakes`].
+        let handshakes = self.rate(0, 0);
+        Rates { commands, relays, handshakes, own: self.own_rates() }
+    }
+
+    const fn own_rates(&self) -> OwnRates {
+        let (commands, relays) = (self.own_rate(Traffic::Commands), self.own_rate(Traffic::Relays));
+        OwnRates { commands, relays, bytes: self.bytes_rate() }
+    }
+
+    /// Whether anything but handshakes is limited by address, for those who have a name: who has none is known by the
+    /// address alone.
     pub(crate) const fn counts_addresses(&self) -> bool {
         let limits = &self.limits;
         limits.enabled

@@ -100,8 +100,8 @@ fn what_nobody_can_read_costs_as_much_as_a_command() {
 #[test]
 fn who_goes_on_is_closed_4003_after_every_refusal_was_answered() {
     let mut world = limited(&json!({"commands_per_s": 1, "commands_burst": 1, "refusals_max": 3}));
-    for _ in 0..2 {
-        let client = world.connect(0, "ann");
+    for user in ["ann", "bob"] {
+        let client = world.connect(0, user);
         for n in 0..20 {
             world.send(client, &json!({"type": "ping", "id": n}));
         }

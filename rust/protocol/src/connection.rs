@@ -22,6 +22,9 @@ const HEADER_BYTES_MAX: usize = 14;
 /// First allocation for an unfinished message; a smaller one would only be made again.
 const BUFFER_BYTES_MIN: usize = 64;
 
+/// Bytes of a fragment from which it pays for itself: what it costs to take is in proportion to it.
+const FRAGMENT_BYTES_MIN: usize = 1_024;
+
 /// Which end this is: clients mask what they send, servers do not (RFC 6455 §5.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -108,6 +111,12 @@ impl Inbound {
     /// deadline for unfinished messages goes by.
     pub fn is_unfinished(&self) -> bool {
         self.partial.as_deref().is_some_and(|partial| !partial.is_finished())
+    }
+
+    /// Fragments of less than 1 KiB that came and did not end their message, since this was asked for the last time. A
+    /// message that is no item yet costs as much as one: a million empty ones fit the limit of a message.
+    pub fn take_small_fragments(&mut self) -> u32 {
+        self.partial.as_deref_mut().map_or(0, |partial| std::mem::take(&mut partial.small_fragments))
     }
 
     /// Frees the buffer of a message that was handed out; [`Self::receive`] does it too. Call it when the input is
@@ -334,6 +343,7 @@ struct Partial {
     header_len: u8,
     control: [u8; CONTROL_BYTES_MAX],
     control_len: u8,
+    small_fragments: u32,
 }
 
 impl Default for Partial {
@@ -348,6 +358,7 @@ impl Default for Partial {
             header_len: 0,
             control: [0; CONTROL_BYTES_MAX],
             control_len: 0,
+            small_fragments: 0,
         }
     }
 }
@@ -448,6 +459,7 @@ impl Partial {
             return control_item(header.opcode, payload).map(Some);
         }
         if !header.fin {
+            self.small_fragments += u32::from(received < FRAGMENT_BYTES_MIN);
             return Ok(None);
         }
         let opcode = self.message.take().unwrap_or(Opcode::Binary);

@@ -126,12 +126,14 @@ impl Inflater {
         self.release();
         self.len = 0;
         self.stream.reset(false);
-        self.inflate_all(payload, message_bytes_max)?;
+        let outcome = self.inflate_all(payload, message_bytes_max);
         self.inflated = Some(self.len);
+        outcome?;
         Ok(&mut self.buffer[..self.len])
     }
 
-    /// Bytes of the message that was inflated since this was asked for the last time; `None` if there was none.
+    /// Bytes of the message that was inflated since this was asked for the last time, as far as it was where that ended
+    /// with a violation; `None` if there was none.
     pub fn take_inflated(&mut self) -> Option<usize> {
         self.inflated.take()
     }

@@ -11,6 +11,7 @@ use crate::log_health::LogHealth;
 use crate::log_thread::LogRequests;
 use realtime_hub::{Command, ConnId, Counters, Event, Hub};
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -67,6 +68,21 @@ impl Handle {
     pub fn set_identity(&self, json: &[u8]) -> Result<(), StartError> {
         let early = || StartError::options("this engine has not started; give the rule in its options");
         self.hub.get().ok_or_else(early)?.set_identity(json).map_err(StartError::options)
+    }
+
+    /// Takes what a request over HTTP costs its user; see [`Hub::charge`]. Before the start nothing is counted.
+    ///
+    /// # Errors
+    /// Milliseconds until it is there.
+    pub fn charge(&self, user: &str, peer: Option<IpAddr>, commands: u32, page_bytes: usize) -> Result<(), u32> {
+        self.hub.get().map_or(Ok(()), |hub| hub.charge(user, peer, commands, page_bytes, self.clock.now()))
+    }
+
+    /// Settles what was taken for a page; see [`Hub::settle`].
+    pub fn settle(&self, user: &str, peer: Option<IpAddr>, reserved: usize, bytes: usize) {
+        if let Some(hub) = self.hub.get() {
+            hub.settle(user, peer, reserved, bytes, self.clock.now());
+        }
     }
 
     /// Takes up to `most` waiting events, oldest first.

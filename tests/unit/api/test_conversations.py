@@ -208,6 +208,47 @@ async def test_who_asks_too_much_is_told_when_to_come_back() -> None:
         assert (await world.call("GET", MESSAGES, user="alice")).status == 200
 
 
+async def test_http_and_sockets_share_the_commands_of_a_user() -> None:
+    limits = LimitSettings(user_commands_per_s=1, user_commands_burst=4)
+    async with World(limits=limits) as world:
+        alice = await world.test.connect(user="alice")
+        assert [(await world.call("GET", MESSAGES, user="alice")).status for _ in range(2)] == [200, 200]
+        assert [(await alice.command("ping")).type for _ in range(3)] == ["pong", "pong", "error"]
+        refused = await world.call("POST", "/api/tickets", user="alice")
+        assert refused.problem[:2] == (429, "rate_limited")
+        assert refused.headers["retry-after"] == "1"
+        assert (await world.call("GET", MESSAGES, key=True)).status == 200, "services have no rate"
+        world.test.clock.advance(1)
+        assert (await world.call("POST", "/api/tickets", user="alice")).status == 201
+
+
+async def test_who_shows_nothing_good_is_held_back_by_the_address() -> None:
+    async with World(limits=LimitSettings(user_commands_per_s=1, user_commands_burst=3)) as world:
+        answers = [await world.call("GET", MESSAGES, client="192.0.2.1") for _ in range(4)]
+        assert [answer.status for answer in answers] == [401, 401, 401, 429]
+        assert (await world.call("GET", MESSAGES, client="192.0.2.2")).status == 401
+        assert (await world.call("GET", MESSAGES, user="alice", client="192.0.2.1")).status == 200
+
+
+async def test_pages_cost_by_their_bytes() -> None:
+    limits = LimitSettings(user_commands_per_s=1, user_commands_burst=10)
+    async with World(limits=limits) as world:
+        for _ in range(6):
+            posted = await world.call("POST", MESSAGES, {"content": "x" * 100_000, "userId": "bob"}, key=True)
+            assert posted.status == 201
+        for path, user in (
+            (MESSAGES, "alice"),
+            ("/api/channels/conversation:7/history", "carol"),
+        ):
+            page = await world.call("GET", path, user=user)
+            assert page.status == 200
+            refused = await world.call("GET", path, user=user)
+            assert refused.problem[:2] == (429, "rate_limited"), "1 and 9.3 of 10 are gone"
+            assert (await world.call("GET", path, key=True)).status == 200
+        world.test.clock.advance(10)
+        assert (await world.call("GET", MESSAGES, user="alice")).status == 200
+
+
 async def test_history_of_a_position_is_of_this_history_or_not_recoverable() -> None:
     path = "/api/channels/conversation:7/history"
     async with World() as world:

@@ -4,23 +4,27 @@
 
 use super::ShardCore;
 use crate::ConnId;
-use crate::accounts::{Account, Full};
+use crate::accounts::{Account, Entered, Full, Own, Refusals};
 use crate::address::limited_as;
-use crate::bucket::Bucket;
+use crate::bucket::{Bucket, Rate, SharedBucket};
 use crate::conn::{Conn, flag};
-use crate::counters::add;
+use crate::counters::{Counters, add};
 use crate::inbox::ShardMsg;
 use crate::rules::{Rules, Traffic};
 use realtime_protocol::close::CloseCode;
 use realtime_protocol::handshake::Request;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The time over which refusals are counted.
-const REFUSALS_WINDOW_S: u32 = 10;
 /// What a client waits at least that is told to come back, and how far clients are spread beyond it.
 const RETRY_MS: u64 = 1_000;
 const RETRY_SPREAD_MS: u64 = 4_000;
+
+/// Bytes of a page that the command has paid for.
+const PAGE_BYTES_FREE: usize = 4 << 10;
+/// Bytes of a page for a thousandth of a token.
+const PAGE_BYTES_A_MILLI: usize = 64;
 
 /// What an open connection shares with others, and how often it was refused lately.
 #[derive(Debug, Default)]
@@ -28,37 +32,40 @@ pub(crate) struct Seat {
     user: Option<Arc<Account>>,
     // A box, since few servers limit addresses, and every open connection has a seat.
     address: Option<Box<(IpAddr, Arc<Account>)>>,
-    refused: u32,
-    /// When the window began in which `refused` was counted, in monotonic seconds.
-    refused_from_s: u32,
+    refusals: Refusals,
 }
 
 impl Seat {
-    /// Takes from the buckets of the user and of the address.
-    fn take(&self, rules: &Rules, traffic: Traffic, cost: u32, mono_ms: u64) -> Result<(), u32> {
-        let accounts = [
-            (self.user.as_ref(), rules.user_rate(traffic)),
-            (self.address.as_deref().map(|(_, account)| account), rules.address_rate(traffic)),
-        ];
-        for (account, rate) in accounts {
-            let Some(account) = account else { continue };
-            let bucket = match traffic {
-                Traffic::Commands => &account.commands,
-                Traffic::Relays => &account.relays,
-            };
-            bucket.take_many(cost, rate, mono_ms)?;
-        }
-        Ok(())
+    /// Channels that all connections of the user are subscribed to; 0 for who has no name.
+    pub(super) fn channels_of_user(&self) -> usize {
+        self.user.as_ref().map_or(0, |account| account.channels.load(Ordering::Relaxed))
     }
 
-    /// Notes a refusal; true where they are more than `most` within the window.
-    fn is_refused_too_often(&mut self, most: u32, mono_ms: u64) -> bool {
-        let mono_s = (mono_ms / 1_000) as u32;
-        if mono_s >= self.refused_from_s.saturating_add(REFUSALS_WINDOW_S) {
-            (self.refused_from_s, self.refused) = (mono_s, 0);
+    pub(super) fn count_channel(&self, begins: bool) {
+        let Some(account) = &self.user else { return };
+        if begins {
+            account.channels.fetch_add(1, Ordering::Relaxed);
+        } else {
+            account.channels.fetch_sub(1, Ordering::Relaxed);
         }
-        self.refused += 1;
-        most > 0 && self.refused > most
+    }
+
+    /// The buckets of the user and of the address, each with its rate and the counter of what it refused.
+    fn buckets<'a>(
+        &'a self,
+        rules: &Rules,
+        traffic: Traffic,
+        counters: &'a Counters,
+    ) -> impl Iterator<Item = (&'a SharedBucket, Rate, &'a AtomicU64)> {
+        let user = self.user.as_deref().map(|account| (account, rules.user_rate(traffic), &counters.refused_by_user));
+        let address = self.address.as_deref().map(|(_, account)| {
+            let rate = rules.address_rate(traffic);
+            (&**account, rate, &counters.refused_by_address)
+        });
+        user.into_iter().chain(address).map(move |(account, rate, refused)| match traffic {
+            Traffic::Commands => (&account.commands, rate, refused),
+            Traffic::Relays => (&account.relays, rate, refused),
+        })
     }
 }
 
@@ -77,39 +84,53 @@ impl ShardCore {
     }
 
     /// Takes a place among the connections of the user and of the address; the user's oldest may have to go for it.
+    ///
+    /// The connection begins with what those that ended before it have left.
     pub(super) fn take_seat(&mut self, slot: usize, user: &Arc<str>) -> Result<Seat, Full> {
         let (id, address) = (self.id(slot), limited_as(self.conns[slot].cold().peer));
-        let hub = Arc::clone(&self.hub);
+        let (hub, now_ms) = (Arc::clone(&self.hub), self.now.mono_ms);
         let mut seat = Seat::default();
-        if hub.rules.counts_addresses() {
-            seat.address = Some(Box::new((address, hub.addresses.enter(&address, id)?.0)));
+        if !hub.rules.limits.enabled {
+            return Ok(seat);
+        }
+        let mut left = Own::default();
+        if hub.rules.counts_addresses() || user.is_empty() {
+            let Entered { account, own, .. } = hub.addresses.enter(&address, id, now_ms, &hub.counters)?;
+            seat.address = Some(Box::new((address, account)));
+            left = own;
         }
         // Who was let in without a name is nobody's session.
-        if hub.rules.counts_users() && !user.is_empty() {
-            match hub.users.enter(user, id) {
-                Ok((account, replaced)) => {
+        if !user.is_empty() {
+            match hub.users.enter(user, id, now_ms, &hub.counters) {
+                Ok(Entered { account, own, replaced }) => {
                     seat.user = Some(account);
+                    left = own;
                     if let Some(conn) = replaced {
                         let (code, reason) = (CloseCode::REPLACED.0, "a newer session took its place".into());
                         hub.to(conn, ShardMsg::Close { conn, code, reason });
                     }
                 }
                 Err(Full) => {
-                    self.leave_seat(id, user, &seat);
+                    self.leave_seat(id, user, &seat, Own::default());
                     return Err(Full);
                 }
             }
         }
+        seat.refusals = left.refusals;
+        let conn = &mut self.conns[slot];
+        (conn.commands, conn.relays, conn.bytes) = (left.commands, left.relays, left.bytes);
         Ok(seat)
     }
 
-    /// Gives back what [`Self::take_seat`] took.
-    pub(super) fn leave_seat(&self, conn: ConnId, user: &Arc<str>, seat: &Seat) {
+    /// Gives back what [`Self::take_seat`] took, and leaves what the connection had to itself to the next.
+    pub(super) fn leave_seat(&self, conn: ConnId, user: &Arc<str>, seat: &Seat, mut own: Own) {
+        let (hub, now_ms) = (&*self.hub, self.now.mono_ms);
+        own.refusals = seat.refusals;
         if seat.user.is_some() {
-            self.hub.users.leave(user, conn);
+            hub.users.leave(user, conn, std::mem::take(&mut own), now_ms, &hub.counters);
         }
         if let Some((address, _)) = seat.address.as_deref() {
-            self.hub.addresses.leave(address, conn);
+            hub.addresses.leave(address, conn, own, now_ms, &hub.counters);
         }
     }
 
@@ -118,17 +139,78 @@ impl ShardCore {
     /// # Errors
     /// Milliseconds until they are there.
     pub(super) fn take_tokens(&mut self, slot: usize, traffic: Traffic, cost: u32) -> Result<(), u32> {
-        let rules = &self.hub.rules;
-        let Conn { commands, relays, session, .. } = &mut self.conns[slot];
-        let own: &mut Bucket = match traffic {
-            Traffic::Commands => commands,
-            Traffic::Relays => relays,
-        };
-        own.take_many(cost, rules.own_rate(traffic), self.now.mono_ms)?;
-        match session {
-            Some(session) => session.seat.take(rules, traffic, cost, self.now.mono_ms),
-            None => Ok(()),
+        self.take_milli(slot, traffic, cost.saturating_mul(1_000))
+    }
+
+    /// The same in thousandths.
+    ///
+    /// # Errors
+    /// Milliseconds until they are there.
+    pub(super) fn take_milli(&mut self, slot: usize, traffic: Traffic, milli: u32) -> Result<(), u32> {
+        let (hub, now_ms) = (&*self.hub, self.now.mono_ms);
+        let conn = &mut self.conns[slot];
+        own_bucket(conn, traffic)
+            .take_milli(milli, hub.rules.own_rate(traffic), now_ms)
+            .inspect_err(|_| add(&hub.counters.refused_by_connection, 1))?;
+        let Some(session) = &conn.session else { return Ok(()) };
+        for (bucket, rate, refused) in session.seat.buckets(&hub.rules, traffic, &hub.counters) {
+            bucket.take_milli(milli, rate, now_ms).inspect_err(|_| add(refused, 1))?;
         }
+        Ok(())
+    }
+
+    /// Takes tokens for what was done already, whether they are there or not.
+    pub(super) fn overdraw(&mut self, slot: usize, milli: u32) {
+        let (hub, now_ms, traffic) = (&*self.hub, self.now.mono_ms, Traffic::Commands);
+        let conn = &mut self.conns[slot];
+        conn.commands.overdraw(milli, hub.rules.own_rate(traffic), now_ms);
+        let Some(session) = &conn.session else { return };
+        for (bucket, rate, _) in session.seat.buckets(&hub.rules, traffic, &hub.counters) {
+            bucket.overdraw(milli, rate, now_ms);
+        }
+    }
+
+    /// Settles what was taken for a page that is not known yet, now that its bytes are.
+    pub(super) fn settle_page(&mut self, slot: usize, reserved_milli: u32, bytes: usize) {
+        let milli = page_milli(bytes);
+        if milli >= reserved_milli {
+            return self.overdraw(slot, milli - reserved_milli);
+        }
+        let (hub, too_much) = (&*self.hub, reserved_milli - milli);
+        let conn = &mut self.conns[slot];
+        conn.commands.give_back(too_much);
+        let Some(session) = &conn.session else { return };
+        for (bucket, ..) in session.seat.buckets(&hub.rules, Traffic::Commands, &hub.counters) {
+            bucket.give_back(too_much);
+        }
+    }
+
+    /// Does not read the connection until what it owes is paid: for those who cannot be told that they are over a rate.
+    pub(super) fn hold_while_owing(&mut self, slot: usize) {
+        let (hub, now_ms, traffic) = (&*self.hub, self.now.mono_ms, Traffic::Commands);
+        let conn = &self.conns[slot];
+        let own_ms = conn.commands.owes_ms(hub.rules.own_rate(traffic), now_ms);
+        let seat = conn.session.as_ref().map(|session| &session.seat);
+        let shared = seat.into_iter().flat_map(|seat| seat.buckets(&hub.rules, traffic, &hub.counters));
+        let owes_ms = shared.map(|(bucket, rate, _)| bucket.owes_ms(rate, now_ms)).fold(own_ms, u32::max);
+        if owes_ms > 0 {
+            self.conns[slot].set(flag::HELD);
+            self.conns[slot].cold().held_until_ms = now_ms + u64::from(owes_ms);
+            self.look_at(slot);
+        }
+    }
+
+    /// Reads a connection on that has paid what it owed.
+    pub(super) fn release_if_due(&mut self, slot: usize) {
+        let now_ms = self.now.mono_ms;
+        let conn = &mut self.conns[slot];
+        if !conn.has(flag::HELD) || conn.cold().held_until_ms > now_ms {
+            return;
+        }
+        conn.clear(flag::HELD);
+        conn.cold().held_until_ms = 0;
+        conn.warm();
+        self.read_on(slot);
     }
 
     /// Counts a refused command, and closes the connection of whoever goes on; behind the answers that are queued.
@@ -136,7 +218,7 @@ impl ShardCore {
         add(&self.hub.counters.rate_limited, 1);
         let (most, now_ms) = (self.hub.rules.limits.refusals_max, self.now.mono_ms);
         let conn = &mut self.conns[slot];
-        if conn.session.as_mut().is_some_and(|session| session.seat.is_refused_too_often(most, now_ms)) {
+        if conn.session.as_mut().is_some_and(|session| session.seat.refusals.are_too_many(most, now_ms)) {
             // What it goes on sending is not parsed any more: it was cut in the middle.
             conn.set(flag::BROKEN);
             self.close_behind(slot, CloseCode::RATE_LIMITED.0, "too many commands for too long");
@@ -146,5 +228,17 @@ impl ShardCore {
     /// How long a client that finds no room waits before it comes back, in ms: not all at once.
     pub(super) fn retry_after_ms(&self, slot: usize) -> u64 {
         RETRY_MS + self.hub.reconnect_delay_ms(self.id(slot), RETRY_SPREAD_MS)
+    }
+}
+
+/// What a page of so many bytes costs beside its command, in thousandths of a token: one for each 64,000 bytes.
+pub(crate) const fn page_milli(bytes: usize) -> u32 {
+    (bytes.saturating_sub(PAGE_BYTES_FREE) / PAGE_BYTES_A_MILLI) as u32
+}
+
+const fn own_bucket(conn: &mut Conn, traffic: Traffic) -> &mut Bucket {
+    match traffic {
+        Traffic::Commands => &mut conn.commands,
+        Traffic::Relays => &mut conn.relays,
     }
 }

@@ -1,15 +1,17 @@
 //! Commands of the `json` endpoints: what the hub answers itself, what turns round, what goes up to Python.
 
 use super::ShardCore;
+use super::admission::page_milli;
 use crate::Confidential;
 use crate::channel::{HistoryFor, HistoryRequest, SubscribeRequest};
 use crate::channel_name::is_name;
 use crate::command::{Publish, Reply};
 use crate::compose::{self, Fault};
 use crate::conn::LastingRelay;
+use crate::counters::add;
 use crate::event::Event;
-use crate::hub::{HISTORY_EVENTS_MAX, Relayed, TOO_LARGE, channel_member};
-use crate::json::{Envelope, Invalid, Kind, Scanner, Value, id_of};
+use crate::hub::{HISTORY_EVENTS_MAX, PAGE_BYTES_MAX, Relayed, TOO_LARGE, channel_member};
+use crate::json::{Envelope, Kind, Scanner, Value, id_of};
 use crate::options::Auth;
 use crate::outbox::latest_key;
 use crate::pattern::Rights;
@@ -27,6 +29,9 @@ const TYPE_CHARS_MAX: usize = 64;
 
 /// Commands that one `refresh` counts as: a signature of a public key takes a shard far longer than any other command.
 const REFRESH_COST: u32 = 10;
+
+/// What an event of a page is taken for until the page is read: most are shorter, and what was too much comes back.
+const EVENT_BYTES_ASSUMED: usize = 4 << 10;
 
 /// Where a command comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,7 +111,10 @@ impl ShardCore {
     pub(super) fn command_in(&mut self, slot: usize, bytes: &mut [u8], source: Source) -> Dispatched {
         let mut scanner = std::mem::take(&mut self.scanner);
         let dispatched = match scanner.scan(bytes) {
-            Err(invalid) => self.unreadable(slot, bytes, invalid, source),
+            Err(invalid) => {
+                let id = id_of(bytes).filter(|(id, value)| is_id(value, id)).map(|(id, _)| id);
+                self.unreadable(slot, id.as_deref(), invalid.path(bytes).as_deref(), source)
+            }
             Ok(envelope) => {
                 let command = Command { slot, bytes, envelope, scanner: &scanner, source };
                 self.dispatch(&command)
@@ -117,11 +125,16 @@ impl ShardCore {
     }
 
     /// Answers a message that the scanner does not take; it costs as much as a command.
-    fn unreadable(&mut self, slot: usize, bytes: &[u8], invalid: Invalid, source: Source) -> Dispatched {
-        let id = id_of(bytes).filter(|(id, value)| is_id(value, id)).map(|(id, _)| id);
+    pub(super) fn unreadable(
+        &mut self,
+        slot: usize,
+        id: Option<&[u8]>,
+        path: Option<&str>,
+        source: Source,
+    ) -> Dispatched {
         match self.take_tokens(slot, Traffic::Commands, u32::from(source == Source::Client)) {
-            Ok(()) => self.invalid(slot, id.as_deref(), invalid.path(bytes).as_deref()),
-            Err(wait_ms) => self.over_rate(slot, id.as_deref(), wait_ms, "Too many commands"),
+            Ok(()) => self.invalid(slot, id, path),
+            Err(wait_ms) => self.over_rate(slot, id, wait_ms, "Too many commands"),
         }
     }
 
@@ -290,18 +303,20 @@ impl ShardCore {
         credits: u16,
     ) -> Dispatched {
         let conn = self.id(slot);
-        let most = self.hub.rules.limits.channels_per_session_max;
-        let state = &mut self.conns[slot];
+        let state = &self.conns[slot];
         let known = state.subscriptions.iter().position(|subscription| **subscription.channel.name() == *name);
         let wanted = known.map(|place| &state.subscriptions[place]).filter(|subscription| subscription.is_wanted);
         let wanted = wanted.map(|subscription| subscription.channel.id);
-        if known.is_none() && state.subscriptions.len() >= most {
-            let message = format!("More than {most} channels");
+        if known.is_none()
+            && let Err(message) = self.check_memberships(slot)
+        {
+            add(&self.hub.counters.members_refused, 1);
             let fault = Fault { code: "limit_reached", message: &message, channel: Some(name), ..Fault::default() };
             self.fault(slot, fault, id.as_deref());
             return Dispatched::Answered;
         }
         // Its answer comes by the inbox: a Close right behind it waits for that.
+        let state = &mut self.conns[slot];
         let credits = if credits == 0 { state.take_own_credit() } else { credits };
         let request = SubscribeRequest { conn, id, position, last, again: false, credits };
         let channel = self.hub.subscribe(name, wanted, request, self.now);
@@ -324,6 +339,9 @@ impl ShardCore {
                 skipped: 0,
                 awaited: 0,
             }),
+        }
+        if known.is_none() {
+            self.count_membership(slot, true);
         }
         Dispatched::OnItsWay
     }
@@ -446,9 +464,14 @@ impl ShardCore {
         let limit = if position.is_some() { limit } else { last.or(limit) };
         let limit = limit.unwrap_or(100) as usize;
         let (after, epoch) = position.unzip();
+        let reserved = page_milli((limit * EVENT_BYTES_ASSUMED).min(PAGE_BYTES_MAX));
+        let reserved = self.hub.rules.reserved_milli(reserved);
+        if let Err(wait_ms) = self.take_milli(command.slot, Traffic::Commands, reserved) {
+            return self.over_rate(command.slot, command.id(), wait_ms, "Too many bytes of history");
+        }
         let conn = self.id(command.slot);
         let credits = self.log_credits(command, true);
-        let who = HistoryFor::Client { conn, id: command.boxed_id(), credits };
+        let who = HistoryFor::Client { conn, id: command.boxed_id(), credits, reserved };
         let hub = Arc::clone(&self.hub);
         hub.history(&name, HistoryRequest { who, after, epoch, limit }, self.now, &mut self.events);
         Dispatched::OnItsWay

@@ -142,7 +142,7 @@ impl ShardCore {
         let held_before = inbound.bytes_held() as u64;
         let mut at = 0;
         while at < input.len() {
-            if self.conns[slot].is_full(most, message_bytes_max) {
+            if self.conns[slot].is_full(most, message_bytes_max) || self.conns[slot].has(flag::HELD) {
                 self.keep_unread(slot, &input[at..]);
                 self.conns[slot].set(flag::PAUSED);
                 break;
@@ -150,12 +150,16 @@ impl ShardCore {
             match inbound.receive(&mut input[at..], message_bytes_max, inflater.as_deref_mut()) {
                 Ok((used, item)) => {
                     at += used;
-                    if let Some(item) = item {
-                        self.item_in(slot, item);
+                    match item {
+                        Some(item) => self.item_in(slot, item),
+                        None => self.charge_fragments(slot, inbound.take_small_fragments()),
                     }
                     self.charge_inflated(slot, inflater.as_deref_mut());
                 }
                 Err(violation) => {
+                    // It ends with this, so that what was inflated in vain is owed by the next of the same user.
+                    let cost = self.inflated(inflater.as_deref_mut());
+                    self.overdraw(slot, cost.saturating_mul(1_000));
                     self.conns[slot].set(flag::BROKEN);
                     self.finish(slot, violation.code.0, violation.reason);
                 }
@@ -177,18 +181,32 @@ impl ShardCore {
     /// A message that was long only once it was inflated costs the more of it, whatever it was: some hundred bytes can
     /// keep a shard busy for a hundred thousand. Who has no tokens left for that is closed.
     fn charge_inflated(&mut self, slot: usize, inflater: Option<&mut Inflater>) {
-        let Some(len) = inflater.and_then(Inflater::take_inflated) else { return };
-        add_own(&self.tally().inflations, 1);
-        add_own(&self.tally().inflated_bytes, len as u64);
-        let cost = (len / INFLATED_UNIT) as u32;
+        let cost = self.inflated(inflater);
         let is_open = matches!(self.conns[slot].phase, Phase::Open | Phase::Closing);
         if cost == 0 || !is_open || self.take_tokens(slot, Traffic::Commands, cost).is_ok() {
             return;
         }
+        // It is owed all the same, so that who comes back and does it again is not read before it is paid.
+        self.overdraw(slot, cost.saturating_mul(1_000));
         add(&self.hub.counters.rate_limited, 1);
         self.conns[slot].set(flag::BROKEN);
         if self.conns[slot].phase == Phase::Open {
             self.close_behind(slot, CloseCode::RATE_LIMITED.0, "too many compressed bytes");
+        }
+    }
+
+    /// Counts a message that was just inflated, if one was, and says what it costs.
+    fn inflated(&self, inflater: Option<&mut Inflater>) -> u32 {
+        let Some(len) = inflater.and_then(Inflater::take_inflated) else { return 0 };
+        add_own(&self.tally().inflations, 1);
+        add_own(&self.tally().inflated_bytes, len as u64);
+        (len / INFLATED_UNIT) as u32
+    }
+
+    /// Small fragments cost a command each: whoever sends many of them sends few bytes and ends no message.
+    fn charge_fragments(&mut self, slot: usize, count: u32) {
+        if count > 0 && self.take_tokens(slot, Traffic::Commands, count).is_err() {
+            self.note_refusal(slot);
         }
     }
 
@@ -222,7 +240,12 @@ impl ShardCore {
                 let pong = Queued::reply(Prepared::frame(Opcode::Pong, payload));
                 self.queue(slot, pong);
             }
-            Item::Pong(_) => {}
+            // One in each interval of heartbeats is asked for; a flood of them is none.
+            Item::Pong(_) => {
+                if self.take_tokens(slot, Traffic::Commands, 1).is_err() {
+                    self.note_refusal(slot);
+                }
+            }
             Item::Close(code, reason) => {
                 let code = code.unwrap_or(CloseCode::NO_STATUS);
                 self.conns[slot].set(flag::PEER_CLOSED);
@@ -242,13 +265,18 @@ impl ShardCore {
                 let conn = self.id(slot);
                 self.conns[slot].goes_up(payload.len(), false);
                 self.events.push(Event::Raw { conn, text, payload: (&*payload).into() });
+                // Nobody can be told in a protocol that we do not know: who is over the rate is read more slowly.
+                if self.take_tokens(slot, Traffic::Commands, 1).is_err() {
+                    self.overdraw(slot, 1_000);
+                    self.hold_while_owing(slot);
+                }
             }
             Mode::Json => {
                 // JSON in a binary frame is taken as text, so it has to be text.
                 if text || realtime_protocol::utf8::is_valid(payload) {
                     let _ = self.command_in(slot, payload, Source::Client);
                 } else {
-                    let _ = self.invalid(slot, None, None);
+                    let _ = self.unreadable(slot, None, None, Source::Client);
                 }
             }
         }

@@ -1,14 +1,16 @@
 //! The inbox: members come and go, events fan out, replays are pulled, credits come back.
 
 use super::ShardCore;
+use super::admission::page_milli;
 use super::commands::Source;
 use super::output::Run;
 use crate::channel::{Channel, Publication};
 use crate::compose::{self, Fault};
-use crate::conn::{NOTHING, Phase, flag};
-use crate::counters::{add, add_own};
+use crate::conn::{NOTHING, Phase, Subscription, flag};
+use crate::counters::{add, add_own, sub};
 use crate::hub::{Replay, channel_member, confirmation};
 use crate::inbox::{Deliver, Join, Resubscribe, ShardMsg};
+use crate::options::Limits;
 use crate::outbox::{Class, Queued, lag_frame};
 use crate::pattern::Rights;
 use crate::prepared::{Form, Prepared};
@@ -16,6 +18,7 @@ use crate::refusal::Refusal;
 use crate::{ConnId, Event, Now};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// Events that one step of a replay takes.
 const REPLAY_EVENTS_MAX: usize = 256;
@@ -46,6 +49,9 @@ struct Member {
     /// The lowest offset that it has not had.
     next: u64,
 }
+
+/// What a subscription takes in its connection and its shard, whose lists may be twice as long as what is in them.
+const MEMBERSHIP_BYTES: usize = 2 * (size_of::<Subscription>() + size_of::<Member>());
 
 impl ShardCore {
     /// Does what came from outside since the last turn.
@@ -90,6 +96,11 @@ impl ShardCore {
     fn run(&mut self, message: ShardMsg) {
         match message {
             ShardMsg::Deliver(deliver) => self.deliver(deliver.channel, &mut vec![deliver]),
+            ShardMsg::Settle { conn, reserved, bytes } => {
+                if let Some(slot) = self.find(conn) {
+                    self.settle_page(slot, reserved, bytes);
+                }
+            }
             ShardMsg::Send { conn, frame, credits } => {
                 self.take_command_bytes(&frame);
                 let frame = self.turn.add(Queued::reply(frame));
@@ -403,9 +414,42 @@ impl ShardCore {
 
     fn forget_subscription(&mut self, slot: usize, channel: u64) {
         let subscriptions = &mut self.conns[slot].subscriptions;
+        let before = subscriptions.len();
         subscriptions.retain(|subscription| subscription.channel.id != channel);
+        let gone = before - subscriptions.len();
         if subscriptions.is_empty() {
             *subscriptions = Vec::new();
+        }
+        (0..gone).for_each(|_| self.count_membership(slot, false));
+    }
+
+    /// Whether the connection may subscribe to one channel more.
+    ///
+    /// # Errors
+    /// What there is too much of.
+    pub(super) fn check_memberships(&self, slot: usize) -> Result<(), String> {
+        let limits = &self.hub.rules.limits;
+        let Limits { channels_per_session_max, channels_per_user_max, members_bytes_max, .. } = limits;
+        let conn = &self.conns[slot];
+        if conn.subscriptions.len() >= *channels_per_session_max {
+            return Err(format!("More than {channels_per_session_max} channels"));
+        }
+        let of_user = conn.session.as_ref().map_or(0, |session| session.seat.channels_of_user());
+        if *channels_per_user_max > 0 && of_user >= *channels_per_user_max {
+            return Err(format!("More than {channels_per_user_max} channels of one user, all connections together"));
+        }
+        if self.hub.counters.members_bytes.load(Ordering::Relaxed) as usize + MEMBERSHIP_BYTES > *members_bytes_max {
+            return Err("All connections together are subscribed to as much as may be".into());
+        }
+        Ok(())
+    }
+
+    /// Counts a subscription that begins, or ends.
+    pub(super) fn count_membership(&self, slot: usize, begins: bool) {
+        let count = if begins { add } else { sub };
+        count(&self.hub.counters.members_bytes, MEMBERSHIP_BYTES as u64);
+        if let Some(session) = &self.conns[slot].session {
+            session.seat.count_channel(begins);
         }
     }
 
@@ -556,6 +600,8 @@ impl ShardCore {
                 return;
             }
         }
+        // What is replayed is never cut off: it is paid for by what is asked next.
+        self.overdraw(slot, page_milli(queued_bytes));
         // The next part comes when this one is sent; whoever has everything becomes live now.
         let Some(next) = self.member_mut(slot, channel).map(|member| member.next) else { return };
         if self.hub.is_head(channel, next) {
@@ -613,17 +659,24 @@ impl ShardCore {
         }
         let limits = &self.hub.rules.limits;
         let (half, bytes_max) = (limits.commands_waiting_max / 2, limits.message_bytes_max);
-        let goes_on = !self.hub.has_stopped_reading();
         let conn = &mut self.conns[slot];
         conn.return_credits(credits);
-        let has_room = !conn.is_full(half + 1, bytes_max);
-        if goes_on && has_room && conn.has(flag::PAUSED) && conn.phase == Phase::Open {
-            self.unread_in(slot);
-            if self.conns[slot].phase == Phase::Open {
-                self.unpause(slot);
-            }
+        if !conn.is_full(half + 1, bytes_max) && !conn.has(flag::HELD) {
+            self.read_on(slot);
         }
         self.finish_if_answered(slot);
+    }
+
+    /// What stood between a connection and its reading is gone: what was read already comes first.
+    pub(super) fn read_on(&mut self, slot: usize) {
+        let conn = &self.conns[slot];
+        if self.hub.has_stopped_reading() || !conn.has(flag::PAUSED) || conn.phase != Phase::Open {
+            return;
+        }
+        self.unread_in(slot);
+        if self.conns[slot].phase == Phase::Open {
+            self.unpause(slot);
+        }
     }
 }
 

@@ -49,6 +49,8 @@ impl ShardCore {
             self.forgive(late);
         }
         self.look_for_set_clock();
+        self.hub.users.forget_settled(now.mono_ms, &self.hub.counters);
+        self.hub.addresses.forget_settled(now.mono_ms, &self.hub.counters);
         for slot in 0..self.deadlines.len() {
             if self.deadlines[slot] <= tick {
                 self.due(slot);
@@ -127,6 +129,10 @@ impl ShardCore {
 
     fn due_open(&mut self, slot: usize) {
         self.end_relays_due(slot);
+        self.release_if_due(slot);
+        if self.conns[slot].phase != Phase::Open {
+            return;
+        }
         if self.end_if_due(slot) || self.check_expiry(slot) {
             return;
         }
@@ -206,6 +212,9 @@ impl ShardCore {
                 let told = cold.is_some_and(|cold| cold.told_of_expiry);
                 let at_ms = if told { ends_ms } else { ends_ms.saturating_sub(EXPIRY_NOTICE_MS) };
                 due = due.min(tick_after(self.now.mono_ms + at_ms.saturating_sub(self.now.wall_ms)));
+            }
+            if let Some(held_ms) = cold.map(|cold| cold.held_until_ms).filter(|held_ms| *held_ms > 0) {
+                due = due.min(tick_after(held_ms));
             }
             if let Some(ends_ms) = self.ends_at_ms(self.id(slot)) {
                 due = due.min(tick_after(ends_ms));

@@ -335,6 +335,8 @@ impl ShardCore {
             subprotocol: answer.subprotocol.clone(),
         });
         self.look_at(slot);
+        // Who comes back before what it owes is paid has gained nothing.
+        self.hold_while_owing(slot);
     }
 
     fn hello(&self, id: ConnId, user: &str, expires_at_ms: Option<u64>) -> Vec<u8> {

@@ -5,6 +5,7 @@ use crate::Now;
 use crate::channel::{Channel, Head, HistoryFor, HistoryRequest, Publication, State, Waiting};
 use crate::compose::{self, Fault};
 use crate::event::{Event, HistoryPage};
+use crate::inbox::ShardMsg;
 use crate::log_queue::{LogRequest, PagePurpose};
 use crate::prepared::Prepared;
 use std::sync::Arc;
@@ -49,7 +50,9 @@ impl Hub {
             None if !channel.policy.durable => Vec::new(),
             None => {
                 let purpose = match who {
-                    HistoryFor::Client { conn, id, credits } => PagePurpose::History { conn, id, credits },
+                    HistoryFor::Client { conn, id, credits, reserved } => {
+                        PagePurpose::History { conn, id, credits, reserved }
+                    }
                     HistoryFor::Python { ticket } => PagePurpose::Python { ticket },
                 };
                 let channel = Arc::clone(channel);
@@ -68,8 +71,8 @@ impl Hub {
         now: Now,
         events: &mut Vec<Event>,
     ) {
-        let (conn, id, credits) = match who {
-            HistoryFor::Client { conn, id, credits } => (conn, id, credits),
+        let (conn, id, credits, reserved) = match who {
+            HistoryFor::Client { conn, id, credits, reserved } => (conn, id, credits, reserved),
             HistoryFor::Python { ticket } => {
                 let page = HistoryPage { events: page_of(found), offset: head, epoch: Arc::clone(epoch) };
                 return events.push(Event::History { ticket, outcome: Ok(page) });
@@ -105,6 +108,8 @@ impl Hub {
             }
             out.push(b'}');
         });
+        // First, so that what was too much is there for the command behind the answer.
+        self.to(conn, ShardMsg::Settle { conn, reserved, bytes: json.len() });
         self.send(conn, Prepared::text(&channel_member(json, channel.name())), credits);
     }
 
@@ -117,7 +122,8 @@ impl Hub {
         events: &mut Vec<Event>,
     ) {
         match who {
-            HistoryFor::Client { conn, id, credits } => {
+            HistoryFor::Client { conn, id, credits, reserved } => {
+                self.to(conn, ShardMsg::Settle { conn, reserved, bytes: 0 });
                 let fault = Fault { channel: Some(channel.name()), ..fault };
                 self.counters.error_sent(fault.code);
                 self.send(conn, Prepared::text(&fault.to_json(id.as_deref(), now.wall_ms)), credits);

@@ -104,7 +104,7 @@ impl Hub {
                     .map(|page| page.events.iter().map(|stored| publication_for_one(channel, stored)).collect());
                 return self.to(conn, ShardMsg::Page { conn, channel: Arc::clone(channel), next, events });
             }
-            PagePurpose::History { conn, id, credits } => HistoryFor::Client { conn, id, credits },
+            PagePurpose::History { conn, id, credits, reserved } => HistoryFor::Client { conn, id, credits, reserved },
             PagePurpose::Python { ticket } => HistoryFor::Python { ticket },
         };
         match outcome {
