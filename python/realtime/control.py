@@ -32,7 +32,7 @@ from realtime.listening import Listeners
 from realtime.memory import Ledger, Memory, summed, usages
 from realtime.metrics import Figures
 from realtime.periodic import PeriodicJobs
-from realtime.presence import Change, Notice, Presence
+from realtime.presence import Change, Held, Notice, Presence, Rate
 from realtime.routing import EventTuple, Router
 from realtime.rules import Rules
 from realtime.upstream import Upstream
@@ -109,7 +109,9 @@ class Control:
             )
             self.forwarding = Forwarding(upstream, self.broadcaster, clock)
         everyone_max = None if settings.conversations.access == "grants" else settings.presence.everyone_max
-        self.presence = Presence(round(settings.presence.grace_s * 1000), everyone_max)
+        told = settings.presence
+        rate = Rate(told.changes_per_s if limits.enabled else 0, told.changes_burst)
+        self.presence = Presence(round(told.grace_s * 1000), everyone_max, rate)
         self.router = Router(
             rules,
             self.connections,
@@ -178,8 +180,6 @@ class Control:
         cut_off = await self.router.finish(timeout_s)
         return cut_off + await self.connections.tasks.finish(max(_CLEAN_UP_S, deadline_s - self._loop.time()))
 
-    def stats(self) -> bytes:
-        """Return the engine's counters; see `Commands.stats`."""
     def charge(self, user: str, peer: str, commands: int = 1, page_bytes: int = 0) -> None:
         """Take what a request costs from the buckets that the user's sockets have, or the address's of who has no name.
 
@@ -194,6 +194,8 @@ class Control:
         """Settle what `charge` took for a page of `reserved` bytes, now that it has `page_bytes`."""
         self._commands.settle(user, peer, reserved, page_bytes)
 
+    def stats(self) -> bytes:
+        """Return the engine's counters; see `Commands.stats`."""
         return self._commands.stats()
 
     def memory(self) -> Memory:
@@ -259,7 +261,9 @@ class Control:
             told = {"endpoint": self.rules.endpoints[endpoint].path, "peer": peer, "first_version": first_version}
             log.info("connection opened", extra=logs.facts("opened", session=session.id, user=user, **told))
         if self.connections.is_json(session):
-            self._tell(self.presence.opened(user, first=first, sessions=self.connections.json_count))
+            sessions, now_ms = self.connections.json_count, self.clock.monotonic_ms()
+            self._tell(self.presence.opened(user, first=first, sessions=sessions, now_ms=now_ms))
+            self._arm_presence()
         self.router.opened(session)
 
     def _close(self, event: EventTuple) -> None:
@@ -303,6 +307,11 @@ class Control:
                 if notice.channels is None:
                     self._commands.presence_change(notice.user, notice.status == "online")
                 self.broadcaster.user_presence(notice.user, notice.status, notice.channels)
+            elif isinstance(notice, Held):
+                self.figures.presence_held += 1
+                if notice.everyone:
+                    # Who comes meanwhile is told as it is.
+                    self._commands.presence_change(notice.user, notice.status == "online")
             else:
                 self._tell_mode()
 

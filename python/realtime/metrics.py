@@ -100,6 +100,8 @@ class Figures:
         """`error` events by their code, those that Python answered."""
         self.tokens_refused: dict[str, int] = {}
         """Tokens by why Python refused them."""
+        self.presence_held = 0
+        """Changes of users that were not told at once, over `presence.changes_per_s`."""
         self.lag_s = Histogram()
         self.lag_last_s = 0.0
         self.lag_max_s = Highest()
@@ -196,11 +198,11 @@ class _Stats(Struct):
     retained_bytes: int
     retained_refused: int
     panics: int
-    flush_ring_failures: int
-    log_gaps: int = 0
     refused_by_connection: int
     refused_by_user: int
     refused_by_address: int
+    flush_ring_failures: int
+    log_gaps: int = 0
     log_failures: int = 0
     log_failing: int = 0
     flush: str = "none"
@@ -328,6 +330,11 @@ class Families(Collector):
         refused = Counter(stats.tokens_refused) + Counter(self._figures.tokens_refused)
         text = "Tokens refused at connect, refresh and over HTTP, by reason."
         yield _by_label("token_refusals", text, "reason", refused)
+        buckets = ("connection", "user", "address")
+        empty = {bucket: getattr(stats, f"refused_by_{bucket}") for bucket in buckets}
+        yield _by_label("rate_refusals", "What was over a rate, by whose bucket was empty.", "bucket", empty)
+        text = "Changes of users that were not told at once, over `presence.changes_per_s`."
+        yield CounterMetricFamily("realtime_presence_held", text, value=self._figures.presence_held)
         errors = CounterMetricFamily(
             "realtime_errors", "Errors told to clients, and by whom.", labels=["source", "code"]
         )

@@ -15,6 +15,10 @@ always that second mode: who is there is no stranger's to know. In it:
 The mode at a session's end decides who is told, not that at the end of the grace: when most of many sessions are cut at
 once, those that are left must not be told of each of them.
 
+A user who comes and goes again and again has a rate: `per_s` changes a second, `burst` of them at once. Above it a
+change is held, a newer one takes its place, and the last is told when there is a token. Whoever comes meanwhile is told
+as it is: `Held` says that something changed of which nobody else hears yet.
+
 A client is told who is online when it comes, at each switch, and once when the grace after a start is over: whoever has
 not come back by then is no longer there, though nobody saw him go. `control` sends that, with who is online.
 
@@ -34,6 +38,10 @@ Mode: TypeAlias = Literal["everyone", "shared"]
 
 GONE_MAX: Final = 10_000
 """Users whose channels are remembered in the mode `shared` after they went."""
+RATED_MAX: Final = 100_000
+"""Users whose rate is remembered: those with a change within the last seconds. The oldest are forgotten first."""
+AUDIENCE_MAX: Final = 1_000
+"""Channels in which a change that is held is told, of all that it took the place of together; the newest count."""
 
 
 class Change(Struct, frozen=True):
@@ -50,7 +58,15 @@ class Switch(Struct, frozen=True):
     mode: Mode
 
 
-Notice: TypeAlias = Change | Switch
+class Held(Struct, frozen=True):
+    """A change that is told later. `everyone` says whether it will go to everybody."""
+
+    user: str
+    status: Status
+    everyone: bool
+
+
+Notice: TypeAlias = Change | Switch | Held
 
 
 class _Leaving(Struct):
@@ -58,16 +74,69 @@ class _Leaving(Struct):
     audience: tuple[str, ...] | None
 
 
+class _Waiting(Struct):
+    deadline_ms: int
+    change: Change
+
+
+class Rate(Struct, frozen=True):
+    """Changes of one user: `per_s` come back each second, `burst` may be told at once. 0 a second is no limit."""
+
+    per_s: float
+    burst: int
+
+
+UNLIMITED: Final = Rate(0, 0)
+
+
+class _Changes:
+    """What is told of each user, by a token bucket each. A full one is not kept."""
+
+    def __init__(self, rate: Rate) -> None:
+        self._per_ms = rate.per_s / 1000
+        self._burst = float(max(1, rate.burst))
+        # Level and time, in the order of the times: nobody's is full again before that of whoever came later.
+        self._levels: OrderedDict[str, tuple[float, int]] = OrderedDict()
+
+    @property
+    def token_ms(self) -> int:
+        """How long one token takes to come back."""
+        return int(1 / self._per_ms) + 1 if self._per_ms else 0
+
+    def take(self, user: str, now_ms: int) -> bool:
+        """Take a token; False where there is none."""
+        if not self._per_ms:
+            return True
+        level, at_ms = self._levels.get(user, (self._burst, now_ms))
+        level = min(self._burst, level + (now_ms - at_ms) * self._per_ms)
+        is_there = level >= 1
+        self._levels[user] = (level - 1 if is_there else level, now_ms)
+        self._levels.move_to_end(user)
+        # Two at most, so that they go faster than they come.
+        for _ in range(2):
+            oldest, (_, oldest_ms) = next(iter(self._levels.items()))
+            if len(self._levels) <= RATED_MAX and (now_ms - oldest_ms) * self._per_ms < self._burst:
+                break
+            del self._levels[oldest]
+            if not self._levels:
+                break
+        return is_there
+
+
 class Presence:
-    """The state of everybody's presence. Holds nothing for a user who is online.
+    """The state of everybody's presence. Holds nothing for a user who has been online for a while.
 
     Args:
         grace_ms: how long a user whose last session was cut counts as online.
         everyone_max: open sessions up to which everybody is told; None tells those alone that share a channel, however
             few there are.
+        rate: of the changes of one user.
     """
 
-    def __init__(self, grace_ms: int, everyone_max: int | None) -> None:
+    def __init__(self, grace_ms: int, everyone_max: int | None, rate: Rate = UNLIMITED) -> None:
+        self._changes = _Changes(rate)
+        # In the order of their deadlines, since a token takes as long for all.
+        self._held: OrderedDict[str, _Waiting] = OrderedDict()
         self._grace_ms = grace_ms
         self._everyone_max = everyone_max
         self._mode: Mode = "shared" if everyone_max is None else "everyone"
@@ -81,13 +150,14 @@ class Presence:
         """Who is told of changes."""
         return self._mode
 
-    def opened(self, user: str, *, first: bool, sessions: int) -> list[Notice]:
+    def opened(self, user: str, *, first: bool, sessions: int, now_ms: int) -> list[Notice]:
         """A session opened.
 
         Args:
             user: whose.
             first: whether it is the user's first.
             sessions: how many are open now, this one included.
+            now_ms: the time, on the clock of `due`.
 
         Returns:
             What is to be told, in this order.
@@ -98,7 +168,8 @@ class Presence:
         leaving = self._leaving.pop(user, None)
         # One who was cut off where few were told counts as gone for everybody since everybody is told.
         if leaving is None or (leaving.audience is not None and self._mode == "everyone"):
-            notices.append(Change(user, "online", self._audience(self._gone.pop(user, ()))))
+            change = Change(user, "online", self._audience(self._gone.pop(user, ())))
+            notices.append(self._told(change, now_ms))
         return notices
 
     def closed(
@@ -121,20 +192,26 @@ class Presence:
         if not last:
             return notices
         if code == CloseCode.NORMAL or self._grace_ms == 0:
-            notices.append(self._went(user, self._audience(tuple(channels))))
+            notices.append(self._told(Change(user, "offline", self._audience(tuple(channels))), now_ms))
         else:
             self._leaving[user] = _Leaving(now_ms + self._grace_ms, self._audience(tuple(channels)))
         return notices
 
     def due(self, now_ms: int) -> list[Notice]:
-        """Return what is to be told of users whose grace is over."""
+        """Return what is to be told of users whose grace is over, and of those whose changes were held."""
         notices: list[Notice] = []
+        while self._held:
+            user, waiting = next(iter(self._held.items()))
+            if waiting.deadline_ms > now_ms:
+                break
+            del self._held[user]
+            notices.append(self._told(waiting.change, now_ms))
         while self._leaving:
             user, leaving = next(iter(self._leaving.items()))
             if leaving.deadline_ms > now_ms:
                 break
             del self._leaving[user]
-            notices.append(self._went(user, leaving.audience))
+            notices.append(self._told(Change(user, "offline", leaving.audience), now_ms))
         return notices
 
     def leaving(self) -> list[str]:
@@ -142,15 +219,25 @@ class Presence:
         return [user for user, leaving in self._leaving.items() if leaving.audience is None]
 
     def next_ms(self) -> int | None:
-        """When `due` has something to say; None where nobody is leaving."""
-        return next(iter(self._leaving.values())).deadline_ms if self._leaving else None
+        """When `due` has something to say; None where nobody is leaving and nothing is held."""
+        firsts = (next(iter(self._leaving.values()), None), next(iter(self._held.values()), None))
+        return min((first.deadline_ms for first in firsts if first is not None), default=None)
 
-    def _went(self, user: str, audience: tuple[str, ...] | None) -> Change:
-        if audience:
-            self._gone[user] = audience
-            if len(self._gone) > GONE_MAX:
-                del self._gone[next(iter(self._gone))]
-        return Change(user, "offline", audience)
+    def _told(self, change: Change, now_ms: int) -> Change | Held:
+        """Return a change as it is told now, or hold it until there is a token."""
+        user = change.user
+        waiting = self._held.get(user)
+        if waiting is not None:
+            waiting.change = Change(user, change.status, _both(waiting.change.channels, change.channels))
+        elif not self._changes.take(user, now_ms):
+            self._held[user] = _Waiting(now_ms + self._changes.token_ms, change)
+        else:
+            if change.status == "offline" and change.channels:
+                self._gone[user] = change.channels
+                if len(self._gone) > GONE_MAX:
+                    del self._gone[next(iter(self._gone))]
+            return change
+        return Held(user, change.status, change.channels is None)
 
     def _audience(self, channels: tuple[str, ...]) -> tuple[str, ...] | None:
         return None if self._mode == "everyone" else channels
@@ -166,3 +253,10 @@ class Presence:
         else:
             return []
         return [Switch(self._mode)]
+
+
+def _both(earlier: tuple[str, ...] | None, later: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """Return who is told of a change that takes the place of one that nobody was told of."""
+    if earlier is None or later is None:
+        return None
+    return tuple(dict.fromkeys((*later, *earlier)))[:AUDIENCE_MAX]

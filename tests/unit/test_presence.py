@@ -1,21 +1,24 @@
 """Who is online, as told to others; times are given, nothing is sent."""
 
-from realtime.presence import GONE_MAX, Change, Presence, Switch
+import random
+
+from realtime.presence import AUDIENCE_MAX, GONE_MAX, UNLIMITED, Change, Held, Notice, Presence, Rate, Switch
 
 
 class World:
     """Counts sessions as `connections` does."""
 
-    def __init__(self, grace_ms: int = 5000, everyone_max: int | None = 1000) -> None:
-        self.presence = Presence(grace_ms, everyone_max)
+    def __init__(self, grace_ms: int = 5000, everyone_max: int | None = 1000, rate: Rate = UNLIMITED) -> None:
+        self.presence = Presence(grace_ms, everyone_max, rate)
         self.sessions: dict[str, int] = {}
         self.now_ms = 0
 
-    def open(self, user: str) -> list[Change | Switch]:
+    def open(self, user: str) -> list[Notice]:
         self.sessions[user] = self.sessions.get(user, 0) + 1
-        return self.presence.opened(user, first=self.sessions[user] == 1, sessions=sum(self.sessions.values()))
+        first, sessions = self.sessions[user] == 1, sum(self.sessions.values())
+        return self.presence.opened(user, first=first, sessions=sessions, now_ms=self.now_ms)
 
-    def close(self, user: str, code: int = 1000, channels: tuple[str, ...] = ()) -> list[Change | Switch]:
+    def close(self, user: str, code: int = 1000, channels: tuple[str, ...] = ()) -> list[Notice]:
         self.sessions[user] -= 1
         return self.presence.closed(
             user,
@@ -26,7 +29,7 @@ class World:
             now_ms=self.now_ms,
         )
 
-    def advance(self, ms: int) -> list[Change | Switch]:
+    def advance(self, ms: int) -> list[Notice]:
         self.now_ms += ms
         return self.presence.due(self.now_ms)
 
@@ -191,3 +194,67 @@ def test_where_grants_decide_only_those_who_share_a_channel_are_told_from_the_fi
     assert world.close("bob", 1006, ("conversation:1",)) == []
     assert world.advance(5000) == [Change("bob", "offline", ("conversation:1",))]
     assert world.presence.mode == "shared"
+
+
+def told(notices: list[Notice]) -> list[str]:
+    """What others hear."""
+    return [notice.status for notice in notices if isinstance(notice, Change)]
+
+
+def test_a_user_who_comes_and_goes_without_end_is_told_of_at_the_rate_and_the_last_state_always() -> None:
+    world = World(rate=Rate(1, 4))
+    at_once = [told(world.open("ann")) + told(world.close("ann")) for _ in range(10)]
+    assert at_once[:2] == [["online", "offline"]] * 2
+    assert at_once[2:] == [[]] * 8, "a burst of four"
+    assert world.open("ann") == [Held("ann", "online", everyone=True)]
+    assert world.presence.next_ms() == 1001
+    assert world.advance(1000) == []
+    assert world.advance(1) == [Change("ann", "online", None)]
+    assert world.presence.next_ms() is None
+    assert world.open("bob") == [Change("bob", "online", None)], "each user has a rate of its own"
+
+
+def test_a_change_that_is_held_is_told_wherever_one_that_it_took_the_place_of_would_have_been() -> None:
+    world = World(everyone_max=None, rate=Rate(1, 2))
+    world.open("ann")
+    assert world.close("ann", channels=("a",)) == [Change("ann", "offline", ("a",))]
+    assert world.open("ann") == [Held("ann", "online", everyone=False)]
+    assert world.close("ann", channels=("b", "c")) == [Held("ann", "offline", everyone=False)]
+    assert world.advance(1001) == [Change("ann", "offline", ("b", "c", "a"))]
+    world.advance(60_000)
+    assert world.open("ann") == [Change("ann", "online", ("b", "c", "a"))], "who was told is told again"
+
+
+def test_who_is_told_of_a_held_change_is_bounded() -> None:
+    world = World(everyone_max=None, rate=Rate(1, 1))
+    world.open("ann")
+    for number in range(20):
+        world.close("ann", channels=tuple(f"{number}-{channel}" for channel in range(200)))
+        world.open("ann")
+    (change,) = world.advance(1001)
+    assert isinstance(change, Change)
+    assert change.channels is not None
+    assert len(change.channels) == AUDIENCE_MAX
+    assert change.channels[0] == "19-0", "the newest"
+
+
+def test_whatever_somebody_does_the_last_that_is_told_is_how_it_is() -> None:
+    chance = random.Random(7)
+    for _ in range(50):
+        world, heard = World(grace_ms=0, rate=Rate(2, 3)), list[str]()
+        for _ in range(200):
+            online = world.sessions.get("ann", 0)
+            heard += told(world.close("ann") if online and chance.random() < 0.5 else world.open("ann"))
+            heard += told(world.advance(chance.choice((0, 0, 10, 300))))
+        assert len(heard) <= 3 + 2 * world.now_ms / 1000
+        heard += told(world.advance(1000))
+        assert heard[-1] == ("online" if world.sessions["ann"] else "offline")
+
+
+def test_nothing_is_kept_of_users_whose_rate_is_full_again() -> None:
+    world = World(rate=Rate(1, 4))
+    for number in range(1000):
+        world.open(f"u{number}")
+        world.advance(10)
+    kept = world.presence._changes._levels
+    assert len(kept) <= 401, "those of the last four seconds"

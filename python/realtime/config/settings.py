@@ -404,6 +404,16 @@ class PresenceSettings(Section, frozen=True):
             "`conversations.access = grants`, to those who share a channel with the user."
         ),
     ] = 1000
+    changes_per_s: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=1000,
+            description="Changes of one user (online, offline) that are told a second; above it the last one is told "
+            "when its turn comes. 0 sets no limit.",
+        ),
+    ] = 1.0
+    changes_burst: Annotated[Positive, Meta(description="Changes of one user that are told at once.")] = 10
 
 
 class TypingSettings(Section, frozen=True):
