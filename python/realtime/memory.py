@@ -69,10 +69,18 @@ PURPOSES: Final = (
         limit=lambda settings: connections_max(settings) * CONNECTION_BYTES,
     ),
     Purpose(
+        name="heads",
+        held="heads_bytes",
+        keys=("limits.heads_bytes_max", "limits.handshakes_pending_max"),
+        limit=lambda settings: settings.limits.heads_bytes_max,
+        refused=("evicted_number", "evicted_bytes", "evicted_sockets"),
+    ),
+    Purpose(
         name="unfinished",
         held="unfinished_bytes",
         keys=("limits.unfinished_bytes_max",),
         limit=lambda settings: settings.limits.unfinished_bytes_max,
+        refused=("unfinished_refused",),
     ),
     Purpose(
         name="commands",

@@ -180,6 +180,8 @@ class _Stats(Struct):
     connections: int
     opened: int
     handshakes_pending: int
+    heads_bytes: int
+    authenticating: int
     messages_in: int
     bytes_in: int
     bytes_out: int
@@ -194,6 +196,7 @@ class _Stats(Struct):
     log_events: int
     accept_errors: int
     unfinished_bytes: int
+    messages_late: int
     retained: int
     retained_bytes: int
     retained_refused: int
@@ -210,6 +213,7 @@ class _Stats(Struct):
     errors_by_code: dict[str, int] = {}
     refused_by_status: dict[str, int] = {}
     tokens_refused: dict[str, int] = {}
+    evicted_by_reason: dict[str, int] = {}
     dropped_by_reason: dict[str, int] = {}
     histograms: dict[str, _Histogram] = {}
     shards: list[_Shard] = []
@@ -239,12 +243,15 @@ _COUNTERS: Final = (
         "states_refused",
         "States that were not retained, over `limits.retained_bytes_max` or too large.",
     ),
+    ("messages_late", "messages_late", "Connections closed because a message was not complete in time."),
     ("panics", "panics", "Connections that ended by a fault of the engine's."),
     ("flush_ring_failures", "flush_ring_failures", "Shards whose io_uring failed: they send one by one."),
 )
 _GAUGES: Final = (
     ("connections", "connections", "Connections that are open now."),
     ("handshakes_pending", "handshakes_pending", "Upgrades under way."),
+    ("heads_bytes", "heads_bytes", "Bytes held of request heads that are not complete."),
+    ("authenticating", "authenticating", "Upgrades that wait for `authenticate`, a ticket or a key."),
     ("unfinished_bytes", "unfinished_bytes", "Bytes held of messages that are not complete."),
     ("log_failing", "log_failing", "1 while the log cannot store; the process log says why."),
     ("retained", "states", "States that channels retain for late subscribers."),
@@ -253,6 +260,12 @@ _GAUGES: Final = (
 _LABELLED: Final = (
     ("closed_by_code", "connections_closed", "code", "Connections that were closed, by their close code."),
     ("refused_by_status", "handshakes_refused", "status", "Upgrades that were refused, by their HTTP status."),
+    (
+        "evicted_by_reason",
+        "handshakes_evicted",
+        "reason",
+        "Connections without a session that were closed to make room, by what there was too much of.",
+    ),
     ("dropped_by_reason", "drops", "reason", "Events that slow readers did not get, by why."),
 )
 _QUEUES: Final = (

@@ -245,7 +245,18 @@ class LimitSettings(Section, frozen=True):
         Seconds, Meta(description="Seconds from accept to the end of the upgrade, `authenticate` included.")
     ] = 10
     handshakes_pending_max: Annotated[
-        Positive, Meta(description="Upgrades under way at once; more are answered 503.")
+        Positive,
+        Meta(
+            description="Handshakes at once whose request is not complete; above it the oldest of the address (IPv6: of "
+            "the /64) that has the most is closed."
+        ),
+    ] = 1000
+    authenticating_max: Annotated[
+        Positive,
+        Meta(
+            description="Upgrades that wait at once for `authenticate`, a ticket or a key; more are answered 503. An "
+            "address has at most as many as are free."
+        ),
     ] = 1000
     head_bytes_max: Annotated[
         int,
@@ -256,6 +267,13 @@ class LimitSettings(Section, frozen=True):
             "WebSocket and the HTTP port; more is answered 431, or 414 where the request line alone is longer.",
         ),
     ] = 64 * 1024
+    heads_bytes_max: Annotated[
+        Bytes,
+        Meta(
+            description="Bytes of request heads that are not complete, all connections together; above it the oldest of "
+            "the address that holds the most is closed."
+        ),
+    ] = 16 * 1024 * 1024
     connections_max: Annotated[
         Count, Meta(description="Connections at once; 0 takes the limit of descriptors less 64.")
     ] = 0
@@ -277,8 +295,16 @@ class LimitSettings(Section, frozen=True):
         Meta(description="Bytes of the states that all channels together retain (`retain_latest`)."),
     ] = 64 * 1024 * 1024
     unfinished_bytes_max: Annotated[
-        Bytes, Meta(description="Bytes of inbound messages that are not complete, all connections together.")
+        Bytes,
+        Meta(
+            description="Bytes held of inbound messages that are not complete, all connections together; above it the "
+            "largest of the user that holds the most closes 1009."
+        ),
     ] = 256 * 1024 * 1024
+    message_timeout_s: Annotated[
+        Seconds,
+        Meta(description="Seconds from the first byte of an inbound message to its last; later closes 1008."),
+    ] = 120
     channels_per_session_max: Annotated[
         Positive, Meta(description="Channels that one connection may be subscribed to.")
     ] = 200

@@ -315,6 +315,7 @@ def _check_together(settings: Settings) -> None:
         ("outbox_soft_bytes", "outbox_hard_bytes"),
         ("outbox_hard_bytes", "outboxes_bytes_max"),
         ("message_bytes_max", "unfinished_bytes_max"),
+        ("head_bytes_max", "heads_bytes_max"),
     ):
         low, high = getattr(limits, smaller), getattr(limits, larger)
         if low > high:

@@ -2,6 +2,7 @@
 //! boxed and there only while it is needed.
 
 use crate::bucket::Bucket;
+use crate::by_address::NO_PLACE;
 use crate::channel::Channel;
 use crate::compression::Window;
 use crate::core::Seat;
@@ -76,6 +77,8 @@ pub(crate) struct Conn {
     /// Those of the hub's own, on their way to a channel or the log: their queues keep the order, so nothing is sent
     /// behind them.
     pub own_way: u16,
+    /// Bytes of unfinished messages that it is charged.
+    pub charged: u32,
     /// Bytes that went up to Python since all commands were answered the last time.
     pub way_bytes: u32,
     /// The tick from which silence counts: the last sign of life, the last ping, or when reading went on.
@@ -109,6 +112,8 @@ pub(crate) struct Session {
     pub issued_at_s: u64,
     pub token_id: Option<Box<str>>,
     pub seat: Seat,
+    /// Where it comes from, if it has no user that could be charged.
+    pub address: Option<Box<IpAddr>>,
 }
 
 /// A channel that the connection asked for.
@@ -135,6 +140,8 @@ pub(crate) struct Cold {
     /// The head of the upgrade, as far as it came.
     pub head: Vec<u8>,
     pub head_searched: usize,
+    /// Its place in the hub's table of unfinished or of refused connections.
+    pub place: u32,
     /// The answer to the upgrade that Python decides about.
     pub answer: Option<Box<Answer>>,
     /// Bytes that came while reading was paused.
@@ -181,6 +188,7 @@ impl Conn {
             endpoint: 0,
             under_way: 0,
             own_way: 0,
+            charged: 0,
             way_bytes: 0,
             silent_from: 0,
             pending_head: NOTHING,
@@ -286,6 +294,7 @@ impl Cold {
             peer,
             head: Vec::new(),
             head_searched: 0,
+            place: NO_PLACE,
             answer: None,
             unread: Vec::new(),
             granted: Vec::new(),

@@ -9,6 +9,7 @@ mod access;
 mod admission;
 mod budget;
 mod commands;
+mod doors;
 mod drain;
 mod fan_outs;
 mod input;
@@ -18,9 +19,11 @@ mod output;
 mod presence;
 mod renewal;
 mod timers;
+mod unfinished;
 mod upgrade;
 
 pub(crate) use admission::{Seat, page_milli};
+pub(crate) use doors::Eviction;
 
 use crate::accounts::Own;
 use crate::compression::Compressor;
@@ -54,7 +57,10 @@ pub struct ShardCore {
     /// When each connection has to be looked at, in ticks; beside `conns`, so that a walk reads four bytes each.
     deadlines: Vec<u32>,
     free: Vec<u32>,
-    handshakes: usize,
+    /// Upgrades that Python decides about, and the address that each counts for.
+    deciding: FxHashMap<ConnId, IpAddr>,
+    /// Connections that have to make room.
+    evictions: Vec<(ConnId, Eviction)>,
     members: FxHashMap<u64, LocalChannel>,
     scanner: Scanner,
     turn: Turn,
@@ -88,7 +94,8 @@ impl ShardCore {
             conns: Vec::new(),
             deadlines: Vec::new(),
             free: Vec::new(),
-            handshakes: 0,
+            deciding: FxHashMap::default(),
+            evictions: Vec::new(),
             members: FxHashMap::default(),
             scanner: Scanner::default(),
             turn: Turn::default(),
@@ -125,9 +132,8 @@ impl ShardCore {
         conn.heard(tick_of(now));
         conn.cold = Some(Box::new(Cold::new(peer)));
         let id = ConnId::new(self.shard as u8, conn.generation, slot as u32);
-        self.handshakes += 1;
         add(&self.hub.counters.accepted, 1);
-        add(&self.hub.counters.handshakes_pending, 1);
+        self.begin_handshake(slot);
         self.end_phase_in(slot, u64::from(self.hub.rules.limits.handshake_timeout_s) * 1_000);
         id
     }
@@ -215,9 +221,10 @@ impl ShardCore {
     fn end(&mut self, slot: usize) {
         let id = self.id(slot);
         let announced = self.conns[slot].has(flag::ANNOUNCED);
-        self.count_handshake(slot);
+        self.end_handshake(slot, false);
+        self.drop_head(slot);
         self.end_lasting(slot, None);
-        self.drop_unread(slot);
+        self.forget_unfinished(slot);
         let subscriptions = std::mem::take(&mut self.conns[slot].subscriptions);
         let mut channels = Vec::with_capacity(if announced { subscriptions.len() } else { 0 });
         for subscription in subscriptions {
@@ -236,8 +243,6 @@ impl ShardCore {
             backlog.discard(&self.hub.counters);
             self.hub.set_backlog(id, 0);
         }
-        let held = conn.inbound.bytes_held() + conn.cold.as_ref().map_or(0, |cold| cold.head.len());
-        sub(&self.hub.counters.unfinished_bytes, held as u64);
         let code = conn.close_code;
         let own = Own { commands: conn.commands, relays: conn.relays, bytes: conn.bytes, ..Own::default() };
         let session = conn.session.take();
@@ -256,14 +261,6 @@ impl ShardCore {
             let open_ms = self.now.mono_ms.saturating_sub(opened_ms);
             self.hub.counters.connection_closed(code, open_ms);
             self.events.push(Event::Close { conn: id, code, channels, open_ms });
-        }
-    }
-
-    /// The handshake of a connection is over, one way or the other.
-    fn count_handshake(&mut self, slot: usize) {
-        if matches!(self.conns[slot].phase, Phase::Handshake | Phase::Deciding) {
-            self.handshakes -= 1;
-            sub(&self.hub.counters.handshakes_pending, 1);
         }
     }
 

@@ -90,6 +90,18 @@ counters! {
     refused,
     /// Handshakes that are under way.
     handshakes_pending,
+    /// Unfinished handshakes that ended because all clients have too many.
+    evicted_number,
+    /// Unfinished handshakes that ended because their heads hold too much.
+    evicted_bytes,
+    /// Connections without a session that ended because no further socket could be held.
+    evicted_sockets,
+    /// Bytes held of requests that are not complete.
+    heads_bytes,
+    /// Upgrades that Python decides about.
+    authenticating,
+    /// Upgrades refused because too many wait for Python, of all clients or of one address.
+    authenticating_refused,
     /// Events of channels.
     publications,
     /// Events dropped because a reader was too slow.
@@ -132,8 +144,12 @@ counters! {
     retained_refused,
     /// Bytes of commands from Python that no shard has run yet.
     commands_bytes,
-    /// Bytes held of messages that are not finished.
+    /// Bytes held of messages that are not finished, and of those that wait behind a pause.
     unfinished_bytes,
+    /// Unfinished messages that were given up, with their connections.
+    unfinished_refused,
+    /// Of these, those that were not complete in time.
+    messages_late,
     /// Appends waiting for the log.
     log_waiting,
     /// Commits of the log.
@@ -199,6 +215,9 @@ impl Counters {
             out,
             "\"dropped_by_reason\":{{\"slow\":{slow},\"budget\":{budget},\"conflated\":{conflated},\"replaying\":{replaying}}},"
         );
+        let [number, bytes, sockets] = [&self.evicted_number, &self.evicted_bytes, &self.evicted_sockets]
+            .map(|counter| counter.load(Ordering::Relaxed));
+        let _ = write!(out, "\"evicted_by_reason\":{{\"number\":{number},\"bytes\":{bytes},\"sockets\":{sockets}}},");
         out.push_str("\"histograms\":{");
         let histograms = [
             ("connection_s", &self.connection_s),

@@ -15,12 +15,14 @@ pub(crate) use membership::{Replay, confirmation};
 pub(crate) use relays::Relayed;
 
 use crate::accounts::Accounts;
+use crate::by_address::ByAddress;
 use crate::channel::{Channel, Directory, HistoryFor, HistoryRequest, State};
 use crate::command::{Command, Rejection};
 use crate::compose::{self, Fault};
 use crate::counters::{Counters, Tally, add};
 use crate::event::Event;
 use crate::handshakes::Handshakes;
+use crate::holders::Holders;
 use crate::identity::IdentityRules;
 use crate::inbox::{Deliver, Inbox, ShardMsg, lock};
 use crate::log_queue::LogQueue;
@@ -31,6 +33,7 @@ use crate::revocations::{Revocation, Revocations};
 use crate::rules::Rules;
 use crate::scramble::scramble;
 use crate::session_id::SessionIds;
+use crate::shares::Shares;
 use crate::terms::Terms;
 use crate::{ConnId, Now};
 use realtime_protocol::frame::Opcode;
@@ -52,6 +55,18 @@ pub struct Hub {
     pub(crate) users: Accounts<Arc<str>>,
     pub(crate) addresses: Accounts<IpAddr>,
     pub(crate) handshakes: Handshakes,
+    /// Connections whose request is not complete.
+    pub(crate) half_open: Mutex<ByAddress>,
+    /// Connections that were refused and are not closed yet.
+    pub(crate) refused: Mutex<ByAddress>,
+    /// Of both, those that the acceptor asked to end and that are still there.
+    pub(crate) making_room: AtomicUsize,
+    /// Who holds how much of the messages that are not complete.
+    pub(crate) holders: Mutex<Holders>,
+    /// What a connection holds at least to be among them.
+    pub(crate) holders_least: usize,
+    /// Upgrades that Python decides about.
+    pub(crate) authenticating: Mutex<Shares>,
     inboxes: Box<[Inbox]>,
     directory: Directory,
     log: Box<dyn LogQueue>,
@@ -93,10 +108,17 @@ impl Hub {
         let session_ids = SessionIds::new(std::array::from_fn(|i| nonce[i]), std::array::from_fn(|i| nonce[16 + i]));
         let memory = u64::from_le_bytes(std::array::from_fn(|i| nonce[24 + i]));
         let rules = Rules::compile(options)?;
+        let holders = Holders::new(rules.unfinished_bytes_max());
         Ok(Arc::new(Self {
             users: Accounts::new(rules.user_seats(), rules.user_rates(), rules.limits.accounts_bytes_max),
             addresses: Accounts::new(rules.address_seats(), rules.address_rates(), rules.limits.accounts_bytes_max),
             handshakes: Handshakes::new(),
+            half_open: Mutex::default(),
+            refused: Mutex::default(),
+            making_room: AtomicUsize::new(0),
+            holders_least: holders.least(),
+            holders: Mutex::new(holders),
+            authenticating: Mutex::new(Shares::new(rules.limits.authenticating_max)),
             rules,
             counters: Counters::default(),
             tallies: (0..shards).map(|_| Tally::default()).collect(),

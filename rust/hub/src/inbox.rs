@@ -6,6 +6,7 @@
 use crate::ConnId;
 use crate::channel::{Channel, Publication};
 use crate::command::Rejection;
+use crate::core::Eviction;
 use crate::identity::Identity;
 use crate::outbox::Class;
 use crate::prepared::Prepared;
@@ -80,6 +81,10 @@ pub(crate) enum ShardMsg {
     LoseMembers { channel: u64 },
     /// Slow readers hold too much together, and those who hold most are not on the shard that found out.
     MakeRoom,
+    /// A connection holds more of unfinished messages than any other, and all hold too much.
+    GiveUp { conn: ConnId },
+    /// A connection without a session has to make room.
+    Evict { conn: ConnId, why: Eviction },
     /// Something changed that every shard has to look at (pressure, draining).
     Look,
 }
@@ -102,7 +107,9 @@ impl ShardMsg {
             | Self::Resume { conn, .. }
             | Self::Subscribe { conn, .. }
             | Self::Unsubscribe { conn, .. }
-            | Self::Done { conn, .. } => Some(*conn),
+            | Self::Done { conn, .. }
+            | Self::Evict { conn, .. }
+            | Self::GiveUp { conn } => Some(*conn),
             Self::Resubscribe(again) => Some(again.conn),
             Self::Deliver(_) | Self::SendMany { .. } | Self::SendAll { .. } | Self::SendUnion { .. } => None,
             Self::Members { .. }

@@ -16,6 +16,9 @@ pub(crate) const BYTES_UNIT: u32 = 64;
 /// The most tokens that a bucket holds.
 const BURST_MAX: u32 = 4_000_000;
 
+/// More than the parser keeps beside the payload.
+const KEPT_ABOUT_A_MESSAGE: usize = 1_024;
+
 /// What a type of command is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verb {
@@ -220,6 +223,12 @@ impl Rules {
         let (commands, relays) = (self.user_rate(Traffic::Commands), self.user_rate(Traffic::Relays));
         let handshakes = self.rate(self.limits.user_handshakes_per_s, self.limits.user_handshakes_burst);
         Rates { commands, relays, handshakes, own: self.own_rates() }
+    }
+
+    /// Bytes that all unfinished messages may hold. Where that is one of the longest, what is kept about it fits, too.
+    pub(crate) const fn unfinished_bytes_max(&self) -> usize {
+        let (most, one) = (self.limits.unfinished_bytes_max, self.limits.message_bytes_max);
+        if most == one { most + KEPT_ABOUT_A_MESSAGE } else { most }
     }
 
     /// What the accounts of addresses are held to.

@@ -249,27 +249,6 @@ fn a_head_may_be_as_long_as_the_key_says() {
 }
 
 #[test]
-fn heads_that_are_not_whole_count_as_unfinished_bytes() {
-    let mut options = world::options();
-    options["limits"]["unfinished_bytes_max"] = json!(100_000);
-    let mut world = World::with(&options, 1, world::Store::default());
-    let half = format!("GET /ws HTTP/1.1\r\nCookie: {}", "x".repeat(40_000));
-    let clients: Vec<usize> = (0..3).map(|_| world.socket(0)).collect();
-    for &client in &clients {
-        world.raw_bytes(client, half.as_bytes());
-    }
-    world.run();
-    assert_eq!((world.take(clients[0]), world.take(clients[1])), (vec![], vec![]));
-    let got = world.take(clients[2]);
-    assert!(matches!(&got[0], Got::Http(head) if head.starts_with("HTTP/1.1 503 ")), "{got:?}");
-    world.raw_bytes(clients[0], b"\r\nHost: edge\r\n\r\n");
-    world.advance(20_000);
-    assert_eq!(world.shards[0].len(), 0);
-    let stats: serde_json::Value = serde_json::from_str(&world.hub.counters().to_json(world.hub.tallies())).unwrap();
-    assert_eq!(stats["unfinished_bytes"], 0, "all of it is given back");
-}
-
-#[test]
 fn a_page_is_looked_at_whatever_bytes_its_headers_hold() {
     let mut world = World::new(1);
     for (headers, asks) in [

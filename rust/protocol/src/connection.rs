@@ -99,12 +99,36 @@ impl Inbound {
         self.receive_partial(input, message_bytes_max, inflater)
     }
 
-    /// Bytes held for a message or frame that is not finished, its half header included; 0 when idle.
+    /// Bytes allocated for a message or frame that is not finished, payload or not yet; 0 when idle.
     ///
     /// A message that was buffered and handed out counts until the next [`Self::receive`] or
-    /// [`Self::release_finished`]. The allocation behind it is at most twice this and some 300 bytes.
+    /// [`Self::release_finished`].
     pub fn bytes_held(&self) -> usize {
-        self.partial.as_deref().map_or(0, Partial::bytes_held)
+        self.partial.as_deref().map_or(0, |partial| size_of::<Partial>() + partial.buffer.capacity())
+    }
+
+    /// Notes when the message or frame began that is not finished, in the caller's unit; false where that is noted
+    /// already, or nothing is unfinished. The note goes with the message.
+    pub fn note_begun(&mut self, at: u32) -> bool {
+        match self.partial.as_deref_mut() {
+            Some(partial) if partial.begun.is_none() && !partial.is_finished() => {
+                partial.begun = Some(at);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// When the unfinished message or frame began, as far as that was noted.
+    pub fn begun(&self) -> Option<u32> {
+        self.partial.as_deref().filter(|partial| !partial.is_finished())?.begun
+    }
+
+    /// Replaces the note of [`Self::note_begun`], where there is one.
+    pub fn set_begun(&mut self, at: u32) {
+        if let Some(partial) = self.partial.as_deref_mut() {
+            partial.begun = partial.begun.map(|_| at);
+        }
     }
 
     /// Whether a frame or a fragmented message has begun and not ended, even if no byte of payload came yet: what a
@@ -142,7 +166,7 @@ impl Inbound {
         let Some(frame) = partial.frame else {
             return Ok((consumed, None));
         };
-        consumed += partial.take_payload(frame, &input[consumed..])?;
+        consumed += partial.take_payload(frame, &input[consumed..], message_bytes_max)?;
         Ok((consumed, partial.end_frame(message_bytes_max, inflater)?))
     }
 }
@@ -344,6 +368,8 @@ struct Partial {
     control: [u8; CONTROL_BYTES_MAX],
     control_len: u8,
     small_fragments: u32,
+    /// When it began, as the caller told.
+    begun: Option<u32>,
 }
 
 impl Default for Partial {
@@ -359,6 +385,7 @@ impl Default for Partial {
             control: [0; CONTROL_BYTES_MAX],
             control_len: 0,
             small_fragments: 0,
+            begun: None,
         }
     }
 }
@@ -372,10 +399,6 @@ impl Partial {
     /// Nothing is awaited; what is left is the payload of an item that was handed out.
     fn is_finished(&self) -> bool {
         self.is_between_frames() && self.message.is_none()
-    }
-
-    fn bytes_held(&self) -> usize {
-        usize::from(self.header_len) + usize::from(self.control_len) + self.buffer.len()
     }
 
     /// Completes the header from the front of `input`, or keeps what there is; returns the bytes taken.
@@ -399,7 +422,7 @@ impl Partial {
     }
 
     /// Takes what is there of the frame's payload; returns the bytes taken.
-    fn take_payload(&mut self, mut frame: Frame, input: &[u8]) -> Result<usize, Violation> {
+    fn take_payload(&mut self, mut frame: Frame, input: &[u8], bytes_max: usize) -> Result<usize, Violation> {
         let header = frame.header;
         let piece_len = input.len().min(header.payload_len - frame.received);
         let piece = &input[..piece_len];
@@ -410,7 +433,7 @@ impl Partial {
             mask::apply(header.mask, frame.received, room);
             self.control_len += piece_len as u8;
         } else {
-            self.reserve(&frame, piece_len);
+            self.reserve(&frame, piece_len, bytes_max);
             let kept = self.buffer.len();
             self.buffer.extend_from_slice(piece);
             let added = &mut self.buffer[kept..];
@@ -426,14 +449,16 @@ impl Partial {
         Ok(piece_len)
     }
 
-    /// Makes place for `more` bytes: doubling, so that many small pieces cost O(bytes), but not past the end of the
-    /// message where its last frame tells where that is.
-    fn reserve(&mut self, frame: &Frame, more: usize) {
+    /// Makes place for `more` bytes: doubling, so that many small pieces cost O(bytes), but not past the longest
+    /// message, nor past the end of this one where its last frame tells where that is.
+    fn reserve(&mut self, frame: &Frame, more: usize, bytes_max: usize) {
         let needed = self.buffer.len() + more;
         if needed <= self.buffer.capacity() {
             return;
         }
-        let mut target = needed.max(2 * self.buffer.capacity()).max(BUFFER_BYTES_MIN);
+        let doubled = needed.max(2 * self.buffer.capacity()).max(BUFFER_BYTES_MIN);
+        // A header over the limit was refused, so that what is needed is within it.
+        let mut target = doubled.min(bytes_max.max(needed));
         if frame.header.fin {
             let message_len = self.buffer.len() + frame.header.payload_len - frame.received;
             target = target.min(message_len);

@@ -1,9 +1,11 @@
 //! The acceptor's thread: takes sockets from the listener and hands each to the least loaded shard.
 //!
-//! A thread of its own, so that its pauses hold up nobody: when the system has no descriptor left it waits 100 ms
-//! instead of spinning, and while Python is behind it leaves new peers in the kernel's backlog. Where there is no room
-//! even to read a request, a peer is answered 503 and let go; that `connections_max` are open is told by the hub. It
-//! ends when accepting ends; the port is free then.
+//! A thread of its own, so that its pauses hold up nobody: while Python is behind it leaves new peers in the kernel's
+//! backlog. When no further socket can be held, by `sockets_max` or by the system, an unfinished handshake has to make
+//! room: the hub names the oldest of the address with the most. Its shard ends it; until then the new socket stands
+//! in a small reserve, and once that is used, or where the system refuses, accepting pauses instead of spinning. Only
+//! where no unfinished handshake is left a peer is answered 503 and let go; that `connections_max` are open is told by
+//! the hub. The thread ends when accepting ends; the port is free then.
 
 use crate::arrivals::Arrivals;
 use crate::bridge::Bridge;
@@ -25,10 +27,14 @@ const LISTENER: Token = Token(0);
 const WAKE: Token = Token(1);
 /// How long nothing is accepted after the system refused a socket.
 const PAUSE: Duration = Duration::from_millis(100);
+/// The same where connections were told to make room: their shards end them in their next turn.
+const PAUSE_FOR_ROOM: Duration = Duration::from_millis(5);
+/// Sockets above `sockets_max` that may be open until those that make room for them are closed.
+const MAKING_ROOM_MAX: usize = 16;
 /// How long a peer that was turned away may take to read why: an early close could throw the answer away.
 const LINGER: Duration = Duration::from_secs(1);
 /// Peers that are given that time at once; beyond, the oldest goes early.
-const LINGERING_MAX: usize = 128;
+const LINGERING_MAX: usize = 16;
 
 /// What the acceptor shares with the engine.
 pub(crate) struct Door {
@@ -148,21 +154,44 @@ impl Acceptor {
             Err(error) if is_exhausted(&error) => {
                 let errors = &self.admission.hub.counters().accept_errors;
                 errors.fetch_add(1, Ordering::Relaxed);
-                self.paused_until = Some(Instant::now() + PAUSE);
+                let is_making_room = self.make_room();
+                self.pause(is_making_room);
             }
             // The peer went away between the handshake and here, or a signal came: the next one is not concerned.
             Err(_) => {}
         }
     }
 
+    /// The system has no descriptor left: has as many connections end as may be accepted until their shards have.
+    fn make_room(&mut self) -> bool {
+        let had_lingering = !self.lingering.is_empty();
+        self.lingering.clear();
+        let ended = (0..MAKING_ROOM_MAX).take_while(|_| self.admission.hub.evict_one()).count();
+        had_lingering || ended > 0
+    }
+
+    fn pause(&mut self, is_making_room: bool) {
+        self.paused_until = Some(Instant::now() + if is_making_room { PAUSE_FOR_ROOM } else { PAUSE });
+    }
+
     fn hand_over(&mut self, socket: OwnedFd, peer: IpAddr) {
-        let shards = &self.admission.shards;
-        let open: usize = shards.iter().map(|shard| shard.load()).sum();
-        if open >= self.admission.sockets_max {
-            self.turn_away(socket.into());
-        } else if let Some(shard) = shards.iter().min_by_key(|shard| shard.load()) {
+        let Admission { shards, sockets_max, hub, .. } = &self.admission;
+        while self.open().saturating_sub(hub.making_room()) >= *sockets_max {
+            if !hub.evict_one() {
+                return self.turn_away(socket.into());
+            }
+        }
+        if let Some(shard) = shards.iter().min_by_key(|shard| shard.load()) {
             shard.push((socket, peer));
         }
+        if self.open() >= sockets_max + MAKING_ROOM_MAX && hub.making_room() > 0 {
+            self.pause(true);
+        }
+    }
+
+    /// Sockets that shards have, or have not taken yet.
+    fn open(&self) -> usize {
+        self.admission.shards.iter().map(|shard| shard.load()).sum()
     }
 
     /// Answers 503 without having read the request: there is no room to keep it.

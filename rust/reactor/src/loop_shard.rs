@@ -114,6 +114,7 @@ impl LoopShard {
             self.core.tick(self.now);
         }
         self.core.run_inbox(self.now);
+        self.core.end_evicted(self.now);
         self.core.flush(&mut self.sockets, self.now);
         if self.core.has_fanned_out() {
             self.core.fanned_out(self.clock.now());

@@ -67,6 +67,7 @@ struct Scratch {
     arrivals: Vec<Arrival>,
     again: Vec<ConnId>,
     gone: Vec<ConnId>,
+    evictions: Vec<ConnId>,
     unpaused: Vec<ConnId>,
     events: Vec<Event>,
     releases: Vec<Release>,
@@ -136,6 +137,7 @@ impl Shard {
             self.core.tick(now);
         }
         self.core.run_inbox(now);
+        self.evict(now);
         self.flush(now);
         self.core.take_events(&mut self.scratch.events);
         self.shared.bridge.push(&mut self.scratch.events);
@@ -305,6 +307,23 @@ impl Shard {
                 }
             }
         }
+    }
+
+    /// Ends connections without a session that have to make room. Each is read first: a request that is complete in
+    /// the kernel is served.
+    fn evict(&mut self, now: Now) {
+        self.core.take_evictions(&mut self.scratch.evictions);
+        if self.scratch.evictions.is_empty() {
+            return;
+        }
+        let mut again = Vec::new();
+        for conn in std::mem::take(&mut self.scratch.evictions) {
+            if let Some(fd) = self.sockets.find(conn).map(|socket| socket.fd()) {
+                self.read(conn, fd, now, &mut again);
+            }
+        }
+        again.into_iter().for_each(|conn| self.list(conn));
+        self.core.end_evicted(now);
     }
 
     fn is_emptied(&mut self, conn: ConnId) -> bool {

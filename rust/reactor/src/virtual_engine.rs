@@ -242,6 +242,7 @@ impl VirtualEngine {
         let waits = !inbox.may_sleep();
         inbox.woke();
         self.core.run_inbox(now);
+        self.core.end_evicted(now);
         waits
     }
 

@@ -16,8 +16,7 @@ use realtime_protocol::close::CloseCode;
 use realtime_protocol::connection::{Inbound, Item, Role};
 use realtime_protocol::deflate::Inflater;
 use realtime_protocol::frame::Opcode;
-use realtime_protocol::handshake::{Head, HttpError, Limits, parse_head};
-use std::sync::atomic::Ordering;
+use realtime_protocol::handshake::{Head, Limits, parse_head};
 
 /// What is inflated costs a command for each of these: some tens of microseconds.
 const INFLATED_UNIT: usize = 64 << 10;
@@ -34,16 +33,12 @@ impl ShardCore {
             Phase::Free => {}
             Phase::Handshake => self.head_in(slot, input),
             // Frames before the 101 wait for it.
-            Phase::Deciding => {
-                self.keep_unread(slot, input);
-                self.check_unfinished(slot);
-            }
+            Phase::Deciding => self.keep_unread(slot, input),
             // Nothing comes behind a Close, or behind a fault.
             Phase::Finishing => {}
             Phase::Open if conn.cold.as_ref().is_some_and(|cold| !cold.unread.is_empty()) => {
                 // A driver that does not ask `reads` first still keeps the order.
                 self.keep_unread(slot, input);
-                self.check_unfinished(slot);
             }
             Phase::Open => self.frames_in(slot, input),
             Phase::Closing => self.last_frames_in(slot, input),
@@ -53,26 +48,26 @@ impl ShardCore {
     fn head_in(&mut self, slot: usize, input: &mut [u8]) {
         let mut cold = self.conns[slot].cold.take();
         let Some(parts) = cold.as_deref_mut() else { return };
-        let known = parts.head.len();
+        let (known, held) = (parts.head.len(), parts.head.capacity());
         parts.head.extend_from_slice(input);
         let head = std::mem::take(&mut parts.head);
-        sub(&self.hub.counters.unfinished_bytes, known as u64);
         let mut searched = parts.head_searched;
         let limits = Limits { head_bytes_max: self.hub.rules.limits.head_bytes_max, ..Limits::default() };
         let outcome = parse_head(&head, &mut searched, &limits);
         parts.head_searched = searched;
         match outcome {
             Head::Partial => {
-                add(&self.hub.counters.unfinished_bytes, head.len() as u64);
                 parts.head = head;
                 self.conns[slot].cold = cold;
-                self.check_unfinished(slot);
+                self.weigh_head(slot, held);
             }
             Head::Bad(error) => {
+                sub(&self.hub.counters.heads_bytes, held as u64);
                 self.conns[slot].cold = cold;
                 self.refuse(slot, error, &[]);
             }
             Head::Request(request, len) => {
+                sub(&self.hub.counters.heads_bytes, held as u64);
                 self.conns[slot].cold = cold;
                 self.request(slot, &request);
                 let rest = &mut input[len.saturating_sub(known)..];
@@ -80,7 +75,6 @@ impl ShardCore {
                     self.frames_in(slot, rest);
                 } else if self.conns[slot].phase == Phase::Deciding {
                     self.keep_unread(slot, rest);
-                    self.check_unfinished(slot);
                 }
             }
         }
@@ -89,17 +83,16 @@ impl ShardCore {
     fn keep_unread(&mut self, slot: usize, rest: &[u8]) {
         if !rest.is_empty() {
             self.conns[slot].cold().unread.extend_from_slice(rest);
-            add(&self.hub.counters.unfinished_bytes, rest.len() as u64);
+            self.charge_unfinished(slot);
         }
     }
 
     /// Throws away what was kept: where the next frame begins is then not known any more.
     pub(super) fn drop_unread(&mut self, slot: usize) {
         let Some(cold) = self.conns[slot].cold.as_deref_mut() else { return };
-        let unread = std::mem::take(&mut cold.unread);
-        if !unread.is_empty() {
-            sub(&self.hub.counters.unfinished_bytes, unread.len() as u64);
+        if !std::mem::take(&mut cold.unread).is_empty() {
             self.conns[slot].set(flag::BROKEN);
+            self.charge_unfinished(slot);
         }
     }
 
@@ -107,9 +100,9 @@ impl ShardCore {
     pub(super) fn unread_in(&mut self, slot: usize) {
         let Some(cold) = self.conns[slot].cold.as_deref_mut() else { return };
         let mut unread = std::mem::take(&mut cold.unread);
-        sub(&self.hub.counters.unfinished_bytes, unread.len() as u64);
         self.conns[slot].warm();
         if !unread.is_empty() {
+            self.charge_unfinished(slot);
             self.frames_in(slot, &mut unread);
         }
     }
@@ -139,12 +132,12 @@ impl ShardCore {
         let generation = self.conns[slot].generation;
         let message_bytes_max = self.hub.rules.limits.message_bytes_max;
         let most = self.hub.rules.limits.commands_waiting_max;
-        let held_before = inbound.bytes_held() as u64;
+        let mut kept = 0;
         let mut at = 0;
         while at < input.len() {
             if self.conns[slot].is_full(most, message_bytes_max) || self.conns[slot].has(flag::HELD) {
-                self.keep_unread(slot, &input[at..]);
                 self.conns[slot].set(flag::PAUSED);
+                kept = input.len() - at;
                 break;
             }
             match inbound.receive(&mut input[at..], message_bytes_max, inflater.as_deref_mut()) {
@@ -164,18 +157,23 @@ impl ShardCore {
                     self.finish(slot, violation.code.0, violation.reason);
                 }
             }
-            if self.conns[slot].generation != generation || self.conns[slot].phase != Phase::Open {
-                sub(&self.hub.counters.unfinished_bytes, held_before);
+            if self.conns[slot].generation != generation {
                 return;
+            }
+            if self.conns[slot].phase != Phase::Open {
+                return self.charge_unfinished(slot);
             }
         }
         inbound.release_finished();
-        let held = inbound.bytes_held() as u64;
+        let is_unfinished = inbound.is_unfinished();
         self.conns[slot].inbound = inbound;
-        if held != held_before || at < input.len() {
-            add(&self.hub.counters.unfinished_bytes, held.wrapping_sub(held_before));
-            self.check_unfinished(slot);
+        if is_unfinished {
+            self.note_message_begun(slot);
         }
+        if kept > 0 {
+            self.conns[slot].cold().unread.extend_from_slice(&input[at..]);
+        }
+        self.charge_unfinished(slot);
     }
 
     /// A message that was long only once it was inflated costs the more of it, whatever it was: some hundred bytes can
@@ -207,26 +205,6 @@ impl ShardCore {
     fn charge_fragments(&mut self, slot: usize, count: u32) {
         if count > 0 && self.take_tokens(slot, Traffic::Commands, count).is_err() {
             self.note_refusal(slot);
-        }
-    }
-
-    /// Unfinished messages and what waits behind a pause must not take all the memory: who lets them pass the limit
-    /// of the process goes.
-    fn check_unfinished(&mut self, slot: usize) {
-        let all = self.hub.counters.unfinished_bytes.load(Ordering::Relaxed);
-        if all <= self.hub.rules.limits.unfinished_bytes_max as u64 {
-            return;
-        }
-        let dropped = std::mem::replace(&mut self.conns[slot].inbound, Inbound::new(Role::Server));
-        sub(&self.hub.counters.unfinished_bytes, dropped.bytes_held() as u64);
-        self.drop_unread(slot);
-        self.conns[slot].set(flag::BROKEN);
-        match self.conns[slot].phase {
-            Phase::Open => self.finish(slot, CloseCode::MESSAGE_TOO_BIG.0, "too many unfinished bytes"),
-            Phase::Handshake | Phase::Deciding => {
-                self.refuse(slot, HttpError::UNAVAILABLE, &[("Retry-After", "1")]);
-            }
-            _ => {}
         }
     }
 
@@ -283,7 +261,7 @@ impl ShardCore {
     }
 
     /// Closes once everything that was asked before is answered.
-    fn finish(&mut self, slot: usize, code: u16, reason: &str) {
+    pub(super) fn finish(&mut self, slot: usize, code: u16, reason: &str) {
         self.end_lasting(slot, None);
         let conn = &mut self.conns[slot];
         if conn.under_way == 0 {
@@ -311,7 +289,6 @@ impl ShardCore {
         if conn.has(flag::BROKEN) || conn.session.is_none() {
             return;
         }
-        let held_before = conn.inbound.bytes_held() as u64;
         let mut inflater = self.lend_inflater(slot);
         let mut at = 0;
         while at < input.len() && !self.conns[slot].has(flag::BROKEN) {
@@ -329,9 +306,7 @@ impl ShardCore {
         self.take_inflater(inflater);
         let conn = &mut self.conns[slot];
         conn.inbound.release_finished();
-        let held = conn.inbound.bytes_held() as u64;
-        add(&self.hub.counters.unfinished_bytes, held.wrapping_sub(held_before));
-        self.check_unfinished(slot);
+        self.charge_unfinished(slot);
         let conn = &self.conns[slot];
         if conn.has(flag::PEER_CLOSED) && conn.backlog.is_none() && !conn.has(flag::DIRTY) {
             self.end(slot);

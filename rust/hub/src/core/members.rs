@@ -108,6 +108,8 @@ impl ShardCore {
                 self.give_back_to(conn, credits);
             }
             ShardMsg::Done { conn, count } => self.give_back_to(conn, count),
+            ShardMsg::GiveUp { conn } => self.give_up_chosen(conn),
+            ShardMsg::Evict { conn, why } => self.evictions.push((conn, why)),
             ShardMsg::Join(join) => self.join(join),
             ShardMsg::Resubscribe(again) => self.resubscribe(*again),
             ShardMsg::Leave { conn, channel, reply, credits } => self.leave_now(conn, &channel, reply, credits),

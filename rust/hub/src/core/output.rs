@@ -585,7 +585,9 @@ impl ShardCore {
 
     /// What is queued now is the last; the connection ends when it is sent and the peer has answered, or by time.
     pub(super) fn last_word(&mut self, slot: usize) {
-        self.count_handshake(slot);
+        let is_refused = self.conns[slot].session.is_none();
+        self.end_handshake(slot, is_refused);
+        self.drop_head(slot);
         self.drop_unread(slot);
         self.conns[slot].phase = Phase::Closing;
         self.end_phase_in(slot, u64::from(self.hub.rules.limits.close_timeout_s) * 1_000);

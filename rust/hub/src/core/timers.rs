@@ -66,7 +66,12 @@ impl ShardCore {
             let conn = &mut self.conns[slot];
             match conn.phase {
                 Phase::Free => continue,
-                Phase::Open => conn.silent_from = conn.silent_from.saturating_add(late).max(grace_from).min(tick),
+                Phase::Open => {
+                    conn.silent_from = conn.silent_from.saturating_add(late).max(grace_from).min(tick);
+                    if let Some(begun) = conn.inbound.begun() {
+                        conn.inbound.set_begun(begun.saturating_add(late));
+                    }
+                }
                 _ => {
                     if let Some(cold) = conn.cold.as_deref_mut() {
                         cold.phase_ends_ms += u64::from(late) * TICK_MS;
@@ -133,7 +138,7 @@ impl ShardCore {
         if self.conns[slot].phase != Phase::Open {
             return;
         }
-        if self.end_if_due(slot) || self.check_expiry(slot) {
+        if self.end_if_due(slot) || self.check_expiry(slot) || self.end_late_message(slot) {
             return;
         }
         let silent_ticks = tick_of(self.now).saturating_sub(self.conns[slot].silent_from);
@@ -216,6 +221,9 @@ impl ShardCore {
             if let Some(held_ms) = cold.map(|cold| cold.held_until_ms).filter(|held_ms| *held_ms > 0) {
                 due = due.min(tick_after(held_ms));
             }
+            if let Some(message) = self.message_due(slot) {
+                due = due.min(message);
+            }
             if let Some(ends_ms) = self.ends_at_ms(self.id(slot)) {
                 due = due.min(tick_after(ends_ms));
             }
@@ -271,7 +279,7 @@ impl ShardCore {
     }
 }
 
-const fn ticks(seconds: u32) -> u32 {
+pub(super) const fn ticks(seconds: u32) -> u32 {
     seconds.saturating_mul((1_000 / TICK_MS) as u32)
 }
 

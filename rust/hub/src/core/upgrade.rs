@@ -6,6 +6,7 @@
 
 use super::ShardCore;
 use crate::accounts::Full;
+use crate::address::limited_as;
 use crate::command::Rejection;
 use crate::compose;
 use crate::compression::Window;
@@ -97,7 +98,7 @@ impl ShardCore {
         let bearer_alone = bearer_alone(request);
         let subprotocol = agreed(&rule, request).or(bearer_alone);
         let upgrade = request.upgrade();
-        if self.handshakes > self.hub.rules.limits.handshakes_pending_max || self.hub.is_full() {
+        if self.hub.is_full() {
             return self.refuse_seen(slot, request, subprotocol, HttpError::UNAVAILABLE);
         }
         if !self.may_shake_hands(slot) {
@@ -129,7 +130,8 @@ impl ShardCore {
         }
         match identity {
             Some(identity) => self.establish(slot, &answer, identity),
-            None => self.ask_python(slot, request, answer),
+            None if self.begin_deciding(slot) => self.ask_python(slot, request, answer),
+            None => self.refuse_as(slot, &answer, &Rejection::of(HttpError::UNAVAILABLE)),
         }
     }
 
@@ -213,6 +215,7 @@ impl ShardCore {
 
     /// Python's decision about an upgrade.
     pub(super) fn decided(&mut self, id: ConnId, decision: Result<Identity, Rejection>) {
+        self.end_deciding(id);
         let Some(slot) = self.find(id) else { return };
         if self.conns[slot].phase != Phase::Deciding {
             return;
@@ -289,12 +292,11 @@ impl ShardCore {
                 return self.refuse_as(slot, answer, &Rejection::of(HttpError::TOO_MANY_REQUESTS));
             }
         };
-        self.count_handshake(slot);
-        let peer = self.conns[slot].cold().peer.to_string().into();
+        self.end_handshake(slot, false);
+        let peer = self.conns[slot].cold().peer;
         let conn = &mut self.conns[slot];
         conn.phase = Phase::Open;
         conn.cold().phase_ends_ms = 0;
-        conn.cold().head = Vec::new();
         conn.warm();
         let Identity { user, grants, expires_at_ms, issued_at_s, token_id, token } = identity;
         conn.session = Some(Box::new(Session {
@@ -305,6 +307,7 @@ impl ShardCore {
             token_id: token_id.clone(),
             opened_ms: self.now.mono_ms,
             seat,
+            address: user.is_empty().then(|| Box::new(limited_as(peer))),
         }));
         conn.set(flag::ANNOUNCED | flag::FRESH);
         if answer.version_1 {
@@ -327,7 +330,7 @@ impl ShardCore {
             user,
             endpoint,
             first_version: !answer.version_1,
-            peer,
+            peer: peer.to_string().into(),
             token,
             expires_at_ms,
             token_id,

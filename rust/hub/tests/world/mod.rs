@@ -477,6 +477,7 @@ impl World {
     pub(crate) fn turn(&mut self, shard: usize) -> bool {
         let core = &mut self.shards[shard];
         core.run_inbox(self.now);
+        core.end_evicted(self.now);
         core.flush(&mut self.links, self.now);
         if core.has_fanned_out() {
             core.fanned_out(self.now);

@@ -2,6 +2,7 @@
 
 mod balance;
 mod client;
+mod doors;
 mod endings;
 mod fan_out;
 mod flow;
