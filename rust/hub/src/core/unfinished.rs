@@ -3,7 +3,7 @@
 //! Each connection is charged what is allocated for it. Above `unfinished_bytes_max` the largest connection of the user
 //! that holds the most is closed, on whichever shard it is, and not the one whose bytes crossed the limit. A message has
 //! `message_timeout_s` from its first byte, however many bytes come meanwhile. Time in which the server does not read
-//! the connection, for a reason that is not the client's, extends it.
+//! the connection, for a reason that is not the client's (its backlog, its debt), extends it.
 
 use super::{ShardCore, tick_of};
 use crate::ConnId;
@@ -123,8 +123,9 @@ impl ShardCore {
     pub(super) fn end_late_message(&mut self, slot: usize) -> bool {
         let tick = tick_of(self.now);
         let Some(due) = self.message_due(slot).filter(|due| *due <= tick) else { return false };
-        let is_behind = self.conns[slot].backlog_bytes() > self.hub.rules.limits.outbox_soft_bytes;
-        if !is_behind && !self.reads(self.id(slot)) {
+        let conn = &self.conns[slot];
+        let is_its_own = conn.backlog_bytes() > self.hub.rules.limits.outbox_soft_bytes || conn.has(flag::HELD);
+        if !is_its_own && !self.reads(self.id(slot)) {
             let begun = self.conns[slot].inbound.begun().unwrap_or(tick);
             self.conns[slot].inbound.set_begun(begun + (tick - due) + GRACE_TICKS);
             return false;
