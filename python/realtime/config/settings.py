@@ -247,8 +247,8 @@ class LimitSettings(Section, frozen=True):
     handshakes_pending_max: Annotated[
         Positive,
         Meta(
-            description="Handshakes at once whose request is not complete; above it the oldest of the address (IPv6: of "
-            "the /64) that has the most is closed."
+            description="Handshakes at once whose request is not complete; above it the oldest of the address (IPv6: "
+            "of the /64) that has the most is closed."
         ),
     ] = 1000
     authenticating_max: Annotated[
@@ -270,8 +270,8 @@ class LimitSettings(Section, frozen=True):
     heads_bytes_max: Annotated[
         Bytes,
         Meta(
-            description="Bytes of request heads that are not complete, all connections together; above it the oldest of "
-            "the address that holds the most is closed."
+            description="Bytes of request heads that are not complete, all connections together; above it the oldest "
+            "of the address that holds the most is closed."
         ),
     ] = 16 * 1024 * 1024
     connections_max: Annotated[
