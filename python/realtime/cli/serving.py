@@ -9,11 +9,11 @@ the generated one, which keeps both on loopback. Called by the command line.
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib import metadata
 from pathlib import Path
 
-from realtime import containment, logs, stdio
+from realtime import allocator, containment, logs, stdio
 from realtime.api.development import DevelopmentAccess, access_to
 from realtime.api.edge import edge_of
 from realtime.api.http import application
@@ -23,7 +23,7 @@ from realtime.api.requests import Requests
 from realtime.app import Realtime
 from realtime.config import Settings, bracketed, is_loopback, overlooked
 from realtime.identity import token_for
-from realtime.server import Server, serve
+from realtime.server import Mount, Server, serve
 
 DEVELOPMENT_USER = "dev"
 DEVELOPMENT_TTL_S = 12 * 3600
@@ -45,6 +45,7 @@ _log = logging.getLogger("realtime")
 def run(app: Realtime, settings: Settings, reread: Callable[[], Settings] | None = None) -> int:
     """Serve until SIGTERM or SIGINT, with `reread` at SIGHUP; return the exit code."""
     stdio.prepare()
+    allocator.settle()
     with logs.written(settings.log):
         if reread is not None:
             for line in overlooked():
@@ -55,11 +56,17 @@ def run(app: Realtime, settings: Settings, reread: Callable[[], Settings] | None
 def _run(app: Realtime, settings: Settings, reread: Callable[[], Settings] | None) -> int:
     # Its port is tried before anything starts, so that one in use refuses the start and not a running server.
     side = _HttpSide(settings) if settings.api.enabled else None
-    mounts = [] if side is None else [side.mounted]
+    mounts: list[Mount] = [_giving_back]
+    if side is not None:
+        mounts.append(side.mounted)
     with asyncio.Runner(loop_factory=_new_event_loop) as runner:
         served = serve(app, settings, mounts, lambda server: _announce(server, side), reread)
         code = containment.run(runner.get_loop(), served)
     return 1 if side is not None and side.failed else code
+
+
+def _giving_back(server: Server) -> AbstractAsyncContextManager[None]:
+    return allocator.giving_back(lambda: server.control.memory().held_bytes)
 
 
 class _HttpSide:
