@@ -82,6 +82,7 @@ class Session(Struct, gc=False, eq=False):
 
         Raises:
             RuntimeError: on another thread.
+            Refused: `limit_reached`, where `handlers.tasks_per_session_max` of its tasks are under way.
         """
         return self.peers.tasks.spawn(self.conn, work, repr(self), is_open=self.is_open)
 
@@ -92,7 +93,13 @@ class Session(Struct, gc=False, eq=False):
 class Connections(Collection[Session]):
     """Every open connection of this process."""
 
-    def __init__(self, commands: "Commands", raw_endpoints: frozenset[int], wake: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        commands: "Commands",
+        raw_endpoints: frozenset[int],
+        wake: Callable[[], None],
+        tasks_per_session_max: int = 1_000,
+    ) -> None:
         self._raw_endpoints = raw_endpoints
         self._by_conn: dict[int, Session] = {}
         # One session stands for itself: most users have one, and a table for each would cost more than the session.
@@ -101,7 +108,7 @@ class Connections(Collection[Session]):
         self._tokens: dict[int, str] = {}
         self.find: Callable[[int], Session | None] = self._by_conn.get
         """`by_conn` as the table's own method, for what is asked with every message."""
-        self.tasks = SpawnedTasks()
+        self.tasks = SpawnedTasks(tasks_per_session_max)
         """What sessions have spawned."""
         self.wake = wake
         self.bind(commands)

@@ -86,7 +86,7 @@ class Control:
         self.ledger = Ledger(settings)
         self._lines = logs.ConnectionLines(settings.log.connections_per_s)
         raw = frozenset(index for index, endpoint in enumerate(rules.endpoints) if endpoint.mode == "raw")
-        self.connections = Connections(commands, raw, self.wake)
+        self.connections = Connections(commands, raw, self.wake, settings.handlers.tasks_per_session_max)
         limits = settings.limits
         self.broadcaster = Broadcaster(commands, self.connections, rules.policies, clock, limits.publication_bytes_max)
         refusals = TokenRefusals(self.figures, self._lines)
@@ -106,8 +106,12 @@ class Control:
                 settings.api,
                 limits.publication_bytes_max,
                 partial(self.identities.signed, ttl_s=_FORWARDED_TTL_S),
+                sending=self.ledger.of("api_requests"),
+                reading=self.ledger.of("api_answers"),
             )
-            self.forwarding = Forwarding(upstream, self.broadcaster, clock)
+            self.forwarding = Forwarding(
+                upstream, self.broadcaster, clock, self.ledger.of("message_ids"), self.ledger.of("answers")
+            )
         everyone_max = None if settings.conversations.access == "grants" else settings.presence.everyone_max
         told = settings.presence
         rate = Rate(told.changes_per_s if limits.enabled else 0, told.changes_burst)
@@ -125,7 +129,12 @@ class Control:
         slow_s, spawn = settings.handlers.slow_ms / 1000, self.router.spawn
         self.jobs = PeriodicJobs(rules.jobs, clock, slow_s, spawn, self.router.in_thread)
         self.listeners = Listeners(
-            rules.listeners, settings.handlers.listener_events_max, self.broadcaster.history, slow_s, spawn
+            rules.listeners,
+            settings.handlers.listener_events_max,
+            self.ledger.of("listeners"),
+            self.broadcaster.history,
+            slow_s=slow_s,
+            spawn=spawn,
         )
         self._fatal: Callable[[str], None] = lambda _: None
         self._takers: dict[int, Callable[[EventTuple], None]] = {

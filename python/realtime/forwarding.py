@@ -7,20 +7,24 @@ stored. With `api.broadcast = hook` the API tells what it stored by `POST /api/e
 
 The same message may be told twice: by the answer and by a hook, by a hook that is repeated, or because a client sends
 again what it was not answered. By `id` it is published once within 10 minutes, whoever tells it; by `clientMessageId`
-it is sent once within that time, unless it failed.
+it is sent once within that time, unless it failed. What is remembered for that is bounded in bytes, for each user and
+in all: of what was published the offset, of what was sent the answer. Beyond the bound the oldest is forgotten sooner;
+the API then knows a repeat by its `Idempotency-Key`, and the log by its `clientMessageId`.
 
 Made by `control`; called by the handler of `send_message` and by the HTTP routes, on the loop's thread.
 """
 
 import asyncio
+import hashlib
 from functools import partial
 from typing import Final
 
 import msgspec
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from realtime.auth import is_channel
 from realtime.broadcaster import Broadcaster
+from realtime.charges import Charges
 from realtime.clock import Clock
 from realtime.errors import Refused
 from realtime.messages import INVALID, encode, new_id
@@ -29,18 +33,29 @@ from realtime.recent import Recent
 from realtime.upstream import Outgoing, Upstream, UpstreamFailed, idempotency_key
 
 ONCE_WITHIN_S: Final = 600
-_KNOWN_MAX: Final = 100_000
+_ANSWER_BYTES: Final = 512
+"""What a remembered answer takes beside its text: the future and its key; 400 were measured."""
 
 
 class Forwarding:
-    """Sends messages to an API and publishes what it says of them."""
+    """Sends messages to an API and publishes what it says of them.
 
-    def __init__(self, upstream: Upstream, broadcaster: Broadcaster, clock: Clock) -> None:
+    Args:
+        upstream: the API.
+        broadcaster: publishes.
+        clock: tells how long ago something was.
+        ids: bounds what is known of published messages.
+        answers: bounds the answers that are remembered.
+    """
+
+    def __init__(
+        self, upstream: Upstream, broadcaster: Broadcaster, clock: Clock, ids: Charges, answers: Charges
+    ) -> None:
         self._upstream = upstream
         self._broadcaster = broadcaster
         self._clock = clock
-        self._published: Recent[Publishing] = Recent(clock, ONCE_WITHIN_S, _KNOWN_MAX)
-        self._sent: Recent[asyncio.Future[Raw]] = Recent(clock, ONCE_WITHIN_S, _KNOWN_MAX)
+        self._published: Recent[Publishing] = Recent(clock, ONCE_WITHIN_S, ids)
+        self._sent: Recent[asyncio.Future[Raw]] = Recent(clock, ONCE_WITHIN_S, answers)
 
     async def close(self) -> None:
         """Let the connections to the API go."""
@@ -77,14 +92,14 @@ class Forwarding:
         if client_message_id is None:
             answer = await ask(idempotency_key=new_id(self._clock.now_ms()))
             return await self._stored(conversation_id, answer, user, None, request_id)
-        key = (user, conversation_id, client_message_id)
+        key = idempotency_key(user, conversation_id, client_message_id)
         before = self._sent.get(key)
         if before is not None:
             return await asyncio.shield(before)
         outcome: asyncio.Future[Raw] = asyncio.get_running_loop().create_future()
-        self._sent.put(key, outcome)
+        self._sent.put(key, outcome, user=user, size=_ANSWER_BYTES)
         try:
-            answer = await ask(idempotency_key=idempotency_key(*key))
+            answer = await ask(idempotency_key=key)
             stored = await self._stored(conversation_id, answer, user, client_message_id, request_id)
         except BaseException as error:
             self._sent.discard(key, outcome)
@@ -93,6 +108,7 @@ class Forwarding:
             outcome.exception()
             raise
         outcome.set_result(stored)
+        self._sent.grow(key, outcome, len(stored))
         return stored
 
     def publish_once(
@@ -120,7 +136,7 @@ class Forwarding:
             PublishFailed, ValueError: as `Broadcaster.publish`.
         """
         identifier = message.get("id")
-        key = None if identifier is None else (conversation_id, str(msgspec.json.decode(identifier)))
+        key = None if identifier is None else _id_key(conversation_id, identifier)
         if key is not None:
             before = self._published.get(key)
             if before is not None and not before.is_failed:
@@ -135,8 +151,16 @@ class Forwarding:
             request=request_id,
         )
         if key is not None:
-            self._published.put(key, publishing)
+            self._published.put(key, publishing, user=user)
+            publishing.notify(partial(self._keep_offset, key, publishing))
         return publishing, False
+
+    def _keep_offset(self, key: bytes, publishing: Publishing) -> None:
+        """Keep of a message that is stored where it is: its data may be a thousand times as large."""
+        if publishing.is_failed:
+            self._published.discard(key, publishing)
+        elif (publication := publishing.publication) is not None:
+            self._published.replace(key, publishing, publishing.settled_as(_placed(publication)))
 
     async def _stored(
         self,
@@ -150,8 +174,42 @@ class Forwarding:
             answer.setdefault("clientMessageId", Raw(encode(client_message_id)))
         if answer is None or not self._upstream.broadcasts:
             return Raw(encode(answer))
-        publishing, _ = self.publish_once(
+        publishing, again = self.publish_once(
             conversation_id, answer, user=user, dedupe=client_message_id, request_id=request_id
         )
         publication = await publishing
-        return publication.data if isinstance(publication, Publication) else Raw(encode(answer))
+        if publication is None:
+            return Raw(encode(answer))
+        if again:
+            return await self._read(publication) or Raw(encode(answer))
+        return publication.data
+
+    async def _read(self, publication: Publication) -> Raw | None:
+        """Return what a message says that was published before; None where it is kept no longer, or not readable."""
+        try:
+            found = await self._broadcaster.history(publication.channel, after=publication.offset - 1, limit=1)
+        except Refused:
+            return None
+        frame = _frame(found.events[0]) if found.events else None
+        return frame.data if frame is not None and frame.offset == publication.offset else None
+
+
+class _Frame(Struct):
+    """What is looked at of a stored event."""
+
+    offset: int
+    data: Raw
+
+
+_frame: Final = msgspec.json.Decoder(_Frame).decode
+
+
+def _id_key(conversation_id: str, identifier: Raw) -> bytes:
+    """Return what a message is known by: a hash, since an API chooses how long its ids are."""
+    return hashlib.blake2b(encode([conversation_id, str(msgspec.json.decode(identifier))]), digest_size=16).digest()
+
+
+def _placed(publication: Publication) -> Publication:
+    """Return a publication that says of its data no more than its number."""
+    number = Raw(b'{"number":%d}' % publication.offset)
+    return Publication(publication.channel, publication.offset, number, duplicate=True)

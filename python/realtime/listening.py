@@ -5,10 +5,10 @@ A plain listener runs at once. An `async` one has a lane for each channel: its e
 there, channels do not wait for each other.
 
 A listener is a part of the process: what is stored is not lost to it because it is slow, and yet what waits is bounded.
-Once `handlers.listener_events_max` events wait for a listener, its lanes take no more of them; when such a lane has
-worked off what it has, it reads on in the channel's history from the last offset that it took, until it has caught up
-with what is heard live. What has no offset (typing, cursors, anything volatile) or is no longer kept by then is gone,
-and the log says how much.
+Once `handlers.listener_events_max` events wait for a listener, or `handlers.listener_bytes_max` bytes for all of them,
+its lanes take no more; when such a lane has worked off what it has, it reads on in the channel's history from the last
+offset that it took, until it has caught up with what is heard live. What has no offset (typing, cursors, anything
+volatile) or is no longer kept by then is gone, and the log says how much.
 
 Invariant: while a lane is behind, `newest` is the highest offset that was heard and not taken; it is live again only in
 the same step of the loop in which it has handled that one. Called by `control`, on the loop's thread.
@@ -25,6 +25,7 @@ from msgspec import Raw, Struct
 
 from realtime.auth import Pattern
 from realtime.broadcaster import History
+from realtime.charges import Charges
 from realtime.containment import goes_on
 from realtime.errors import Refused
 from realtime.logs import name_slow
@@ -34,6 +35,9 @@ from realtime.signatures import hints_of, is_async, name_of, positional
 log = logging.getLogger("realtime")
 
 _PAGE: Final = 100
+_PAGE_BYTES_MAX: Final = 1024 * 1024
+_ENVELOPE_BYTES: Final = 640
+"""An event that waits, without its data; 560 were measured."""
 _KNOWN_CHANNELS_MAX: Final = 8192
 
 T = TypeVar("T")
@@ -121,6 +125,7 @@ class Listeners:
     Args:
         listeners: what was registered.
         waiting_max: events that wait for one `async` listener.
+        charges: bounds the bytes of what waits for all of them.
         past: reads a channel's history.
         slow_s: who holds the loop for longer is named in the log.
         spawn: runs a coroutine as a task that the drain waits for.
@@ -130,12 +135,14 @@ class Listeners:
         self,
         listeners: Sequence[Listener],
         waiting_max: int,
+        charges: Charges,
         past: Past,
+        *,
         slow_s: float,
         spawn: Callable[[Coroutine[Any, Any, None]], None],
     ) -> None:
         self._slow_s = slow_s
-        self._queues = tuple((listener, _Queue(listener, waiting_max, past, spawn)) for listener in listeners)
+        self._queues = tuple((listener, _Queue(listener, waiting_max, charges, past, spawn)) for listener in listeners)
         self._known: dict[str, tuple[tuple[Listener, _Queue], ...]] = {}
 
     def heard(self, event: tuple[Any, ...]) -> None:
@@ -190,11 +197,17 @@ class _Queue:
     """The lanes of one `async` listener."""
 
     def __init__(
-        self, listener: Listener, waiting_max: int, past: Past, spawn: Callable[[Coroutine[Any, Any, None]], None]
+        self,
+        listener: Listener,
+        waiting_max: int,
+        charges: Charges,
+        past: Past,
+        spawn: Callable[[Coroutine[Any, Any, None]], None],
     ) -> None:
         self._listener = listener
         self._name = name_of(listener.call)
         self._waiting_max = waiting_max
+        self._charges = charges
         self._past = past
         self._spawn = spawn
         self._waiting = 0
@@ -206,14 +219,14 @@ class _Queue:
         if lane is None:
             lane = self._lanes[channel] = _Lane()
             self._spawn(self._work_off(channel, lane))
-        if not lane.behind and self._waiting < self._waiting_max:
-            self._waiting += 1
-            lane.waiting.append(envelope)
+        if not lane.behind and self._has_room(envelope):
+            self._put(lane, envelope)
             lane.taken = envelope.offset or lane.taken
             return
         if not lane.behind:
             lane.behind = True
             lane.newest = lane.taken
+            self._charges.refused += 1
             log.warning("listener %s is behind: %d events wait; it reads on in %s", self._name, self._waiting, channel)
         offset = envelope.offset
         if offset is not None and lane.taken < 0:
@@ -227,8 +240,9 @@ class _Queue:
         try:
             while lane.waiting or lane.behind:
                 if lane.waiting:
-                    self._waiting -= 1
-                    await self._call(channel, lane.waiting.popleft())
+                    envelope = lane.waiting.popleft()
+                    self._give_back(envelope)
+                    await self._call(channel, envelope)
                 elif lane.newest > lane.taken:
                     await self._read_on(channel, lane)
                 else:
@@ -238,14 +252,17 @@ class _Queue:
             if lane.waiting or lane.behind:
                 left = len(lane.waiting) + max(0, lane.newest - lane.taken)
                 log.warning("listener %s was ended with %d events of %s to hear", self._name, left, channel)
-                self._waiting -= len(lane.waiting)
+                for envelope in lane.waiting:
+                    self._give_back(envelope)
             del self._lanes[channel]
 
     async def _read_on(self, channel: str, lane: _Lane) -> None:
         """Put the next page of the channel's history into the lane, up to what was heard: the rest is still to come."""
         frames: list[Raw] = []
         try:
-            frames = (await self._past(channel, after=lane.taken, limit=_PAGE)).events
+            # Each lane holds one event in any case, that which it handles; above the bound it reads no more than that.
+            limit = _PAGE if self._charges.has_room(None, _PAGE_BYTES_MAX) else 1
+            frames = (await self._past(channel, after=lane.taken, limit=limit)).events
         except Refused as refusal:
             log.error("listener %s cannot read on in %s: %s", self._name, channel, refusal)
         page = [envelope for envelope in map(_envelope, frames) if lane.taken < (envelope.offset or 0) <= lane.newest]
@@ -254,8 +271,20 @@ class _Queue:
         lane.lost += last - lane.taken - len(page)
         lane.taken = last
         wanted = [envelope for envelope in page if not self._listener.types or envelope.type in self._listener.types]
-        self._waiting += len(wanted)
-        lane.waiting.extend(wanted)
+        for envelope in wanted:
+            self._put(lane, envelope)
+
+    def _has_room(self, envelope: _Envelope) -> bool:
+        return self._waiting < self._waiting_max and self._charges.has_room(None, _size(envelope))
+
+    def _put(self, lane: _Lane, envelope: _Envelope) -> None:
+        self._waiting += 1
+        self._charges.take(None, _size(envelope))
+        lane.waiting.append(envelope)
+
+    def _give_back(self, envelope: _Envelope) -> None:
+        self._waiting -= 1
+        self._charges.give(None, _size(envelope))
 
     def _live_again(self, channel: str, lane: _Lane) -> None:
         lane.behind = False
@@ -273,6 +302,10 @@ class _Queue:
 
 
 _envelope: Final = msgspec.json.Decoder(_Envelope).decode
+
+
+def _size(envelope: _Envelope) -> int:
+    return _ENVELOPE_BYTES + len(envelope.data)
 
 
 def _heard(listener: Listener, channel: str, envelope: _Envelope) -> Heard[Any]:

@@ -5,7 +5,10 @@ A record is a sentence with facts: `log.info("…", extra=facts("closed", sessio
 Facts are names and figures: a token, a payload or a header's value is never one. What peers chose (a user's name, a
 path) is written with every control character escaped, so that no peer writes a line of its own.
 
-A thread writes. A stderr that nobody reads costs lines, which are counted, and never holds the loop up.
+A thread writes. A stderr that nobody reads costs lines, which are counted, and never holds the loop up. What waits for
+it is text alone, at most `LINES_WAITING_MAX` lines and `LINES_BYTES_MAX` bytes: a traceback would keep the payload
+alive that a handler failed on. Of tracebacks there are `log.tracebacks_per_s` a second; further failures are lines
+without one.
 `ConnectionLines` bounds what single connections write. Called by `cli` and `app.run`; inside of another program that
 one decides.
 """
@@ -26,6 +29,11 @@ from realtime import forks
 from realtime.config import LogSettings
 
 LINES_WAITING_MAX: Final = 10_000
+LINES_BYTES_MAX: Final = 16 * 1024 * 1024
+_MESSAGE_CHARS_MAX: Final = 4096
+_TRACEBACK_CHARS_MAX: Final = 16_384
+_LINE_BYTES: Final = 1024
+"""A record that waits, without its texts; 900 were measured."""
 _FACTS: Final = "realtime_facts"
 _EVENT: Final = "realtime_event"
 _STOP_TIMEOUT_S: Final = 1.0
@@ -43,7 +51,7 @@ def written(settings: LogSettings, stream: TextIO | None = None) -> Iterator[Non
     """Write the process's log to `stream` (stderr) for the time of the block, by a thread."""
     handler = _Handler(stream or sys.stderr)
     handler.setFormatter(_formatter(settings))
-    waiting = _Waiting()
+    waiting = _Waiting(settings.tracebacks_per_s)
     listener = QueueListener(waiting.queue, handler)
     root = logging.getLogger()
     before = (root.level, root.handlers[:])
@@ -86,26 +94,82 @@ class _Handler(logging.StreamHandler[TextIO]):
 
 
 class _Waiting(QueueHandler):
-    """Hands records to the thread as they are; what does not fit is counted."""
+    """Hands records to the thread as text; what does not fit is counted."""
 
-    def __init__(self) -> None:
-        super().__init__(queue.Queue(LINES_WAITING_MAX))
+    queue: "_Lines"
+
+    def __init__(self, tracebacks_per_s: int) -> None:
+        super().__init__(_Lines(LINES_WAITING_MAX))
         self.lost = 0
+        self._tracebacks_per_s = tracebacks_per_s
+        self._second = 0
+        self._tracebacks = 0
 
     def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
         """See `QueueHandler`."""
         # Before another thread looks: an argument may change meanwhile.
-        record.message = record.getMessage()
+        record.message = _cut(record.getMessage(), _MESSAGE_CHARS_MAX)
         record.args = None
         record.msg = record.message
+        if record.exc_info:
+            record.exc_text = self._traceback(record.exc_info)
+            record.exc_info = None
+        values = getattr(record, _FACTS, {})
+        cut = {name: _cut(value, _MESSAGE_CHARS_MAX) for name, value in values.items() if isinstance(value, str)}
+        setattr(record, _FACTS, {**values, **cut})
         return record
+
+    def _traceback(self, error: Any) -> str | None:
+        second = int(time.monotonic())
+        if second != self._second:
+            self._second, self._tracebacks = second, 0
+        self._tracebacks += 1
+        if self._tracebacks > self._tracebacks_per_s:
+            return None
+        # The end says what failed.
+        return _lines_of.formatException(error)[-_TRACEBACK_CHARS_MAX:]
 
     def enqueue(self, record: logging.LogRecord) -> None:
         """See `QueueHandler`."""
+        if self.queue.bytes > LINES_BYTES_MAX:
+            self.lost += 1
+            return
         try:
             self.queue.put_nowait(record)
         except queue.Full:
             self.lost += 1
+
+
+class _Lines(queue.Queue[logging.LogRecord | None]):
+    """Records that wait, and how many bytes they take."""
+
+    def __init__(self, count_max: int) -> None:
+        super().__init__(count_max)
+        self.bytes = 0
+
+    def _put(self, item: logging.LogRecord | None) -> None:
+        self.bytes += _size(item)
+        super()._put(item)
+
+    def _get(self) -> logging.LogRecord | None:
+        item = super()._get()
+        self.bytes -= _size(item)
+        return item
+
+
+def _size(record: logging.LogRecord | None) -> int:
+    """Return about what a record takes; None ends the thread."""
+    if record is None:
+        return 0
+    texts = (record.msg, record.exc_text, *getattr(record, _FACTS, {}).values())
+    return _LINE_BYTES + sum(len(text) for text in texts if isinstance(text, str))
+
+
+def _cut(text: str, chars_max: int) -> str:
+    return text if len(text) <= chars_max else f"{text[:chars_max]}… ({len(text)} characters)"
+
+
+_lines_of: Final = logging.Formatter()
 
 
 def _stop(listener: QueueListener) -> None:
@@ -135,8 +199,8 @@ class JsonLines(logging.Formatter):
             "logger": record.name,
         }
         line.update(getattr(record, _FACTS, {}))
-        if record.exc_info:
-            line["error"] = self.formatException(record.exc_info)
+        if (error := _error(record)) is not None:
+            line["error"] = error
         return _ascii(line)
 
 
@@ -148,9 +212,15 @@ class TextLines(logging.Formatter):
         values: Mapping[str, object] = getattr(record, _FACTS, {})
         told = "".join(f" {name}={_ascii(value)}" for name, value in values.items())
         line = f"{_time(record)} {record.levelname} {record.name}: {_escaped(record.getMessage())}{told}"
-        if record.exc_info:
-            line += "\n" + "\n".join(map(_escaped, self.formatException(record.exc_info).split("\n")))
+        if (error := _error(record)) is not None:
+            line += "\n" + "\n".join(map(_escaped, error.split("\n")))
         return line
+
+
+def _error(record: logging.LogRecord) -> str | None:
+    if record.exc_text is None and record.exc_info:
+        return _lines_of.formatException(record.exc_info)
+    return record.exc_text
 
 
 def _time(record: logging.LogRecord) -> str:

@@ -76,6 +76,13 @@ PURPOSES: Final = (
         refused=("evicted_number", "evicted_bytes", "evicted_sockets"),
     ),
     Purpose(
+        name="identities",
+        held="identities_bytes",
+        keys=("limits.identities_bytes_max",),
+        limit=lambda settings: settings.limits.identities_bytes_max,
+        refused=("identities_refused",),
+    ),
+    Purpose(
         name="unfinished",
         held="unfinished_bytes",
         keys=("limits.unfinished_bytes_max",),
@@ -117,9 +124,56 @@ PURPOSES: Final = (
         refused=("accounts_refused",),
     ),
     Purpose(
+        name="revocations",
+        held="revocations_bytes",
+        # In the engine, and the same for HTTP.
+        each=2,
+        keys=("auth.revocations_bytes_max",),
+        limit=lambda settings: settings.auth.revocations_bytes_max,
+        refused=("revocations_dropped",),
+    ),
+    Purpose(
         name="tickets",
         keys=("auth.tickets_bytes_max", "auth.tickets_per_user_max"),
         limit=lambda settings: settings.auth.tickets_bytes_max,
+        share=16,
+    ),
+    Purpose(
+        name="hook_ids",
+        keys=("api.hook_ids_bytes_max",),
+        limit=lambda settings: settings.api.hook_ids_bytes_max,
+        share=1,
+    ),
+    Purpose(
+        name="message_ids",
+        keys=("api.message_ids_bytes_max",),
+        limit=lambda settings: settings.api.message_ids_bytes_max if settings.api.url else 0,
+        share=16,
+    ),
+    Purpose(
+        name="listeners",
+        keys=("handlers.listener_bytes_max", "handlers.listener_events_max"),
+        limit=lambda settings: settings.handlers.listener_bytes_max,
+        share=1,
+    ),
+    Purpose(
+        name="api_requests",
+        keys=("api.requests_bytes_max", "api.requests_per_user_max"),
+        limit=lambda settings: settings.api.requests_bytes_max if settings.api.url else 0,
+        share=16,
+    ),
+    Purpose(
+        name="api_answers",
+        keys=("api.requests_max", "limits.publication_bytes_max"),
+        limit=lambda settings: (
+            settings.api.requests_max * settings.limits.publication_bytes_max if settings.api.url else 0
+        ),
+        share=1,
+    ),
+    Purpose(
+        name="answers",
+        keys=("api.answers_bytes_max",),
+        limit=lambda settings: settings.api.answers_bytes_max if settings.api.url else 0,
         share=16,
     ),
 )

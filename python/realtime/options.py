@@ -63,6 +63,8 @@ def engine_options(rules: Rules, settings: Settings, keys: Keys, *, in_memory: b
             "listen": list(dict.fromkeys(listener.pattern.text for listener in rules.listeners)),
             "reserved_events": RESERVED_EVENTS,
             "dedupe_s": settings.log.dedupe_s,
+            # The engine has one half, HTTP the other.
+            "revocations_bytes_max": auth.revocations_bytes_max // 2,
         }
     )
 

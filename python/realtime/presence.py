@@ -38,6 +38,8 @@ Mode: TypeAlias = Literal["everyone", "shared"]
 
 GONE_MAX: Final = 10_000
 """Users whose channels are remembered in the mode `shared` after they went."""
+GONE_CHANNELS_MAX: Final = 100_000
+"""Channels that are remembered of all of them: some 20 MB. The user who went first is forgotten first."""
 RATED_MAX: Final = 100_000
 """Users whose rate is remembered: those with a change within the last seconds. The oldest are forgotten first."""
 AUDIENCE_MAX: Final = 1_000
@@ -144,6 +146,7 @@ class Presence:
         # Ordered, since the first of a plain dict is found behind all that went before it.
         self._leaving: OrderedDict[str, _Leaving] = OrderedDict()
         self._gone: OrderedDict[str, tuple[str, ...]] = OrderedDict()
+        self._gone_channels = 0
 
     @property
     def mode(self) -> Mode:
@@ -168,7 +171,7 @@ class Presence:
         leaving = self._leaving.pop(user, None)
         # One who was cut off where few were told counts as gone for everybody since everybody is told.
         if leaving is None or (leaving.audience is not None and self._mode == "everyone"):
-            change = Change(user, "online", self._audience(self._gone.pop(user, ())))
+            change = Change(user, "online", self._audience(self._forget_gone(user)))
             notices.append(self._told(change, now_ms))
         return notices
 
@@ -233,11 +236,18 @@ class Presence:
             self._held[user] = _Waiting(now_ms + self._changes.token_ms, change)
         else:
             if change.status == "offline" and change.channels:
+                self._forget_gone(user)
                 self._gone[user] = change.channels
-                if len(self._gone) > GONE_MAX:
-                    del self._gone[next(iter(self._gone))]
+                self._gone_channels += len(change.channels)
+                while len(self._gone) > GONE_MAX or self._gone_channels > GONE_CHANNELS_MAX:
+                    self._forget_gone(next(iter(self._gone)))
             return change
         return Held(user, change.status, change.channels is None)
+
+    def _forget_gone(self, user: str) -> tuple[str, ...]:
+        channels = self._gone.pop(user, ())
+        self._gone_channels -= len(channels)
+        return channels
 
     def _audience(self, channels: tuple[str, ...]) -> tuple[str, ...] | None:
         return None if self._mode == "everyone" else channels
@@ -250,6 +260,7 @@ class Presence:
         elif self._mode == "shared" and sessions * 10 < self._everyone_max * 9:
             self._mode = "everyone"
             self._gone.clear()
+            self._gone_channels = 0
         else:
             return []
         return [Switch(self._mode)]

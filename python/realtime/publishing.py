@@ -75,7 +75,7 @@ class Publishing(Struct, gc=False, eq=False):
             yield from self._broadcaster.room().__await__()
         elif not self._settled:
             waiter = Waiter[None]()
-            self._notify(partial(waiter.settle, None))
+            self.notify(partial(waiter.settle, None))
             # On a loop of its own the outcome may have come in between, as in `result`.
             if not self._settled:
                 yield from waiter.__await__()
@@ -95,7 +95,7 @@ class Publishing(Struct, gc=False, eq=False):
             raise RuntimeError("result() on the event loop's thread would never return; await the publish instead")
         settled = threading.Event()
         # Appended before the second look, so that either this thread sees the outcome or the loop sees the waiter.
-        self._notify(settled.set)
+        self.notify(settled.set)
         if not self.is_settled and not settled.wait(timeout_s):
             raise TimeoutError(f"publish to {self.channel} is not committed after {timeout_s} s")
         return self._outcome()
@@ -111,14 +111,23 @@ class Publishing(Struct, gc=False, eq=False):
         return self._settled
 
     @property
+    def publication(self) -> Publication | None:
+        """What came of it; None where that is not known yet, it failed, or the channel is volatile."""
+        return self._publication
+
+    @property
     def is_failed(self) -> bool:
         """Whether it is known that it was not stored."""
         return self._failure is not None
 
+    def settled_as(self, publication: Publication) -> "Publishing":
+        """Return the same publish as one that is settled with `publication`."""
+        return Publishing(self._broadcaster, self.channel, self.ticket, self.durable, True, publication)
+
     def expect(self) -> None:
         """Say that somebody will look at the outcome later, though nobody waits yet: a failure is then not logged."""
         if not self._settled:
-            self._notify(_nothing)
+            self.notify(_nothing)
 
     def settle(self, publication: Publication | None, failure: str | None) -> None:
         """Take the outcome and wake who waits; `broadcaster` alone calls this."""
@@ -134,7 +143,8 @@ class Publishing(Struct, gc=False, eq=False):
                 wake()
             waiters.clear()
 
-    def _notify(self, wake: Callable[[], None]) -> None:
+    def notify(self, wake: Callable[[], None]) -> None:
+        """Call `wake` once the outcome is known; never where it is known already."""
         # Several threads may begin to wait at once.
         with _BEGINNING:
             if self._waiters is None:

@@ -11,6 +11,7 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from realtime.containment import contained
+from realtime.errors import Refused
 
 log = logging.getLogger("realtime")
 
@@ -18,9 +19,14 @@ T = TypeVar("T")
 
 
 class SpawnedTasks:
-    """Every task that a session has, by connection."""
+    """Every task that a session has, by connection.
 
-    def __init__(self) -> None:
+    Args:
+        per_session_max: tasks of one connection at once.
+    """
+
+    def __init__(self, per_session_max: int) -> None:
+        self._per_session_max = per_session_max
         self._by_conn: dict[int, set[asyncio.Task[Any]]] = {}
         # Those that were cancelled and clean up; their connection is gone.
         self._ending: set[asyncio.Task[Any]] = set()
@@ -40,12 +46,17 @@ class SpawnedTasks:
 
         Raises:
             RuntimeError: on another thread than the loop's.
+            Refused: `limit_reached`, where the connection has as many tasks as it may have.
         """
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
             work.close()
             raise RuntimeError("spawn was called on a thread; call it on the event loop's") from None
+        if len(self._by_conn.get(conn, ())) >= self._per_session_max:
+            work.close()
+            told = f"{self._per_session_max} tasks of this session are under way (handlers.tasks_per_session_max)"
+            raise Refused("limit_reached", f"{told}; wait until one has ended")
         task = loop.create_task(contained(work))
         if is_open:
             self._by_conn.setdefault(conn, set()).add(task)

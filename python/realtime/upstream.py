@@ -5,8 +5,9 @@ nothing of this server, so nothing is asked of it but JSON over HTTP. Whatever g
 one that the protocol has for it (`Failed to send message`, `upstream_failed`), whose reason goes to the log alone.
 
 What it may cost is bounded on every side: `api.requests_max` at once over as many pooled connections, as many waiting
-as `api.requests_waiting_max`, one time for all of it (`api.timeout_s`), and an answer of at most the size of a
-publication, read as it comes and never unpacked. After `api.failures_max` failures in a row a `Breaker` refuses at
+as `api.requests_waiting_max`, of one user no more than `api.requests_per_user_max`, `api.requests_bytes_max` of what is
+sent, one time for all of it (`api.timeout_s`), and an answer of at most the size of a publication, read as it comes and
+never unpacked. After `api.failures_max` failures in a row a `Breaker` refuses at
 once for `api.breaker_pause_s` and then lets a single request try, so an API that is down costs its callers no time and
 is not greeted by a crowd when it comes back. Redirects are not followed: they would carry the token elsewhere. For the
 same reason proxies and `.netrc` of the environment are not looked at.
@@ -19,8 +20,8 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -29,6 +30,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from realtime._engine import json_fault
+from realtime.charges import Charges
 from realtime.config import ApiSettings
 from realtime.errors import Refused
 from realtime.messages import INVALID, encode
@@ -43,7 +45,7 @@ _KEEPALIVE_S: Final = 2.0
 """Shorter than what servers give an idle connection: a request on one that just closes cannot be told from a lost one,
 and a message is not sent twice on a guess."""
 _RETRYABLE_STATUSES: Final = frozenset({408, 425, 429})
-_WAITING_BYTES_MAX: Final = 64 * 1024 * 1024
+_USER_WAIT_MS: Final = 1000
 _TELL_EVERY_S: Final = 1.0
 _RETRY_AFTER_S_MAX: Final = 3600
 
@@ -136,9 +138,18 @@ class Upstream:
         settings: `api.url` must be set.
         message_bytes_max: bytes of what is sent, and of the answer.
         sign: makes a token for a user who has none of its own.
+        sending: bounds the bytes of what is sent, waiting or under way.
+        reading: counts the bytes of answers that are being read.
     """
 
-    def __init__(self, settings: ApiSettings, message_bytes_max: int, sign: Callable[[str], str]) -> None:
+    def __init__(
+        self,
+        settings: ApiSettings,
+        message_bytes_max: int,
+        sign: Callable[[str], str],
+        sending: Charges,
+        reading: Charges,
+    ) -> None:
         if settings.url is None:
             raise ValueError("api.url is not set; there is nothing to send to")
         self._url = settings.url.rstrip("/")
@@ -147,7 +158,9 @@ class Upstream:
         self._sign = sign
         self._running = asyncio.Semaphore(settings.requests_max)
         self._waiting = 0
-        self._waiting_bytes = 0
+        self._sending = sending
+        self._reading = reading
+        self._by_user: dict[str, int] = {}
         self._breaker = Breaker(settings.failures_max, settings.breaker_pause_s)
         self._told_s = -_TELL_EVERY_S
         self._untold = 0
@@ -197,7 +210,8 @@ class Upstream:
             None where `api.broadcast = hook` and the answer is not a JSON object: then nobody needs it.
 
         Raises:
-            Refused: `invalid_message`, an id that would lead to another address; `too_large`.
+            Refused: `invalid_message`, an id that would lead to another address; `too_large`; `overloaded`, where the
+                user has too many under way.
             UpstreamFailed: anything else.
         """
         if not conversation_id.strip("."):
@@ -205,6 +219,12 @@ class Upstream:
         body = encode(message)
         if len(body) > self._message_bytes_max:
             raise Refused("too_large", FAILED)
+        with self._charged(user, len(body)):
+            return await self._post(conversation_id, body, user, token, request_id, idempotency_key)
+
+    async def _post(  # noqa: PLR0917 -- as `post`
+        self, conversation_id: str, body: bytes, user: str, token: str | None, request_id: str, idempotency_key: str
+    ) -> dict[str, Raw] | None:
         wait_s = self._breaker.wait_s()
         if wait_s is not None:
             raise _failed_before(wait_s)
@@ -222,7 +242,7 @@ class Upstream:
                     "x-request-id": request_id,
                 },
             )
-            return await self._in_time(request, len(body), tries=self._breaker.is_open)
+            return await self._in_time(request, tries=self._breaker.is_open)
         except UpstreamFailed as failure:
             self._tell(failure.detail)
             raise
@@ -230,10 +250,33 @@ class Upstream:
             self._breaker.abandoned()
             raise
 
-    async def _in_time(self, request: httpx2.Request, size: int, *, tries: bool) -> dict[str, Raw] | None:
+    @contextmanager
+    def _charged(self, user: str, size: int) -> Iterator[None]:
+        """Count a message to its user, and its bytes, for as long as it waits or is under way.
+
+        Raises:
+            Refused: `overloaded`: too many of the user are, or too many bytes of all.
+        """
+        most, count = self._settings.requests_per_user_max, self._by_user.get(user, 0)
+        if count >= most or not self._sending.has_room(user, size):
+            self._sending.refused += 1
+            self._tell(f"{count} messages of its user and {self._sending.bytes} bytes of all wait for it")
+            raise Refused("overloaded", FAILED, retry_after_ms=_USER_WAIT_MS)
+        self._by_user[user] = count + 1
+        self._sending.take(user, size)
+        try:
+            yield
+        finally:
+            self._sending.give(user, size)
+            if self._by_user[user] == 1:
+                del self._by_user[user]
+            else:
+                self._by_user[user] -= 1
+
+    async def _in_time(self, request: httpx2.Request, *, tries: bool) -> dict[str, Raw] | None:
         """Wait for a place, send, tell the breaker how it went; `tries`: this is what finds out whether it is back."""
         try:
-            async with asyncio.timeout(self._settings.timeout_s), self._place(size):
+            async with asyncio.timeout(self._settings.timeout_s), self._place():
                 if self._breaker.is_open and not tries:
                     raise _failed_before(self._settings.breaker_pause_s)
                 status, retry_after_ms, body = await self._exchanged(request)
@@ -245,23 +288,21 @@ class Upstream:
         return self._answer(status, retry_after_ms, body)
 
     @asynccontextmanager
-    async def _place(self, size: int) -> AsyncIterator[None]:
-        """Hold one of the places for requests, in the order of the asking; `size` bytes wait meanwhile.
+    async def _place(self) -> AsyncIterator[None]:
+        """Hold one of the places for requests, in the order of the asking.
 
         Raises:
             UpstreamFailed: too many wait for one.
         """
         if self._running.locked():
             most = self._settings.requests_waiting_max
-            if self._waiting >= most or self._waiting_bytes + size > _WAITING_BYTES_MAX:
+            if self._waiting >= most:
                 raise UpstreamFailed(f"{self._waiting} requests wait for it (api.requests_waiting_max = {most})")
         self._waiting += 1
-        self._waiting_bytes += size
         try:
             await self._running.acquire()
         finally:
             self._waiting -= 1
-            self._waiting_bytes -= size
         try:
             yield
         finally:
@@ -270,13 +311,14 @@ class Upstream:
     async def _exchanged(self, request: httpx2.Request) -> tuple[int, int | None, bytes]:
         """Return status, time to wait and body of the answer; the body of a failure only as far as it matters."""
         response = await self._client.send(request, stream=True)
+        body = bytearray()
         try:
             fine = response.is_success
             bytes_max = self._message_bytes_max if fine else _ERROR_BYTES_MAX
-            body = bytearray()
             if response.headers.get("content-encoding", "identity") == "identity":
                 async for chunk in response.aiter_raw():
                     body += chunk
+                    self._reading.take(None, len(chunk))
                     if len(body) > bytes_max:
                         break
             if fine and len(body) > bytes_max:
@@ -284,6 +326,7 @@ class Upstream:
                 raise self._unusable(f"its answer is longer than limits.publication_bytes_max={bytes_max}")
             return response.status_code, _retry_after_ms(response.headers.get("retry-after")), bytes(body)
         finally:
+            self._reading.give(None, len(body))
             await response.aclose()
 
     def _answer(self, status: int, retry_after_ms: int | None, body: bytes) -> dict[str, Raw] | None:

@@ -12,9 +12,10 @@ from msgspec import Raw, Struct
 
 from realtime import Conversations, Heard, Realtime
 from realtime.broadcaster import History
+from realtime.charges import Charges
 from realtime.config import HandlerSettings, Settings
 from realtime.errors import Refused
-from realtime.listening import Listeners, bind
+from realtime.listening import _ENVELOPE_BYTES, Listeners, bind
 from realtime.testing import TestApp
 from tests.unit.engine import STAMP
 
@@ -36,12 +37,13 @@ def frame(type: str = "tally", data: object = None, *, offset: int | None = None
 class Ears:
     """Listeners over a channel that keeps its events here."""
 
-    def __init__(self, *listeners: Any, waiting_max: int = 100) -> None:
+    def __init__(self, *listeners: Any, waiting_max: int = 100, bytes_max: int = 1 << 22) -> None:
+        self.charges = Charges(bytes_max, bytes_max)
         self.kept: dict[int, bytes] = {}
         self.read: list[tuple[str, int | None]] = []
         self.tasks: list[asyncio.Task[None]] = []
         self.fails = False
-        self.listeners = Listeners(listeners, waiting_max, self.past, 0.005, self.spawn)
+        self.listeners = Listeners(listeners, waiting_max, self.charges, self.past, slow_s=0.005, spawn=self.spawn)
 
     async def past(self, channel: str, *, after: int | None, limit: int) -> History:
         self.read.append((channel, after))
@@ -199,6 +201,27 @@ async def test_a_slow_listener_reads_what_is_stored_later_once_and_in_order(capl
     gate.release()
     await ears.settle()
     assert heard[-1] == 63
+
+
+async def test_bytes_that_wait_are_bounded_and_the_rest_is_read_later(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    heard: list[object] = []
+    gate = asyncio.Semaphore(0)
+    event = len(frame(data={"votes": 1})) - len(frame(data="")) + 2 + _ENVELOPE_BYTES
+    ears = Ears(slow(heard, gate), bytes_max=3 * event)
+    ears.publish(1, 2, 3)
+    assert (ears.charges.bytes, ears.charges.refused) == (3 * event, 0)
+    ears.publish(4, 5, 6, 7)
+    assert (ears.charges.bytes, ears.charges.refused) == (3 * event, 1)
+    most = 0
+    for _ in range(20):
+        gate.release()
+        await ears.settle()
+        most = max(most, ears.charges.bytes)
+    assert (heard, ears.charges.bytes) == ([1, 2, 3, 4, 5, 6, 7], 0)
+    assert most <= 3 * event
+    assert "were not kept" not in caplog.text
 
 
 async def test_a_channel_whose_first_event_finds_no_room_is_read_from_that_event_on() -> None:

@@ -2,6 +2,9 @@
 
 import random
 
+import pytest
+
+from realtime import presence
 from realtime.presence import AUDIENCE_MAX, GONE_MAX, UNLIMITED, Change, Held, Notice, Presence, Rate, Switch
 
 
@@ -166,6 +169,23 @@ def test_only_so_many_who_went_are_remembered() -> None:
         world.close(f"u{number}", channels=("c",))
     assert world.open("u0") == [Change("u0", "online", ())]
     assert world.open(f"u{GONE_MAX}") == [Change(f"u{GONE_MAX}", "online", ("c",))]
+
+
+def test_the_channels_of_those_who_are_gone_are_bounded_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(presence, "GONE_CHANNELS_MAX", 6)
+    world = World(everyone_max=None)
+    channels = ("a", "b", "c")
+    for user in ("ann", "bob"):
+        world.open(user)
+        world.close(user, channels=channels)
+    for user in ("ann", "bob"):
+        assert world.open(user) == [Change(user, "online", channels)]
+        world.close(user, channels=channels)
+    world.open("eve")
+    world.close("eve", channels=("d",))
+    assert world.open("ann") == [Change("ann", "online", ())]
+    assert world.open("bob") == [Change("bob", "online", channels)]
+    assert world.open("eve") == [Change("eve", "online", ("d",))]
 
 
 def test_one_who_was_cut_off_while_few_were_told_is_told_online_once_everybody_is() -> None:

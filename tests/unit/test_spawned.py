@@ -9,6 +9,7 @@ from contextlib import suppress
 import pytest
 
 from realtime import Realtime, Session
+from realtime.config.settings import HandlerSettings, Settings
 from realtime.testing import TestApp
 
 
@@ -45,6 +46,19 @@ async def test_a_task_ends_when_its_connection_closes_and_others_go_on(how: str)
         assert ended == ["alice"]
         assert len(t.control.connections.tasks) == 1
     assert ended == ["alice", "bob"]
+
+
+async def test_a_session_has_so_many_tasks_and_not_one_more() -> None:
+    ended: list[str] = []
+    settings = Settings(handlers=HandlerSettings(tasks_per_session_max=2))
+    async with TestApp(ticking(ended), settings) as t:
+        alice, bob = await t.connect(user="alice"), await t.connect(user="bob")
+        for _ in range(2):
+            await alice.ack("watch")
+        refused = await alice.command("watch")
+        assert (refused.data["code"], "tasks_per_session_max" in refused.data["message"]) == ("limit_reached", True)
+        await bob.ack("watch")
+        assert len(t.control.connections.tasks) == 3
 
 
 async def test_what_a_task_publishes_as_it_is_ended_is_stored_even_at_the_drain() -> None:

@@ -1,6 +1,16 @@
-"""The breaker, which decides whether an API is asked at all; the rest is tested against a real one."""
+"""The breaker, which decides whether an API is asked at all, and what may wait for it; the rest has a real API."""
 
-from realtime.upstream import Breaker, idempotency_key
+import asyncio
+from collections.abc import AsyncIterator
+
+import httpx2
+import pytest
+from msgspec import Raw
+
+from realtime.charges import Charges
+from realtime.config.settings import ApiSettings
+from realtime.errors import Refused
+from realtime.upstream import FAILED, Breaker, Outgoing, Upstream, idempotency_key
 
 
 class Now:
@@ -72,3 +82,67 @@ def test_a_key_is_the_same_for_each_try_and_nobody_elses() -> None:
     keys = {idempotency_key(*parts) for parts in (("a", "b", "c"), ("ab", "", "c"), ("a", "bc", ""), ("é", "b", "c"))}
     assert len(keys) == 4
     assert all(len(key) == 32 and key.isalnum() for key in keys)
+
+
+MESSAGE = Outgoing("x" * 1_000, "user", {})
+
+
+async def _chunks() -> AsyncIterator[bytes]:
+    yield b'{"id":1}'
+
+
+class Held:
+    """An API that answers nobody before it is told to."""
+
+    def __init__(self, settings: ApiSettings, bytes_max: int = 1 << 20, share_max: int = 1 << 20) -> None:
+        self.going_on = asyncio.Event()
+        self.asked = 0
+        self.sending, self.reading = Charges(bytes_max, share_max), Charges(1 << 20, 1 << 20)
+        self.upstream = Upstream(settings, 1 << 20, str, sending=self.sending, reading=self.reading)
+        self.upstream._client = httpx2.AsyncClient(transport=httpx2.MockTransport(self._answer))
+        self.tasks: list[asyncio.Task[object]] = []
+
+    async def _answer(self, _: httpx2.Request) -> httpx2.Response:
+        self.asked += 1
+        await self.going_on.wait()
+        return httpx2.Response(200, content=_chunks())
+
+    async def end(self) -> list[object]:
+        """Let all go on; return what came of each."""
+        self.going_on.set()
+        outcomes = await asyncio.gather(*self.tasks, return_exceptions=True)
+        await self.upstream.close()
+        return outcomes
+
+    async def send(self, user: str) -> asyncio.Task[object]:
+        """Send a message and return what comes of it; it waits or is refused by then."""
+        work = self.upstream.post("7", MESSAGE, user=user, token="t", request_id="r", idempotency_key="k")
+        self.tasks.append(task := asyncio.create_task(work))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        return task
+
+
+async def test_a_user_has_so_many_messages_under_way_and_not_one_more() -> None:
+    api = Held(ApiSettings(url="http://api.example", requests_per_user_max=3, requests_max=2))
+    for _ in range(3):
+        assert not (await api.send("ann")).done()
+    refused = (await api.send("ann")).exception()
+    assert isinstance(refused, Refused)
+    assert (refused.code, refused.message, refused.retry_after_ms) == ("overloaded", FAILED, 1000)
+    assert not (await api.send("bob")).done()
+    assert (api.asked, api.sending.refused) == (2, 1)
+    sent = {"id": Raw(b"1")}
+    assert await api.end() == [sent, sent, sent, refused, sent]
+    assert (api.sending.bytes, api.reading.bytes) == (0, 0)
+
+
+@pytest.mark.parametrize("bounds", [{"bytes_max": 3_000}, {"share_max": 3_000}])
+async def test_the_bytes_of_messages_under_way_are_bounded(bounds: dict[str, int]) -> None:
+    api = Held(ApiSettings(url="http://api.example"), **bounds)
+    under_way = [await api.send("ann") for _ in range(4)]
+    assert [task.done() for task in under_way] == [False, False, True, True]
+    assert api.sending.bytes <= 3_000
+    assert (await api.send("bob")).done() == ("bytes_max" in bounds)
+    assert sum(isinstance(outcome, Refused) for outcome in await api.end()) == api.sending.refused
+    assert api.sending.bytes == 0

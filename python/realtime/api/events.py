@@ -2,13 +2,14 @@
 
 A batch is checked as a whole before anything of it is published, so that a refused one can be mended and sent again.
 An event with an `id` is published once within `ONCE_WITHIN_S`: on a channel that keeps its events by the log, which
-also knows it after a restart; elsewhere by a table of ours, which forgets the oldest first where there are more than
-`IDS_MAX`. What is stored is stored before the answer.
+also knows it after a restart; elsewhere by a table of ours, which forgets the oldest first above
+`api.hook_ids_bytes_max`. What is stored is stored before the answer.
 
 Some types are volatile by nature (`VOLATILE`): on a channel that keeps its events they go to the members of the moment
 and are stored nowhere. Types that answer commands or belong to the connection are the engine's alone.
 """
 
+import hashlib
 from collections.abc import Sequence
 from typing import Annotated, Any, Final
 
@@ -24,18 +25,18 @@ from realtime.api.guards import Guard
 from realtime.api.requests import request_id
 from realtime.auth import NAME_PATTERN, OWN_CHANNELS, channel_named
 from realtime.broadcaster import Broadcaster
+from realtime.charges import Charges
 from realtime.clock import Clock
 from realtime.config import Settings
 from realtime.errors import Refused
 from realtime.forwarding import Forwarding
-from realtime.messages import RESERVED_EVENTS
+from realtime.messages import RESERVED_EVENTS, encode
 from realtime.publishing import Publishing
 from realtime.recent import Recent
 
 BODY_BYTES_MAX: Final = 16 * 1024 * 1024
 BATCH_MAX: Final = 10_000
 ONCE_WITHIN_S: Final = 600
-IDS_MAX: Final = 500_000
 
 VOLATILE: Final = frozenset(
     {
@@ -101,7 +102,9 @@ EVENTS: Final[Body[list[HookEvent] | HookEvent]] = Body(
 def routes(edge: Edge, guard: Guard) -> list[ControllerRouterHandler]:
     """Return the route of event hooks."""
     control = edge.control
-    hooks = EventHooks(control.broadcaster, control.clock, edge.settings, control.forwarding)
+    hooks = EventHooks(
+        control.broadcaster, control.clock, edge.settings, control.ledger.of("hook_ids"), control.forwarding
+    )
 
     @post(
         "/api/events",
@@ -129,13 +132,18 @@ class EventHooks:
     """Publishes what other systems tell. For the loop's thread."""
 
     def __init__(
-        self, broadcaster: Broadcaster, clock: Clock, settings: Settings, forwarding: Forwarding | None = None
+        self,
+        broadcaster: Broadcaster,
+        clock: Clock,
+        settings: Settings,
+        ids: Charges,
+        forwarding: Forwarding | None = None,
     ) -> None:
         self._broadcaster = broadcaster
         # With `api.url` the answer to a message and a hook may tell the same one: it knows what was published.
         self._forwarding = forwarding
         self._bytes_max = settings.limits.publication_bytes_max
-        self._seen: Recent[bool] = Recent(clock, ONCE_WITHIN_S, IDS_MAX)
+        self._seen: Recent[bool] = Recent(clock, ONCE_WITHIN_S, ids)
 
     async def publish(self, events: Sequence[HookEvent], request: str, *, single: bool) -> Accepted:
         """Check all events, publish them in their order, and return when what is stored is stored.
@@ -225,7 +233,7 @@ class EventHooks:
     def _is_new(self, event: HookEvent, channel: str | None) -> bool:
         if event.id is None:
             return True
-        key = (channel, event.user_id, event.id)
+        key = hashlib.blake2b(encode([channel, event.user_id, event.id]), digest_size=16).digest()
         if self._seen.get(key):
             return False
         self._seen.put(key, value=True)

@@ -109,6 +109,39 @@ class ApiSettings(Section, frozen=True):
     requests_waiting_max: Annotated[
         Count, Meta(description="Messages that wait for one of them; more are refused at once.")
     ] = 1000
+    requests_per_user_max: Annotated[
+        Positive,
+        Meta(description="Messages of one user to `api.url`, waiting or under way; more are answered `overloaded`."),
+    ] = 64
+    requests_bytes_max: Annotated[
+        Bytes,
+        Meta(
+            description="Bytes of messages to `api.url`, waiting or under way, and a sixteenth of it for one user; "
+            "more are answered `overloaded`."
+        ),
+    ] = 64 * 1024 * 1024
+    answers_bytes_max: Annotated[
+        Bytes,
+        Meta(
+            description="Bytes of answers of `api.url` that are remembered for 10 minutes, for clients that send a "
+            "message again; a sixteenth of it for one user. Above it the oldest are forgotten, and a repeat is sent "
+            "with the same `Idempotency-Key`."
+        ),
+    ] = 16 * 1024 * 1024
+    message_ids_bytes_max: Annotated[
+        Bytes,
+        Meta(
+            description="Bytes of ids of messages of `api.url` by which one that is told twice within 10 minutes is "
+            "published once; some 512 each, and a sixteenth for one user. Above it the oldest are forgotten."
+        ),
+    ] = 32 * 1024 * 1024
+    hook_ids_bytes_max: Annotated[
+        Bytes,
+        Meta(
+            description="Bytes of ids of volatile events by which one that `POST /api/events` tells twice within 10 "
+            "minutes is published once; some 320 each. Above it the oldest are forgotten."
+        ),
+    ] = 64 * 1024 * 1024
     failures_max: Annotated[
         Positive, Meta(description="Failures of `api.url` in a row after which messages are refused at once.")
     ] = 5
@@ -198,6 +231,13 @@ class AuthSettings(Section, frozen=True):
             "one user; more are answered 503."
         ),
     ] = 32 * 1024 * 1024
+    revocations_bytes_max: Annotated[
+        Bytes,
+        Meta(
+            description="Bytes of revocations that are in force, for sockets and for HTTP; some 600 each. Above it the "
+            "oldest goes for a newer one, and its tokens are taken again."
+        ),
+    ] = 64 * 1024 * 1024
     revocations_keep_s: Annotated[
         int,
         Meta(
@@ -294,6 +334,13 @@ class LimitSettings(Section, frozen=True):
         Bytes,
         Meta(description="Bytes of the states that all channels together retain (`retain_latest`)."),
     ] = 64 * 1024 * 1024
+    identities_bytes_max: Annotated[
+        Bytes,
+        Meta(
+            description="Bytes of who all open sessions are: users, rights, tokens where `api.url` is set. Above it "
+            "a connection is answered 503 and a `refresh` `overloaded`."
+        ),
+    ] = 128 * 1024 * 1024
     unfinished_bytes_max: Annotated[
         Bytes,
         Meta(
@@ -502,6 +549,13 @@ class HandlerSettings(Section, frozen=True):
             "history later, others are dropped."
         ),
     ] = 10_000
+    listener_bytes_max: Annotated[
+        Bytes, Meta(description="Bytes of events that wait for all `async` listeners; above it as above the number.")
+    ] = 32 * 1024 * 1024
+    tasks_per_session_max: Annotated[
+        Positive,
+        Meta(description="Tasks that `session.spawn` runs for one connection at once; one more is `limit_reached`."),
+    ] = 1_000
 
 
 class LogSettings(Section, frozen=True):
@@ -519,6 +573,10 @@ class LogSettings(Section, frozen=True):
             description="Lines a second about single connections that open, close or are refused; others are counted."
         ),
     ] = 100
+    tracebacks_per_s: Annotated[
+        Count,
+        Meta(description="Tracebacks a second; further failures are written as a line without one."),
+    ] = 20
     dedupe_s: Annotated[
         int,
         Meta(

@@ -78,7 +78,9 @@ class Identities:
         self._authenticate = authenticate
         self._tickets = Tickets(clock, charges, settings.auth.tickets_per_user_max)
         self._refusals = refusals
-        self._revocations = Revocations(commands, broadcaster, clock, settings.auth.clock_skew_s)
+        self._revocations = Revocations(
+            commands, broadcaster, clock, settings.auth.clock_skew_s, settings.auth.revocations_bytes_max // 2
+        )
         self._service_keys = _digests(settings.auth.service_keys)
         self._configured = token_rule(settings.auth, keys)
         self._check = self._configured.compiled()

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from realtime._engine import Commands
 
 CHANNEL: Final = f"{OWN_CHANNELS}revocations"
-ENTRIES_MAX: Final = 1_000_000
-"""As many as the engine keeps; the oldest goes for a newer one."""
 
+_ENTRY_BYTES: Final = 256
+"""An entry without its name, as the engine counts it; 240 were measured."""
 _PAGE: Final = 1000
 
 
@@ -40,44 +40,64 @@ class Revocation(Struct, rename="camel", omit_defaults=True):
 
 
 class Revoked:
-    """What is revoked, up to `ENTRIES_MAX` users and tokens."""
+    """What is revoked.
 
-    def __init__(self) -> None:
-        # Ordered, since the first of a plain dict is found behind all that went before it.
-        self._users: OrderedDict[str, int] = OrderedDict()
-        self._tokens: OrderedDict[str, None] = OrderedDict()
+    Args:
+        bytes_max: what the entries may take; above it the oldest goes for a newer one. None keeps all.
+    """
+
+    def __init__(self, bytes_max: int | None = None) -> None:
+        self._bytes_max = bytes_max
+        self._bytes = 0
+        # Ordered, since the first of a plain dict is found behind all that went before it. By user and by token, each
+        # with the time of issue below which it is revoked.
+        self._entries: OrderedDict[tuple[bool, str], int] = OrderedDict()
 
     def add(self, entry: Revocation) -> int:
         """Add an entry; return the time of issue below which the user's tokens are revoked now, Unix s."""
         before_s = 0
         if entry.user:
-            before_s = max(entry.before_s or 0, self._users.pop(entry.user, 0))
-            self._users[entry.user] = before_s
+            before_s = max(entry.before_s or 0, self._entries.get((True, entry.user), 0))
+            self._put((True, entry.user), before_s)
         if entry.token_id:
-            self._tokens[entry.token_id] = None
-        for kept in (self._users, self._tokens):
-            if len(kept) > ENTRIES_MAX:
-                del kept[next(iter(kept))]
+            self._put((False, entry.token_id), 0)
+        while self._bytes_max is not None and self._bytes > self._bytes_max:
+            self._forget(next(iter(self._entries)))
         return before_s
+
+    def _put(self, name: tuple[bool, str], before_s: int) -> None:
+        self._forget(name)
+        self._entries[name] = before_s
+        self._bytes += _cost(name)
+
+    def _forget(self, name: tuple[bool, str]) -> None:
+        if self._entries.pop(name, None) is not None:
+            self._bytes -= _cost(name)
 
     def cover(self, user: str, issued_at_s: int | None, token_id: str | None) -> bool:
         """Whether a token of `user`, issued then and with this `jti`, is revoked."""
-        before_s = self._users.get(user)
+        before_s = self._entries.get((True, user))
         if before_s is not None and (issued_at_s or 0) < before_s:
             return True
-        return token_id is not None and token_id in self._tokens
+        return token_id is not None and (False, token_id) in self._entries
+
+
+def _cost(name: tuple[bool, str]) -> int:
+    return _ENTRY_BYTES + len(name[1].encode())
 
 
 class Revocations:
     """The revocations of one server."""
 
-    def __init__(self, commands: "Commands", broadcaster: Broadcaster, clock: Clock, clock_skew_s: int) -> None:
+    def __init__(
+        self, commands: "Commands", broadcaster: Broadcaster, clock: Clock, clock_skew_s: int, bytes_max: int
+    ) -> None:
         self._commands = commands
         self._broadcaster = broadcaster
         self._clock = clock
         self.clock_skew_s = clock_skew_s
         """`auth.clock_skew_s`: an `iat` that lies so far ahead may be of before the revocation."""
-        self._revoked = Revoked()
+        self._revoked = Revoked(bytes_max)
 
     def bind(self, commands: "Commands") -> None:
         """Tell `commands` from now on what is revoked."""

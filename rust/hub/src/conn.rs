@@ -111,6 +111,8 @@ pub(crate) struct Session {
     /// 0 where nobody said.
     pub issued_at_s: u64,
     pub token_id: Option<Box<str>>,
+    /// Charged to `identities_bytes`.
+    pub identity_bytes: usize,
     pub seat: Seat,
     /// Where it comes from, if it has no user that could be charged.
     pub address: Option<Box<IpAddr>>,

@@ -252,6 +252,7 @@ impl ShardCore {
         self.free.push(slot as u32);
         self.releases.push(Release::Close(id));
         if let Some(session) = session {
+            sub(&self.hub.counters.identities_bytes, session.identity_bytes as u64);
             self.leave_seat(id, &session.user, &session.seat, own);
         }
         if announced {

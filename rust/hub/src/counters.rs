@@ -142,6 +142,10 @@ counters! {
     retained_bytes,
     /// States that were not retained, since all channels together hold too much or one is too large.
     retained_refused,
+    /// Bytes of who open sessions are: users, rights, and tokens where Python is told them.
+    identities_bytes,
+    /// Sessions and renewals that were refused, since all identities together hold too much.
+    identities_refused,
     /// Bytes of commands from Python that no shard has run yet.
     commands_bytes,
     /// Bytes held of messages that are not finished, and of those that wait behind a pause.
@@ -160,6 +164,8 @@ counters! {
     log_gaps,
     /// Sockets that could not be taken.
     accept_errors,
+    /// Bytes of revocations that are known.
+    revocations_bytes,
     /// Revocations that went for newer ones, since there are too many.
     revocations_dropped,
     /// Connections that ended by a panic in their shard.

@@ -134,7 +134,7 @@ impl Hub {
             pressure: AtomicBool::new(false),
             stopped_reading: AtomicBool::new(false),
             identity: RwLock::new(Arc::new(identity)),
-            revocations: Mutex::default(),
+            revocations: Mutex::new(Revocations::new(options.revocations_bytes_max)),
             behind: Mutex::default(),
             ear: OnceLock::new(),
         }))

@@ -8,6 +8,11 @@ use crate::token::TokenCheck;
 use serde::Deserialize;
 use std::sync::Arc;
 
+/// A grant without its pattern: its place, and what the allocator takes for a text.
+const GRANT_BYTES: usize = 48;
+/// A token without its text, as Python holds it.
+const TOKEN_BYTES: usize = 128;
+
 /// Who a connection is and what it may do.
 #[derive(Debug, Clone)]
 pub struct Identity {
@@ -26,6 +31,13 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// About what it takes while its session is open, with what Python holds of it.
+    pub(crate) fn held_bytes(&self) -> usize {
+        let grants: usize = self.grants.iter().map(|grant| GRANT_BYTES + grant.pattern.text().len()).sum();
+        let token = self.token.as_ref().map_or(0, |token| TOKEN_BYTES + token.len());
+        self.user.len() + self.token_id.as_ref().map_or(0, |id| id.len()) + grants + token
+    }
+
     /// A user of whom nothing else is known.
     #[must_use]
     pub fn of(user: &str) -> Self {

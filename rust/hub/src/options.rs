@@ -54,6 +54,8 @@ pub struct Options {
     /// Seconds from the time of an event for which its dedupe key stays known where retention lets the event go before;
     /// 0: no longer than the event.
     pub dedupe_s: u64,
+    /// Bytes of revocations that are known.
+    pub revocations_bytes_max: usize,
     /// Patterns of channels whose events go up to Python too, as [`crate::Event::Heard`].
     pub listen: Vec<String>,
 }
@@ -81,6 +83,7 @@ impl Default for Options {
             reserved_events: Vec::new(),
             retention: Vec::new(),
             dedupe_s: 86_400,
+            revocations_bytes_max: 32 << 20,
             listen: Vec::new(),
         }
     }
@@ -149,6 +152,8 @@ pub struct Limits {
     pub outbox_hard_bytes: usize,
     pub outboxes_bytes_max: usize,
     pub retained_bytes_max: usize,
+    /// Bytes of who all open sessions are.
+    pub identities_bytes_max: usize,
     pub unfinished_bytes_max: usize,
     pub message_timeout_s: u32,
     pub channels_per_session_max: usize,
@@ -201,6 +206,7 @@ impl Default for Limits {
             outbox_hard_bytes: 1 << 20,
             outboxes_bytes_max: 256 << 20,
             retained_bytes_max: 64 << 20,
+            identities_bytes_max: 128 << 20,
             unfinished_bytes_max: 256 << 20,
             message_timeout_s: 120,
             channels_per_session_max: 200,

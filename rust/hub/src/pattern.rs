@@ -37,6 +37,11 @@ impl Pattern {
         Ok(Self(pattern.into()))
     }
 
+    /// As it is written.
+    pub(crate) fn text(&self) -> &str {
+        &self.0
+    }
+
     /// Whether it covers `name` for a session of `user`.
     #[must_use]
     pub fn covers(&self, name: &str, user: &str) -> bool {

@@ -8,8 +8,8 @@ use crate::identity::Identity;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-/// Entries; the oldest goes for a newer one. About 200 bytes each.
-const ENTRIES_MAX: usize = 1_000_000;
+/// An entry without its name, in two tables; 200 were measured.
+const ENTRY_BYTES: usize = 256;
 
 /// One revocation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,7 +30,7 @@ impl Revocation {
     }
 }
 
-/// Everything that was revoked since the start, up to [`ENTRIES_MAX`]. Names come from tokens: std's keyed hash.
+/// Everything that was revoked since the start, up to so many bytes: the oldest goes for a newer one. Names come from tokens: std's keyed hash.
 #[derive(Debug)]
 pub(crate) struct Revocations {
     /// By user: the time of issue below which nothing counts, and the entry's place in `order`.
@@ -39,7 +39,8 @@ pub(crate) struct Revocations {
     tokens: HashMap<Arc<str>, u64>,
     order: BTreeMap<u64, Name>,
     next: u64,
-    entries_max: usize,
+    bytes: usize,
+    bytes_max: usize,
 }
 
 #[derive(Debug)]
@@ -48,15 +49,22 @@ enum Name {
     Token(Arc<str>),
 }
 
-impl Default for Revocations {
-    fn default() -> Self {
-        Self::with_room(ENTRIES_MAX)
+impl Name {
+    fn bytes(&self) -> usize {
+        let (Self::User(name) | Self::Token(name)) = self;
+        ENTRY_BYTES + name.len()
     }
 }
 
 impl Revocations {
-    fn with_room(entries_max: usize) -> Self {
-        Self { users: HashMap::new(), tokens: HashMap::new(), order: BTreeMap::new(), next: 0, entries_max }
+    /// An empty table for so many bytes.
+    pub(crate) fn new(bytes_max: usize) -> Self {
+        Self { users: HashMap::new(), tokens: HashMap::new(), order: BTreeMap::new(), next: 0, bytes: 0, bytes_max }
+    }
+
+    /// What the entries take.
+    pub(crate) const fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Adds a revocation; returns how many old ones went for it.
@@ -65,21 +73,22 @@ impl Revocations {
             let before_s = before_s.unwrap_or(u64::MAX);
             let known = self.users.insert(Arc::clone(user), (before_s, self.next));
             if let Some((earlier_s, place)) = known {
-                self.order.remove(&place);
+                self.forget(place);
                 self.users.insert(Arc::clone(user), (before_s.max(earlier_s), self.next));
             }
             self.remember(Name::User(Arc::clone(user)));
         }
         if let Some(token) = &revocation.token_id {
             if let Some(place) = self.tokens.insert(Arc::clone(token), self.next) {
-                self.order.remove(&place);
+                self.forget(place);
             }
             self.remember(Name::Token(Arc::clone(token)));
         }
         let mut dropped = 0;
-        while self.order.len() > self.entries_max
+        while self.bytes > self.bytes_max
             && let Some((_, oldest)) = self.order.pop_first()
         {
+            self.bytes -= oldest.bytes();
             match oldest {
                 Name::User(user) => drop(self.users.remove(&user)),
                 Name::Token(token) => drop(self.tokens.remove(&token)),
@@ -89,7 +98,15 @@ impl Revocations {
         dropped
     }
 
+    /// Takes the place of an entry that is told again.
+    fn forget(&mut self, place: u64) {
+        if let Some(name) = self.order.remove(&place) {
+            self.bytes -= name.bytes();
+        }
+    }
+
     fn remember(&mut self, name: Name) {
+        self.bytes += name.bytes();
         self.order.insert(self.next, name);
         self.next += 1;
     }
@@ -120,7 +137,7 @@ mod tests {
 
     #[test]
     fn a_user_is_revoked_up_to_a_time_of_issue_and_a_token_by_its_id() {
-        let mut revocations = Revocations::default();
+        let mut revocations = Revocations::new(1 << 20);
         assert_eq!(revocations.add(&user("ann", Some(100))), 0);
         assert_eq!(revocations.add(&token("t1")), 0);
         for (who, is_covered) in [
@@ -138,7 +155,7 @@ mod tests {
 
     #[test]
     fn an_earlier_time_never_takes_a_later_one_back() {
-        let mut revocations = Revocations::default();
+        let mut revocations = Revocations::new(1 << 20);
         for before_s in [Some(100), Some(50)] {
             revocations.add(&user("ann", before_s));
         }
@@ -149,11 +166,12 @@ mod tests {
 
     #[test]
     fn the_oldest_entry_goes_and_one_that_is_told_again_is_young() {
-        let mut revocations = Revocations::with_room(2);
+        let mut revocations = Revocations::new(2 * (ENTRY_BYTES + 3));
         assert_eq!([user("ann", None), token("t1"), user("ann", None)].map(|one| revocations.add(&one)), [0; 3]);
         assert_eq!(revocations.add(&user("bob", None)), 1);
         assert!(revocations.cover(&identity("ann", None, None)));
         assert!(!revocations.cover(&identity("eve", None, Some("t1"))));
         assert_eq!((revocations.users.len(), revocations.tokens.len(), revocations.order.len()), (2, 0, 2));
+        assert_eq!(revocations.bytes(), 2 * (ENTRY_BYTES + 3));
     }
 }

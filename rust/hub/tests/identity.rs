@@ -541,3 +541,51 @@ proptest! {
         world.take_json(client);
     }
 }
+
+/// What a session of `ann` with one pattern is charged: the user, the pattern, and what a grant takes besides.
+const OF_ANN: usize = 3 + "secret:1".len() + 48;
+
+fn holding(identities_bytes_max: usize) -> (World, String, String) {
+    let mut options = options();
+    options["limits"] = json!({"identities_bytes_max": identities_bytes_max});
+    let world = World::with(&options, 2, Store::default());
+    let small = token(&world, "ann", &json!({"secret:1": ["subscribe"]}));
+    let large = token(&world, "ann", &json!({"secret:12": ["subscribe"]}));
+    (world, small, large)
+}
+
+fn identities(world: &World) -> (u64, u64) {
+    let counters = world.hub.counters();
+    (counters.identities_bytes.load(Ordering::Relaxed), counters.identities_refused.load(Ordering::Relaxed))
+}
+
+#[test]
+fn identities_are_held_up_to_their_bound_and_a_session_above_it_is_told_to_come_back() {
+    let (mut world, small, _) = holding(2 * OF_ANN);
+    let first = connect(&mut world, 0, &small);
+    connect(&mut world, 1, &small);
+    assert_eq!(identities(&world), (2 * OF_ANN as u64, 0));
+    let refused = upgrade(&mut world, 0, &format!("/ws?token={small}"), "");
+    assert_eq!(status(&mut world, refused), "Service Unavailable");
+    assert_eq!(identities(&world), (2 * OF_ANN as u64, 1));
+    world.cut(first);
+    world.run();
+    assert_eq!(identities(&world), (OF_ANN as u64, 1));
+    connect(&mut world, 0, &small);
+}
+
+#[test]
+fn a_refresh_above_the_bound_of_identities_leaves_the_session_as_it_was() {
+    let (mut world, small, large) = holding(2 * OF_ANN + 1);
+    let clients = [connect(&mut world, 0, &small), connect(&mut world, 1, &small)];
+    let mut renew = |client: usize, token: &str| {
+        let command = json!({"type": "refresh", "id": 1, "data": {"token": token}}).to_string();
+        let answers = world.ask(client, &command);
+        let code = answers[0]["data"]["code"].as_str().unwrap_or("ack").to_owned();
+        (code, identities(&world).0 as usize)
+    };
+    assert_eq!(renew(clients[0], &large), ("ack".into(), 2 * OF_ANN + 1));
+    assert_eq!(renew(clients[1], &large), ("overloaded".into(), 2 * OF_ANN + 1));
+    assert_eq!(renew(clients[0], &small), ("ack".into(), 2 * OF_ANN));
+    assert_eq!(renew(clients[1], &large), ("ack".into(), 2 * OF_ANN + 1));
+}

@@ -8,7 +8,7 @@ use crate::accounts::{Account, Entered, Full, Own, Refusals};
 use crate::address::limited_as;
 use crate::bucket::{Bucket, Rate, SharedBucket};
 use crate::conn::{Conn, flag};
-use crate::counters::{Counters, add};
+use crate::counters::{Counters, add, sub};
 use crate::inbox::ShardMsg;
 use crate::rules::{Rules, Traffic};
 use realtime_protocol::close::CloseCode;
@@ -132,6 +132,24 @@ impl ShardCore {
         if let Some((address, _)) = seat.address.as_deref() {
             hub.addresses.leave(address, conn, own, now_ms, &hub.counters);
         }
+    }
+
+    /// Charges what a session holds of its identity: `after` bytes in place of `before`.
+    ///
+    /// # Errors
+    /// All sessions together would hold too much; nothing is charged.
+    pub(super) fn charge_identity(&self, before: usize, after: usize) -> Result<(), Full> {
+        let counters = &self.hub.counters;
+        let most = self.hub.rules.limits.identities_bytes_max as u64;
+        let more = (after as u64).saturating_sub(before as u64);
+        let held = counters.identities_bytes.fetch_add(more, Ordering::Relaxed);
+        if more > 0 && held + more > most {
+            sub(&counters.identities_bytes, more);
+            add(&counters.identities_refused, 1);
+            return Err(Full);
+        }
+        sub(&counters.identities_bytes, (before as u64).saturating_sub(after as u64));
+        Ok(())
     }
 
     /// Takes so many tokens of the connection, its user and its address.

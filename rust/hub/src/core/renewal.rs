@@ -1,6 +1,7 @@
 //! A session goes on with another token, or ends because its token was revoked.
 
 use super::ShardCore;
+use crate::accounts::Full;
 use crate::compose::{self, Fault};
 use crate::conn::Phase;
 use crate::event::Event;
@@ -34,9 +35,21 @@ impl ShardCore {
             }
             Ok(identity) => Ok(identity),
         };
-        match refused {
+        match refused.and_then(|identity| self.charge_renewal(slot, identity)) {
             Err(fault) => self.fault(slot, fault, id),
             Ok(identity) => self.renew_as(slot, id, identity),
+        }
+    }
+
+    fn charge_renewal(&mut self, slot: usize, identity: Identity) -> Result<Identity, Fault<'static>> {
+        let before = self.conns[slot].session.as_deref().map_or(0, |session| session.identity_bytes);
+        match self.charge_identity(before, identity.held_bytes()) {
+            Ok(()) => Ok(identity),
+            Err(Full) => {
+                let retry_after_ms = u32::try_from(self.retry_after_ms(slot)).ok();
+                let message = "The rights of all sessions take too much memory";
+                Err(Fault { code: "overloaded", message, retry_after_ms, ..Fault::default() })
+            }
         }
     }
 
@@ -44,6 +57,7 @@ impl ShardCore {
         let conn = self.id(slot);
         let covered: Vec<Arc<str>> = self.covered_subscriptions(slot).collect();
         let Some(session) = self.conns[slot].session.as_deref_mut() else { return };
+        session.identity_bytes = identity.held_bytes();
         let Identity { user: _, grants, expires_at_ms, issued_at_s, token_id, token } = identity;
         session.grants = grants;
         session.expires_at_ms = expires_at_ms.unwrap_or(0);

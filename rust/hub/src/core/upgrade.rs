@@ -11,7 +11,7 @@ use crate::command::Rejection;
 use crate::compose;
 use crate::compression::Window;
 use crate::conn::{Answer, Phase, Session, flag};
-use crate::counters::{add, add_own};
+use crate::counters::{add, add_own, sub};
 use crate::event::Event;
 use crate::identity::Identity;
 use crate::options::{Auth, Endpoint, Mode};
@@ -286,9 +286,14 @@ impl ShardCore {
     /// connection.
     fn establish(&mut self, slot: usize, answer: &Answer, identity: Identity) {
         let id = self.id(slot);
+        let identity_bytes = identity.held_bytes();
+        if self.charge_identity(0, identity_bytes).is_err() {
+            return self.refuse_as(slot, answer, &Rejection::of(HttpError::UNAVAILABLE));
+        }
         let seat = match self.take_seat(slot, &identity.user) {
             Ok(seat) => seat,
             Err(Full) => {
+                sub(&self.hub.counters.identities_bytes, identity_bytes as u64);
                 return self.refuse_as(slot, answer, &Rejection::of(HttpError::TOO_MANY_REQUESTS));
             }
         };
@@ -305,6 +310,7 @@ impl ShardCore {
             expires_at_ms: expires_at_ms.unwrap_or(0),
             issued_at_s: issued_at_s.unwrap_or(0),
             token_id: token_id.clone(),
+            identity_bytes,
             opened_ms: self.now.mono_ms,
             seat,
             address: user.is_empty().then(|| Box::new(limited_as(peer))),

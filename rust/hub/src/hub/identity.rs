@@ -7,6 +7,7 @@ use crate::identity::{Identity, IdentityRules};
 use crate::inbox::{ShardMsg, lock};
 use crate::refusal::Refusal;
 use crate::revocations::Revocation;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 impl Hub {
@@ -41,7 +42,11 @@ impl Hub {
 
     /// Enters a revocation, then tells the shards.
     pub(super) fn revoke(&self, revocation: Revocation, close: bool) {
-        let dropped = lock(&self.revocations).add(&revocation);
+        let (dropped, bytes) = {
+            let mut revocations = lock(&self.revocations);
+            (revocations.add(&revocation), revocations.bytes())
+        };
+        self.counters.revocations_bytes.store(bytes as u64, Ordering::Relaxed);
         add(&self.counters.revocations_dropped, dropped as u64);
         if close {
             let revocation = Arc::new(revocation);
