@@ -4,6 +4,7 @@ Frames are literal bytes, since no client library would send them. Close codes a
 """
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator
 
@@ -156,13 +157,18 @@ async def test_message_of_exactly_the_limit_is_read(server: Server, tag: str) ->
         assert (await peer.close_frame())[0] == 1009
 
 
-async def test_a_hundred_thousand_empty_fragments_are_one_message(server: Server, watcher: Client, tag: str) -> None:
+async def test_some_empty_fragments_are_one_message_and_a_hundred_thousand_are_closed_4003(
+    server: Server, watcher: Client, tag: str
+) -> None:
     async with await server.raw(f"{tag}mallory") as peer:
-        await peer.send(client_frame(0x01, b'{"type":"pi'))
-        for _ in range(10):
-            await peer.send(client_frame(0x00, b"") * 10_000)
+        await peer.send(client_frame(0x01, b'{"type":"pi') + client_frame(0x00, b"") * 200)
         await peer.send(client_frame(0x80, b'ng"}'))
         await peer.until("pong")
+        await peer.send(client_frame(0x01, b""))
+        with contextlib.suppress(ConnectionError):
+            for _ in range(10):
+                await peer.send(client_frame(0x00, b"") * 10_000)
+        assert await peer.close_frame() == (4003, "too many commands for too long")
     await unharmed(watcher, tag)
 
 

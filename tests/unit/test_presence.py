@@ -4,8 +4,10 @@ import random
 
 import pytest
 
-from realtime import presence
+from realtime import Realtime, presence
+from realtime.config import PresenceSettings, Settings
 from realtime.presence import AUDIENCE_MAX, GONE_MAX, UNLIMITED, Change, Held, Notice, Presence, Rate, Switch
+from realtime.testing import TestApp
 
 
 class World:
@@ -269,6 +271,24 @@ def test_whatever_somebody_does_the_last_that_is_told_is_how_it_is() -> None:
         assert len(heard) <= 3 + 2 * world.now_ms / 1000
         heard += told(world.advance(1000))
         assert heard[-1] == ("online" if world.sessions["ann"] else "offline")
+
+
+async def test_a_server_tells_the_last_state_when_its_turn_comes_and_whoever_comes_meanwhile_at_once() -> None:
+    settings = Settings(presence=PresenceSettings(changes_burst=2))
+    async with TestApp(Realtime(), settings) as t:
+        bob = await t.connect(user="bob")
+        ann = await t.connect(user="ann")
+        await bob.expect("user_presence", user_id="ann", status="online")
+        await ann.close()
+        await bob.expect("user_presence", user_id="ann", status="offline")
+        await t.connect(user="ann")
+        await t.settle()
+        bob.refute("user_presence", user_id="ann")
+        carol = await t.connect(user="carol")
+        assert "ann" in (await carol.expect("presence_mode")).data["users"]
+        t.clock.advance(1.1)
+        await bob.expect("user_presence", user_id="ann", status="online")
+        assert t.control.figures.presence_held == 1
 
 
 def test_nothing_is_kept_of_users_whose_rate_is_full_again() -> None:
