@@ -18,6 +18,7 @@ SETS = {
 
 _FRAMING = "uWebSockets cuts a peer that breaks the protocol, without a close frame"
 _HTTP = "uWebSockets parses HTTP, and answers by itself what it cannot read"
+_FRAGMENTS = "uWebSockets puts fragments together by itself, at no rate"
 _SPLIT = "uWebSockets drops an upgrade in several segments"
 _DEFLATE = "nothing is compressed over socketify"
 SOCKETIFY_LACKS: dict[str, str | tuple[str, set[str]]] = {
@@ -35,6 +36,7 @@ SOCKETIFY_LACKS: dict[str, str | tuple[str, set[str]]] = {
     "test_violation_is_closed_with_its_code": _FRAMING,
     "test_violation_in_single_bytes_is_closed_with_the_same_code": _FRAMING,
     "test_invalid_utf_8_is_closed_before_its_message_is_whole": _FRAMING,
+    "test_some_empty_fragments_are_one_message_and_a_hundred_thousand_are_closed_4003": _FRAGMENTS,
     "test_message_over_the_limit_in_fragments_is_closed_1009": _FRAMING,
     "test_message_of_exactly_the_limit_is_read": _FRAMING,
     "test_peer_that_does_not_answer_a_close_is_cut": _FRAMING,

@@ -172,34 +172,46 @@ impl Key for IpAddr {
     }
 }
 
+/// Small, since every user with a connection has one.
 #[derive(Debug)]
 struct Entry {
     account: Arc<Account>,
-    open: usize,
-    /// The open ones, oldest first; kept only where the oldest makes room.
-    order: VecDeque<ConnId>,
-    /// What those that ended had to themselves.
-    own: Own,
+    open: u32,
     /// Stands in the queue of those that are looked at.
     is_queued: bool,
+    /// The open ones, oldest first; kept only where the oldest makes room.
+    order: Vec<ConnId>,
+    /// What those that ended had to themselves, where anything is gone.
+    own: Option<Box<Own>>,
 }
 
 impl Entry {
     const fn of(account: Arc<Account>) -> Self {
-        let own = Own {
-            commands: Bucket::full(),
-            relays: Bucket::full(),
-            bytes: Bucket::full(),
-            refusals: Refusals { count: 0, from_ms: 0 },
-        };
-        Self { account, open: 0, order: VecDeque::new(), own, is_queued: false }
+        Self { account, open: 0, is_queued: false, order: Vec::new(), own: None }
+    }
+
+    /// Gives what is left to the connection that comes.
+    fn hand_over(&mut self, rates: OwnRates, mono_ms: u64) -> Own {
+        let Some(own) = self.own.as_deref_mut() else { return Own::default() };
+        let handed = own.split(rates, mono_ms);
+        if own.is_settled(rates, mono_ms) {
+            self.own = None;
+        }
+        handed
+    }
+
+    /// Keeps what a connection leaves that ended.
+    fn keep(&mut self, ended: Own, rates: OwnRates, mono_ms: u64) {
+        if !ended.is_settled(rates, mono_ms) {
+            self.own.get_or_insert_default().join(ended, rates, mono_ms);
+        }
     }
 
     fn is_settled(&self, rates: &Rates, mono_ms: u64) -> bool {
         self.account.commands.is_full(rates.commands, mono_ms)
             && self.account.relays.is_full(rates.relays, mono_ms)
             && self.account.handshakes.is_full(rates.handshakes, mono_ms)
-            && self.own.is_settled(rates.own, mono_ms)
+            && self.own.as_ref().is_none_or(|own| own.is_settled(rates.own, mono_ms))
     }
 }
 
@@ -264,7 +276,7 @@ impl<K: Key> Accounts<K> {
         let mut stripe = lock(self.stripe(key));
         self.look(&mut stripe, LOOKS, mono_ms, counters);
         if let Some(entry) = stripe.entries.get(key) {
-            let has_no_seat = !replaces && most > 0 && entry.open >= most;
+            let has_no_seat = !replaces && most > 0 && entry.open as usize >= most;
             // Those who share an account know nothing of each other: they are held back by their address alone.
             let is_hasty = !Arc::ptr_eq(&entry.account, &stripe.others)
                 && entry.account.handshakes.take_many(1, self.rates.handshakes, mono_ms).is_err();
@@ -284,13 +296,13 @@ impl<K: Key> Accounts<K> {
         entry.open += 1;
         let mut replaced = None;
         if replaces && most > 0 {
-            entry.order.push_back(conn);
-            if entry.open > most {
+            entry.order.push(conn);
+            if entry.open as usize > most {
                 entry.open -= 1;
-                replaced = entry.order.pop_front();
+                replaced = Some(entry.order.remove(0));
             }
         }
-        let own = entry.own.split(self.rates.own, mono_ms);
+        let own = entry.hand_over(self.rates.own, mono_ms);
         Ok(Entered { account: Arc::clone(&entry.account), own, replaced })
     }
 
@@ -301,7 +313,7 @@ impl<K: Key> Accounts<K> {
         let mut stripe = lock(self.stripe(key));
         self.look(&mut stripe, LOOKS, mono_ms, counters);
         let Some(entry) = stripe.entries.get_mut(key) else { return };
-        entry.own.join(own, self.rates.own, mono_ms);
+        entry.keep(own, self.rates.own, mono_ms);
         if replaces && most > 0 {
             let Some(place) = entry.order.iter().position(|open| *open == conn) else { return };
             entry.order.remove(place);
