@@ -3,7 +3,8 @@
 It takes events in batches, hands each to `routing` or, for those who come and go, to `connections` and `presence`, and
 submits what was answered once at the end of the batch. It is the only reader of events. Time is read once a batch. A
 batch is as large as what such events cost lately allows: one turn of the loop should not hold it for over 2 ms, so that
-timers, other sockets and tasks run in between; what is left keeps the engine's descriptor readable.
+timers, other sockets and tasks run in between; what is left keeps the engine's descriptor readable. A batch of
+dearer events than those before is put down after 4 ms and gone on with in the next turn of the loop.
 
 Invariants: an event that makes a handler, a hook or us fail never stops the batch; every command that is buffered is
 submitted by the end of its batch or, outside of one, in the next turn of the loop. Made by `server` and, over an engine
@@ -13,7 +14,7 @@ without sockets, by `testing`.
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from time import perf_counter
 from typing import Any, Final, NoReturn, cast
@@ -43,6 +44,8 @@ BATCH_MAX: Final = 512
 """Events that one turn of the loop takes at most."""
 _BATCH_MIN: Final = 32
 _HOLD_S: Final = 0.002
+_HOLD_MAX_S: Final = 0.004
+"""Of one turn; one event may come on top of it."""
 _CLEAN_UP_S: Final = 0.2
 _FORWARDED_TTL_S: Final = 60
 _MESSAGE: Final = _engine.MESSAGE
@@ -80,6 +83,7 @@ class Control:
         self._thread = threading.get_ident()
         self._submit_due = False
         self._most = BATCH_MAX
+        self._left: list[EventTuple] = []
         self._presence_timer: Timer | None = None
         self._start_timer: Timer | None = None
         self.figures = Figures()
@@ -105,6 +109,7 @@ class Control:
             upstream = Upstream(
                 settings.api,
                 limits.publication_bytes_max,
+                limits.message_values_max,
                 partial(self.identities.signed, ttl_s=_FORWARDED_TTL_S),
                 sending=self.ledger.of("api_requests"),
                 reading=self.ledger.of("api_answers"),
@@ -211,32 +216,52 @@ class Control:
         """Return what is held for clients, all purposes together."""
         return summed(usages(self.stats(), self.ledger, self.settings))
 
+    @property
+    def has_left(self) -> bool:
+        """Whether the last batch was put down before its end."""
+        return bool(self._left)
+
     def turn(self) -> int:
-        """Take one batch of events and submit what it led to. Returns how many there were."""
+        """Take one batch of events and submit what it led to. Returns how many events were taken."""
         self._submit_due = True
         self.clock.hold()
-        message, mark, takers = self.router.message, self.router.mark, self._takers
+        router, message, mark, takers = self.router, self.router.message, self.router.mark, self._takers
         began_s = mark()
+        until_s = began_s + _HOLD_MAX_S
+        before, self._left = self._left, []
+        events: list[Any] = before
         try:
-            events: list[Any] = self._commands.drain(self._most)
-            for event in events:
+            events = before or self._commands.drain(self._most)
+            left: Iterator[Any] = iter(events)
+            for event in left:
                 kind = event[0]
                 try:
                     if kind == _MESSAGE:
                         message(event)
-                        continue
-                    takers[kind](event)
+                    else:
+                        takers[kind](event)
+                        mark()
                 except BaseException as error:
                     if goes_on(error, awaited=False):
                         raise
                     log.exception("event %d was lost to a bug of the server's", kind)
-                mark()
+                    mark()
+                if router.marked_s > until_s:
+                    self._left = list(left)
+                    break
         finally:
             self.clock.release()
             self.submit()
-        if events:
-            self._size_next(len(events), perf_counter() - began_s)
-        return len(events)
+        taken = len(events) - len(self._left)
+        if self._left:
+            self._loop.call_soon(self._go_on)
+        if taken:
+            self._size_next(taken, perf_counter() - began_s)
+        return taken
+
+    def _go_on(self) -> None:
+        if self.has_left:
+            self.turn()
 
     def _size_next(self, count: int, took_s: float) -> None:
         self.figures.turn_s.observe(took_s)

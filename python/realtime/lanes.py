@@ -124,11 +124,17 @@ class Lanes:
     async def _work_off(self, session: Session, lane: Lane, work: Work) -> None:
         waiting: Work | None = work
         goes_on = False
+        until_s = perf_counter() + _HOLD_S
         try:
             while waiting is not None:
                 await waiting
                 waiting = None
                 while lane and waiting is None:
+                    if perf_counter() > until_s:
+                        # Commands that never wait may be dear: others take their turn in between.
+                        self._wake()
+                        await asyncio.sleep(0)
+                        until_s = perf_counter() + _HOLD_S
                     step, subject = lane.popleft()
                     waiting = step(session, subject)
                 # Here and not at the end: what is waited for next may be the engine's answer to what was just buffered.

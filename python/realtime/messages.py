@@ -18,9 +18,12 @@ from typing import Any, Final, get_type_hints, is_typeddict
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType, inspect
 
+from realtime.nulls import without_nulls
+
 encode: Final = msgspec.json.Encoder().encode
 
 INVALID: Final = "Invalid message format"
+_PATH_CHARS_MAX: Final = 256
 RESERVED_EVENTS: Final = (
     "ack",
     "analytics_update",
@@ -118,16 +121,25 @@ def camel(name: str) -> str:
     return head + "".join(part.capitalize() for part in tail)
 
 
-_AT = re.compile(r" - at `(?:key in )?\$(.*)`$")
-_MEMBER = re.compile(r"(?:required|unknown) field `([^`]+)`")
+_MEMBER = re.compile(r"Object (?:missing required|contains unknown) field `([^`]+)`")
+_AT: Final = " - at `"
+
+
+def path_of(error: msgspec.DecodeError) -> str:
+    """Return where in a text the fault is that `error` complains of, such as `[3].userId`; empty for the whole of it.
+
+    The error may repeat as much as was sent, so only its end is looked at, and its begin.
+    """
+    text = str(error)
+    _, at, place = text.rpartition(_AT)
+    path = place.removesuffix("`").removeprefix("key in ").removeprefix("$") if at and place.endswith("`") else ""
+    member = _MEMBER.match(text)
+    return f"{path}.{member.group(1)}" if member else path
 
 
 def error_path(error: msgspec.DecodeError) -> str:
     """Return the path of the field that `error` complains of, in the form `data.choice`."""
-    text = str(error)
-    at = _AT.search(text)
-    member = _MEMBER.search(text)
-    return f"data{at.group(1) if at else ''}{f'.{member.group(1)}' if member else ''}"
+    return f"data{path_of(error)}"[:_PATH_CHARS_MAX]
 
 
 class Payload:
@@ -137,14 +149,26 @@ class Payload:
         TypeError: on a type that msgspec cannot decode, or whose wire names would hold an underscore.
     """
 
-    __slots__ = ("absent", "decode")
+    __slots__ = ("_described", "absent", "decode")
 
     def __init__(self, annotation: Any) -> None:
         described = _described(annotation)
-        self.decode: Callable[[bytes], Any] = _decoder(annotation, described)
+        self.decode: Callable[[bytes], Any]
+        self.decode, self._described = _decoder(annotation, described)
         objects = inspect.StructType | inspect.DataclassType | inspect.TypedDictType | inspect.DictType
         # A command without data is one with an empty object, so that a missing member is named as such.
         self.absent = b"{}" if isinstance(described, objects | inspect.AnyType) else b"null"
+
+    def again(self, data: bytes, error: msgspec.ValidationError) -> Any:
+        """Decode what was refused by `error`, with members that are `null` left out where their type takes none.
+
+        Raises:
+            msgspec.ValidationError: there are none, or it is refused without them, too.
+        """
+        kept = without_nulls(data, self._described)
+        if kept is data:
+            raise error
+        return self.decode(bytes(kept))
 
 
 def check_names(annotation: Any) -> None:
@@ -194,16 +218,19 @@ def _described(annotation: Any) -> inspect.Type:
         raise TypeError(f"{annotation!r} cannot be decoded: {error}") from error
 
 
-def _decoder(annotation: Any, described: inspect.Type) -> Callable[[bytes], Any]:
+def _decoder(annotation: Any, described: inspect.Type) -> tuple[Callable[[bytes], Any], inspect.Type]:
+    """Return what decodes a type, and the type whose members it reads."""
     if isinstance(described, inspect.DataclassType | inspect.TypedDictType):
         for field in described.fields:
             _check_names(field.type, {described.cls})
         return _mirrored(annotation, described)
     _check_names(described, set())
-    return msgspec.json.Decoder(annotation).decode
+    return msgspec.json.Decoder(annotation).decode, described
 
 
-def _mirrored(annotation: Any, described: inspect.DataclassType | inspect.TypedDictType) -> Callable[[bytes], Any]:
+def _mirrored(
+    annotation: Any, described: inspect.DataclassType | inspect.TypedDictType
+) -> tuple[Callable[[bytes], Any], inspect.Type]:
     """Decode into a Struct with the same fields under their wire names, then build what the handler asked for."""
     hints = get_type_hints(described.cls, include_extras=True)
     fields: list[Any] = []
@@ -225,7 +252,7 @@ def _mirrored(annotation: Any, described: inspect.DataclassType | inspect.TypedD
         except (TypeError, ValueError) as error:
             raise msgspec.ValidationError(str(error)) from error
 
-    return decode_mirrored
+    return decode_mirrored, inspect.type_info(mirror)
 
 
 def _bare(hint: Any) -> Any:

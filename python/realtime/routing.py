@@ -78,7 +78,8 @@ class Router:
         self._routes = tuple(map(self._with_middleware, rules.routes)) if rules.middleware else rules.routes
         self._connections = connections
         self._find = connections.find
-        self._mark_s = 0.0
+        self.marked_s = 0.0
+        """When the last command of a batch ended, or the mark before it was made."""
         self._broadcaster = broadcaster
         self._identities = identities
         self._clock = clock
@@ -125,10 +126,12 @@ class Router:
         work = self._command(session, event)
         if work is not None:
             self._lanes.open(session, work)
+            # What it cost to decode belongs to this command, and to the turn.
+            self.mark()
 
     def mark(self) -> float:
         """Look at the clock and return what it says: from here on, the commands of this batch take time."""
-        self._mark_s = now_s = perf_counter()
+        self.marked_s = now_s = perf_counter()
         return now_s
 
     def raw(self, event: EventTuple) -> None:
@@ -220,7 +223,12 @@ class Router:
                 result = handler(session)
             else:
                 decode = payload.decode
-                argument = decode(payload.absent if data is None or data == b"null" else data)
+                try:
+                    argument = decode(payload.absent if data is None or data == b"null" else data)
+                except msgspec.ValidationError as error:
+                    if data is None:
+                        raise
+                    argument = payload.again(data, error)
                 if route.runs != "inline":
                     return self._command_later(session, route, index, id, (session, argument))
                 result = handler(session, argument)
@@ -240,8 +248,8 @@ class Router:
             self._fail(session, route, id, error)
         # One look at the clock a command: where one ends the next one of the batch begins.
         now_s = perf_counter()
-        took_s = now_s - self._mark_s
-        self._mark_s = now_s
+        took_s = now_s - self.marked_s
+        self.marked_s = now_s
         self._histograms[index].observe(took_s)
         if took_s > self._slow_s:
             name_slow(f"handler of {route.type!r}", took_s)

@@ -2,9 +2,10 @@
 
 A task shows nothing of that: it was the turn of some handler, and everybody else waited. `timed` drives a coroutine as
 `await` does and names it in the log where one step took too long; `rest_of` does so from the second step on. Called by
-`routing` around handlers and hooks.
+`routing` around handlers and hooks. `Turn` is for work of our own that has many parts: it gives way between them.
 """
 
+import asyncio
 from collections.abc import Awaitable, Coroutine, Generator
 from contextvars import Context
 from time import perf_counter
@@ -15,6 +16,24 @@ from realtime.logs import name_slow
 
 T = TypeVar("T")
 _NOTHING: Final = object()
+_HOLD_S: Final = 0.005
+
+
+class Turn:
+    """Work on the event loop that lets others in between its parts."""
+
+    __slots__ = ("_until_s",)
+
+    def __init__(self) -> None:
+        self._until_s = perf_counter() + _HOLD_S
+
+    async def give_way(self) -> bool:
+        """Let others in where this has held the loop for 5 ms. Returns whether it did."""
+        if perf_counter() < self._until_s:
+            return False
+        await asyncio.sleep(0)
+        self._until_s = perf_counter() + _HOLD_S
+        return True
 
 
 class _Timed:

@@ -101,9 +101,11 @@ class Half:
         app.running(self.control)
 
     def take(self, *events: tuple[Any, ...]) -> None:
-        """Hand events over and take the turn that they cause."""
+        """Hand events over and take the turns that they cause: more than one where the machine is busy."""
         self.engine.events.extend(events)
         self.control.turn()
+        while self.control.has_left:
+            self.control.turn()
 
     def open(self, conn: int, user: str = "alice", endpoint: int = 0) -> None:
         self.take((_engine.OPEN, conn, user, endpoint, False, "127.0.0.1:1", None, None, None, None, None))
