@@ -7,6 +7,7 @@ the generated one, which keeps both on loopback. Called by the command line.
 """
 
 import asyncio
+import gc
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -146,6 +147,8 @@ async def _requests_ended(requests: Requests, mounts: Mounts, left_s: float) -> 
 
 
 def _announce(server: Server, side: _HttpSide | None) -> None:
+    # What was imported and made so far stays: a full collection, which a long message may set off, passes over it.
+    gc.freeze()
     settings = server.settings
     if settings.conversations.access == "open" and not is_loopback(settings.server.host):
         _log.warning(
