@@ -176,6 +176,13 @@ PURPOSES: Final = (
         limit=lambda settings: settings.api.answers_bytes_max if settings.api.url else 0,
         share=16,
     ),
+    Purpose(
+        name="bodies",
+        keys=("api.bodies_bytes_max",),
+        limit=lambda settings: settings.api.bodies_bytes_max,
+        # No part for each: above the limit the one who holds most gives way (`api.collecting`).
+        share=1,
+    ),
 )
 
 

@@ -137,6 +137,7 @@ class Upstream:
     Args:
         settings: `api.url` must be set.
         message_bytes_max: bytes of what is sent, and of the answer.
+        values_max: values of the answer (`limits.message_values_max`).
         sign: makes a token for a user who has none of its own.
         sending: bounds the bytes of what is sent, waiting or under way.
         reading: counts the bytes of answers that are being read.
@@ -146,6 +147,7 @@ class Upstream:
         self,
         settings: ApiSettings,
         message_bytes_max: int,
+        values_max: int,
         sign: Callable[[str], str],
         sending: Charges,
         reading: Charges,
@@ -155,6 +157,7 @@ class Upstream:
         self._url = settings.url.rstrip("/")
         self._settings = settings
         self._message_bytes_max = message_bytes_max
+        self._values_max = values_max
         self._sign = sign
         self._running = asyncio.Semaphore(settings.requests_max)
         self._waiting = 0
@@ -338,7 +341,7 @@ class Upstream:
             raise UpstreamFailed(
                 f"status {status}", retryable=status in _RETRYABLE_STATUSES, retry_after_ms=retry_after_ms
             )
-        members = _members(body)
+        members = _members(body, self._values_max)
         if members is None and self.broadcasts:
             raise self._failure(f"status {status} with a body that is not a JSON object")
         self._worked()
@@ -376,11 +379,11 @@ def idempotency_key(user: str, conversation_id: str, client_message_id: str) -> 
     return hashlib.sha256(encode([user, conversation_id, client_message_id])).hexdigest()[:32]
 
 
-def _members(body: bytes) -> dict[str, Raw] | None:
+def _members(body: bytes, values_max: int) -> dict[str, Raw] | None:
     """Return the members of an object as they stand; None for anything that is not one."""
     try:
         # It is passed on as it is: what clients could not read alike must not get into the log.
-        return msgspec.json.decode(body, type=dict[str, Raw]) if json_fault(body) is None else None
+        return msgspec.json.decode(body, type=dict[str, Raw]) if json_fault(body, values_max) is None else None
     except msgspec.DecodeError:
         return None
 

@@ -14,10 +14,14 @@ from realtime.api.guards import Guard
 from realtime.api.paths import User
 from realtime.errors import Refused
 from realtime.messages import encode
+from realtime.steps import Turn
 
 _OFFSET_MAX: Final = 2**53
 _LIMIT_MAX: Final = 1000
 _MEMBERS_ASSUMED: Final = 10
+_USERS_MAX: Final = 10_000
+_PAGE_BYTES_MAX: Final = 1024 * 1024
+_MEMBER_BYTES: Final = 40
 
 Channel = Annotated[str, PathParameter(description="A channel, such as `conversation:7`.")]
 
@@ -32,8 +36,8 @@ class Member(Struct, rename="camel"):
 class ChannelPresence(Struct, rename="camel"):
     """The users that are subscribed to a channel now.
 
-    `connections` counts all subscribed connections. With more than 10,000 on a shard `users` leaves some out, and
-    `truncated` is true.
+    `connections` counts all subscribed connections. With more than 10,000 on a shard, more than 10,000 users or
+    over 1 MiB of them `users` leaves some out, and `truncated` is true.
     """
 
     channel: str
@@ -80,12 +84,23 @@ def routes(edge: Edge, guard: Guard) -> list[ControllerRouterHandler]:
         counts: dict[str, int] = {}
         with guard.page(caller, _MEMBERS_ASSUMED) as page:
             found = await broadcaster.members_of(channel)
+            turn, is_cut = Turn(), found.is_cut
             for conn in found.conns:
                 session = connections.by_conn(conn)
                 if session is not None and session.user:
-                    counts[session.user] = counts.get(session.user, 0) + 1
-            users = [Member(user, count) for user, count in sorted(counts.items())]
-            answer = encode(ChannelPresence(channel, users, found.total, found.is_cut))
+                    if session.user in counts or len(counts) < _USERS_MAX:
+                        counts[session.user] = counts.get(session.user, 0) + 1
+                    else:
+                        is_cut = True
+                await turn.give_way()
+            users, size = list[Member](), 0
+            for user, count in sorted(counts.items()):
+                size += len(encode(user)) + _MEMBER_BYTES
+                if size > _PAGE_BYTES_MAX:
+                    is_cut = True
+                    break
+                users.append(Member(user, count))
+            answer = encode(ChannelPresence(channel, users, found.total, is_cut))
             page.bytes = len(answer)
         return _json(answer)
 

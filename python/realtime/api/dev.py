@@ -5,12 +5,13 @@ given for JSON only, which no page of another origin can send without the browse
 """
 
 from collections.abc import Callable, Iterable
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Final, Protocol
 
 import msgspec
 from litestar import Request, Router, get, post
 from litestar.exceptions import ValidationException
 
+from realtime.api.bodies import Body
 from realtime.api.routes import DEVELOPMENT, admitted_only
 
 TOKEN_TTL_S = 12 * 3600
@@ -21,6 +22,9 @@ class TokenRequest(msgspec.Struct, forbid_unknown_fields=True):
     """Who the token is for."""
 
     user: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+
+
+_TOKEN: Final[Body[TokenRequest]] = Body(TokenRequest)
 
 
 class Token(msgspec.Struct, rename="camel"):
@@ -71,7 +75,7 @@ def routes(sign: Sign, url: str, users: Callable[[], Iterable[str]]) -> Router:
         # A form or plain text needs no consent of the browser to be sent from another page; JSON does.
         if request.content_type[0] != "application/json":
             raise ValidationException("send application/json")
-        wanted = msgspec.json.decode(await request.body(), type=TokenRequest)
+        wanted = await _TOKEN.read(request)
         if wanted.user != wanted.user.strip() or not wanted.user.isprintable():
             raise ValidationException("a user is printable text without spaces at its ends")
         return Token(sign(wanted.user, ttl_s=TOKEN_TTL_S), TOKEN_TTL_S)

@@ -19,7 +19,7 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.types import ControllerRouterHandler
 from msgspec import Meta, Raw, Struct
 
-from realtime.api.bodies import Body
+from realtime.api.bodies import ArrayBody
 from realtime.api.edge import Edge
 from realtime.api.guards import Guard
 from realtime.api.requests import request_id
@@ -33,6 +33,7 @@ from realtime.forwarding import Forwarding
 from realtime.messages import RESERVED_EVENTS, encode
 from realtime.publishing import Publishing
 from realtime.recent import Recent
+from realtime.steps import Turn
 
 BODY_BYTES_MAX: Final = 16 * 1024 * 1024
 BATCH_MAX: Final = 10_000
@@ -92,11 +93,12 @@ class Accepted(Struct, rename="camel"):
     duplicates: int
 
 
+_NULL: Final = Raw(b"null")
+_MISSING: Final = "Object missing required field `data`"
 _members = msgspec.json.Decoder(dict[str, Raw]).decode
+_name = msgspec.json.Decoder(str | int).decode
 
-EVENTS: Final[Body[list[HookEvent] | HookEvent]] = Body(
-    Annotated[list[HookEvent], Meta(max_length=BATCH_MAX)] | HookEvent
-)
+EVENTS: Final[ArrayBody[HookEvent]] = ArrayBody(HookEvent, BATCH_MAX)
 
 
 def routes(edge: Edge, guard: Guard) -> list[ControllerRouterHandler]:
@@ -120,9 +122,8 @@ def routes(edge: Edge, guard: Guard) -> list[ControllerRouterHandler]:
         One bad event refuses all of them, with its path. With an `id` each is published once within 10 minutes.
         """
         await guard.service(request)
-        events = await EVENTS.read(request)
-        batch = [events] if isinstance(events, HookEvent) else events
-        accepted = await hooks.publish(batch, request_id(request), single=batch is not events)
+        events, is_array = await EVENTS.read(request, edge.settings.limits.publication_bytes_max)
+        accepted = await hooks.publish(events, request_id(request), single=not is_array)
         return Response(msgspec.json.encode(accepted), media_type="application/json")
 
     return [post_events]
@@ -157,11 +158,17 @@ class EventHooks:
             Refused: an event cannot be published; none was.
             PublishFailed: one was not stored; others may be. Sent again with their ids, each is published once.
         """
-        channels = [self._checked(event, "" if single else f"[{index}]") for index, event in enumerate(events)]
+        turn = Turn()
+        channels: list[str | None] = []
+        for index, event in enumerate(events):
+            channels.append(self._checked(event, "" if single else f"[{index}]"))
+            await turn.give_way()
         await self._broadcaster.room()
         under_way: list[tuple[Publishing, bool]] = []
         duplicates = 0
         for event, channel in zip(events, channels, strict=True):
+            if await turn.give_way():
+                await self._broadcaster.room()
             if channel is not None and event.type not in VOLATILE and self._broadcaster.is_durable(channel):
                 publishing, again = self._stored(event, channel, request)
                 publishing.expect()
@@ -184,6 +191,9 @@ class EventHooks:
         """
         if event.type in RESERVED:
             raise Refused("forbidden", f"type {event.type!r} is the engine's own", path=_path(at, "type"))
+        if event.data == _NULL:
+            # As msgspec says it of one that is not there.
+            raise Refused("invalid_message", _MISSING + (f" - at `${at}`" if at else ""), path=_path(at, "data"))
         size = len(event.data)
         if size > self._bytes_max:
             detail = f"{size} bytes exceed limits.publication_bytes_max={self._bytes_max}"
@@ -258,8 +268,12 @@ def _state_key(event: HookEvent) -> str | None:
     if member is None or not bytes(event.data).startswith(b"{"):
         return None
     whose = _members(event.data).get(member)
-    value = None if whose is None else msgspec.json.decode(whose)
-    return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else None
+    if whose is None:
+        return None
+    try:
+        return str(_name(whose))
+    except msgspec.ValidationError:
+        return None
 
 
 def _path(at: str, member: str) -> str:

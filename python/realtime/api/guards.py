@@ -18,6 +18,7 @@ from litestar.types import Guard as RouteGuard
 from msgspec import Struct
 
 from realtime._engine import covers, named, named_by_client
+from realtime.api.collecting import Collecting
 from realtime.api.edge import Edge
 from realtime.api.local import is_local
 from realtime.api.problems import RefusedToken
@@ -76,8 +77,11 @@ class Guard:
             # Who shows nothing good is known by the address, so that trying costs as much as asking.
             self._control.charge("", peer)
             raise _refusal(error) from None
+        collecting = Collecting.of(request.scope)
         if identity.service:
+            collecting.caller = "service"
             return Caller(None, peer)
+        collecting.caller = f"user {identity.user}"
         self._control.charge(identity.user, peer)
         return Caller(identity, peer)
 

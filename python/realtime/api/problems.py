@@ -7,7 +7,6 @@ is answered with 500: that is for bugs of ours, which are logged and say nothing
 
 import logging
 import math
-import re
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Final
@@ -21,6 +20,7 @@ from realtime.api.answers import PROBLEM_HEADERS
 from realtime.api.requests import request_id
 from realtime.errors import Refused
 from realtime.logs import facts
+from realtime.messages import path_of
 
 MEDIA_TYPE: Final = "application/problem+json"
 
@@ -47,6 +47,7 @@ STATUSES: Final = {
 
 _CODES: Final = {401: "unauthorized", 403: "forbidden", 404: "not_found", 413: "too_large", 429: "rate_limited"}
 _RETRY_AFTER_S: Final = 1
+_CHARS_MAX: Final = 400
 _CHALLENGE: Final = 'Bearer realm="realtime"'
 
 log = logging.getLogger("realtime.api")
@@ -96,19 +97,6 @@ def body(status: int, code: str, detail: str, path: str | None = None, retry_aft
     return msgspec.json.encode(Problem(title, status, detail, code, path=path, retry_after_ms=retry_after_ms))
 
 
-_AT = re.compile(r" - at `(?:key in )?\$\.?(.*)`$")
-_MEMBER = re.compile(r"(?:required|unknown) field `([^`]+)`")
-
-
-def path_of(error: msgspec.MsgspecError) -> str | None:
-    """Return where in a body the fault is, such as `[3].userId`; None for the whole of it."""
-    text = str(error)
-    at = _AT.search(text)
-    member = _MEMBER.search(text)
-    found = ".".join(part for part in (at and at.group(1), member and member.group(1)) if part)
-    return found or None
-
-
 # What Litestar calls, by the type of what was raised.
 
 
@@ -145,8 +133,13 @@ def _with_head(allow: str) -> str:
 
 def malformed(_: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     """Answer a body that is not what the route takes."""
-    path = path_of(error) if isinstance(error, msgspec.DecodeError) else None
-    return problem(400, "invalid_message", str(error), path=path)
+    path = path_of(error).removeprefix(".") if isinstance(error, msgspec.DecodeError) else ""
+    return problem(400, "invalid_message", _cut(str(error)), path=_cut(path) or None)
+
+
+def _cut(text: str) -> str:
+    """Leave out the middle of what repeats a long thing that was sent."""
+    return text if len(text) <= _CHARS_MAX else f"{text[: _CHARS_MAX // 2]}…{text[-_CHARS_MAX // 2 :]}"
 
 
 def broken(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:

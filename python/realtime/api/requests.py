@@ -15,6 +15,7 @@ from litestar import Request
 from litestar.types import ASGIApp, Receive, Send
 
 from realtime.api.answers import answer, problem
+from realtime.api.collecting import Bodies
 from realtime.api.edge import Edge
 from realtime.containment import goes_on
 from realtime.logs import facts
@@ -42,7 +43,9 @@ class Requests:
     def __init__(self, inner: ASGIApp, edge: Edge) -> None:
         self._inner = inner
         self._edge = edge
-        self._head_bytes_max = edge.settings.limits.head_bytes_max
+        limits = edge.settings.limits
+        self._head_bytes_max = limits.head_bytes_max
+        self._bodies = Bodies(edge.control.ledger.of("bodies"), limits.message_values_max)
         self._under_way = 0
         self._none_under_way = asyncio.Event()
         self._none_under_way.set()
@@ -61,9 +64,11 @@ class Requests:
             return
         self._under_way += 1
         self._none_under_way.clear()
+        collecting = self._bodies.of(scope)
         try:
             await self._answered(scope, receive, send)
         finally:
+            collecting.release()
             self._under_way -= 1
             if not self._under_way:
                 self._none_under_way.set()

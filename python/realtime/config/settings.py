@@ -78,6 +78,13 @@ class ApiSettings(Section, frozen=True):
     port: Annotated[
         Port, Meta(description="Port of the HTTP listener; 0 takes a free one. With `api.url` the default is 3003.")
     ] = 3001
+    bodies_bytes_max: Annotated[
+        Bytes,
+        Meta(
+            description="Bytes of request bodies in memory, all together, but for those of mounted apps. Above it the "
+            "caller who holds most is answered 503 `overloaded`."
+        ),
+    ] = 64 * 1024 * 1024
     url: Annotated[
         Text | None,
         Meta(
@@ -270,6 +277,21 @@ class LimitSettings(Section, frozen=True):
     message_bytes_max: Annotated[Bytes, Meta(description="Bytes of one inbound message; more closes 1009.")] = (
         16 * 1024 * 1024
     )
+    message_values_max: Annotated[
+        Positive,
+        Meta(
+            description="Values of one message, of the body of an HTTP request, or of each element where a route takes "
+            "an array: every object, array, string, number, `true`, `false` and `null` counts. More answers "
+            "`invalid_message`."
+        ),
+    ] = 20_000
+    command_bytes_max: Annotated[
+        Bytes,
+        Meta(
+            description="Bytes of one command, but for pings and relays; more answers `too_large`. Python decodes "
+            "what a handler gets in one step, 2 MiB in up to 10 ms."
+        ),
+    ] = 2 * 1024 * 1024
     publication_bytes_max: Annotated[
         Bytes, Meta(description="Bytes of one event of a channel; more answers `too_large`.")
     ] = 1024 * 1024

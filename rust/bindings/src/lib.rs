@@ -44,6 +44,7 @@ fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<frames::Deflate>()?;
     module.add_function(wrap_pyfunction!(engine::flush_of, module)?)?;
     module.add_function(wrap_pyfunction!(json::json_fault, module)?)?;
+    module.add_function(wrap_pyfunction!(json::json_slices, module)?)?;
     module.add_function(wrap_pyfunction!(forks::close_inherited, module)?)?;
     module.add_function(wrap_pyfunction!(load::load, module)?)?;
     module.add_function(wrap_pyfunction!(backup::backup, module)?)?;

@@ -3,21 +3,32 @@
 //! serde_json's recursion limit, number type and treatment of lone surrogates are not the protocol's, and the parts of
 //! a message are needed as byte ranges that go on unparsed to Python or into another frame. So this walk is ours;
 //! tests hold it against serde_json. Rules: depth ≤ 64, ≤ 1,024 keys an object, no key twice, integers within ±2^53,
-//! finite numbers. A lone surrogate escape becomes `\ufffd` in place: both are six bytes. The input is valid UTF-8.
-//! [`check`] holds other texts to the same rules: bodies of HTTP requests, answers of another API.
+//! finite numbers, at most `limits.message_values_max` values. A lone surrogate escape becomes `\ufffd` in place: both
+//! are six bytes. The input is valid UTF-8. [`check`] and [`slices`] hold other texts to the same rules: bodies of HTTP
+//! requests, answers of another API. docs/reference/protocol.md#json lists the rules for users.
 
 mod fault;
+mod slices;
 
 pub use fault::{Fault, Invalid, id_of, path_at};
+pub use slices::{Slice, slices};
 
 use std::borrow::Cow;
 use std::collections::HashSet;
+use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
 
 /// Containers within one another, the envelope's own object included.
 pub const DEPTH_MAX: usize = 64;
 /// Members of one object.
 pub const KEYS_MAX: usize = 1_024;
 const INTEGER_MAX: u64 = 1 << 53;
+/// Bytes of one number: what stands behind so many digits changes no double.
+const NUMBER_BYTES_MAX: usize = 1_024;
+/// Numbers that are longer, or not within these magnitudes, take Python up to 17 µs each, others less than 1.
+const QUICK_NUMBER_BYTES_MAX: usize = 32;
+const QUICK_NUMBERS: std::ops::Range<f64> = 1e-250..1e250;
+/// What such a number counts as.
+const SLOW_NUMBER_VALUES: usize = 100;
 /// Up to here keys are compared one with another; beyond, through a hash set.
 const KEYS_COMPARED_MAX: usize = 16;
 
@@ -96,7 +107,7 @@ pub struct Member {
     pub value: Value,
 }
 
-/// Where the parts of `{"type", "data"?, "id"?}` are.
+/// Where the parts of `{"type", "data"?, "id"?}` are; a part that is `null` is absent.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Envelope {
     /// The value of `type`.
@@ -115,21 +126,22 @@ pub struct Scanner {
 }
 
 impl Scanner {
-    /// Walks one message.
+    /// Walks one message of at most `values_max` values; containers and what they hold count one each, keys nothing.
     ///
     /// # Errors
     /// [`Invalid`] for whatever the protocol does not take; the bytes may then be partly rewritten.
-    pub fn scan(&mut self, bytes: &mut [u8]) -> Result<Envelope, Invalid> {
+    pub fn scan(&mut self, bytes: &mut [u8], values_max: usize) -> Result<Envelope, Invalid> {
         self.keys.clear();
         self.members.clear();
-        let mut walk = Walk { bytes, at: 0, keys: &mut self.keys, members: &mut self.members };
+        let mut walk = Walk::new(bytes, values_max, &mut self.keys, &mut self.members);
         walk.envelope().map_err(|fault| Invalid { fault, at: walk.at })
     }
 
-    /// The member of `data` with this key, in the message scanned last.
+    /// The member of `data` with this key, in the message scanned last; `null` is an absent member.
     #[must_use]
     pub fn member(&self, bytes: &[u8], key: &str) -> Option<Value> {
-        self.members.iter().find(|member| *key_text(bytes, member.key, member.key_escaped) == *key).map(|m| m.value)
+        let found = self.members.iter().find(|member| *key_text(bytes, member.key, member.key_escaped) == *key);
+        found.map(|member| member.value).filter(|value| value.kind != Kind::Null)
     }
 }
 
@@ -140,7 +152,7 @@ pub fn members(bytes: &[u8], object: Span) -> Vec<(Cow<'_, str>, Value)> {
     let mut keys = Vec::new();
     let mut unused = Vec::new();
     let mut found = Vec::new();
-    let mut walk = Walk { bytes: &mut copy, at: 0, keys: &mut keys, members: &mut unused };
+    let mut walk = Walk::new(&mut copy, usize::MAX, &mut keys, &mut unused);
     let outcome = walk.object(1, &mut |walk, key, escaped| {
         let mut value = walk.value(2)?;
         value.span.start += object.start;
@@ -152,12 +164,13 @@ pub fn members(bytes: &[u8], object: Span) -> Vec<(Cow<'_, str>, Value)> {
     found.into_iter().map(|(key, escaped, value)| (key_text(bytes, key, escaped), value)).collect()
 }
 
-/// Holds any JSON text to the rules of a message; nested containers count from 1.
+/// Holds any JSON text to the rules of a message, of at most `values_max` values; nested containers count from 1.
 ///
 /// # Errors
 /// [`Invalid`] for whatever the protocol does not take; the bytes may then be partly rewritten.
-pub fn check(bytes: &mut [u8]) -> Result<Value, Invalid> {
-    let mut walk = Walk { bytes, at: 0, keys: &mut Vec::new(), members: &mut Vec::new() };
+pub fn check(bytes: &mut [u8], values_max: usize) -> Result<Value, Invalid> {
+    let (mut keys, mut members) = (Vec::new(), Vec::new());
+    let mut walk = Walk::new(bytes, values_max, &mut keys, &mut members);
     walk.space();
     let outcome = walk.value(1).and_then(|value| walk.end().map(|()| value));
     outcome.map_err(|fault| Invalid { fault, at: walk.at })
@@ -175,9 +188,44 @@ fn key_text(bytes: &[u8], quoted: Span, escaped: bool) -> Cow<'_, str> {
     text(bytes, quoted, escaped)
 }
 
+/// Hashes of an object's keys under a secret of its own: nobody can choose keys that collide, and no key is copied.
+#[derive(Default)]
+struct KeyHashes {
+    state: RandomState,
+    found: HashSet<u64, BuildHasherDefault<Hashed>>,
+}
+
+impl KeyHashes {
+    /// Takes a key in; false where one with its hash is there already.
+    fn insert(&mut self, key: &str) -> bool {
+        self.found.insert(self.state.hash_one(key))
+    }
+}
+
+/// Hashes what is a hash already.
+#[derive(Default)]
+struct Hashed(u64);
+
+impl Hasher for Hashed {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        debug_assert!(bytes.is_empty(), "only hashes are hashed");
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+}
+
 struct Walk<'a> {
     bytes: &'a mut [u8],
     at: usize,
+    values_max: usize,
+    /// How many more values there may be.
+    values_left: usize,
     /// Keys of the objects that are open now, innermost last.
     keys: &'a mut Vec<(Span, bool)>,
     members: &'a mut Vec<Member>,
@@ -186,8 +234,18 @@ struct Walk<'a> {
 type OnMember<'f, 'a> = dyn FnMut(&mut Walk<'a>, Span, bool) -> Result<(), Fault> + 'f;
 
 impl<'a> Walk<'a> {
+    fn new(
+        bytes: &'a mut [u8],
+        values_max: usize,
+        keys: &'a mut Vec<(Span, bool)>,
+        members: &'a mut Vec<Member>,
+    ) -> Self {
+        Self { bytes, at: 0, values_max, values_left: values_max, keys, members }
+    }
+
     fn envelope(&mut self) -> Result<Envelope, Fault> {
         let mut envelope = Envelope::default();
+        self.count_values(1)?;
         self.space();
         self.object(1, &mut |walk, key, escaped| {
             let name = key_text(walk.bytes, key, escaped);
@@ -200,7 +258,7 @@ impl<'a> Walk<'a> {
             drop(name);
             let value = if is_data { walk.data_value()? } else { walk.value(2)? };
             if let Some(place) = place {
-                *place = Some(value);
+                *place = Some(value).filter(|value| value.kind != Kind::Null);
             }
             Ok(())
         })?;
@@ -232,7 +290,14 @@ impl<'a> Walk<'a> {
         Err(Fault::Syntax)
     }
 
+    /// Counts values; the first one of each before its first byte is read.
+    fn count_values(&mut self, count: usize) -> Result<(), Fault> {
+        self.values_left = self.values_left.checked_sub(count).ok_or(Fault::Values(self.values_max))?;
+        Ok(())
+    }
+
     fn value(&mut self, depth: usize) -> Result<Value, Fault> {
+        self.count_values(1)?;
         let start = self.at;
         let kind = match self.peek().ok_or(Fault::Syntax)? {
             b'"' => Kind::String { escaped: self.string()? },
@@ -257,6 +322,7 @@ impl<'a> Walk<'a> {
         if self.peek() != Some(b'{') {
             return self.value(2);
         }
+        self.count_values(1)?;
         let start = self.at;
         self.object(2, &mut |walk, key, key_escaped| {
             let value = walk.value(3)?;
@@ -310,30 +376,32 @@ impl<'a> Walk<'a> {
         first_key: usize,
         key: Span,
         escaped: bool,
-        hashed: &mut Option<HashSet<Box<str>>>,
+        hashed: &mut Option<KeyHashes>,
     ) -> Result<(), Fault> {
         let count = self.keys.len() - first_key;
         if count >= KEYS_MAX {
             return Err(Fault::Keys);
         }
-        if count >= KEYS_COMPARED_MAX {
-            let set = hashed.get_or_insert_with(|| {
-                self.keys[first_key..].iter().map(|&(k, e)| key_text(self.bytes, k, e).into()).collect()
+        let may_stand_twice = count < KEYS_COMPARED_MAX || {
+            let hashes = hashed.get_or_insert_with(|| {
+                let mut hashes = KeyHashes::default();
+                for &(known, known_escaped) in &self.keys[first_key..] {
+                    hashes.insert(&key_text(self.bytes, known, known_escaped));
+                }
+                hashes
             });
-            if !set.insert(key_text(self.bytes, key, escaped).into()) {
-                return Err(Fault::Twice);
-            }
-        } else {
-            let twice = self.keys[first_key..].iter().any(|&(known, known_escaped)| {
+            !hashes.insert(&key_text(self.bytes, key, escaped))
+        };
+        let stands_twice = may_stand_twice
+            && self.keys[first_key..].iter().any(|&(known, known_escaped)| {
                 if escaped || known_escaped {
                     key_text(self.bytes, key, escaped) == key_text(self.bytes, known, known_escaped)
                 } else {
                     key.of(self.bytes) == known.of(self.bytes)
                 }
             });
-            if twice {
-                return Err(Fault::Twice);
-            }
+        if stands_twice {
+            return Err(Fault::Twice);
         }
         self.keys.push((key, escaped));
         Ok(())
@@ -343,6 +411,10 @@ impl<'a> Walk<'a> {
         if depth > DEPTH_MAX {
             return Err(Fault::Depth);
         }
+        self.array_of(&mut |walk| walk.value(depth + 1).map(drop))
+    }
+
+    fn array_of(&mut self, on_element: &mut dyn FnMut(&mut Self) -> Result<(), Fault>) -> Result<(), Fault> {
         self.take(b'[')?;
         self.space();
         if self.peek() == Some(b']') {
@@ -350,7 +422,7 @@ impl<'a> Walk<'a> {
             return Ok(());
         }
         loop {
-            self.value(depth + 1)?;
+            on_element(self)?;
             self.space();
             match self.peek() {
                 Some(b',') => self.at += 1,
@@ -451,12 +523,22 @@ impl<'a> Walk<'a> {
             }
             self.digits()?;
         }
+        let length = self.at - start;
         let digits = |range: std::ops::Range<usize>| std::str::from_utf8(&self.bytes[range]).map_err(|_| Fault::Syntax);
         if self.at == integer_end {
             let magnitude: u64 = digits(whole..integer_end)?.parse().map_err(|_| Fault::Integer)?;
             return if magnitude <= INTEGER_MAX { Ok(Kind::Integer) } else { Err(Fault::Integer) };
         }
+        if length > NUMBER_BYTES_MAX {
+            return Err(Fault::Digits);
+        }
         let value: f64 = digits(start..self.at)?.parse().map_err(|_| Fault::Number)?;
-        if value.is_finite() { Ok(Kind::Float) } else { Err(Fault::Number) }
+        if !value.is_finite() {
+            return Err(Fault::Number);
+        }
+        if length > QUICK_NUMBER_BYTES_MAX || !(value == 0.0 || QUICK_NUMBERS.contains(&value.abs())) {
+            self.count_values(SLOW_NUMBER_VALUES - 1)?;
+        }
+        Ok(Kind::Float)
     }
 }

@@ -138,6 +138,8 @@ impl Default for CompressionOptions {
 pub struct Limits {
     pub enabled: bool,
     pub message_bytes_max: usize,
+    pub message_values_max: usize,
+    pub command_bytes_max: usize,
     pub publication_bytes_max: usize,
     pub idle_timeout_s: u32,
     pub heartbeat_interval_s: u32,
@@ -192,6 +194,8 @@ impl Default for Limits {
         Self {
             enabled: true,
             message_bytes_max: 16 << 20,
+            message_values_max: 20_000,
+            command_bytes_max: 2 << 20,
             publication_bytes_max: 1 << 20,
             idle_timeout_s: 300,
             heartbeat_interval_s: 25,

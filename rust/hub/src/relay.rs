@@ -358,7 +358,7 @@ mod tests {
     fn data_of(template: &str, message: &str) -> Result<String, WrongMember> {
         let mut bytes = message.as_bytes().to_vec();
         let mut scanner = Scanner::default();
-        scanner.scan(&mut bytes).unwrap();
+        scanner.scan(&mut bytes, usize::MAX).unwrap();
         let scope = Scope { scanner: &scanner, bytes: &bytes, user: "ann", session: "s1" };
         let mut out = Vec::new();
         DataTemplate::new(&serde_json::from_str(template).unwrap()).unwrap().write(&scope, &mut out)?;

@@ -50,7 +50,7 @@ fn what_is_no_message_is_answered_so() {
         ("{\"type\":\"ping\",\"data\":{\"a\":9007199254740993}}", "data.a"),
         ("{\"type\":7}", "type"),
         ("{\"type\":\"ping\",\"id\":1.5}", "id"),
-        ("{\"type\":\"ping\",\"id\":null}", "id"),
+        ("{\"type\":\"ping\",\"id\":true}", "id"),
         ("{\"type\":\"subscribe\",\"data\":{\"channel\":\"a b\"}}", "data.channel"),
         ("{\"type\":\"subscribe\",\"data\":{\"channel\":7}}", "data.channel"),
         ("{\"type\":\"subscribe\",\"data\":{\"channel\":\"news:1\",\"last\":1001}}", "data.last"),
@@ -65,6 +65,99 @@ fn what_is_no_message_is_answered_so() {
         assert_eq!(error_of(&answers).1, "invalid_message", "{text}");
         assert_eq!(answers[0]["data"]["path"], path, "{text}");
     }
+}
+
+#[test]
+fn a_command_with_too_many_values_is_refused_with_its_id_and_the_member() {
+    let mut options = world::options();
+    options["limits"]["message_values_max"] = json!(100);
+    let mut world = World::with(&options, 1, Store::default());
+    let ann = world.connect(0, "ann");
+    // The command, its type, its id, its data and the list are five.
+    let ping = |count: usize| {
+        let lists = vec!["[]"; count].join(",");
+        format!("{{\"type\":\"ping\",\"id\":\"c1\",\"data\":{{\"a\":[{lists}]}}}}")
+    };
+    assert_eq!(world.ask(ann, &ping(95))[0]["type"], "pong");
+    let answers = world.ask(ann, &ping(96));
+    assert_eq!(error_of(&answers), ("Invalid message format", "invalid_message"));
+    assert_eq!((&answers[0]["id"], &answers[0]["data"]["path"]), (&json!("c1"), &json!("data.a")));
+}
+
+#[test]
+fn a_command_that_is_too_long_for_python_is_refused_and_the_connection_stays() {
+    let mut options = world::options();
+    options["limits"]["command_bytes_max"] = json!(1_000);
+    options["routes"] = json!(["plain", {
+        "type": "send_message", "right": "publish", "channel": "conversation:{data.conversationId}", "failure": "No"
+    }]);
+    let mut world = World::with(&options, 1, Store::default());
+    let ann = world.connect(0, "ann");
+    let of_size = |kind: &str, size: usize| {
+        let command = format!("{{\"type\":\"{kind}\",\"id\":1,\"data\":{{\"conversationId\":\"1\",\"x\":\"\"}}}}");
+        command.replace("\"x\":\"", &format!("\"x\":\"{}", "x".repeat(size - command.len())))
+    };
+    world.take_events();
+    assert!(world.ask(ann, &of_size("plain", 1_000)).is_empty());
+    assert_eq!(world.take_events().len(), 1);
+    let plain = "command of 1001 bytes exceeds limits.command_bytes_max=1000; send less at once";
+    for (kind, message) in [("plain", plain), ("subscribe", plain), ("send_message", "No")] {
+        let answers = world.ask(ann, &of_size(kind, 1_001));
+        assert_eq!((error_of(&answers), &answers[0]["id"]), ((message, "too_large"), &json!(1)), "{kind}");
+    }
+    assert!(world.take_events().is_empty());
+    for kind in ["ping", "typing_start"] {
+        assert_ne!(world.ask(ann, &of_size(kind, 1_001))[0]["type"], "error", "{kind}");
+    }
+}
+
+/// Every member of every command of the engine's own: null is answered as if it were missing.
+#[test]
+fn a_member_that_is_null_is_answered_as_a_missing_one() {
+    let channel = json!({"channel": "ring:1"});
+    for (kind, data, members) in [
+        ("subscribe", &channel, &["channel", "position", "last"][..]),
+        ("unsubscribe", &channel, &["channel"]),
+        ("publish", &json!({"channel": "ring:1", "event": "e", "data": 1}), &["channel", "event", "data", "key"]),
+        ("history", &channel, &["channel", "position", "last", "limit"]),
+        ("refresh", &json!({"token": "x"}), &["token"]),
+        ("typing_start", &json!({"conversationId": "1"}), &["conversationId"]),
+        ("typing_stop", &json!({"conversationId": "1"}), &["conversationId"]),
+        ("ping", &json!({}), &["x"]),
+    ] {
+        for member in members {
+            let ask = |is_null: bool| {
+                let mut data = data.clone();
+                data.as_object_mut().unwrap().remove(*member);
+                if is_null {
+                    data[*member] = Value::Null;
+                }
+                let mut world = World::new(1);
+                let ann = world.connect(0, "ann");
+                world.ask(ann, &json!({"type": kind, "id": 1, "data": data}).to_string())
+            };
+            assert_eq!(ask(true), ask(false), "{kind} {member}");
+        }
+    }
+    for member in ["type", "id", "data"] {
+        let ask = |is_null: bool| {
+            let mut command = json!({"type": "unsubscribe", "id": 1, "data": {}});
+            command.as_object_mut().unwrap().remove(member);
+            if is_null {
+                command[member] = Value::Null;
+            }
+            let mut world = World::new(1);
+            let ann = world.connect(0, "ann");
+            world.ask(ann, &command.to_string())
+        };
+        assert_eq!(ask(true), ask(false), "{member}");
+    }
+    let mut world = World::new(1);
+    let ann = world.connect(0, "ann");
+    let position = |epoch: &str| {
+        format!("{{\"type\":\"subscribe\",\"data\":{{\"channel\":\"ring:1\",\"position\":{{\"offset\":1{epoch}}}}}}}")
+    };
+    assert_eq!(world.ask(ann, &position(",\"epoch\":null")), world.ask(ann, &position("")));
 }
 
 #[test]

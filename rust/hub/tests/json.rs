@@ -1,13 +1,13 @@
 //! The scanner against serde_json: what both take means the same, what the protocol refuses is refused.
 
 use proptest::prelude::*;
-use realtime_hub::json::{Fault, Kind, Scanner, check, id_of, members};
+use realtime_hub::json::{Fault, Kind, Scanner, Slice, Span, check, id_of, members, slices};
 use serde_json::Value;
 
 fn scan(text: &str) -> Option<(Option<String>, Option<String>, Option<String>)> {
     let mut bytes = text.as_bytes().to_vec();
     let mut scanner = Scanner::default();
-    let envelope = scanner.scan(&mut bytes).ok()?;
+    let envelope = scanner.scan(&mut bytes, usize::MAX).ok()?;
     let part = |value: Option<realtime_hub::json::Value>| {
         value.map(|value| String::from_utf8(value.span.of(&bytes).to_vec()).unwrap())
     };
@@ -41,7 +41,7 @@ proptest! {
         let (found_kind, found_id, found_data) = scan(&text).expect("valid");
         prop_assert_eq!(serde_json::from_str::<String>(&found_kind.unwrap()).unwrap(), kind);
         prop_assert_eq!(found_id.unwrap(), id.to_string());
-        prop_assert_eq!(serde_json::from_str::<Value>(&found_data.unwrap()).unwrap(), data);
+        prop_assert_eq!(found_data.map_or(Value::Null, |text| serde_json::from_str(&text).unwrap()), data);
     }
 
     #[test]
@@ -67,12 +67,13 @@ proptest! {
         let data = Value::Object(map.clone().into_iter().collect());
         let mut bytes = serde_json::json!({"type": "x", "data": data}).to_string().into_bytes();
         let mut scanner = Scanner::default();
-        let envelope = scanner.scan(&mut bytes).unwrap();
+        let envelope = scanner.scan(&mut bytes, usize::MAX).unwrap();
         let found = members(&bytes, envelope.data.unwrap().span);
         prop_assert_eq!(found.len(), map.len());
         for (key, value) in found {
             prop_assert_eq!(&serde_json::from_slice::<Value>(value.span.of(&bytes)).unwrap(), &map[&*key]);
-            prop_assert_eq!(scanner.member(&bytes, &key), Some(value));
+            // A member that is null is absent for whoever asks by name.
+            prop_assert_eq!(scanner.member(&bytes, &key), Some(value).filter(|value| value.kind != Kind::Null));
         }
     }
 }
@@ -96,6 +97,9 @@ fn limits_are_where_the_protocol_says() {
         ("{\"data\":1e308}".into(), true),
         ("{\"data\":1e309}".into(), false),
         ("{\"data\":-0}".into(), true),
+        (format!("{{\"data\":0.{}}}", "1".repeat(1_022)), true),
+        (format!("{{\"data\":0.{}}}", "1".repeat(1_023)), false),
+        (format!("{{\"data\":{}}}", "9".repeat(5_000)), false),
         ("{\"data\":-}".into(), false),
         ("{\"data\":\"\\x\"}".into(), false),
         ("{\"a\":1,\"a\":2}".into(), false),
@@ -110,7 +114,7 @@ fn limits_are_where_the_protocol_says() {
 fn kinds_are_told_apart() {
     let mut bytes = br#"{"data":{"s":"x","e":"\n","i":-7,"f":1.5,"x":1e3,"b":true,"n":null,"o":{},"a":[]}}"#.to_vec();
     let mut scanner = Scanner::default();
-    scanner.scan(&mut bytes).unwrap();
+    scanner.scan(&mut bytes, usize::MAX).unwrap();
     for (key, kind) in [
         ("s", Kind::String { escaped: false }),
         ("e", Kind::String { escaped: true }),
@@ -118,13 +122,80 @@ fn kinds_are_told_apart() {
         ("f", Kind::Float),
         ("x", Kind::Float),
         ("b", Kind::Bool),
-        ("n", Kind::Null),
         ("o", Kind::Object),
         ("a", Kind::Array),
     ] {
         assert_eq!(scanner.member(&bytes, key).unwrap().kind, kind, "{key}");
     }
     assert_eq!(scanner.member(&bytes, "s").unwrap().count(&bytes), None);
+    assert_eq!(scanner.member(&bytes, "n"), None);
+}
+
+#[test]
+fn a_part_that_is_null_is_absent() {
+    assert_eq!(scan(r#"{"type":null,"id":null,"data":null}"#), scan("{}"));
+}
+
+#[test]
+fn values_are_counted_up_to_the_limit_whatever_holds_them() {
+    let bracket_list = |count: usize| format!("{{\"data\":[{}]}}", vec!["[]"; count].join(","));
+    let objects = |count: usize| format!("{{\"data\":{{\"a\":[{}]}}}}", vec!["{\"b\":0}"; count].join(","));
+    // The message and the list count, too; an object in the list counts with what it holds.
+    for (text, values_max, taken) in [
+        (bracket_list(98), 100, true),
+        (bracket_list(99), 100, false),
+        (objects(20), 43, true),
+        (objects(20), 42, false),
+        ("{}".to_owned(), 1, true),
+        ("{\"data\":{}}".to_owned(), 1, false),
+        ("{\"data\":0}".to_owned(), 2, true),
+    ] {
+        let mut bytes = text.into_bytes();
+        let outcome = Scanner::default().scan(&mut bytes, values_max);
+        assert_eq!(outcome.err().map(|invalid| invalid.fault), (!taken).then_some(Fault::Values(values_max)));
+        assert_eq!(check(&mut bytes, values_max).is_ok(), taken);
+    }
+    // Numbers that take a reader long count for more.
+    for (number, values) in [
+        ("0.12345678901234567890123456789", 1),
+        ("1e249", 1),
+        ("0e300", 1),
+        ("0.123456789012345678901234567890123", 100),
+        ("1e251", 100),
+        ("-5e-324", 100),
+    ] {
+        for (values_max, taken) in [(values, true), (values - 1, false)] {
+            assert_eq!(check(&mut number.as_bytes().to_vec(), values_max).is_ok(), taken, "{number} {values_max}");
+        }
+    }
+    let mut bytes = bracket_list(100).into_bytes();
+    let invalid = check(&mut bytes, 100).unwrap_err();
+    assert_eq!(invalid.path(&bytes).as_deref(), Some("data"));
+    assert_eq!(invalid.fault.to_string(), "more than 100 values (limits.message_values_max)");
+}
+
+#[test]
+fn an_array_is_cut_into_slices_and_each_element_counts_by_itself() {
+    let found = |text: &str, values_max, slice_values| slices(&mut text.as_bytes().to_vec(), values_max, slice_values);
+    let slice = |start, end, count| Slice { span: Span { start, end }, count };
+    assert_eq!(found(" [ 1 , [2,3] ,4,5 ] ", 3, 2), Ok(Some(vec![slice(3, 12, 2), slice(14, 17, 2)])));
+    assert_eq!(found("[[1,2],[3,4],5]", 3, 1), Ok(Some(vec![slice(1, 6, 1), slice(7, 12, 1), slice(13, 14, 1)])));
+    assert_eq!(found("[]", 1, 1), Ok(Some(vec![])));
+    let long = format!("[\"{}\",1]", "x".repeat(256 << 10));
+    assert_eq!(found(&long, 1, 9).unwrap().unwrap().len(), 2);
+    assert_eq!(found("{\"a\":[1,2]}", 4, 1), Ok(None));
+    for (text, fault, path) in [
+        ("[[1,2],[3,4,5]]", Fault::Values(3), Some("[1]")),
+        ("{\"a\":[1,2]}", Fault::Values(3), Some("a")),
+        ("[1,2", Fault::Syntax, None),
+        ("[1]]", Fault::Syntax, None),
+        ("[0,{\"a\":1e999}]", Fault::Number, Some("[1].a")),
+        (&format!("[{}{}]", "[".repeat(64), "]".repeat(64)), Fault::Depth, Some("[0]")),
+    ] {
+        let invalid = found(text, if text.len() > 100 { 100 } else { 3 }, 1).unwrap_err();
+        assert_eq!((invalid.fault, invalid.path(text.as_bytes()).as_deref()), (fault, path), "{text:.60}");
+    }
+    assert!(found(&format!("[{}{}]", "[".repeat(63), "]".repeat(63)), 100, 1).is_ok());
 }
 
 #[test]
@@ -146,11 +217,11 @@ fn a_fault_names_its_kind_and_the_member() {
         ("", Fault::Syntax, None),
     ] {
         let mut bytes = text.as_bytes().to_vec();
-        let invalid = check(&mut bytes).unwrap_err();
+        let invalid = check(&mut bytes, usize::MAX).unwrap_err();
         assert_eq!((invalid.fault, invalid.path(&bytes).as_deref()), (fault, path), "{text:.60}");
     }
     let long = format!("{{\"{}\":1e999}}", "ö".repeat(100_000));
-    let path = check(&mut long.clone().into_bytes()).unwrap_err().path(long.as_bytes()).unwrap();
+    let path = check(&mut long.clone().into_bytes(), usize::MAX).unwrap_err().path(long.as_bytes()).unwrap();
     assert!(path.len() < 300, "{} bytes", path.len());
 }
 

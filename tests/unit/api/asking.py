@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Awaitable, Callable
 from typing import Any, Self
 from urllib.parse import unquote
 
@@ -54,6 +55,7 @@ async def ask(
     *,
     query: str | bytes = "",
     client: str = "127.0.0.1",
+    receive: Callable[[], Awaitable[Any]] | None = None,
 ) -> Answer:
     """Send one request and return its answer; servers hand over a path that is decoded as a whole, and the raw one."""
     lines = headers.items() if isinstance(headers, dict) else headers
@@ -74,13 +76,13 @@ async def ask(
     }
     sent: list[Any] = []
 
-    async def receive() -> Any:
+    async def whole() -> Any:
         return {"type": "http.request", "body": body, "more_body": False}
 
     async def send(message: Any) -> None:
         sent.append(message)
 
-    await app(scope, receive, send)
+    await app(scope, receive or whole, send)
     start = sent[0]
     found = {name.decode().lower(): value.decode() for name, value in start["headers"]}
     return Answer(start["status"], found, b"".join(message.get("body", b"") for message in sent[1:]))

@@ -9,11 +9,9 @@ from urllib.parse import quote
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from litestar import Request
 
 from realtime.api import bodies
 from realtime.config import LimitSettings
-from realtime.errors import Refused
 from tests.unit.api.asking import LOCAL, SERVICE_KEY, Answer, World
 
 ROUTES = [
@@ -99,16 +97,14 @@ def test_nothing_that_is_sent_is_answered_as_our_failure(
         assert answer.problem[1]
 
 
-class Stalled(Request[Any, Any, Any]):
-    """A request whose body never comes."""
-
-    async def body(self) -> bytes:
-        await asyncio.Event().wait()
-        return b""
-
-
 async def test_a_body_that_does_not_come_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bodies, "TIMEOUT_S", 0.01)
-    request = Stalled({"type": "http", "headers": []})  # type: ignore[arg-type]
-    with pytest.raises(Refused, match="did not come within"):
-        await bodies.Body[Any](dict).read(request)
+    async with World() as world:
+        never = asyncio.Event()
+
+        async def receive() -> Any:
+            await never.wait()
+
+        answer = await world.call("POST", "/api/conversations/7/messages", user="ann", receive=receive)
+    assert answer.problem == (400, "invalid_message", None)
+    assert "did not come within" in answer.json["detail"]

@@ -10,7 +10,6 @@ use super::commands::{Command, Dispatched, INVALID, Source};
 use crate::channel_name::{is_own_channel, named_by_client};
 use crate::compose::Fault;
 use crate::event::Event;
-use crate::json::Kind;
 use crate::pattern::{Rights, rights_on};
 use crate::relay::{Scope, WrongMember};
 use crate::rules::{Guard, Verb};
@@ -58,11 +57,7 @@ impl ShardCore {
             return Err(self.wrong(command, "data"));
         }
         let value = path.strip_prefix("data.").and_then(|name| command.member(name));
-        let is_missing = value.is_none_or(|value| match value.kind {
-            Kind::Null => true,
-            Kind::String { .. } => value.text(command.bytes).is_some_and(|text| text.is_empty()),
-            _ => false,
-        });
+        let is_missing = value.is_none_or(|value| value.text(command.bytes).is_some_and(|text| text.is_empty()));
         let message = guard.missing.filter(|_| is_missing).unwrap_or(INVALID);
         let fault = Fault { code: "invalid_message", message, path: Some(&path), ..Fault::default() };
         Err(self.refuse_command(command, fault))

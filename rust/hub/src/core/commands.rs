@@ -80,7 +80,7 @@ impl<'a> Command<'a> {
 
     /// Whether its data is neither an object nor absent.
     pub(super) fn has_other_data(&self) -> bool {
-        self.envelope.data.is_some_and(|data| !matches!(data.kind, Kind::Object | Kind::Null))
+        self.envelope.data.is_some_and(|data| data.kind != Kind::Object)
     }
 
     /// Whether it came back from Python in its order, with a credit to give back.
@@ -110,7 +110,7 @@ impl ShardCore {
     /// Takes one message of a `json` endpoint. It never reads on: whoever has a credit to give back does so afterwards.
     pub(super) fn command_in(&mut self, slot: usize, bytes: &mut [u8], source: Source) -> Dispatched {
         let mut scanner = std::mem::take(&mut self.scanner);
-        let dispatched = match scanner.scan(bytes) {
+        let dispatched = match scanner.scan(bytes, self.hub.rules.limits.message_values_max) {
             Err(invalid) => {
                 let id = id_of(bytes).filter(|(id, value)| is_id(value, id)).map(|(id, _)| id);
                 self.unreadable(slot, id.as_deref(), invalid.path(bytes).as_deref(), source)
@@ -159,8 +159,10 @@ impl ShardCore {
         };
         match verb {
             Verb::Ping => self.ping(command),
-            Verb::Route(route) => self.route(command, route),
             Verb::Relay(rule) => self.relay(command, rule),
+            // Whatever else there is may go up to Python.
+            _ if command.bytes.len() > self.hub.rules.limits.command_bytes_max => self.too_long(command, verb),
+            Verb::Route(route) => self.route(command, route),
             _ if !self.asks(command, verb) && self.defers(command) => Dispatched::WentUp,
             Verb::Subscribe => self.subscribe(command),
             Verb::Unsubscribe => self.unsubscribe(command),
@@ -193,6 +195,16 @@ impl ShardCore {
         self.fault(slot, fault, id);
         self.note_refusal(slot);
         Dispatched::Answered
+    }
+
+    /// Answers a command that Python would read for too long.
+    fn too_long(&mut self, command: &Command<'_>, verb: Verb) -> Dispatched {
+        let (size, most) = (command.bytes.len(), self.hub.rules.limits.command_bytes_max);
+        let message = format!("command of {size} bytes exceeds limits.command_bytes_max={most}; send less at once");
+        let hub = Arc::clone(&self.hub);
+        let guard = if let Verb::Route(route) = verb { hub.rules.guards[route as usize].as_ref() } else { None };
+        let message = guard.and_then(|guard| guard.failure).unwrap_or(&message);
+        self.refuse_command(command, Fault { code: "too_large", message, ..Fault::default() })
     }
 
     /// Sends a command behind others that Python has; true if it went.
@@ -249,9 +261,7 @@ impl ShardCore {
 
     fn subscribe(&mut self, command: &Command<'_>) -> Dispatched {
         let named = command.member("channel");
-        if named.is_none_or(|value| {
-            matches!(value.kind, Kind::Null) || value.text(command.bytes).is_some_and(|t| t.is_empty())
-        }) {
+        if named.is_none_or(|value| value.text(command.bytes).is_some_and(|text| text.is_empty())) {
             let message = "Channel is required for subscription";
             return self.refuse_command(
                 command,
@@ -279,9 +289,6 @@ impl ShardCore {
 
     fn position_of(&self, command: &Command<'_>) -> Result<Option<(u64, Box<str>)>, &'static str> {
         let Some(position) = command.member("position") else { return Ok(None) };
-        if position.kind == Kind::Null {
-            return Ok(None);
-        }
         if position.kind != Kind::Object {
             return Err("data.position");
         }

@@ -20,10 +20,14 @@ pub enum Fault {
     Keys,
     /// An object has a key twice.
     Twice,
+    /// The text has more values than the number given (`limits.message_values_max`).
+    Values(usize),
     /// An integer lies beyond ±2^53.
     Integer,
     /// A number is not finite as a double.
     Number,
+    /// A number is longer than any double needs.
+    Digits,
 }
 
 impl fmt::Display for Fault {
@@ -33,8 +37,10 @@ impl fmt::Display for Fault {
             Self::Depth => write!(f, "nested deeper than {} containers", super::DEPTH_MAX),
             Self::Keys => write!(f, "an object with more than {} members", super::KEYS_MAX),
             Self::Twice => f.write_str("a key that its object has already"),
+            Self::Values(most) => write!(f, "more than {most} values (limits.message_values_max)"),
             Self::Integer => f.write_str("an integer beyond ±2^53, send it as a string"),
             Self::Number => f.write_str("a number beyond the range of a double, send it as a string"),
+            Self::Digits => write!(f, "a number of more than {} bytes", super::NUMBER_BYTES_MAX),
         }
     }
 }
@@ -56,10 +62,11 @@ impl Invalid {
             return None;
         }
         let mut path = path_at(bytes, self.at);
-        if self.fault == Fault::Depth {
-            // Dozens of places in arrays of arrays help nobody: the member that holds them is named.
+        if matches!(self.fault, Fault::Depth | Fault::Values(_)) {
+            // Dozens of places in arrays of arrays help nobody: the member that holds them is named, or the element.
             while path.ends_with(']')
                 && let Some(place) = path.rfind('[')
+                && place > 0
             {
                 path.truncate(place);
             }
@@ -179,6 +186,6 @@ pub fn id_of(bytes: &[u8]) -> Option<(Box<[u8]>, Value)> {
         }
     }
     let mut id: Box<[u8]> = found?.of(bytes).into();
-    let value = check(&mut id).ok().filter(|value| matches!(value.kind, Kind::String { .. } | Kind::Integer))?;
+    let value = check(&mut id, 1).ok().filter(|value| matches!(value.kind, Kind::String { .. } | Kind::Integer))?;
     Some((id, value))
 }

@@ -1,0 +1,139 @@
+"""How many bytes of bodies our own routes have in memory: `api.bodies_bytes_max` in all, charged to each caller.
+
+Where a chunk would pass the bound, the caller who holds most pays, and not whoever comes: one of that caller's bodies
+that is still being collected is cut off and answered `overloaded` (503). A body counts from its first chunk to the end
+of its request, since what is decoded stands on its bytes. Bodies of mounted apps are their own.
+
+`requests` makes a `Collecting` for each request and releases it; `guards` says whose it is; `bodies` takes from it.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, Final
+
+from realtime.charges import Charges
+from realtime.errors import Refused
+
+_KEY: Final = "realtime.collecting"
+_RETRY_AFTER_MS: Final = 1000
+
+
+class Bodies:
+    """All bodies that are in memory now.
+
+    Args:
+        charges: of all of them (`api.bodies_bytes_max`).
+        values_max: of one of them (`limits.message_values_max`).
+    """
+
+    def __init__(self, charges: Charges, values_max: int) -> None:
+        self.values_max = values_max
+        self.charges = charges
+        self._collecting: dict[str, set[Collecting]] = {}
+
+    def of(self, scope: dict[str, Any]) -> "Collecting":
+        """Return what a request collects, nothing as yet, and leave it in the scope for its route."""
+        client = scope.get("client")
+        scope[_KEY] = found = Collecting(self, client[0] if client else "")
+        return found
+
+    def add(self, collecting: "Collecting", size: int) -> None:
+        """Charge bytes to a caller.
+
+        Raises:
+            Refused: `overloaded`: there is no room, and nobody else holds more.
+        """
+        caller, charges = collecting.caller, self.charges
+        while not charges.has_room(None, size):
+            largest = max(self._collecting, key=charges.of, default=caller)
+            if charges.of(largest) <= charges.of(caller) + size or not self._cut_one(largest):
+                charges.refused += 1
+                raise overloaded()
+        charges.take(caller, size)
+        self._collecting.setdefault(caller, set()).add(collecting)
+
+    def remove(self, collecting: "Collecting", size: int) -> None:
+        """Give the bytes of one body back."""
+        caller = collecting.caller
+        self.charges.give(caller, size)
+        self._collecting[caller].discard(collecting)
+        if not self._collecting[caller]:
+            del self._collecting[caller]
+
+    def _cut_one(self, caller: str) -> bool:
+        """Cut off the caller's longest body that is not whole; false where all are."""
+        growing = [collecting for collecting in self._collecting[caller] if not collecting.is_whole]
+        if not growing:
+            return False
+        max(growing, key=lambda collecting: collecting.size).cut()
+        self.charges.refused += 1
+        return True
+
+
+class Collecting:
+    """The body of one request.
+
+    Attributes:
+        caller: who is charged: the address until `guards` knows the user or the service.
+        size: bytes that are charged.
+        is_whole: whether nothing more is waited for.
+        was_cut: whether somebody else's body took its room.
+    """
+
+    def __init__(self, bodies: Bodies, caller: str) -> None:
+        self._bodies = bodies
+        self._timeout: asyncio.Timeout | None = None
+        self.caller = caller
+        self.size = 0
+        self.is_whole = False
+        self.was_cut = False
+
+    @staticmethod
+    def of(scope: Mapping[str, Any]) -> "Collecting":
+        """Return what the request of a scope collects."""
+        found: Collecting = scope[_KEY]
+        return found
+
+    @property
+    def values_max(self) -> int:
+        """`limits.message_values_max`."""
+        return self._bodies.values_max
+
+    def begin(self, timeout: asyncio.Timeout) -> None:
+        """Collect under a time limit, which `cut` brings forward."""
+        self._timeout = timeout
+
+    def take(self, size: int) -> None:
+        """Charge a chunk, before it is kept.
+
+        Raises:
+            Refused: `overloaded`.
+        """
+        if self.was_cut:
+            raise overloaded()
+        if size:
+            self._bodies.add(self, size)
+            self.size += size
+
+    def cut(self) -> None:
+        """Give its bytes back at once and end its collecting in the next turn of the loop."""
+        self.was_cut = self.is_whole = True
+        self.release()
+        if self._timeout is not None:
+            self._timeout.reschedule(asyncio.get_running_loop().time())
+
+    def refused(self) -> None:
+        """Count a body that is refused for its chunks."""
+        self._bodies.charges.refused += 1
+
+    def release(self) -> None:
+        """Give the bytes back."""
+        size, self.size = self.size, 0
+        if size:
+            self._bodies.remove(self, size)
+
+
+def overloaded() -> Refused:
+    """Return what a caller is told whose body finds no room."""
+    detail = "the server holds as many bytes of bodies as api.bodies_bytes_max allows; send it again later"
+    return Refused("overloaded", detail, retry_after_ms=_RETRY_AFTER_MS)
