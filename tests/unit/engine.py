@@ -104,7 +104,7 @@ class Half:
         """Hand events over and take the turns that they cause: more than one where the machine is busy."""
         self.engine.events.extend(events)
         self.control.turn()
-        while self.control.has_left:
+        while self.control.has_left or self.engine.events:
             self.control.turn()
 
     def open(self, conn: int, user: str = "alice", endpoint: int = 0) -> None:
