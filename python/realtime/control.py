@@ -109,10 +109,10 @@ class Control:
             upstream = Upstream(
                 settings.api,
                 limits.publication_bytes_max,
-                limits.message_values_max,
                 partial(self.identities.signed, ttl_s=_FORWARDED_TTL_S),
                 sending=self.ledger.of("api_requests"),
                 reading=self.ledger.of("api_answers"),
+                values_max=limits.message_values_max,
             )
             self.forwarding = Forwarding(
                 upstream, self.broadcaster, clock, self.ledger.of("message_ids"), self.ledger.of("answers")

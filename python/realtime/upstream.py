@@ -31,7 +31,7 @@ from msgspec import Raw, Struct
 
 from realtime._engine import json_fault
 from realtime.charges import Charges
-from realtime.config import ApiSettings
+from realtime.config import ApiSettings, LimitSettings
 from realtime.errors import Refused
 from realtime.messages import INVALID, encode
 
@@ -137,20 +137,21 @@ class Upstream:
     Args:
         settings: `api.url` must be set.
         message_bytes_max: bytes of what is sent, and of the answer.
-        values_max: values of the answer (`limits.message_values_max`).
         sign: makes a token for a user who has none of its own.
         sending: bounds the bytes of what is sent, waiting or under way.
         reading: counts the bytes of answers that are being read.
+        values_max: values of the answer (`limits.message_values_max`).
     """
 
     def __init__(
         self,
         settings: ApiSettings,
         message_bytes_max: int,
-        values_max: int,
         sign: Callable[[str], str],
+        *,
         sending: Charges,
         reading: Charges,
+        values_max: int = LimitSettings().message_values_max,
     ) -> None:
         if settings.url is None:
             raise ValueError("api.url is not set; there is nothing to send to")
