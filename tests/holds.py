@@ -157,9 +157,9 @@ async def requests(chosen: Callable[[str], bool]) -> AsyncIterator[tuple[str, in
     """Yield each request, its status and what it held."""
     limits = LimitSettings(enabled=False)
     async with World(app(), limits=limits) as world:
-        for _ in range(40):
+        for _ in range(20):
             await world.call("POST", MESSAGES, {"content": "x" * 60_000, "userId": "ann"}, key=True)
-        for _ in range(200):
+        for _ in range(20):
             peer = await world.test.connect("ann")
             await peer.send("subscribe", channel="news:1")
         for name, method, path, body in bodies():

@@ -1,7 +1,7 @@
 """Frames that Python composes, and payloads of commands."""
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any, NotRequired, TypedDict
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 import msgspec
 import pytest
@@ -148,3 +148,14 @@ def test_identifiers_sort_by_time_and_are_uuids_of_version_7() -> None:
     assert all(text[14] == "7" and text[19] in "89ab" and len(text) == 36 for text in ids)
     assert new_id(0x0123_4567_89AB).startswith("01234567-89ab-7")
     assert len({new_id(5) for _ in range(1000)}) == 1000
+
+
+def test_the_path_of_an_error_that_repeats_a_long_text_is_found_at_its_end() -> None:
+    class Ballot(msgspec.Struct):
+        choice: Literal["a", "b"]
+
+    text = " - at `$.x`" * 100_000
+    with pytest.raises(msgspec.ValidationError) as caught:
+        Payload(Ballot).decode(msgspec.json.encode({"choice": text}))
+    assert len(str(caught.value)) > len(text), "the error repeats what was sent"
+    assert error_path(caught.value) == "data.choice"
