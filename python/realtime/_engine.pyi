@@ -444,7 +444,7 @@ class Commands:
         """Bytes queued for the connection behind what the kernel has taken; 0 where it is clear or gone."""
 
     def overloaded(self) -> bool:
-        """Whether the command queue is above its high-water mark (in bytes): an awaited publish then waits."""
+        """Whether commands that no shard has run pass their high-water mark in bytes: an awaited publish then waits."""
 
     def stats(self) -> bytes:
         """JSON of the engine's counters, each since the start unless it says now; no walk over connections.

@@ -103,6 +103,27 @@ PURPOSES: Final = (
         refused=("closed_slow", "dropped_slow", "dropped_budget"),
     ),
     Purpose(
+        name="rings",
+        held="rings_bytes",
+        keys=("limits.rings_bytes_max", "limits.ring_bytes_max"),
+        limit=lambda settings: settings.limits.rings_bytes_max,
+        refused=("ring_events_evicted",),
+    ),
+    Purpose(
+        name="log_queue",
+        held="log_queue_bytes",
+        keys=("limits.log_queue_bytes_max",),
+        limit=lambda settings: settings.limits.log_queue_bytes_max,
+        refused=("log_queue_refused",),
+    ),
+    Purpose(
+        name="channels",
+        held="channels_bytes",
+        keys=("limits.channels_bytes_max", "history.idle_s"),
+        limit=lambda settings: settings.limits.channels_bytes_max,
+        refused=("channels_refused",),
+    ),
+    Purpose(
         name="retained",
         held="retained_bytes",
         keys=("limits.retained_bytes_max",),

@@ -241,7 +241,7 @@ _COUNTERS: Final = (
     (
         "retained_refused",
         "states_refused",
-        "States that were not retained, over `limits.retained_bytes_max` or too large.",
+        "States that were not retained and relays that were refused, over `limits.retained_bytes_max` or too large.",
     ),
     ("messages_late", "messages_late", "Connections closed because a message was not complete in time."),
     ("panics", "panics", "Connections that ended by a fault of the engine's."),
@@ -255,7 +255,7 @@ _GAUGES: Final = (
     ("unfinished_bytes", "unfinished_bytes", "Bytes held of messages that are not complete."),
     ("log_failing", "log_failing", "1 while the log cannot store; the process log says why."),
     ("retained", "states", "States that channels retain for late subscribers."),
-    ("retained_bytes", "states_bytes", "Bytes of these states, their keys and places."),
+    ("retained_bytes", "states_bytes", "Bytes of these states and of relays that last, their keys and places."),
 )
 _LABELLED: Final = (
     ("closed_by_code", "connections_closed", "code", "Connections that were closed, by their close code."),

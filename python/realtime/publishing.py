@@ -69,7 +69,8 @@ class Publishing(Struct, gc=False, eq=False):
         On the server's loop or on any other one, of another thread.
 
         Raises:
-            PublishFailed: with the code, `unavailable`, `not_found` (nothing to amend) or `too_large`.
+            PublishFailed: with the code, `unavailable`, `overloaded` (too much waits for the log), `not_found` (nothing
+                to amend) or `too_large`.
         """
         if not self.durable:
             yield from self._broadcaster.room().__await__()

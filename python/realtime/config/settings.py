@@ -354,7 +354,36 @@ class LimitSettings(Section, frozen=True):
     )
     retained_bytes_max: Annotated[
         Bytes,
-        Meta(description="Bytes of the states that all channels together retain (`retain_latest`)."),
+        Meta(
+            description="Bytes of the states that all channels together retain (`retain_latest`), and of relays that "
+            "last (typing). A user has as much as a quarter of what stays free."
+        ),
+    ] = 64 * 1024 * 1024
+    ring_bytes_max: Annotated[
+        Bytes,
+        Meta(
+            description="Bytes of the newest events that one channel keeps in memory; older ones are read from the log "
+            "of a durable channel, and are gone from others."
+        ),
+    ] = 8 * 1024 * 1024
+    rings_bytes_max: Annotated[
+        Bytes,
+        Meta(description="The same of all channels together; the channels that keep most let go of their oldest."),
+    ] = 64 * 1024 * 1024
+    channels_bytes_max: Annotated[
+        Bytes,
+        Meta(
+            description="Bytes of the channels in memory, names and tables, without what they keep: about 1 KiB each. "
+            "A user who makes channels has as much as an eighth of what stays free; more answers `overloaded`."
+        ),
+    ] = 128 * 1024 * 1024
+    log_queue_bytes_max: Annotated[
+        Bytes,
+        Meta(
+            description="Bytes that wait for the log; at least 4 times `publication_bytes_max`. A user has as much as "
+            "stays free: above an eighth of it the user's connections are read one command at a time, above all of it "
+            "events are answered `overloaded`."
+        ),
     ] = 64 * 1024 * 1024
     identities_bytes_max: Annotated[
         Bytes,
@@ -550,6 +579,16 @@ class HistorySettings(Section, frozen=True):
             "matches counts; what is older, or more, goes within about a minute."
         ),
     ] = ()
+    idle_s: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=100 * 365 * 86_400,
+            description="Seconds after which a channel that keeps its past in memory alone (`history` without "
+            "`durable`) is forgotten when it has had no subscriber and no event; a position of before is then answered "
+            "`recovered: false`.",
+        ),
+    ] = 3600
 
 
 class HandlerSettings(Section, frozen=True):

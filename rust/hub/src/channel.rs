@@ -5,14 +5,25 @@
 //! channels are read through the log's queue; until one is there, what needs it waits in [`State::waiting`].
 
 use crate::ConnId;
+use crate::counters::Counters;
 use crate::inbox::lock;
 use crate::latest::{Latest, Retain};
 use crate::log_queue::TermStarts;
 use crate::options::Overflow;
 use crate::outbox::Class;
-use crate::prepared::Prepared;
-use std::collections::{HashMap, VecDeque};
+use crate::portions::Full;
+use crate::prepared::{Form, Prepared};
+use crate::ring::Ring;
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
+
+/// What a channel is taken to cost beside itself and its name: its places in the tables of the process and of one
+/// shard, its epoch, and what an allocator adds.
+const PLACES_BYTES: usize = 512;
+/// What a place in [`State::waiting`] is taken to cost beside the texts: frames and ids are allocations of their own.
+const WAITING_BYTES: usize = 256;
+/// The same of a relay that lasts.
+const LASTING_BYTES: usize = 320;
 
 /// What kind of channel it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,7 +67,12 @@ impl Policy {
 
     /// Whether something that it keeps in memory grows too old.
     pub(crate) const fn ages(self) -> bool {
-        self.retain.keys > 0 || !self.durable && self.keep.s.is_some()
+        self.retain.keys > 0 || self.remembers()
+    }
+
+    /// Whether memory is all that keeps its publications.
+    pub(crate) const fn remembers(self) -> bool {
+        !self.durable && self.history > 0
     }
 }
 
@@ -79,6 +95,8 @@ pub struct Channel {
     pub(crate) policy: Policy,
     /// Whether Python hears its events.
     pub(crate) is_heard: bool,
+    /// Who made it, and is charged for it.
+    pub(crate) owner: Option<Arc<str>>,
     state: Mutex<State>,
 }
 
@@ -95,13 +113,15 @@ pub(crate) struct State {
     /// The terms of a durable channel, once its head is known.
     pub starts: TermStarts,
     /// What waits for the head, in order.
-    pub waiting: Vec<Waiting>,
-    /// Bytes of the events in it.
+    pub waiting: Vec<Waits>,
+    /// What the events in it are charged.
     pub waiting_bytes: usize,
+    /// When it was last seen in use, in monotonic ms; told by channels in memory alone.
+    pub used_ms: u64,
     /// The newest offset that the log keeps no longer.
     pub tail: u64,
-    /// The newest publications, oldest first, offsets rising by one.
-    pub ring: VecDeque<Arc<Publication>>,
+    /// The newest publications.
+    pub ring: Ring,
     /// Relays that last, by rule and user.
     pub lasting: HashMap<(u16, Arc<str>), Lasting>,
     /// States that it retains.
@@ -117,7 +137,7 @@ pub(crate) enum Head {
 }
 
 /// Sessions of one user that hold a lasting relay.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Lasting {
     pub sessions: Vec<ConnId>,
     /// JSON of the data when the last one ends.
@@ -126,6 +146,23 @@ pub(crate) struct Lasting {
     pub data: Box<[u8]>,
     /// Key of class `latest`: the end takes the place of the start for who has not got that.
     pub key: Option<Arc<str>>,
+    /// What the user is charged for it.
+    pub cost: usize,
+}
+
+impl Lasting {
+    /// What a relay costs while it lasts, the list of sessions included: a user has few.
+    pub(crate) fn cost(data: &[u8], undo: &[u8], key: Option<&Arc<str>>) -> usize {
+        LASTING_BYTES + data.len() + undo.len() + key.map_or(0, |key| key.len())
+    }
+}
+
+/// Something that waits, and what of it is charged to whom.
+#[derive(Debug)]
+pub(crate) struct Waits {
+    pub one: Waiting,
+    pub user: Option<Arc<str>>,
+    pub cost: usize,
 }
 
 /// A command that needs the head.
@@ -149,6 +186,28 @@ pub(crate) enum Waiting {
     Skipped {
         count: u64,
     },
+}
+
+impl Waiting {
+    /// What it holds.
+    pub(crate) fn cost(&self) -> usize {
+        let text = |text: Option<usize>| text.unwrap_or(0);
+        WAITING_BYTES
+            + match self {
+                Self::Subscribe(SubscribeRequest { id, position, .. }) => {
+                    text(id.as_ref().map(|id| id.len())) + text(position.as_ref().map(|(_, epoch)| epoch.len()))
+                }
+                Self::History(HistoryRequest { who, epoch, .. }) => {
+                    let id = if let HistoryFor::Client { id, .. } = who { id.as_ref() } else { None };
+                    text(id.map(|id| id.len())) + text(epoch.as_ref().map(|epoch| epoch.len()))
+                }
+                Self::Unsubscribe { reply, .. } => text(reply.as_ref().map(|reply| reply.wire_len(Form::Plain))),
+                Self::Deliver { frame, key, .. } => {
+                    frame.wire_len(Form::Plain) + text(key.as_ref().map(|key| key.len()))
+                }
+                Self::Skipped { .. } => 0,
+            }
+    }
 }
 
 /// A subscribe on its way to the channel's lock.
@@ -192,7 +251,15 @@ pub(crate) enum HistoryFor {
 }
 
 impl Channel {
-    pub(crate) fn new(name: Arc<str>, id: u64, policy: Policy, epoch: Arc<str>, is_heard: bool, shards: usize) -> Self {
+    pub(crate) fn new(
+        name: Arc<str>,
+        id: u64,
+        policy: Policy,
+        epoch: Arc<str>,
+        is_heard: bool,
+        owner: Option<Arc<str>>,
+        shards: usize,
+    ) -> Self {
         let head = if policy.durable { Head::Unknown } else { Head::Known(0) };
         let state = State {
             dead: false,
@@ -202,18 +269,24 @@ impl Channel {
             starts: TermStarts::default(),
             waiting: Vec::new(),
             waiting_bytes: 0,
+            used_ms: 0,
             tail: 0,
-            ring: VecDeque::new(),
+            ring: Ring::default(),
             lasting: HashMap::new(),
             latest: Latest::default(),
         };
-        Self { name, id, policy, is_heard, state: Mutex::new(state) }
+        Self { name, id, policy, is_heard, owner, state: Mutex::new(state) }
     }
 
     /// Its name.
     #[must_use]
     pub const fn name(&self) -> &Arc<str> {
         &self.name
+    }
+
+    /// What a channel of this name costs while it is there, whatever it keeps.
+    pub(crate) fn cost(name: &str, shards: usize) -> usize {
+        size_of::<Self>() + PLACES_BYTES + name.len() + shards * size_of::<u32>()
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
@@ -231,6 +304,14 @@ impl Channel {
 }
 
 impl State {
+    /// Puts something at the end of what waits for the head.
+    pub(crate) fn put_off(&mut self, waits: Waits) {
+        if matches!(waits.one, Waiting::Deliver { .. }) {
+            self.waiting_bytes += waits.cost;
+        }
+        self.waiting.push(waits);
+    }
+
     /// Members on all shards.
     pub(crate) fn members_total(&self) -> usize {
         self.members.iter().map(|&count| count as usize).sum()
@@ -249,61 +330,32 @@ impl State {
                 || policy.keep.s.is_some() && self.ring.is_empty())
     }
 
-    /// The ring's part from `next` on, at most `most`; None where it begins later.
-    pub(crate) fn in_ring(&self, next: u64, most: usize) -> Option<Vec<Arc<Publication>>> {
-        let first = self.ring.front()?.offset;
-        let skip = next.checked_sub(first)? as usize;
-        Some(self.ring.iter().skip(skip).take(most).cloned().collect())
-    }
-
-    pub(crate) fn keep(&mut self, publication: Arc<Publication>, most: usize) {
-        if most == 0 {
-            return;
-        }
-        // A hole would make the ring lie about what it covers.
-        if self.ring.back().is_some_and(|last| last.offset + 1 != publication.offset) {
-            self.ring.clear();
-        }
-        while self.ring.len() >= most {
-            self.ring.pop_front();
-        }
-        self.ring.push_back(publication);
+    /// Whether a channel in memory was used by nobody for so long that it is forgotten with what it keeps.
+    pub(crate) fn is_forgotten(&self, policy: Policy, mono_ms: u64, idle_ms: u64) -> bool {
+        let is_unused = self.members_total() == 0
+            && self.waiting.is_empty()
+            && self.lasting.is_empty()
+            && self.latest.is_empty()
+            && self.used_ms.saturating_add(idle_ms) <= mono_ms;
+        policy.remembers() && is_unused
     }
 
     /// Lets go of what a channel in memory keeps no longer.
-    pub(crate) fn trim(&mut self, policy: Policy, mono_ms: u64) {
+    pub(crate) fn trim(&mut self, policy: Policy, mono_ms: u64, counters: &Counters) {
         let Some(keep_s) = policy.keep.s.filter(|_| !policy.durable) else { return };
-        let is_old = |publication: &Arc<Publication>| publication.since_ms.saturating_add(keep_s * 1_000) <= mono_ms;
-        while self.ring.front().is_some_and(is_old) {
-            self.ring.pop_front();
-        }
+        let is_old = |publication: &Publication| publication.since_ms.saturating_add(keep_s * 1_000) <= mono_ms;
+        self.ring.pop_while(is_old, counters);
     }
 
     /// Lets go of what the log has let go of.
-    pub(crate) fn cut(&mut self, tail: u64) {
+    pub(crate) fn cut(&mut self, tail: u64, counters: &Counters) {
         self.tail = self.tail.max(tail);
-        while self.ring.front().is_some_and(|publication| publication.offset <= tail) {
-            self.ring.pop_front();
-        }
+        self.ring.pop_while(|publication| publication.offset <= tail, counters);
     }
 
     /// The oldest offset that a member can still get.
     pub(crate) fn oldest(&self, policy: Policy, head: u64) -> u64 {
-        if policy.durable { self.tail + 1 } else { self.ring.front().map_or(head + 1, |first| first.offset) }
-    }
-
-    /// Puts an event whose data has changed in the place of what it was.
-    pub(crate) fn amend(&mut self, publication: Arc<Publication>) {
-        let place = self.ring.front().and_then(|first| publication.offset.checked_sub(first.offset));
-        if let Some(kept) = place.and_then(|place| self.ring.get_mut(place as usize)) {
-            *kept = publication;
-        }
-    }
-
-    /// Takes what waits for the head.
-    pub(crate) fn take_waiting(&mut self) -> Vec<Waiting> {
-        self.waiting_bytes = 0;
-        std::mem::take(&mut self.waiting)
+        if policy.durable { self.tail + 1 } else { self.ring.first().map_or(head + 1, |first| first.offset) }
     }
 }
 
@@ -324,37 +376,32 @@ impl Directory {
         lock(self.part(name)).get(name).cloned()
     }
 
-    pub(crate) fn find_or_insert(&self, name: &str, make: impl FnOnce(Arc<str>) -> Channel) -> Arc<Channel> {
+    pub(crate) fn find_or_insert(
+        &self,
+        name: &str,
+        make: impl FnOnce(Arc<str>) -> Result<Channel, Full>,
+    ) -> Result<Arc<Channel>, Full> {
         let mut part = lock(self.part(name));
         if let Some(channel) = part.get(name) {
-            return Arc::clone(channel);
+            return Ok(Arc::clone(channel));
         }
         let name: Arc<str> = name.into();
-        let channel = Arc::new(make(Arc::clone(&name)));
+        let channel = Arc::new(make(Arc::clone(&name))?);
         part.insert(name, Arc::clone(&channel));
-        channel
+        Ok(channel)
     }
 
-    /// Takes a channel out if nothing is in it. The directory's lock is taken before the channel's, in this type alone.
-    pub(crate) fn remove_idle(&self, channel: &Arc<Channel>) {
+    /// Takes a channel out if `is_over` says so of it; true where it did. The directory's lock is taken before the
+    /// channel's, in this type alone.
+    pub(crate) fn remove_if(&self, channel: &Arc<Channel>, is_over: impl FnOnce(&State) -> bool) -> bool {
         let mut part = lock(self.part(&channel.name));
         let mut state = channel.lock();
-        if !state.dead && state.is_idle(channel.policy) {
+        let is_removed = !state.dead && is_over(&state);
+        if is_removed {
             state.dead = true;
             part.remove(&channel.name);
         }
-    }
-
-    /// Takes a channel out whose head could not be read, whoever waits: they get it, and who comes next begins anew.
-    /// Its members are none, since all wait.
-    pub(crate) fn give_up(&self, channel: &Arc<Channel>) -> Vec<Waiting> {
-        let mut part = lock(self.part(&channel.name));
-        let mut state = channel.lock();
-        if !state.dead {
-            state.dead = true;
-            part.remove(&channel.name);
-        }
-        state.take_waiting()
+        is_removed
     }
 
     /// Channels that keep something in memory for a time, of one part of the directory.
@@ -362,6 +409,11 @@ impl Directory {
         let part = lock(&self.parts[part % self.parts.len()]);
         let is_ageing = |channel: &&Arc<Channel>| channel.policy.ages();
         part.values().filter(is_ageing).cloned().collect()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn all(&self) -> Vec<Arc<Channel>> {
+        self.parts.iter().flat_map(|part| lock(part).values().cloned().collect::<Vec<_>>()).collect()
     }
 
     pub(crate) fn len(&self) -> usize {

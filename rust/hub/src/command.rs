@@ -129,7 +129,27 @@ pub struct Amendment {
     pub erases: bool,
 }
 
+/// What a publish on its way to the log is taken to cost beside its texts: itself, its place in the queue, and what an
+/// allocator adds to ten texts.
+const PUBLISH_BYTES: usize = 512;
+
 impl Publish {
+    /// What it holds while it waits for the log.
+    pub(crate) fn cost(&self) -> usize {
+        let len = |text: Option<usize>| text.unwrap_or(0);
+        let reply = self.reply.as_ref();
+        PUBLISH_BYTES
+            + self.bytes()
+            + self.channel.len()
+            + self.event.len()
+            + len(self.user.as_ref().map(|user| 2 * user.len()))
+            + len(self.key.as_ref().map(|key| key.len()))
+            + len(self.dedupe.as_ref().map(|key| key.len()))
+            + len(self.request.as_ref().map(|request| request.len()))
+            + len(reply.and_then(|reply| reply.id.as_ref()).map(|id| id.len()))
+            + len(reply.and_then(|reply| reply.failure.as_ref()).map(|failure| failure.len()))
+    }
+
     /// Bytes of JSON that it brings.
     #[must_use]
     pub fn bytes(&self) -> usize {

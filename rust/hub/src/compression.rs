@@ -13,7 +13,7 @@ use realtime_protocol::frame::{Opcode, encode_deflated_frame};
 use std::sync::Arc;
 
 /// The longest message that is deflated. A shard does nothing else meanwhile: with [`QUICK`] about a millisecond.
-const DEFLATED_BYTES_MAX: usize = 256 << 10;
+pub(crate) const DEFLATED_BYTES_MAX: usize = 256 << 10;
 /// Above this a message is deflated with [`QUICK`], whatever the configured level: level 9 would take 50 ms for one.
 const LEVEL_BYTES_MAX: usize = 16 << 10;
 const QUICK: u8 = 1;

@@ -79,7 +79,8 @@ pub(crate) struct Conn {
     pub own_way: u16,
     /// Bytes of unfinished messages that it is charged.
     pub charged: u32,
-    /// Bytes that went up to Python since all commands were answered the last time.
+    /// Bytes that went up to Python or to the log since all commands were answered the last time; the most that there
+    /// is where the connection is held back.
     pub way_bytes: u32,
     /// The tick from which silence counts: the last sign of life, the last ping, or when reading went on.
     pub silent_from: u32,
@@ -242,11 +243,19 @@ impl Conn {
         self.pings_unanswered = 0;
     }
 
-    /// A command of the hub's own goes to a channel or to the log.
-    pub(crate) const fn take_own_credit(&mut self) -> u16 {
+    /// A command of the hub's own goes to a channel or to the log, with so many bytes.
+    pub(crate) const fn take_own_credit(&mut self, bytes: usize) -> u16 {
         self.under_way += 1;
         self.own_way += 1;
+        self.way_bytes = self.way_bytes.saturating_add(bytes as u32);
         OWN_CREDIT
+    }
+
+    /// Nothing more is read from the connection until all that is under way is answered.
+    pub(crate) const fn hold_back(&mut self) {
+        if self.under_way > 0 {
+            self.way_bytes = u32::MAX;
+        }
     }
 
     /// Credits of commands that are answered come back.
@@ -271,7 +280,8 @@ impl Conn {
 
     /// Whether as much is under way as one connection may have, in commands or, of large ones, in bytes.
     pub(crate) const fn is_full(&self, commands_max: u16, bytes_max: usize) -> bool {
-        self.under_way >= commands_max || (self.under_way > 0 && self.way_bytes as usize >= bytes_max)
+        let is_much = self.way_bytes == u32::MAX || self.way_bytes as usize >= bytes_max;
+        self.under_way >= commands_max || (self.under_way > 0 && is_much)
     }
 
     pub(crate) fn backlog_bytes(&self) -> usize {

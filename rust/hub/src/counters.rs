@@ -134,18 +134,32 @@ counters! {
     accounts_refused,
     /// `error` frames sent.
     errors,
-    /// Bytes queued behind what the kernel took: each shared frame once, and 64 for each place in a queue.
+    /// Bytes queued behind what the kernel took: each shared frame once, with 128 for its own places, and 96 for each
+    /// place in a queue.
     outbox_bytes,
     /// States that channels retain for late subscribers.
     retained,
-    /// Their bytes, with what keys and places are taken to cost.
+    /// Their bytes and those of relays that last, with what keys and places are taken to cost.
     retained_bytes,
-    /// States that were not retained, since all channels together hold too much or one is too large.
+    /// States that were not retained, and relays that were refused, since all channels together hold too much, or one
+    /// user does, or one is too large.
     retained_refused,
     /// Bytes of who open sessions are: users, rights, and tokens where Python is told them.
     identities_bytes,
     /// Sessions and renewals that were refused, since all identities together hold too much.
     identities_refused,
+    /// Bytes of channels that are in memory, without what they keep.
+    channels_bytes,
+    /// Commands that were refused since they would have made a channel over `channels_bytes_max` or their user's share.
+    channels_refused,
+    /// Bytes that wait for the log: events to be stored, and commands that wait for a channel's head.
+    log_queue_bytes,
+    /// Commands that were refused since too much waits for the log, of their user or of all.
+    log_queue_refused,
+    /// Bytes that channels keep of their newest publications, deflated copies that may be made included.
+    rings_bytes,
+    /// Publications that went from rings over `ring_bytes_max` or `rings_bytes_max`.
+    ring_events_evicted,
     /// Bytes of commands from Python that no shard has run yet.
     commands_bytes,
     /// Bytes held of messages that are not finished, and of those that wait behind a pause.

@@ -4,12 +4,15 @@
 
 mod charging;
 mod history;
+mod holdings;
 mod identity;
 mod membership;
 mod publishing;
 mod relays;
 mod retention;
 
+use holdings::Bounds;
+pub(crate) use holdings::{CHANNELS_FULL, LOG_FULL, RETAINED_FULL};
 use identity::admitted;
 pub(crate) use membership::{Replay, confirmation};
 pub(crate) use relays::Relayed;
@@ -30,6 +33,7 @@ use crate::options::Options;
 use crate::pattern::Rights;
 use crate::prepared::{Form, Prepared};
 use crate::revocations::{Revocation, Revocations};
+use crate::ring::{RingLimits, Rings};
 use crate::rules::Rules;
 use crate::scramble::scramble;
 use crate::session_id::SessionIds;
@@ -69,6 +73,11 @@ pub struct Hub {
     pub(crate) authenticating: Mutex<Shares>,
     inboxes: Box<[Inbox]>,
     directory: Directory,
+    rings: Rings,
+    ring_limits: RingLimits,
+    bounds: Bounds,
+    /// For how long a channel in memory is kept that nobody uses.
+    idle_ms: u64,
     log: Box<dyn LogQueue>,
     terms: Terms,
     memory_nonce: u64,
@@ -124,6 +133,10 @@ impl Hub {
             tallies: (0..shards).map(|_| Tally::default()).collect(),
             inboxes: (0..shards).map(|_| Inbox::default()).collect(),
             directory: Directory::default(),
+            rings: Rings::default(),
+            ring_limits: RingLimits::of(options),
+            bounds: Bounds::of(&options.limits),
+            idle_ms: options.idle_s.saturating_mul(1_000),
             log,
             terms,
             memory_nonce: memory,
@@ -287,7 +300,9 @@ impl Hub {
 
     fn apply(&self, command: Command, now: Now, events: &mut Vec<Event>) {
         match command {
-            Command::Publish(publish) => self.publish(publish, now, events),
+            Command::Publish(publish) => {
+                let _ = self.publish(publish, now, events);
+            }
             Command::Send { conn, text, payload, done } => {
                 let opcode = if text { Opcode::Text } else { Opcode::Binary };
                 self.send(conn, Prepared::frame(opcode, &payload), done);
@@ -316,12 +331,8 @@ impl Hub {
             }
             Command::History { ticket, channel, after, epoch, limit } => {
                 let limit = limit.min(HISTORY_EVENTS_MAX as usize);
-                self.history(
-                    &channel,
-                    HistoryRequest { who: HistoryFor::Python { ticket }, after, epoch, limit },
-                    now,
-                    events,
-                );
+                let request = HistoryRequest { who: HistoryFor::Python { ticket }, after, epoch, limit };
+                self.history(&channel, request, None, now, events);
             }
             Command::Members { ticket, channel } => match self.directory.find(&channel) {
                 Some(channel) => self.everywhere(|| ShardMsg::Members { ticket, channel: channel.id }),
@@ -381,38 +392,6 @@ impl Hub {
     }
 
     // ---- channels
-
-    fn make_channel(&self, name: Arc<str>) -> Channel {
-        let policy = self.rules.kept_policy_of(&name);
-        let is_heard = self.rules.is_heard(&name);
-        let id = self.channel_ids.fetch_add(1, Ordering::Relaxed);
-        let epoch = if policy.durable {
-            Arc::clone(self.terms.epoch())
-        } else {
-            // A channel in memory that went and came again counts from 1 once more: that is another history.
-            format!("{:016x}", scramble(self.memory_nonce ^ id)).into()
-        };
-        Channel::new(name, id, policy, epoch, is_heard, self.inboxes.len())
-    }
-
-    /// Runs `act` under the channel's lock, making the channel where it is not there.
-    fn in_channel<R>(&self, name: &str, act: impl FnOnce(&Arc<Channel>, &mut State) -> R) -> R {
-        loop {
-            let channel = self.directory.find_or_insert(name, |name| self.make_channel(name));
-            let mut state = channel.lock();
-            if !state.dead {
-                return act(&channel, &mut state);
-            }
-        }
-    }
-
-    /// Runs `act` under the channel's lock, if the channel is there.
-    fn in_known_channel<R>(&self, name: &str, act: impl FnOnce(&Arc<Channel>, &mut State) -> R) -> Option<R> {
-        let channel = self.directory.find(name)?;
-        let mut state = channel.lock();
-        // A dead channel had no members and no history: as good as none.
-        (!state.dead).then(|| act(&channel, &mut state))
-    }
 
     /// Hands an event to Python where it listens; the lock is held.
     fn hear(&self, channel: &Channel, frame: &Prepared) {

@@ -56,6 +56,8 @@ pub struct Options {
     pub dedupe_s: u64,
     /// Bytes of revocations that are known.
     pub revocations_bytes_max: usize,
+    /// Seconds after which a channel that keeps its past in memory alone is forgotten where nobody uses it.
+    pub idle_s: u64,
     /// Patterns of channels whose events go up to Python too, as [`crate::Event::Heard`].
     pub listen: Vec<String>,
 }
@@ -84,6 +86,7 @@ impl Default for Options {
             retention: Vec::new(),
             dedupe_s: 86_400,
             revocations_bytes_max: 32 << 20,
+            idle_s: 3_600,
             listen: Vec::new(),
         }
     }
@@ -156,6 +159,10 @@ pub struct Limits {
     pub retained_bytes_max: usize,
     /// Bytes of who all open sessions are.
     pub identities_bytes_max: usize,
+    pub ring_bytes_max: usize,
+    pub rings_bytes_max: usize,
+    pub log_queue_bytes_max: usize,
+    pub channels_bytes_max: usize,
     pub unfinished_bytes_max: usize,
     pub message_timeout_s: u32,
     pub channels_per_session_max: usize,
@@ -211,6 +218,10 @@ impl Default for Limits {
             outboxes_bytes_max: 256 << 20,
             retained_bytes_max: 64 << 20,
             identities_bytes_max: 128 << 20,
+            ring_bytes_max: 8 << 20,
+            rings_bytes_max: 64 << 20,
+            log_queue_bytes_max: 64 << 20,
+            channels_bytes_max: 128 << 20,
             unfinished_bytes_max: 256 << 20,
             message_timeout_s: 120,
             channels_per_session_max: 200,

@@ -25,7 +25,10 @@ use std::sync::atomic::AtomicU64;
 
 /// What a place in a queue is taken to cost beside the frame, in the process's budget: a frame is shared, its places
 /// are not, and a million places of small frames are more than the frames.
-pub(crate) const PLACE_BYTES: usize = 64;
+pub(crate) const PLACE_BYTES: usize = 96;
+const _: () = assert!(2 * std::mem::size_of::<Entry>() <= PLACE_BYTES, "a queue that has just grown is half empty");
+/// What a frame is taken to cost beside its bytes: the places of its two encodings, and what an allocator adds.
+pub(crate) const FRAME_BYTES: usize = 128;
 /// Holes that are not worth closing.
 const HOLES_MIN: usize = 32;
 
@@ -124,6 +127,11 @@ impl Queued {
 }
 
 type Key = (u64, Arc<str>);
+
+/// What all that hold a frame are charged for it together.
+fn frame_cost(queued: &Queued) -> usize {
+    FRAME_BYTES + queued.wire_len()
+}
 
 /// The hard limit is passed and nothing may be dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -226,20 +234,20 @@ impl Backlog {
 
     /// What one more frame would add to what outboxes hold.
     pub(crate) fn cost(queued: &Queued) -> usize {
-        PLACE_BYTES + if queued.frame.holders(queued.form) == 0 { queued.wire_len() } else { 0 }
+        PLACE_BYTES + if queued.frame.holders(queued.form) == 0 { frame_cost(queued) } else { 0 }
     }
 
     fn hold(&mut self, queued: &Queued, counters: &Counters) {
         self.bytes += queued.wire_len();
         if queued.frame.hold(queued.form) {
-            add(&counters.outbox_bytes, queued.wire_len() as u64);
+            add(&counters.outbox_bytes, frame_cost(queued) as u64);
         }
     }
 
     fn forget(&mut self, queued: &Queued, counters: &Counters) {
         self.bytes -= queued.wire_len();
         if queued.frame.release(queued.form) {
-            sub(&counters.outbox_bytes, queued.wire_len() as u64);
+            sub(&counters.outbox_bytes, frame_cost(queued) as u64);
         }
     }
 
@@ -369,7 +377,7 @@ impl Backlog {
     /// What of the memory that outboxes hold is this one's: of a frame that others hold too, a part.
     pub(crate) fn part(&self) -> usize {
         let frames = self.entries.iter().filter_map(|entry| match entry {
-            Entry::Frame(queued) => Some(queued.wire_len() / queued.frame.holders(queued.form).max(1)),
+            Entry::Frame(queued) => Some(frame_cost(queued) / queued.frame.holders(queued.form).max(1)),
             _ => None,
         });
         frames.sum::<usize>() + self.entries.len() * PLACE_BYTES

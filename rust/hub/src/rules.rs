@@ -13,6 +13,9 @@ use std::collections::{HashMap, HashSet};
 /// Bytes of one token of the bucket of bytes.
 pub(crate) const BYTES_UNIT: u32 = 64;
 
+/// Events of the largest size that the log's queue must hold: one that changes another is two, and a user has half.
+const LOG_QUEUE_EVENTS_MIN: usize = 4;
+
 /// The most tokens that a bucket holds.
 const BURST_MAX: u32 = 4_000_000;
 
@@ -108,6 +111,13 @@ impl Rules {
                     }));
                 }
             }
+        }
+        let Limits { log_queue_bytes_max: queue, publication_bytes_max: event, .. } = options.limits;
+        if queue < LOG_QUEUE_EVENTS_MIN * event {
+            return Err(format!(
+                "limits.log_queue_bytes_max={queue} holds less than {LOG_QUEUE_EVENTS_MIN} events of \
+                 limits.publication_bytes_max={event}; raise the first or lower the second"
+            ));
         }
         let policies = options.policies.iter().map(|rule| {
             let keep = keep_of(&rule.pattern, rule.keep_s, rule.keep_events)?;

@@ -60,8 +60,8 @@ fn who_holds_most_is_closed_and_the_others_get_everything() {
     let quick = reader(&mut world, 0, "conversation:small", None);
     for n in 0..20 {
         publish(&mut world, "conversation:small", n, 100);
-        publish(&mut world, "conversation:large0", n, 1_200);
-        publish(&mut world, "conversation:large1", n, 1_200);
+        publish(&mut world, "conversation:large0", n, 1_040);
+        publish(&mut world, "conversation:large1", n, 1_040);
     }
     let ends = large.map(|client| is_closed_as_slow(&open_up(&mut world, client)));
     assert_eq!(ends.iter().filter(|closed| **closed).count(), 1, "one of the two was enough");
@@ -97,11 +97,11 @@ fn who_holds_most_loses_volatile_events_and_is_told_and_the_others_lose_none() {
 fn a_frame_that_many_hold_is_counted_once() {
     let mut world = world(1);
     let slow: Vec<usize> = (0..20).map(|_| reader(&mut world, 0, "conversation:1", Some(50))).collect();
-    for n in 0..15 {
+    for n in 0..12 {
         publish(&mut world, "conversation:1", n, 500);
     }
     for client in slow {
-        assert_eq!(numbers(&open_up(&mut world, client)), (0..15).collect::<Vec<u64>>());
+        assert_eq!(numbers(&open_up(&mut world, client)), (0..12).collect::<Vec<u64>>());
     }
 }
 

@@ -121,13 +121,12 @@ impl Handle {
         self.hub.get().map_or(0, |hub| hub.backlog(conn))
     }
 
-    /// Whether bytes of commands that no shard has run yet, and of events that the log has not stored yet, pass
-    /// `commands_waiting_bytes_max` together.
+    /// Whether bytes of commands that no shard has run yet pass `commands_waiting_bytes_max`. What waits for the log has
+    /// a bound of its own, and each user a share of it: one who fills that holds nobody else up.
     #[must_use]
     pub fn overloaded(&self) -> bool {
         let commands = self.hub.get().map_or(0, |hub| hub.counters().commands_bytes.load(Ordering::Relaxed));
-        let log = self.requests.bytes_waiting();
-        usize::try_from(commands).unwrap_or(usize::MAX).saturating_add(log) > self.commands_waiting_bytes_max
+        usize::try_from(commands).unwrap_or(usize::MAX) > self.commands_waiting_bytes_max
     }
 
     /// Waits until everything handed to the log so far is committed, published and acknowledged.

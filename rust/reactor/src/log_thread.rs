@@ -31,29 +31,21 @@ struct State {
     /// Requests ever pushed and ever answered: a flush waits for the second to reach the first.
     pushed: u64,
     answered: u64,
-    /// Payload bytes that are pushed and not answered.
-    bytes: usize,
     stopping: bool,
     /// Nobody serves any more.
     ended: bool,
 }
 
 impl LogRequests {
-    /// Payload bytes that wait for the disk.
-    pub(crate) fn bytes_waiting(&self) -> usize {
-        self.lock().bytes
-    }
-
     /// Takes everything that waits, without waiting for it.
     pub(crate) fn take(&self) -> VecDeque<LogRequest> {
         std::mem::take(&mut self.lock().waiting)
     }
 
-    /// Says that so many requests with so many bytes are answered.
-    pub(crate) fn answered(&self, count: usize, bytes: usize) {
+    /// Says that so many requests are answered.
+    pub(crate) fn answered(&self, count: usize) {
         let mut state = self.lock();
         state.answered += count as u64;
-        state.bytes = state.bytes.saturating_sub(bytes);
         self.answered.notify_all();
     }
 
@@ -114,24 +106,14 @@ pub(crate) struct LogPort(pub(crate) Arc<LogRequests>);
 
 impl LogQueue for LogPort {
     fn push(&self, request: LogRequest) {
-        let bytes = request_bytes(&request);
         let mut state = self.0.lock();
         let is_first = state.waiting.is_empty();
         state.waiting.push_back(request);
         state.pushed += 1;
-        state.bytes += bytes;
         drop(state);
         if is_first {
             self.0.arrived.notify_one();
         }
-    }
-}
-
-/// Bytes of a request that count against the command queue's high-water mark.
-pub(crate) fn request_bytes(request: &LogRequest) -> usize {
-    match request {
-        LogRequest::Append { publish, .. } => publish.bytes(),
-        LogRequest::Head { .. } | LogRequest::Page { .. } => 0,
     }
 }
 
@@ -163,12 +145,11 @@ fn serve(worker: &mut LogWorker, requests: &LogRequests, bridge: &Bridge, clock:
     let mut events = Vec::new();
     while let Some(mut waiting) = requests.wait(worker.chore_in(clock.now())) {
         let is_idle = waiting.is_empty();
-        let mut bytes: VecDeque<usize> = waiting.iter().map(request_bytes).collect();
         while !waiting.is_empty() {
             let count = worker.serve_next(&mut waiting, || clock.now(), &mut events);
             // Outcomes are with Python before a flush says that everything is done.
             bridge.push(&mut events);
-            requests.answered(count, bytes.drain(..count).sum());
+            requests.answered(count);
         }
         worker.do_chore(|| clock.now(), is_idle, &mut events);
         bridge.push(&mut events);
@@ -191,7 +172,7 @@ mod tests {
         assert!(!requests.flush(Duration::from_millis(5)));
         requests.end();
         assert!(!requests.flush(Duration::from_secs(60)));
-        requests.answered(1, 0);
+        requests.answered(1);
         assert!(requests.flush(Duration::ZERO));
     }
 }

@@ -12,11 +12,10 @@ use crate::error::StartError;
 use crate::handle::Handle;
 use crate::link::Link;
 use crate::link_client::{LinkClient, Received};
-use crate::log_thread::request_bytes;
 use crate::log_worker::LogWorker;
 use crate::wiring::{self, Wired, check_options};
 use realtime_hub::{ConnId, Event, Hub, Now, Outcome, Release, SendOp, ShardCore, TICK_MS, Wire};
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
@@ -268,11 +267,10 @@ impl VirtualEngine {
     fn serve_log(&mut self) -> bool {
         let mut waiting = self.handle.requests.take();
         let happened = !waiting.is_empty();
-        let mut bytes: VecDeque<usize> = waiting.iter().map(request_bytes).collect();
         let clock = Arc::clone(&self.handle.clock);
         while !waiting.is_empty() {
             let count = self.log.serve_next(&mut waiting, || clock.now(), &mut self.events);
-            self.handle.requests.answered(count, bytes.drain(..count).sum());
+            self.handle.requests.answered(count);
         }
         happened | self.log.do_chore(|| clock.now(), !happened, &mut self.events)
     }

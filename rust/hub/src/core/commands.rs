@@ -24,6 +24,8 @@ use std::sync::Arc;
 
 pub(super) const INVALID: &str = "Invalid message format";
 const ID_CHARS_MAX: usize = 64;
+/// Bytes that the epoch of a position may have to be one of ours.
+const EPOCH_BYTES_MAX: usize = 64;
 /// Characters of an unknown type that an error repeats.
 const TYPE_CHARS_MAX: usize = 64;
 
@@ -296,6 +298,8 @@ impl ShardCore {
         let find = |key: &str| members.iter().find(|(name, _)| name == key).map(|(_, value)| *value);
         let offset = find("offset").and_then(|value| value.count(command.bytes)).ok_or("data.position.offset")?;
         let epoch = find("epoch").and_then(|value| value.text(command.bytes)).ok_or("data.position.epoch")?;
+        // No history has so long a name: none is kept while the command waits.
+        let epoch = if epoch.len() <= EPOCH_BYTES_MAX { &epoch } else { "" };
         Ok(Some((offset, epoch.into())))
     }
 
@@ -324,9 +328,22 @@ impl ShardCore {
         }
         // Its answer comes by the inbox: a Close right behind it waits for that.
         let state = &mut self.conns[slot];
-        let credits = if credits == 0 { state.take_own_credit() } else { credits };
+        let is_handed_back = credits > 0;
+        let credits = if is_handed_back { credits } else { state.take_own_credit(0) };
+        let answered = id.clone();
         let request = SubscribeRequest { conn, id, position, last, again: false, credits };
-        let channel = self.hub.subscribe(name, wanted, request, self.now);
+        let user = state.session.as_ref().map_or("", |session| &session.user);
+        let channel = match self.hub.subscribe(name, user, wanted, request, self.now) {
+            Ok(channel) => channel,
+            Err(fault) => {
+                if !is_handed_back {
+                    state.return_credits(credits);
+                }
+                self.fault(slot, Fault { channel: Some(name), ..fault }, answered.as_deref());
+                return Dispatched::Answered;
+            }
+        };
+        let state = &mut self.conns[slot];
         match known {
             Some(place) => {
                 let subscription = &mut state.subscriptions[place];
@@ -386,7 +403,7 @@ impl ShardCore {
         subscription.is_wanted = false;
         let channel = Arc::clone(&subscription.channel);
         self.end_lasting(slot, Some(channel.id));
-        let credits = if credits == 0 { self.conns[slot].take_own_credit() } else { credits };
+        let credits = if credits == 0 { self.conns[slot].take_own_credit(0) } else { credits };
         self.hub.unsubscribe(&channel, conn, Some(reply), credits);
         Dispatched::OnItsWay
     }
@@ -437,14 +454,16 @@ impl ShardCore {
             reply: Some(Reply { conn, id: command.boxed_id(), failure: None, credits }),
         };
         let hub = Arc::clone(&self.hub);
-        hub.publish(publish, self.now, &mut self.events);
+        if hub.publish(publish, self.now, &mut self.events) {
+            self.conns[command.slot].hold_back();
+        }
         Dispatched::OnItsWay
     }
 
     /// What a command carries to the hub: the credit that it has, or one of its own where it may wait for the log.
     fn log_credits(&mut self, command: &Command<'_>, waits: bool) -> u16 {
         match command.credits() {
-            0 if waits => self.conns[command.slot].take_own_credit(),
+            0 if waits => self.conns[command.slot].take_own_credit(command.bytes.len()),
             credits => credits,
         }
     }
@@ -480,7 +499,9 @@ impl ShardCore {
         let credits = self.log_credits(command, true);
         let who = HistoryFor::Client { conn, id: command.boxed_id(), credits, reserved };
         let hub = Arc::clone(&self.hub);
-        hub.history(&name, HistoryRequest { who, after, epoch, limit }, self.now, &mut self.events);
+        let user = self.conns[command.slot].session.as_ref().map(|session| Arc::clone(&session.user));
+        let request = HistoryRequest { who, after, epoch, limit };
+        hub.history(&name, request, user.as_deref(), self.now, &mut self.events);
         Dispatched::OnItsWay
     }
 
@@ -546,7 +567,11 @@ impl ShardCore {
             }
         }
         let sent = Relayed { rule, conn, user: &user, channel: &channel, data: &mut data, undo, key, now: self.now };
-        if let Some(channel) = hub.relay(sent) {
+        let lasting = match hub.relay(sent) {
+            Ok(lasting) => lasting,
+            Err(fault) => return self.refuse_command(command, Fault { channel: Some(&channel), ..fault }),
+        };
+        if let Some(channel) = lasting {
             let ends_ms = relay.ends_after_ms.map_or(u64::MAX, |after| self.now.mono_ms + after);
             self.lasts_until(command.slot, LastingRelay { channel, rule, ends_ms });
         } else if let Some(start) = relay.ends {

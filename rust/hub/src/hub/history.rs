@@ -1,6 +1,6 @@
 //! History: pages of a channel, from its ring or from the log, for a client's command or for Python.
 
-use super::{Hub, NOT_RECOVERABLE, PAGE_BYTES_MAX, channel_member};
+use super::{CHANNELS_FULL, Hub, LOG_FULL, NOT_RECOVERABLE, PAGE_BYTES_MAX, channel_member};
 use crate::Now;
 use crate::channel::{Channel, Head, HistoryFor, HistoryRequest, Publication, State, Waiting};
 use crate::compose::{self, Fault};
@@ -11,17 +11,33 @@ use crate::prepared::Prepared;
 use std::sync::Arc;
 
 impl Hub {
-    pub(crate) fn history(&self, name: &str, request: HistoryRequest, now: Now, events: &mut Vec<Event>) {
-        self.in_channel(name, |channel, state| {
-            if self.waits_for_head(channel, state) {
-                state.waiting.push(Waiting::History(request));
-            } else {
-                self.history_locked(channel, state, request, now, events);
+    /// Answers a question for a channel's history; `user` is who asks.
+    pub(crate) fn history(
+        &self,
+        name: &str,
+        request: HistoryRequest,
+        user: Option<&str>,
+        now: Now,
+        events: &mut Vec<Event>,
+    ) {
+        let mut request = Some(request);
+        let found = self.in_channel(name, user, |channel, state| {
+            let Some(asked) = request.take() else { return };
+            if !self.waits_for_head(channel, state) {
+                self.history_locked(channel, state, asked, now, events);
+            } else if let Err(Waiting::History(refused)) =
+                self.wait(state, Waiting::History(asked), user).map_err(|one| *one)
+            {
+                request = Some(refused);
             }
         });
+        if let Some(request) = request {
+            let fault = if found.is_ok() { LOG_FULL } else { CHANNELS_FULL };
+            return self.fail_history(name, request.who, fault, now, events);
+        }
         // It may have been made for this question alone.
         if let Some(channel) = self.directory.find(name) {
-            self.directory.remove_idle(&channel);
+            self.remove_idle(&channel);
         }
     }
 
@@ -38,13 +54,13 @@ impl Hub {
         if let (Some(offset), Some(epoch)) = (after, &epoch)
             && !self.is_of_history(channel, state, offset, epoch)
         {
-            return self.fail_history(channel, who, NOT_RECOVERABLE, now, events);
+            return self.fail_history(channel.name(), who, NOT_RECOVERABLE, now, events);
         }
-        state.trim(channel.policy, now.mono_ms);
+        state.trim(channel.policy, now.mono_ms, &self.counters);
         // A page begins at what is kept.
         let after =
             after.unwrap_or_else(|| head.saturating_sub(limit as u64)).max(state.oldest(channel.policy, head) - 1);
-        let found = match state.in_ring(after.saturating_add(1), limit) {
+        let found = match state.ring.from(after.saturating_add(1), limit) {
             _ if after >= head => Vec::new(),
             Some(found) => found,
             None if !channel.policy.durable => Vec::new(),
@@ -115,7 +131,7 @@ impl Hub {
 
     pub(super) fn fail_history(
         &self,
-        channel: &Channel,
+        channel: &str,
         who: HistoryFor,
         fault: Fault<'static>,
         now: Now,
@@ -124,7 +140,7 @@ impl Hub {
         match who {
             HistoryFor::Client { conn, id, credits, reserved } => {
                 self.to(conn, ShardMsg::Settle { conn, reserved, bytes: 0 });
-                let fault = Fault { channel: Some(channel.name()), ..fault };
+                let fault = Fault { channel: Some(channel), ..fault };
                 self.counters.error_sent(fault.code);
                 self.send(conn, Prepared::text(&fault.to_json(id.as_deref(), now.wall_ms)), credits);
             }

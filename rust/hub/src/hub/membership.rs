@@ -3,13 +3,15 @@
 //! The shard keeps who is a member; here the lock gives the position and the order. What needs the head of a durable
 //! channel waits for it in the channel's state and goes on when the log has answered.
 
+use super::holdings::Retained;
 use super::publishing::{publication_for_one, publication_of};
-use super::{Hub, PAGE_BYTES_MAX, UNREADABLE, channel_member};
-use crate::channel::{Channel, Head, HistoryFor, Publication, State, SubscribeRequest, Waiting};
+use super::{CHANNELS_FULL, Hub, LOG_FULL, PAGE_BYTES_MAX, UNREADABLE, channel_member};
+use crate::channel::{Channel, Head, HistoryFor, Publication, State, SubscribeRequest, Waiting, Waits};
 use crate::compose::{self, Fault};
 use crate::event::Event;
 use crate::inbox::{Join, Resubscribe, ShardMsg};
 use crate::log_queue::{Bounds, LogFailure, LogPage, LogRequest, PagePurpose};
+use crate::portions::Full;
 use crate::prepared::Prepared;
 use crate::{ConnId, Now};
 use std::sync::Arc;
@@ -28,40 +30,32 @@ impl Hub {
                 let mut state = channel.lock();
                 state.head = Head::Known(head);
                 state.starts = starts;
-                state.cut(tail);
-                for one in state.take_waiting() {
+                state.cut(tail, &self.counters);
+                for one in self.take_waiting(&mut state) {
                     self.run_waiting(channel, &mut state, one, now, events);
                 }
                 drop(state);
                 // It may have been made for a question alone.
-                self.directory.remove_idle(channel);
+                self.remove_idle(channel);
             }
             Err(_) => {
-                let waiting = self.directory.give_up(channel);
-                channel.lock().latest.clear(&self.counters);
-                for one in waiting {
+                for one in self.give_up(channel) {
                     self.fail_waiting(channel, one, now, events);
                 }
             }
         }
     }
 
-    fn run_waiting(
-        &self,
-        channel: &Arc<Channel>,
-        state: &mut State,
-        waiting: Waiting,
-        now: Now,
-        events: &mut Vec<Event>,
-    ) {
-        match waiting {
+    fn run_waiting(&self, channel: &Arc<Channel>, state: &mut State, waits: Waits, now: Now, events: &mut Vec<Event>) {
+        match waits.one {
             Waiting::Subscribe(request) => self.subscribe_locked(channel, state, request, now),
             Waiting::Unsubscribe { conn, reply, credits } => {
                 self.to(conn, ShardMsg::Leave { conn, channel: Arc::clone(channel), reply, credits });
             }
             Waiting::History(request) => self.history_locked(channel, state, request, now, events),
             Waiting::Deliver { frame, key, is_over } => {
-                self.retain(channel, state, &frame, key.as_ref(), is_over, now);
+                let by = Retained { user: waits.user.as_deref(), is_over, mono_ms: now.mono_ms };
+                self.retain(channel, state, &frame, key.as_ref(), by);
                 self.deliver(channel, state, &frame, 0, key, now.mono_us);
             }
             Waiting::Skipped { count } => {
@@ -72,8 +66,8 @@ impl Hub {
         }
     }
 
-    fn fail_waiting(&self, channel: &Arc<Channel>, waiting: Waiting, now: Now, events: &mut Vec<Event>) {
-        match waiting {
+    fn fail_waiting(&self, channel: &Arc<Channel>, waits: Waits, now: Now, events: &mut Vec<Event>) {
+        match waits.one {
             Waiting::Subscribe(SubscribeRequest { conn, id, credits, .. }) => {
                 let fault = Fault { channel: Some(channel.name()), ..UNREADABLE };
                 self.counters.error_sent(fault.code);
@@ -83,7 +77,7 @@ impl Hub {
             Waiting::Unsubscribe { conn, reply, credits } => {
                 self.to(conn, ShardMsg::Leave { conn, channel: Arc::clone(channel), reply, credits });
             }
-            Waiting::History(request) => self.fail_history(channel, request.who, UNREADABLE, now, events),
+            Waiting::History(request) => self.fail_history(channel.name(), request.who, UNREADABLE, now, events),
             Waiting::Deliver { .. } | Waiting::Skipped { .. } => {}
         }
     }
@@ -113,29 +107,38 @@ impl Hub {
                 let epoch = Arc::clone(&channel.lock().epoch);
                 self.answer_history(channel, (page.head, &epoch), who, &found, now, events);
             }
-            Err(_) => self.fail_history(channel, who, UNREADABLE, now, events),
+            Err(_) => self.fail_history(channel.name(), who, UNREADABLE, now, events),
         }
     }
 
     /// Takes a subscribe to the channel's lock; the shard keeps the channel for its own list. `known` is the channel
     /// that the session has asked for before: where that one was given up, the name is another channel now and this
     /// is no second subscribe.
+    ///
+    /// # Errors
+    /// What the subscribe is answered where there is no memory for it.
     pub(crate) fn subscribe(
         &self,
         name: &str,
+        user: &str,
         known: Option<u64>,
         mut request: SubscribeRequest,
         now: Now,
-    ) -> Arc<Channel> {
-        self.in_channel(name, |channel, state| {
+    ) -> Result<Arc<Channel>, Fault<'static>> {
+        let act = |channel: &Arc<Channel>, state: &mut State| {
             request.again = known == Some(channel.id);
             if self.waits_for_head(channel, state) {
-                state.waiting.push(Waiting::Subscribe(request));
+                self.wait(state, Waiting::Subscribe(request), Some(user)).map_err(|_| Full)?;
             } else {
                 self.subscribe_locked(channel, state, request, now);
             }
-            Arc::clone(channel)
-        })
+            Ok(Arc::clone(channel))
+        };
+        match self.in_channel(name, Some(user), act) {
+            Ok(Ok(channel)) => Ok(channel),
+            Ok(Err(Full)) => Err(LOG_FULL),
+            Err(Full) => Err(CHANNELS_FULL),
+        }
     }
 
     /// Whether `next` is above the newest offset: asked under the lock by a member that replays.
@@ -164,7 +167,7 @@ impl Hub {
     fn subscribe_locked(&self, channel: &Arc<Channel>, state: &mut State, request: SubscribeRequest, now: Now) {
         let SubscribeRequest { conn, id, position, last, again, credits } = request;
         let head = if let Head::Known(head) = state.head { head } else { 0 };
-        state.trim(channel.policy, now.mono_ms);
+        state.trim(channel.policy, now.mono_ms, &self.counters);
         let oldest = state.oldest(channel.policy, head);
         let mut recovered = None;
         let mut next = head + 1;
@@ -185,7 +188,7 @@ impl Hub {
         }
         let confirm = confirmation(channel, &state.epoch, id.as_deref(), next - 1, head, recovered, now);
         state.members[conn.shard()] += 1;
-        state.latest.trim(now.mono_ms, channel.policy.retain, &self.counters);
+        state.latest.trim(now.mono_ms, channel.policy.retain, &self.bounds.retained, &self.counters);
         let latest = state.latest.events();
         let join = Join { conn, channel: Arc::clone(channel), confirm, latest, next, replays: next <= head, credits };
         self.to(conn, ShardMsg::Join(join));
@@ -197,7 +200,7 @@ impl Hub {
         if state.waiting.is_empty() {
             self.to(conn, ShardMsg::Leave { conn, channel: Arc::clone(channel), reply, credits });
         } else {
-            state.waiting.push(Waiting::Unsubscribe { conn, reply, credits });
+            self.must_wait(&mut state, Waiting::Unsubscribe { conn, reply, credits });
         }
     }
 
@@ -208,7 +211,7 @@ impl Hub {
         let is_idle = state.is_idle(channel.policy);
         drop(state);
         if is_idle {
-            self.directory.remove_idle(channel);
+            self.remove_idle(channel);
         }
     }
 
@@ -218,7 +221,7 @@ impl Hub {
         match state.head {
             Head::Known(head) if next > head => Replay::Live,
             _ if channel.policy.durable && next <= state.tail => Replay::Lost,
-            _ => match state.in_ring(next, most) {
+            _ => match state.ring.from(next, most) {
                 Some(found) if !found.is_empty() => Replay::Events(found),
                 _ if !channel.policy.durable => Replay::Lost,
                 _ => {

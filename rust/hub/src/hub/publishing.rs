@@ -3,9 +3,10 @@
 //! A durable event is committed, then published under its channel's lock, then acknowledged; a position is therefore
 //! what was published and never what was merely stored. Python's `publish`, the shards' commands and relays come here.
 
-use super::{Hub, TOO_LARGE};
+use super::holdings::Retained;
+use super::{CHANNELS_FULL, Hub, LOG_FULL, TOO_LARGE};
 use crate::Now;
-use crate::channel::{Channel, Head, Publication, State, Waiting};
+use crate::channel::{Channel, Head, Publication, State, Waiting, Waits};
 use crate::channel_name::is_channel_name;
 use crate::command::{Publish, Reply};
 use crate::compose::{self, ChannelEvent, Fault};
@@ -14,7 +15,8 @@ use crate::event::{Event, Published};
 use crate::inbox::ShardMsg;
 use crate::log_queue::{AppendError, AppendedEvent, LogRequest, StoredEvent};
 use crate::outbox::latest_key;
-use crate::prepared::{Form, Prepared};
+use crate::portions::Full;
+use crate::prepared::Prepared;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -27,27 +29,36 @@ const GAP_TOLD_MS: u64 = 1_000;
 
 impl Hub {
     /// Publishes what is not stored in the log: now.
-    fn emit(&self, event: ChannelEvent<'_>, key: Option<Arc<str>>, now: Now) {
+    ///
+    /// # Errors
+    /// [`Full`]: there is no memory for the channel that it would make. Nobody got the event.
+    fn emit(&self, event: ChannelEvent<'_>, key: Option<Arc<str>>, now: Now) -> Result<(), Full> {
         let is_over = event.data == b"null";
         let policy = self.rules.policy_of(event.channel);
         let is_state = key.is_some() && policy.retain.keys > 0;
         let is_heard = self.rules.is_heard(event.channel);
         let act =
             |channel: &Arc<Channel>, state: &mut State| self.emit_locked(channel, state, event, key, is_over, now);
-        if is_heard || policy.history > 0 || is_state && !is_over {
-            self.in_channel(event.channel, act);
+        if policy.history > 0 || is_state && !is_over {
+            self.in_channel(event.channel, event.user, act)?;
+        } else if is_heard {
+            self.in_passing(event.channel, act);
         } else {
             self.in_known_channel(event.channel, act);
         }
         if is_heard || is_state {
             self.forget_idle(event.channel);
         }
+        if policy.history > 0 {
+            self.make_room_in_rings();
+        }
+        Ok(())
     }
 
     /// Takes a channel out that was made for its order alone.
     fn forget_idle(&self, name: &str) {
         if let Some(channel) = self.directory.find(name) {
-            self.directory.remove_idle(&channel);
+            self.remove_idle(&channel);
         }
     }
 
@@ -70,69 +81,85 @@ impl Hub {
             return;
         }
         let frame = Prepared::text(&event.to_json());
+        let by = Retained { user: event.user, is_over, mono_ms: now.mono_ms };
         self.hear(channel, &frame);
         if offset == 0 && !state.waiting.is_empty() {
-            let bytes = state.waiting_bytes + frame.wire_len(Form::Plain);
-            if state.waiting.len() < WAITING_MAX && bytes <= WAITING_BYTES_MAX {
-                state.waiting_bytes = bytes;
-                state.waiting.push(Waiting::Deliver { frame, key, is_over });
-            } else if is_state {
-                // Who waits gets the state with its confirmation; nothing older of the key may come behind it.
-                let is_other = |waiting: &Waiting| !matches!(waiting, Waiting::Deliver { key: of, .. } if *of == key);
-                state.waiting.retain(is_other);
-                self.retain(channel, state, &frame, key.as_ref(), is_over, now);
-            } else {
-                match state.waiting.last_mut() {
-                    Some(Waiting::Skipped { count }) => *count += 1,
-                    _ => state.waiting.push(Waiting::Skipped { count: 1 }),
-                }
-            }
-            return;
+            return self.deliver_later(channel, state, frame, key, by);
         }
         if offset == 0 {
-            self.retain(channel, state, &frame, key.as_ref(), is_over, now);
+            self.retain(channel, state, &frame, key.as_ref(), by);
         } else {
+            state.used_ms = now.mono_ms;
             let publication = Publication { offset, frame: Arc::clone(&frame), since_ms: now.mono_ms };
-            state.keep(Arc::new(publication), channel.policy.history);
+            self.keep(channel, state, Arc::new(publication));
         }
         self.deliver(channel, state, &frame, offset, key, now.mono_us);
     }
 
-    /// Retains an event without an offset as the state of its key where the policy asks for it, or lets the state go.
-    pub(super) fn retain(
+    /// Puts a volatile event behind the subscribes that wait for the head; where there is no room for it, who waits is
+    /// told how many it did not get, and a state comes with the confirmation.
+    fn deliver_later(
         &self,
         channel: &Channel,
         state: &mut State,
-        frame: &Arc<Prepared>,
-        key: Option<&Arc<str>>,
-        is_over: bool,
-        now: Now,
+        frame: Arc<Prepared>,
+        key: Option<Arc<str>>,
+        by: Retained<'_>,
     ) {
-        let retain = channel.policy.retain;
-        let Some(key) = key.filter(|_| retain.keys > 0) else { return };
-        if is_over {
-            state.latest.remove(key, &self.counters);
-        } else {
-            let most = self.rules.limits.retained_bytes_max;
-            state.latest.set(key, frame, now.mono_ms, retain, most, &self.counters);
+        let one = Waiting::Deliver { frame: Arc::clone(&frame), key: key.clone(), is_over: by.is_over };
+        let has_room = state.waiting.len() < WAITING_MAX && state.waiting_bytes + one.cost() <= WAITING_BYTES_MAX;
+        if has_room && self.wait(state, one, by.user).is_ok() {
+            return;
+        }
+        if key.is_some() && channel.policy.retain.keys > 0 {
+            // Who waits gets the state with its confirmation; nothing older of the key may come behind it.
+            let is_older = |waits: &mut Waits| matches!(&waits.one, Waiting::Deliver { key: of, .. } if *of == key);
+            let older: Vec<Waits> = state.waiting.extract_if(.., is_older).collect();
+            for waits in older {
+                state.waiting_bytes -= waits.cost;
+                self.waited(&waits);
+            }
+            return self.retain(channel, state, &frame, key.as_ref(), by);
+        }
+        match state.waiting.last_mut() {
+            Some(Waits { one: Waiting::Skipped { count }, .. }) => *count += 1,
+            _ => self.must_wait(state, Waiting::Skipped { count: 1 }),
         }
     }
 
-    pub(crate) fn publish(&self, publish: Publish, now: Now, events: &mut Vec<Event>) {
+    /// Publishes an event, at once or by the log. True where its user has so much with the log that no more should be
+    /// read from the connection until that is stored.
+    pub(crate) fn publish(&self, publish: Publish, now: Now, events: &mut Vec<Event>) -> bool {
+        let refused = match self.try_publish(publish, now) {
+            Ok(is_much) => return is_much,
+            Err(refused) => refused,
+        };
+        let (publish, fault) = *refused;
+        self.fail(publish, fault, now, events);
+        false
+    }
+
+    fn try_publish(&self, publish: Publish, now: Now) -> Result<bool, Box<(Publish, Fault<'static>)>> {
         if !is_channel_name(&publish.channel) {
-            return self.fail(publish, "invalid_message", "Invalid channel name", now, events);
+            return refused(publish, INVALID_CHANNEL);
         }
         let most = self.rules.limits.publication_bytes_max;
         let replacement = publish.amends.as_ref().and_then(|amends| amends.replacement.as_deref());
         if publish.data.len() > most || replacement.is_some_and(|data| data.len() > most) {
-            return self.fail(publish, TOO_LARGE.code, TOO_LARGE.message, now, events);
+            return refused(publish, TOO_LARGE);
         }
         if self.rules.policy_of(&publish.channel).durable {
+            let (shares, total) = (&self.bounds.log, &self.counters.log_queue_bytes);
+            let Ok(held) = shares.take(publish.user.as_deref(), publish.cost(), total) else {
+                add(&self.counters.log_queue_refused, 1);
+                return refused(publish, LOG_FULL);
+            };
             add(&self.counters.log_waiting, 1);
-            return self.log.push(LogRequest::Append { publish, received_wall_ms: now.wall_ms });
+            self.log.push(LogRequest::Append { publish, received_wall_ms: now.wall_ms });
+            return Ok(shares.is_much(held, total));
         }
         if publish.amends.is_some() {
-            return self.fail(publish, NO_SUCH_EVENT.0, NO_SUCH_EVENT.1, now, events);
+            return refused(publish, NO_SUCH_EVENT);
         }
         let event = ChannelEvent {
             event: &publish.event,
@@ -143,8 +170,12 @@ impl Hub {
             offset: None,
             request: publish.request.as_deref(),
         };
-        self.emit(event, publish.key.as_ref().map(|key| latest_key(&publish.event, key)), now);
+        let key = publish.key.as_ref().map(|key| latest_key(&publish.event, key));
+        if self.emit(event, key, now).is_err() {
+            return refused(publish, CHANNELS_FULL);
+        }
         self.succeed(publish.reply, b"null", now);
+        Ok(false)
     }
 
     fn succeed(&self, reply: Option<Reply>, data: &[u8], now: Now) {
@@ -159,10 +190,11 @@ impl Hub {
         }
     }
 
-    fn fail(&self, publish: Publish, code: &'static str, message: &str, now: Now, events: &mut Vec<Event>) {
+    fn fail(&self, publish: Publish, fault: Fault<'static>, now: Now, events: &mut Vec<Event>) {
+        let code: &'static str = fault.code;
         if let Some(reply) = publish.reply {
-            let message = reply.failure.as_deref().unwrap_or(message);
-            let fault = Fault { code, message, channel: Some(&publish.channel), ..Fault::default() };
+            let message = reply.failure.as_deref().unwrap_or(fault.message);
+            let fault = Fault { message, channel: Some(&publish.channel), ..fault };
             self.counters.error_sent(code);
             self.send(reply.conn, Prepared::text(&fault.to_json(reply.id.as_deref(), now.wall_ms)), reply.credits);
         }
@@ -193,7 +225,7 @@ impl Hub {
             && stored.offset != head + 1
         {
             self.lose_order(channel, state, stored.offset, head, now, events);
-            state.keep(publication, channel.policy.history);
+            self.keep(channel, state, publication);
         } else if is_live {
             state.head = Head::Known(stored.offset);
             self.terms.note(&mut state.starts, stored.offset);
@@ -201,9 +233,9 @@ impl Hub {
             let waited_ms = now.wall_ms.saturating_sub(stored.time_ms);
             let read_us = now.mono_us.saturating_sub(waited_ms * 1_000);
             self.deliver(channel, state, &publication.frame, stored.offset, None, read_us);
-            state.keep(publication, channel.policy.history);
+            self.keep(channel, state, publication);
             for changed in amended {
-                state.amend(publication_of(channel, changed));
+                state.ring.amend(publication_of(channel, changed), &self.ring_limits, &self.counters);
             }
         }
     }
@@ -223,7 +255,7 @@ impl Hub {
         add(&self.counters.log_gaps, 1);
         state.head = Head::Known(offset);
         self.terms.note(&mut state.starts, offset);
-        state.ring.clear();
+        state.ring.clear(&self.counters);
         for (inbox, _) in self.inboxes.iter().zip(&state.members).filter(|(_, count)| **count > 0) {
             inbox.push(ShardMsg::LoseMembers { channel: channel.id });
         }
@@ -251,13 +283,14 @@ impl Hub {
         events: &mut Vec<Event>,
     ) {
         sub(&self.counters.log_waiting, 1);
+        self.bounds.log.give(publish.user.as_deref(), publish.cost(), &self.counters.log_queue_bytes);
         let AppendedEvent { duplicate, stored, amended } = match outcome {
             Ok(appended) => appended,
             Err(AppendError::NotFound) => {
-                return self.fail(publish, NO_SUCH_EVENT.0, NO_SUCH_EVENT.1, now, events);
+                return self.fail(publish, NO_SUCH_EVENT, now, events);
             }
             Err(AppendError::Log(_)) => {
-                return self.fail(publish, "unavailable", "The log could not store it", now, events);
+                return self.fail(publish, NOT_STORED, now, events);
             }
         };
         if !duplicate {
@@ -266,11 +299,12 @@ impl Hub {
                 self.append_locked(channel, state, &stored, &amended, now, events);
             };
             if self.rules.is_heard(&publish.channel) {
-                self.in_channel(&publish.channel, act);
+                self.in_passing(&publish.channel, act);
                 self.forget_idle(&publish.channel);
             } else {
                 self.in_known_channel(&publish.channel, act);
             }
+            self.make_room_in_rings();
         }
         self.succeed(publish.reply, &stored.data, now);
         if publish.notify {
@@ -280,8 +314,19 @@ impl Hub {
     }
 }
 
-/// Code and message where an event amends one that is not there.
-const NO_SUCH_EVENT: (&str, &str) = ("not_found", "No such event");
+const INVALID_CHANNEL: Fault<'static> = plain("invalid_message", "Invalid channel name");
+/// An event amends one that is not there.
+const NO_SUCH_EVENT: Fault<'static> = plain("not_found", "No such event");
+const NOT_STORED: Fault<'static> = plain("unavailable", "The log could not store it");
+
+const fn plain(code: &'static str, message: &'static str) -> Fault<'static> {
+    Fault { code, message, path: None, channel: None, retry_after_ms: None }
+}
+
+/// A publish that is answered with an error; boxed, since it is rare and a publish is large.
+fn refused(publish: Publish, fault: Fault<'static>) -> Result<bool, Box<(Publish, Fault<'static>)>> {
+    Err(Box::new((publish, fault)))
+}
 
 pub(super) fn publication_of(channel: &Channel, stored: &StoredEvent) -> Arc<Publication> {
     let frame = Prepared::text(&frame_of(channel, stored));

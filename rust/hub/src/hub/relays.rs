@@ -1,14 +1,18 @@
 //! Relays on their way to a channel, and the state of those that last: by rule and user, until the last session ends.
 
-use super::Hub;
-use crate::channel::{Channel, State};
-use crate::compose::ChannelEvent;
+use super::{CHANNELS_FULL, Hub, RETAINED_FULL};
+use crate::channel::{Channel, Lasting, State};
+use crate::compose::{ChannelEvent, Fault};
+use crate::portions::Full;
 use crate::{ConnId, Now};
 use std::sync::Arc;
 
 impl Hub {
     /// Sends a relay; Some when it lasts now, so that the shard watches for its end.
-    pub(crate) fn relay(&self, sent: Relayed<'_>) -> Option<Arc<Channel>> {
+    ///
+    /// # Errors
+    /// What the command is answered where there is no memory for what stays of it. Nobody got it.
+    pub(crate) fn relay(&self, sent: Relayed<'_>) -> Result<Option<Arc<Channel>>, Fault<'static>> {
         let relay = &self.rules.relays[sent.rule as usize];
         let act = |channel: &Arc<Channel>, state: &mut State| {
             let (mut data, mut event_key) = (&*sent.data, sent.key.clone());
@@ -21,6 +25,7 @@ impl Hub {
                     lasting.sessions.retain(|conn| *conn != sent.conn);
                     event_key = lasting.key.clone().or(event_key);
                     if lasting.sessions.is_empty() {
+                        self.lasted(sent.user, lasting);
                         state.lasting.remove(&key);
                         is_over = true;
                     } else {
@@ -32,14 +37,12 @@ impl Hub {
                     is_over = true;
                 }
             } else if let Some(undo) = &sent.undo {
-                let lasting = state.lasting.entry((sent.rule, Arc::clone(sent.user))).or_insert_with(|| {
-                    crate::channel::Lasting {
-                        sessions: Vec::new(),
-                        undo: Box::default(),
-                        data: Box::default(),
-                        key: None,
-                    }
-                });
+                let place = (sent.rule, Arc::clone(sent.user));
+                let before = state.lasting.get(&place).map_or(0, |lasting| lasting.cost);
+                let cost = Lasting::cost(data, undo, event_key.as_ref());
+                self.charge_lasting(sent.user, before, cost)?;
+                let lasting = state.lasting.entry(place).or_default();
+                lasting.cost = cost;
                 lasting.key = event_key.clone();
                 lasting.undo = undo.as_slice().into();
                 lasting.data = data.into();
@@ -58,18 +61,20 @@ impl Hub {
                 request: None,
             };
             self.emit_locked(channel, state, event, event_key, is_over, sent.now);
-            lasts.then(|| Arc::clone(channel))
+            Ok(lasts.then(|| Arc::clone(channel)))
         };
-        match self.in_known_channel(sent.channel, act) {
+        let lasting: Result<_, Full> = match self.in_known_channel(sent.channel, act) {
             Some(lasting) => lasting,
             None if relay.ends.is_none()
                 && sent.key.is_some()
                 && self.rules.policy_of(sent.channel).retain.keys > 0 =>
             {
-                self.in_channel(sent.channel, act)
+                self.in_channel(sent.channel, Some(sent.user), act).map_err(|Full| CHANNELS_FULL)?
             }
-            None => None,
-        }
+            None => Ok(None),
+        };
+        self.make_room_in_rings();
+        lasting.map_err(|Full| RETAINED_FULL)
     }
 
     /// A session's relay is over by time, unsubscribe or close; the last session's end is told.
@@ -82,6 +87,7 @@ impl Hub {
             return;
         }
         let Some(lasting) = state.lasting.remove(&key) else { return };
+        self.lasted(user, &lasting);
         let event = ChannelEvent {
             event: &self.rules.relays[rule as usize].event,
             data: &lasting.undo,
@@ -95,8 +101,9 @@ impl Hub {
         let is_idle = state.is_idle(channel.policy);
         drop(state);
         if is_idle {
-            self.directory.remove_idle(channel);
+            self.remove_idle(channel);
         }
+        self.make_room_in_rings();
     }
 }
 

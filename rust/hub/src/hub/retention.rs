@@ -6,7 +6,7 @@
 
 use super::Hub;
 use crate::Now;
-use crate::channel::Keep;
+use crate::channel::{Keep, State};
 use std::sync::atomic::Ordering;
 
 impl Hub {
@@ -31,7 +31,7 @@ impl Hub {
 
     /// The log keeps no longer what stands up to `tail` in a channel.
     pub fn swept(&self, channel: &str, tail: u64) {
-        self.in_known_channel(channel, |_, state| state.cut(tail));
+        self.in_known_channel(channel, |_, state| state.cut(tail, &self.counters));
     }
 
     /// Lets go of what channels keep in memory no longer, and of those that are empty then: a sixteenth of all channels
@@ -40,10 +40,16 @@ impl Hub {
         let part = self.swept_part.fetch_add(1, Ordering::Relaxed);
         for channel in self.directory.ageing(part) {
             let mut state = channel.lock();
-            state.trim(channel.policy, now.mono_ms);
-            state.latest.trim(now.mono_ms, channel.policy.retain, &self.counters);
+            state.trim(channel.policy, now.mono_ms, &self.counters);
+            state.latest.trim(now.mono_ms, channel.policy.retain, &self.bounds.retained, &self.counters);
+            if state.members_total() > 0 {
+                state.used_ms = now.mono_ms;
+            }
             drop(state);
-            self.directory.remove_idle(&channel);
+            let policy = channel.policy;
+            let is_over =
+                |state: &State| state.is_idle(policy) || state.is_forgotten(policy, now.mono_ms, self.idle_ms);
+            self.remove_if(&channel, is_over);
         }
     }
 }

@@ -10,7 +10,7 @@ fn event(channel: &Arc<Channel>, class: Class, text: &str) -> Queued {
 }
 
 fn channel() -> Arc<Channel> {
-    Arc::new(Channel::new("c".into(), 1, Policy::VOLATILE, "e".into(), false, 1))
+    Arc::new(Channel::new("c".into(), 1, Policy::VOLATILE, "e".into(), false, None, 1))
 }
 
 fn all(backlog: &mut Backlog, counters: &Counters) -> String {
@@ -135,7 +135,7 @@ fn the_budget_counts_a_shared_frame_once_and_each_place() {
     let queued = event(&channel, Class::Reply, &"x".repeat(300));
     let readers: Vec<_> = (0..3).map(|_| Backlog::start(std::iter::once(queued.clone()), 0, &counters)).collect();
     let bytes = || counters.outbox_bytes.load(Ordering::Relaxed) as usize;
-    assert_eq!(bytes(), queued.wire_len() + 3 * PLACE_BYTES);
+    assert_eq!(bytes(), FRAME_BYTES + queued.wire_len() + 3 * PLACE_BYTES);
     for backlog in readers {
         backlog.discard(&counters);
     }
@@ -202,8 +202,9 @@ struct Model {
 
 impl Model {
     fn new(bounds: Bounds) -> Self {
-        let channels = [1, 2, 3]
-            .map(|id| Arc::new(Channel::new(format!("c{id}").into(), id, Policy::VOLATILE, "e".into(), false, 1)));
+        let channels = [1, 2, 3].map(|id| {
+            Arc::new(Channel::new(format!("c{id}").into(), id, Policy::VOLATILE, "e".into(), false, None, 1))
+        });
         let counters = Counters::default();
         let mut model = Self {
             channels,

@@ -183,7 +183,8 @@ fn outboxes_weigh_what_waits_in_them_and_the_budget_each_form_once() {
     let (deflated, plain) = (shard.conns[0].backlog_bytes(), shard.conns[1].backlog_bytes());
     assert!(plain > 20_000 && deflated < 2_000, "{plain} {deflated}");
     let all = || shard.hub.counters().outbox_bytes.load(std::sync::atomic::Ordering::Relaxed) as usize;
-    let places = 2 * 40 * crate::outbox::PLACE_BYTES;
+    // Two frames, each in two forms.
+    let places = 2 * 40 * crate::outbox::PLACE_BYTES + 4 * crate::outbox::FRAME_BYTES;
     assert_eq!(all(), plain + deflated + 2 + places, "the byte that each first frame has sent is held with it");
     for conn in conns {
         shard.writable(conn);
