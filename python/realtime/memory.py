@@ -262,9 +262,9 @@ def budget(settings: Settings) -> dict[str, int]:
 
 
 def budget_lines(settings: Settings) -> Iterator[str]:
-    """Yield the budget for people, a line a purpose and the sum."""
+    """Yield the budget for people, a line a purpose and the sum; what is switched off has no line."""
     keys = {purpose.name: ", ".join(purpose.keys) for purpose in PURPOSES}
-    parts = budget(settings)
+    parts = {name: size for name, size in budget(settings).items() if size}
     for name, size in (*parts.items(), ("all", sum(parts.values()))):
         yield f"{name:{max(map(len, parts))}}  {_mib(size):>10}  {keys.get(name, '')}".rstrip()
     yield f"and {_mib(connections_max(settings) * CONNECTION_KERNEL_BYTES)} of the kernel's for connections"

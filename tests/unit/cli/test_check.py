@@ -195,4 +195,5 @@ def test_the_memory_that_limits_add_up_to_is_printed_by_purpose(tmp_path: Path) 
     assert told["allocator"] == round(sum(parts) / 4)
     text = found.text()
     assert re.search(r"outboxes +100 MiB  limits.outboxes_bytes_max", text)
+    assert "api.requests_bytes_max" not in text, "api.url is not set"
     assert f"{sum(told.values()) / (1 << 20):,.0f} MiB" in text.partition("  all ")[2].splitlines()[0]
