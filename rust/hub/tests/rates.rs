@@ -151,6 +151,37 @@ fn a_raw_endpoint_over_its_rate_is_read_more_slowly_and_loses_nothing() {
 }
 
 #[test]
+fn a_long_message_is_done_and_its_sender_not_read_until_its_length_is_paid() {
+    const UNIT: usize = 64 << 10;
+    let limits = json!({"commands_per_s": 10, "commands_burst": 10, "commands_waiting_max": 1_000});
+    for (units, holds) in [(9, false), (10, true)] {
+        let mut world = limited(&limits);
+        let client = nameless(&mut world, 0);
+        world.raw_bytes(client, &frame(Opcode::Binary, true, &vec![b' '; units * UNIT]));
+        world.run();
+        assert_eq!(raw_messages(&mut world), 1);
+        let conn = world.clients[client].conn;
+        assert_eq!(!world.shards[0].reads(conn), holds, "{units}");
+        world.advance(100);
+        assert!(world.shards[0].reads(conn));
+    }
+    // A user's next connection owes what the last one has left.
+    let mut world = limited(&limits);
+    let client = world.connect(0, "mallory");
+    let long = format!(r#"{{"type":"ping","data":"{}"}}"#, "x".repeat(18 * UNIT));
+    world.raw_bytes(client, &frame(Opcode::Text, true, long.as_bytes()));
+    world.run();
+    assert_eq!(world.take_json(client)[0]["type"], "pong");
+    world.cut(client);
+    let next = world.connect(0, "mallory");
+    world.send(next, &json!({"type": "ping"}));
+    world.run();
+    assert!(world.take_json(next).is_empty());
+    world.advance(1_000);
+    assert_eq!(world.take_json(next).len(), 1);
+}
+
+#[test]
 fn pongs_and_small_fragments_cost_a_command_each_and_large_ones_pay_for_themselves() {
     let limits = json!({"commands_per_s": 1, "commands_burst": 20, "refusals_max": 10});
     let begin = frame(Opcode::Text, false, b"");

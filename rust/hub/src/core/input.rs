@@ -18,8 +18,8 @@ use realtime_protocol::deflate::Inflater;
 use realtime_protocol::frame::Opcode;
 use realtime_protocol::handshake::{Head, Limits, parse_head};
 
-/// What is inflated costs a command for each of these: some tens of microseconds.
-const INFLATED_UNIT: usize = 64 << 10;
+/// What is long, or is once it is inflated, costs a command for each of these: some tens of microseconds.
+const LONG_UNIT: usize = 64 << 10;
 
 impl ShardCore {
     /// Takes bytes that were read from the connection; they are parsed (and unmasked) in place.
@@ -143,15 +143,23 @@ impl ShardCore {
             match inbound.receive(&mut input[at..], message_bytes_max, inflater.as_deref_mut()) {
                 Ok((used, item)) => {
                     at += used;
+                    let mut len = 0;
                     match item {
-                        Some(item) => self.item_in(slot, item),
+                        Some(item) => {
+                            len = message_len(&item);
+                            self.item_in(slot, item);
+                        }
                         None => self.charge_fragments(slot, inbound.take_small_fragments()),
                     }
-                    self.charge_inflated(slot, inflater.as_deref_mut());
+                    match self.inflated(inflater.as_deref_mut()) {
+                        Some(cost) => self.charge_inflated(slot, cost),
+                        None if len >= LONG_UNIT => self.charge_long(slot, len),
+                        None => {}
+                    }
                 }
                 Err(violation) => {
                     // It ends with this, so that what was inflated in vain is owed by the next of the same user.
-                    let cost = self.inflated(inflater.as_deref_mut());
+                    let cost = self.inflated(inflater.as_deref_mut()).unwrap_or(0);
                     self.overdraw(slot, cost.saturating_mul(1_000));
                     self.conns[slot].set(flag::BROKEN);
                     self.finish(slot, violation.code.0, violation.reason);
@@ -178,8 +186,7 @@ impl ShardCore {
 
     /// A message that was long only once it was inflated costs the more of it, whatever it was: some hundred bytes can
     /// keep a shard busy for a hundred thousand. Who has no tokens left for that is closed.
-    fn charge_inflated(&mut self, slot: usize, inflater: Option<&mut Inflater>) {
-        let cost = self.inflated(inflater);
+    fn charge_inflated(&mut self, slot: usize, cost: u32) {
         let is_open = matches!(self.conns[slot].phase, Phase::Open | Phase::Closing);
         if cost == 0 || !is_open || self.take_tokens(slot, Traffic::Commands, cost).is_ok() {
             return;
@@ -194,11 +201,20 @@ impl ShardCore {
     }
 
     /// Counts a message that was just inflated, if one was, and says what it costs.
-    fn inflated(&self, inflater: Option<&mut Inflater>) -> u32 {
-        let Some(len) = inflater.and_then(Inflater::take_inflated) else { return 0 };
+    fn inflated(&self, inflater: Option<&mut Inflater>) -> Option<u32> {
+        let len = inflater.and_then(Inflater::take_inflated)?;
         add_own(&self.tally().inflations, 1);
         add_own(&self.tally().inflated_bytes, len as u64);
-        (len / INFLATED_UNIT) as u32
+        Some((len / LONG_UNIT) as u32)
+    }
+
+    /// A message that came long is done, and its sender is not read until its length is paid: reading, checking and
+    /// copying it keeps a shard as busy as many short ones.
+    fn charge_long(&mut self, slot: usize, len: usize) {
+        if matches!(self.conns[slot].phase, Phase::Open) {
+            self.overdraw(slot, ((len / LONG_UNIT) as u32).saturating_mul(1_000));
+            self.hold_while_owing(slot);
+        }
     }
 
     /// Small fragments cost a command each: whoever sends many of them sends few bytes and ends no message.
@@ -301,7 +317,9 @@ impl ShardCore {
                 Ok((used, _)) => at += used,
                 Err(_) => conn.set(flag::BROKEN),
             }
-            self.charge_inflated(slot, inflater.as_mut());
+            if let Some(cost) = self.inflated(inflater.as_mut()) {
+                self.charge_inflated(slot, cost);
+            }
         }
         self.take_inflater(inflater);
         let conn = &mut self.conns[slot];
@@ -311,5 +329,13 @@ impl ShardCore {
         if conn.has(flag::PEER_CLOSED) && conn.backlog.is_none() && !conn.has(flag::DIRTY) {
             self.end(slot);
         }
+    }
+}
+
+/// Bytes of a message; 0 for a control frame.
+const fn message_len(item: &Item<'_>) -> usize {
+    match item {
+        Item::Text(payload) | Item::Binary(payload) => payload.len(),
+        Item::Ping(_) | Item::Pong(_) | Item::Close(..) => 0,
     }
 }
