@@ -98,6 +98,19 @@ class Origins:
         or of that very host.
         """
 
+@final
+class HttpFront:
+    """A thread that takes the connections of the HTTP port, holds them to limits and passes requests on.
+
+    `options` is JSON (docs in rust/front/src/options.rs); `listener` is the descriptor of a socket that listens and
+    does not block, and is the front's from here on. `engine` hears of a front that cannot go on as of a failure of its
+    own, and its ``stats`` tell what the front counts. Raises EngineError.
+    """
+
+    def __new__(cls, engine: Commands, options: bytes, listener: int | None = None) -> Self: ...
+    def stop(self, timeout_ms: int) -> None:
+        """Take no more connections, give requests under way `timeout_ms`, end the thread. Idempotent."""
+
 def flush_of(asked: str) -> str:
     """Return what an engine with the option `flush` would send through on this machine: ``uring`` or ``send``.
 

@@ -8,7 +8,6 @@ each shard. Called by `metrics`, `control` and `cli.check`.
 """
 
 import os
-import resource
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
@@ -17,9 +16,8 @@ from msgspec import Struct
 
 from realtime.charges import Charges
 from realtime.config import Settings
+from realtime.descriptors import divided
 
-DESCRIPTORS_KEPT: Final = 64
-"""Descriptors that are not for connections: the log, listeners, key sets, the app's own."""
 CONNECTION_BYTES: Final = 1024
 """An idle connection without subscriptions, in the process; 965 were measured (docs/topics/capacity.md)."""
 CONNECTION_KERNEL_BYTES: Final = 4096
@@ -54,19 +52,13 @@ class Purpose(Struct, frozen=True, kw_only=True):
     share: int = 0
 
 
-def connections_max(settings: Settings) -> int:
-    """Return how many connections may be open at once."""
-    _, descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return settings.limits.connections_max or max(0, descriptors - DESCRIPTORS_KEPT)
-
-
 PURPOSES: Final = (
     Purpose(
         name="connections",
         held="connections",
         each=CONNECTION_BYTES,
         keys=("limits.connections_max",),
-        limit=lambda settings: connections_max(settings) * CONNECTION_BYTES,
+        limit=lambda settings: divided(settings).sockets * CONNECTION_BYTES,
     ),
     Purpose(
         name="heads",
@@ -152,6 +144,13 @@ PURPOSES: Final = (
         keys=("auth.revocations_bytes_max",),
         limit=lambda settings: settings.auth.revocations_bytes_max,
         refused=("revocations_dropped",),
+    ),
+    Purpose(
+        name="http",
+        held="http_bytes",
+        keys=("api.bytes_max",),
+        limit=lambda settings: settings.api.bytes_max if settings.api.enabled else 0,
+        refused=("http_ended_for_bytes",),
     ),
     Purpose(
         name="tickets",
@@ -267,7 +266,7 @@ def budget_lines(settings: Settings) -> Iterator[str]:
     parts = {name: size for name, size in budget(settings).items() if size}
     for name, size in (*parts.items(), ("all", sum(parts.values()))):
         yield f"{name:{max(map(len, parts))}}  {_mib(size):>10}  {keys.get(name, '')}".rstrip()
-    yield f"and {_mib(connections_max(settings) * CONNECTION_KERNEL_BYTES)} of the kernel's for connections"
+    yield f"and {_mib(divided(settings).sockets * CONNECTION_KERNEL_BYTES)} of the kernel's for connections"
 
 
 def shards(settings: Settings) -> int:

@@ -173,6 +173,21 @@ class _Shard(Struct):
     connections: int
 
 
+class _Http(Struct):
+    """What the HTTP port counts; nothing where there is none."""
+
+    connections: int = 0
+    accepted: int = 0
+    accept_errors: int = 0
+    requests: int = 0
+    in_flight: int = 0
+    waiting: int = 0
+    panics: int = 0
+    bytes: dict[str, int] = {}
+    ended: dict[str, int] = {}
+    refused: dict[str, int] = {}
+
+
 class _Stats(Struct):
     """What `Commands.stats()` tells, as far as it is shown."""
 
@@ -218,6 +233,7 @@ class _Stats(Struct):
     histograms: dict[str, _Histogram] = {}
     shards: list[_Shard] = []
     queues: dict[str, int] = {}
+    http: _Http = msgspec.field(default_factory=_Http)
 
 
 _COUNTERS: Final = (
@@ -273,6 +289,15 @@ _QUEUES: Final = (
     ("commands_bytes", "queue_commands_bytes", "Bytes of commands that wait for a shard."),
     ("log", "queue_log_events", "Appends that wait for the log."),
     ("outbox_bytes", "queue_outbox_bytes", "Bytes that wait for slow readers: shared ones once."),
+)
+_HTTP: Final = (
+    (GaugeMetricFamily, "connections", "connections", "Connections of the HTTP port that are open now."),
+    (GaugeMetricFamily, "in_flight", "requests_in_flight", "HTTP requests that are answered now."),
+    (GaugeMetricFamily, "waiting", "requests_waiting", "HTTP requests that wait for their turn."),
+    (CounterMetricFamily, "accepted", "connections_accepted", "Connections that the HTTP port took."),
+    (CounterMetricFamily, "accept_errors", "accept_errors", "Connections that it could not take."),
+    (CounterMetricFamily, "requests", "requests", "HTTP requests whose head was whole and good."),
+    (CounterMetricFamily, "panics", "panics", "Connections of the HTTP port that ended by a fault of its own."),
 )
 _HISTOGRAMS: Final = (
     ("connection_s", "connection_duration_seconds", "How long connections lasted."),
@@ -357,6 +382,7 @@ class Families(Collector):
         yield errors
         for name, family, text in _QUEUES:
             yield _gauge(family, text, stats.queues.get(name, 0))
+        yield from _of_http(stats.http)
         yield from _of_memory(usages(told, self._ledger, self._settings), sum(budget(self._settings).values()))
         for name, family, text in _HISTOGRAMS:
             if (histogram := stats.histograms.get(name)) is not None:
@@ -387,6 +413,19 @@ class Families(Collector):
         told = "The latest that it was within the last one to two minutes."
         yield _gauge("loop_lag_max_seconds", told, figures.lag_max_s.value())
         yield _histogram("loop_turn_seconds", "How long a batch of events held the loop.", {"": figures.turn_s})
+
+
+def _of_http(http: _Http) -> Iterator[Metric]:
+    for kind, name, family, text in _HTTP:
+        yield kind(f"realtime_http_{family}", text, value=getattr(http, name))
+    held = GaugeMetricFamily("realtime_http_held_bytes", "Bytes that the HTTP port holds, by part.", labels=["part"])
+    for part, count in http.bytes.items():
+        held.add_metric([part.removeprefix("http_")], count)
+    yield held
+    text = "Connections that the HTTP port ended, by why."
+    yield _by_label("http_connections_ended", text, "reason", http.ended)
+    text = "HTTP requests that were refused before Python saw them, by status."
+    yield _by_label("http_refused", text, "status", http.refused)
 
 
 def _of_memory(found: list[Usage], budget_bytes: int) -> Iterator[Metric]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from realtime.auth import OWN_CHANNELS, Pattern
 from realtime.config import ConfigError, Keys, Settings, parse_retention
+from realtime.descriptors import divided
 from realtime.identity import origin_rule, token_rule
 from realtime.messages import RESERVED_EVENTS, encode
 from realtime.rules import Route, Rules
@@ -21,6 +22,7 @@ def engine_options(rules: Rules, settings: Settings, keys: Keys, *, in_memory: b
             "port": settings.server.port,
             "shards": settings.server.shards,
             "flush": settings.engine.flush,
+            "descriptors_kept": divided(settings).kept,
             "data_dir": None if in_memory else str(Path(settings.data_dir)),
             "compression": settings.compression,
             "limits": settings.limits,

@@ -28,6 +28,7 @@ from realtime.identity import Identities
 from realtime.metrics import LoopLag
 from realtime.options import engine_options
 from realtime.rules import Rules
+from realtime.transports import AnyEngine
 
 log = logging.getLogger("realtime")
 
@@ -114,6 +115,11 @@ class Server:
         if self._control is None:
             raise RuntimeError("the server has not started; use async with")
         return self._control
+
+    @property
+    def engine(self) -> AnyEngine:
+        """The engine, for mounts that stand beside it."""
+        return self._engine
 
     @property
     def identities(self) -> Identities:

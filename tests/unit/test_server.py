@@ -65,7 +65,7 @@ def test_the_options_are_the_rules_and_the_configuration_as_plain_data() -> None
             "endpoints",
             "routes",
         ),
-        "tell_tokens",
+        *("tell_tokens", "descriptors_kept"),
         *("relays", "policies", "open_grants", "authorize", "listen", "retention", "reserved_events", "dedupe_s"),
         *("idle_s", "revocations_bytes_max"),
     }

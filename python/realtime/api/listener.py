@@ -1,9 +1,9 @@
-"""granian, embedded: the HTTP listener in the process and the loop of the edge.
+"""The HTTP port: the engine's front before, granian behind it, the loop of the edge behind both.
 
-What it does not do by itself is done here. It shares a port in use with another process instead of refusing it, so the
-port is tried first. It neither tells when it listens nor that a worker died, so both are watched. Its `stop` waits for
-running requests without end unless `workers_kill_timeout` is set, which its constructor does not take. Signals are
-the caller's: it installs none.
+The front takes connections, holds them to limits and passes whole requests on over a Unix socket, in a folder that only
+this user may enter. granian, embedded, calls the application. What it does not do by itself is done here. It neither
+tells when it listens nor that a worker died, so both are watched. Its `stop` waits for running requests without end
+unless `workers_kill_timeout` is set, which its constructor does not take. Signals are the caller's: it installs none.
 
 Called by `cli.serving`.
 """
@@ -11,21 +11,38 @@ Called by `cli.serving`.
 import asyncio
 import contextlib
 import logging
+import os
+import shutil
 import socket
+import tempfile
+import weakref
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
 from granian.log import LogLevels
 from granian.server.embed import Server
 
-from realtime.config import ConfigError
+from realtime._engine import Commands, HttpFront
+from realtime.api.peers import Peers
+from realtime.config import ConfigError, Settings
+from realtime.descriptors import HTTP_RESERVED, divided
+from realtime.messages import encode
 
 START_TIMEOUT_S = 15.0
-CONNECTIONS_MAX = 4096
-_BACKLOG = 1024
+RESERVED: Final = ("/health", "/ready", "/metrics")
+"""Paths that are answered whatever fills the rest."""
+_BACKLOG = 4096
 _BUFFER_BYTES_MIN = 8192
+_HEAD_MORE_BYTES: Final = 1024
+"""What the front adds to a head."""
+_FOLDER: Final = "realtime-http-"
+_SOCKET: Final = "s"
+_PATH_BYTES_MAX: Final = 100
+"""A path of a Unix socket has room for somewhat more."""
+_FOREVER_MS: Final = 24 * 3600 * 1000
 
 _logger = logging.getLogger("realtime.api")
 
@@ -37,42 +54,56 @@ class HttpListener:
         port: the one that it listens on, also where 0 was asked for.
     """
 
-    def __init__(self, host: str, port: int, *, head_bytes_max: int = 64 * 1024, stop_timeout_s: float = 2.0) -> None:
-        """Try the port.
+    def __init__(self, settings: Settings, *, stop_timeout_s: float = 2.0) -> None:
+        """Listen; connections wait until `start`.
 
         Args:
-            host: address to listen on.
-            port: of it; 0 takes a free one.
-            head_bytes_max: bytes of a request's head that are kept; from about there on it is answered 431.
+            settings: address, limits and times.
             stop_timeout_s: what running requests are given by `stop`.
 
         Raises:
             ConfigError: the address cannot be listened on.
         """
-        self.port = _free_port(host, port)
-        self._host = _numeric(host)
-        self._head_bytes_max = head_bytes_max
+        self._settings = settings
         self._stop_timeout_s = stop_timeout_s
+        listening = _listening(settings.api.host, settings.api.port)
+        self.port = int(listening.getsockname()[1])
+        # Closed with this object, where no start comes; the front's from its start on.
+        self._descriptor = listening.detach()
+        self._close = weakref.finalize(self, os.close, self._descriptor)
+        self._folder: str | None = None
+        self._front: HttpFront | None = None
         self._server: Server | None = None
         self._task: asyncio.Task[None] | None = None
 
-    async def start(self, application: Callable[..., Any]) -> None:
-        """Listen; return when connections are taken. Once for each listener.
+    async def start(self, application: Callable[..., Any], engine: Commands) -> None:
+        """Serve; return when requests are answered. Once for each listener.
+
+        Args:
+            application: is called for each request.
+            engine: is told where the front cannot go on, and tells what it counts.
 
         Raises:
             ConfigError: it did not come up.
         """
+        _remove_left_over()
+        self._folder = _new_folder()
+        path = Path(self._folder, _SOCKET)
+        api, limits, descriptors = self._settings.api, self._settings.limits, divided(self._settings)
         self._server = Server(
-            application,
-            address=self._host,
-            port=self.port,
+            Peers(application, (api.host, self.port)),
+            uds=path,
             interface=Interfaces.ASGINL,
             http=HTTPModes.http1,
-            http1_settings=HTTP1Settings(max_buffer_size=max(self._head_bytes_max, _BUFFER_BYTES_MIN)),
+            http1_settings=HTTP1Settings(
+                # The front ends what is slow or idle, and never leaves one of these connections unused for long.
+                header_read_timeout=_FOREVER_MS,
+                max_buffer_size=max(limits.head_bytes_max + _HEAD_MORE_BYTES, _BUFFER_BYTES_MIN),
+            ),
             websockets=False,
-            backlog=_BACKLOG,
-            # Above it nobody is answered, not even at /health, until somebody else hangs up; idle ones count too.
-            backpressure=CONNECTIONS_MAX,
+            backlog=1024,
+            # The front has no more at once, and some that it has just closed.
+            backpressure=4 * (descriptors.http_requests + HTTP_RESERVED),
             log_level=LogLevels.error,
             log_dictconfig=_LOGGING,
         )
@@ -81,13 +112,28 @@ class HttpListener:
         self._task = asyncio.create_task(self._server.serve(), name="http")
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
-                while not await self._answers():
+                while not await _answers(path):
                     if self._task.done():
-                        raise ConfigError(f"the HTTP listener on {self._host}:{self.port} did not start")
+                        raise ConfigError(f"the HTTP listener on {api.host}:{self.port} did not start")
                     await asyncio.sleep(0.01)
         except TimeoutError:
             await self.stop()
-            raise ConfigError(f"the HTTP listener on {self._host}:{self.port} did not start in time") from None
+            raise ConfigError(f"the HTTP listener on {api.host}:{self.port} did not start in time") from None
+        options = {
+            "upstream": str(path),
+            "head_bytes_max": limits.head_bytes_max,
+            "connections_max": descriptors.http_connections,
+            "requests_max": descriptors.http_requests,
+            "bytes_max": api.bytes_max,
+            "head_timeout_s": limits.handshake_timeout_s,
+            "body_timeout_s": api.body_timeout_s,
+            "answer_timeout_s": api.answer_timeout_s,
+            "keep_alive_s": api.keep_alive_s,
+            "wait_s": api.wait_s,
+            "reserved": RESERVED,
+        }
+        self._close.detach()
+        self._front = HttpFront(engine, encode(options), self._descriptor)
 
     async def ended(self) -> None:
         """Return when the listener has ended, by `stop` or because its worker died."""
@@ -96,6 +142,10 @@ class HttpListener:
 
     async def stop(self) -> None:
         """Take no more requests, give the running ones their time, and end."""
+        self._close()
+        front, self._front = self._front, None
+        if front is not None:
+            await asyncio.to_thread(front.stop, round(self._stop_timeout_s * 1000))
         task, self._task = self._task, None
         if task is None or self._server is None:
             return
@@ -103,35 +153,62 @@ class HttpListener:
         # A request that outlives its time shows as TimeoutError; there is nobody left who could be told.
         with contextlib.suppress(TimeoutError, asyncio.CancelledError):
             await task
-
-    async def _answers(self) -> bool:
-        try:
-            _, writer = await asyncio.open_connection(self._host, self.port)
-        except OSError:
-            return False
-        writer.close()
-        return True
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def _free_port(host: str, port: int) -> int:
-    """Return `port`, or a free one for 0, after having listened on it for a moment."""
+def _listening(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    host = _numeric(host)
+    listener = socket.socket(family, socket.SOCK_STREAM)
     try:
-        with socket.socket(family, socket.SOCK_STREAM) as trial:
-            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            trial.bind((host, port))
-            trial.listen(1)
-            return int(trial.getsockname()[1])
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Accepted sockets inherit it on Linux: one call instead of one a connection.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        listener.setblocking(False)
+        listener.bind((_numeric(host), port))
+        listener.listen(_BACKLOG)
     except OSError as error:
+        listener.close()
         raise ConfigError(
             f"api.port = {port} on {host} cannot be listened on: {error.strerror}; set API_PORT to another port, or "
             "end the process that has it"
         ) from error
+    return listener
 
 
 def _numeric(host: str) -> str:
     return "127.0.0.1" if host == "localhost" else host.strip("[]")
+
+
+def _new_folder() -> str:
+    """Make a folder for the Unix socket, which nobody else may enter."""
+    for parent in (tempfile.gettempdir(), "/tmp"):  # noqa: S108 -- as good as any, where TMPDIR is too long a path
+        folder = tempfile.mkdtemp(prefix=_FOLDER, dir=parent)
+        if len(os.fsencode(folder)) + 1 + len(_SOCKET) <= _PATH_BYTES_MAX:
+            return folder
+        Path(folder).rmdir()
+    raise ConfigError("there is no folder for a socket: TMPDIR is too long a path, and /tmp cannot be used")
+
+
+def _remove_left_over() -> None:
+    """Remove folders of servers that were killed: nobody listens in them."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_FOLDER}*"):
+        path = folder / _SOCKET
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+            if folder.stat().st_uid == os.getuid() and path.is_socket() and not folder.is_symlink():
+                try:
+                    probe.connect(str(path))
+                except ConnectionRefusedError:
+                    shutil.rmtree(folder, ignore_errors=True)
+
+
+async def _answers(path: Path) -> bool:
+    try:
+        _, writer = await asyncio.open_unix_connection(path)
+    except OSError:
+        return False
+    writer.close()
+    return True
 
 
 # Its own lines go where ours go, and only those that matter: it calls its embedding experimental at each start.

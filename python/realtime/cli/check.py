@@ -9,7 +9,6 @@ import contextlib
 import fcntl
 import json
 import os
-import resource
 import socket
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
@@ -33,7 +32,8 @@ from realtime.config import (
     keys_of,
     value_of,
 )
-from realtime.memory import DESCRIPTORS_KEPT, budget, budget_lines, connections_max, shards
+from realtime.descriptors import Descriptors, divided
+from realtime.memory import budget, budget_lines, shards
 from realtime.options import engine_options
 
 _GRACE_ADVICE = "handlers that take longer are cut off at a restart"
@@ -137,7 +137,7 @@ def _shown(path: str, value: object) -> object:
 
 
 def _derived(settings: Settings) -> dict[str, Any]:
-    _, descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)
+    descriptors = divided(settings)
     kept = Path(settings.data_dir) / "secret"
     generated = f"generated, in {kept}" if kept.exists() else f"will be generated, in {kept}"
     api = settings.api
@@ -149,10 +149,17 @@ def _derived(settings: Settings) -> dict[str, Any]:
         "shards": shards(settings),
         "sends": _sends(settings),
         "compression": _compression(settings),
-        "descriptors": descriptors,
-        "connections at most": connections_max(settings),
+        "descriptors": descriptors.all,
+        "connections at most": descriptors.sockets,
+        "HTTP at most": _http(settings, descriptors),
         "end": f"within {settings.drain.grace_s:g} s, clients come back over {settings.drain.window_s:g} s",
     }
+
+
+def _http(settings: Settings, descriptors: Descriptors) -> str:
+    if not settings.api.enabled:
+        return "off"
+    return f"{descriptors.http_connections} connections, {descriptors.http_requests} requests at once"
 
 
 def _compression(settings: Settings) -> str:
@@ -202,11 +209,11 @@ def _errors(settings: Settings) -> Iterator[str]:
             if not is_loopback(host):
                 yield f"{section}.host = {host!r} is not a loopback address and no secret is configured"
     yield from _of_data_dir(Path(settings.data_dir))
-    wanted, (_, descriptors) = settings.limits.connections_max, resource.getrlimit(resource.RLIMIT_NOFILE)
-    if wanted > descriptors - DESCRIPTORS_KEPT:
+    wanted, descriptors = settings.limits.connections_max, divided(settings)
+    if wanted > descriptors.all - descriptors.kept:
         yield (
-            f"limits.connections_max = {wanted} needs {wanted + DESCRIPTORS_KEPT} descriptors and the process may "
-            f"have {descriptors}; raise that by ulimit -n or LimitNOFILE"
+            f"limits.connections_max = {wanted} needs {wanted + descriptors.kept} descriptors and the process may "
+            f"have {descriptors.all}; raise that by ulimit -n or LimitNOFILE"
         )
 
 

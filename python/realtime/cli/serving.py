@@ -87,12 +87,7 @@ class _HttpSide:
         """
         # Requests have ended by then, or are given up; what is left is to write answers out.
         stop_timeout_s = min(_WRITTEN_S, settings.drain.grace_s / 10)
-        self._listener = HttpListener(
-            settings.api.host,
-            settings.api.port,
-            head_bytes_max=settings.limits.head_bytes_max,
-            stop_timeout_s=stop_timeout_s,
-        )
+        self._listener = HttpListener(settings, stop_timeout_s=stop_timeout_s)
         self.port = self._listener.port
         self.failed = False
         self.development: DevelopmentAccess | None = None
@@ -107,7 +102,7 @@ class _HttpSide:
         requests = Requests(mounts, edge)
         async with mounts.running():
             server.http_port = listener.port
-            await listener.start(requests)
+            await listener.start(requests, server.engine)
             watch = asyncio.create_task(self._watch(listener, server), name="http watch")
             try:
                 yield

@@ -85,6 +85,49 @@ class ApiSettings(Section, frozen=True):
             "caller who holds most is answered 503 `overloaded`."
         ),
     ] = 64 * 1024 * 1024
+    connections_max: Annotated[
+        int,
+        Meta(
+            ge=16,
+            le=1_000_000,
+            description="Connections of the HTTP listener at once, fewer where descriptors are few; for one more the "
+            "longest idle connection of the address with the most is closed.",
+        ),
+    ] = 1024
+    in_flight_max: Annotated[
+        int,
+        Meta(
+            ge=4,
+            le=100_000,
+            description="HTTP requests that are answered at once, event streams of mounted apps among them; more wait "
+            "for `api.wait_s` and are then answered 503. `/health`, `/ready` and `/metrics` have 8 more.",
+        ),
+    ] = 256
+    bytes_max: Annotated[
+        Bytes,
+        Meta(
+            description="Bytes of heads, bodies and answers that the HTTP listener holds at once; above it the largest "
+            "connection of the address that holds most is closed."
+        ),
+    ] = 64 * 1024 * 1024
+    keep_alive_s: Annotated[
+        Duration,
+        Meta(
+            description="Seconds that an HTTP connection may be idle between two requests, down to one second where "
+            "`api.connections_max` are open."
+        ),
+    ] = 75.0
+    body_timeout_s: Annotated[
+        Duration,
+        Meta(description="Seconds for the body of an HTTP request, and one more for each 4 KiB of it that came."),
+    ] = 30.0
+    answer_timeout_s: Annotated[
+        Duration,
+        Meta(description="Seconds for a client to take an HTTP answer, and one more for each 4 KiB that it took."),
+    ] = 30.0
+    wait_s: Annotated[
+        Duration, Meta(description="Seconds that an HTTP request waits for its turn before it is answered 503.")
+    ] = 2.0
     url: Annotated[
         Text | None,
         Meta(
@@ -337,7 +380,10 @@ class LimitSettings(Section, frozen=True):
         ),
     ] = 16 * 1024 * 1024
     connections_max: Annotated[
-        Count, Meta(description="Connections at once; 0 takes the limit of descriptors less 64.")
+        Count,
+        Meta(
+            description="Connections at once; 0 takes the limit of descriptors less 64 and those of the HTTP listener."
+        ),
     ] = 0
     outbox_soft_bytes: Annotated[
         Bytes,

@@ -9,9 +9,10 @@ use crate::events;
 use pyo3::exceptions::{PyTypeError, PyUnicodeDecodeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyString};
+use realtime_front::Front;
 use realtime_hub::{Admitted, Amendment, Command, ConnId, Publish, Rejection, Reply, latest_key};
 use realtime_reactor::Handle;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// What Python tells the engine.
 #[pyclass(subclass, frozen, module = "realtime._engine")]
@@ -19,6 +20,8 @@ pub(crate) struct Commands {
     handle: Arc<Handle>,
     buffer: Mutex<Buffer>,
     submitting: Mutex<()>,
+    /// The HTTP port of this engine's server, where it has one.
+    front: OnceLock<Arc<Front>>,
 }
 
 #[derive(Default)]
@@ -53,8 +56,17 @@ impl Buffer {
 }
 
 impl Commands {
+    pub(crate) const fn handle(&self) -> &Arc<Handle> {
+        &self.handle
+    }
+
+    /// Tells what the HTTP port counts beside what the engine does; the first one's, if there are several.
+    pub(crate) fn attach(&self, front: &Arc<Front>) {
+        let _ = self.front.set(Arc::clone(front));
+    }
+
     pub(crate) fn new(handle: Arc<Handle>) -> Self {
-        Self { handle, buffer: Mutex::default(), submitting: Mutex::default() }
+        Self { handle, buffer: Mutex::default(), submitting: Mutex::default(), front: OnceLock::new() }
     }
 
     fn push(&self, command: Command) {
@@ -331,7 +343,12 @@ impl Commands {
     }
 
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
-        error::caught(py, || PyBytes::new(py, self.handle.stats_json().as_bytes()))
+        error::caught(py, || {
+            let engine = self.handle.stats_json();
+            let http = self.front.get().map_or_else(Front::no_stats_json, |front| front.stats_json());
+            let members = engine.strip_suffix('}').unwrap_or("{");
+            PyBytes::new(py, format!("{members},{http}}}").as_bytes())
+        })
     }
 }
 

@@ -11,6 +11,7 @@ mod error;
 mod events;
 mod forks;
 mod frames;
+mod http_front;
 mod json;
 mod load;
 mod loop_engine;
@@ -36,6 +37,7 @@ fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<engine::Engine>()?;
     module.add_class::<loop_engine::LoopEngine>()?;
     module.add_class::<virtual_engine::VirtualEngine>()?;
+    module.add_class::<http_front::HttpFront>()?;
     module.add_class::<origins::Origins>()?;
     module.add_class::<tokens::TokenCheck>()?;
     module.add("TokenRefused", py.get_type::<tokens::TokenRefused>())?;

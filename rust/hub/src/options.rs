@@ -21,6 +21,8 @@ pub struct Options {
     pub shards: usize,
     /// How sends reach the kernel.
     pub flush: FlushOption,
+    /// Descriptors that are for something else than WebSocket connections; Python's `descriptors` divides them.
+    pub descriptors_kept: usize,
     /// Where the log lives; None keeps it in memory.
     pub data_dir: Option<String>,
     /// Which messages are compressed, and how much.
@@ -69,6 +71,7 @@ impl Default for Options {
             port: 0,
             shards: 1,
             flush: FlushOption::Auto,
+            descriptors_kept: 64,
             data_dir: None,
             compression: CompressionOptions::default(),
             limits: Limits::default(),

@@ -5,9 +5,6 @@
 
 use std::io;
 
-/// Kept back for the log, the listener, pollers, wakers and Python's own files.
-const RESERVED: usize = 64;
-
 /// Sockets beyond `connections_max` whose request is still read, to be refused in words.
 const REFUSED_AT_ONCE: usize = 64;
 
@@ -30,9 +27,10 @@ pub(crate) fn raise_limit() -> io::Result<usize> {
 }
 
 /// Sockets that may be held: what was asked for, and a few more so that who is too many hears it as the protocol says
-/// (which takes reading the request), within what the descriptors allow.
-pub(crate) fn sockets_max(asked: usize, descriptors: usize) -> usize {
-    let room = descriptors.saturating_sub(RESERVED).max(1);
+/// (which takes reading the request), within what the descriptors allow: `kept` are for the log, the listener, pollers,
+/// Python's own files and the HTTP port.
+pub(crate) fn sockets_max(asked: usize, descriptors: usize, kept: usize) -> usize {
+    let room = descriptors.saturating_sub(kept).max(1);
     if asked == 0 { room } else { asked.saturating_add(REFUSED_AT_ONCE).min(room) }
 }
 
@@ -43,7 +41,7 @@ mod tests {
     #[test]
     fn connections_leave_room_for_the_process_itself() {
         for (asked, descriptors, sockets) in [(0, 1_024, 960), (100, 1_024, 164), (5_000, 1_024, 960), (0, 10, 1)] {
-            assert_eq!(sockets_max(asked, descriptors), sockets);
+            assert_eq!(sockets_max(asked, descriptors, 64), sockets);
         }
     }
 

@@ -102,7 +102,8 @@ impl Engine {
         }
         let descriptors = descriptors::raise_limit()
             .map_err(|error| StartError::io("cannot read the limit of open descriptors", &error))?;
-        let sockets_max = descriptors::sockets_max(self.options.limits.connections_max, descriptors);
+        let sockets_max =
+            descriptors::sockets_max(self.options.limits.connections_max, descriptors, self.options.descriptors_kept);
         let flush = FlushKind::choose(self.options.flush)?;
         let wired = wiring::wire(&self.options, shard_count(self.options.shards), &self.handle)?;
         let listener = listener::bind(&self.options.host, self.options.port)?;

@@ -18,6 +18,8 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 const MARKS_MAX: usize = 512;
 const FREE: RawFd = -1;
+/// How the folder of the socket behind the HTTP port begins; Python's `api.listener` makes it.
+const HTTP_FOLDER: &[u8] = b"/realtime-http-";
 
 static MARKED: [AtomicI32; MARKS_MAX] = [const { AtomicI32::new(FREE) }; MARKS_MAX];
 
@@ -100,13 +102,34 @@ fn is_of_engines_socket(fd: RawFd, ports: &[u16]) -> bool {
             let path = mem::offset_of!(libc::sockaddr_un, sun_path);
             // SAFETY: `len` bytes of the address are initialised.
             let bytes = unsafe { std::slice::from_raw_parts((&raw const address).cast::<u8>(), len) };
-            // The name of an abstract socket stands behind a zero byte.
-            let name = bytes.get(path..).and_then(|name| name.strip_prefix(b"\0"));
-            return name.is_some_and(|name| name.starts_with(LOCK_SOCKET.as_bytes()));
+            let name = bytes.get(path..).unwrap_or_default();
+            return is_of_http(name) || is_of_http(&peer_path(fd)) || is_lock(name);
         }
         _ => return false,
     };
     ports.contains(&u16::from_be(port)) && is_stream(fd)
+}
+
+/// The name of an abstract socket stands behind a zero byte.
+fn is_lock(name: &[u8]) -> bool {
+    name.strip_prefix(b"\0").is_some_and(|name| name.starts_with(LOCK_SOCKET.as_bytes()))
+}
+
+/// Whether a path is that of the socket between the HTTP port and the server behind it.
+fn is_of_http(path: &[u8]) -> bool {
+    path.windows(HTTP_FOLDER.len()).any(|part| part == HTTP_FOLDER)
+}
+
+/// Where the other end of a Unix socket listens; empty where it has no path.
+fn peer_path(fd: RawFd) -> Vec<u8> {
+    // SAFETY: all zeros is a valid address.
+    let mut address: libc::sockaddr_un = unsafe { mem::zeroed() };
+    let mut len = mem::size_of_val(&address) as libc::socklen_t;
+    // SAFETY: `address` has room for `len` bytes.
+    if unsafe { libc::getpeername(fd, (&raw mut address).cast(), &raw mut len) } != 0 {
+        return Vec::new();
+    }
+    address.sun_path.iter().map(|byte| *byte as u8).collect()
 }
 
 fn local_address(fd: RawFd) -> io::Result<(libc::sockaddr_storage, usize)> {
@@ -149,6 +172,22 @@ mod tests {
         assert!(is_ours(&poll));
         drop(mark);
         assert!(!is_ours(&poll));
+    }
+
+    #[test]
+    fn both_ends_of_the_way_behind_the_http_port_are_its_own_by_their_path() {
+        use std::os::unix::net::{UnixListener, UnixStream};
+
+        let folder = std::env::temp_dir().join(format!("realtime-http-test-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let listener = UnixListener::bind(folder.join("s")).unwrap();
+        let front = UnixStream::connect(folder.join("s")).unwrap();
+        let (behind, _) = listener.accept().unwrap();
+        let (other, _end) = UnixStream::pair().unwrap();
+        let is_ours = |fd: &dyn AsRawFd| is_of_engine(fd.as_raw_fd(), &[], None);
+        assert!(is_ours(&listener) && is_ours(&front) && is_ours(&behind));
+        assert!(!is_ours(&other));
+        fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]

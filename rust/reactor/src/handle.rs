@@ -140,6 +140,11 @@ impl Handle {
         self.flushes.get().map_or("none", |flushes| flushes.name())
     }
 
+    /// Tells Python that what stands beside the engine cannot go on, and so neither can the process.
+    pub fn fail(&self, message: String) {
+        self.bridge.fatal(message);
+    }
+
     /// The engine's counters and the log's health, one JSON object.
     #[must_use]
     pub fn stats_json(&self) -> String {

@@ -94,7 +94,8 @@ impl LoopEngine {
         let library = unsafe { Library::at(address_of) }?;
         let descriptors = descriptors::raise_limit()
             .map_err(|error| StartError::io("cannot read the limit of open descriptors", &error))?;
-        let sockets_max = descriptors::sockets_max(self.options.limits.connections_max, descriptors);
+        let sockets_max =
+            descriptors::sockets_max(self.options.limits.connections_max, descriptors, self.options.descriptors_kept);
         let Wired { hub, log, epoch } = wiring::wire(&self.options, 1, &self.handle)?;
         let wake = Arc::clone(&self.wake);
         hub.inbox(0).set_waker(Box::new(move || wake.set()));

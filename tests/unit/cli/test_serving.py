@@ -11,6 +11,7 @@ import jwt
 import pytest
 
 from realtime import Realtime
+from realtime._engine import Engine
 from realtime.api.development import DevelopmentAccess
 from realtime.cli import serving
 from realtime.config import ApiSettings, AuthSettings, ConfigError, ServerSettings, Settings, keys_of
@@ -34,6 +35,7 @@ class Standing:
         self.failure: str | None = None
         self.draining = False
         self.grace_left_s = 5.0
+        self.engine = Engine(b"{}")
         self.control = control or SimpleNamespace(rules=SimpleNamespace(mounts=()))
         self.ended = asyncio.Event()
 

@@ -1,0 +1,54 @@
+//! The listener, and who is overdue.
+
+use crate::counters::add;
+use crate::state::State;
+use std::io;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+use tokio::net::TcpListener;
+
+/// How long nothing is accepted after the system refused a socket and nobody could go for it.
+const PAUSE: Duration = Duration::from_millis(100);
+/// How long one that was ended gets to close its socket.
+const MOMENT: Duration = Duration::from_millis(1);
+/// How often it is looked who is overdue.
+const SWEEP: Duration = Duration::from_millis(250);
+
+/// Takes connections for as long as it is polled.
+pub(crate) async fn accept(state: &Rc<State>, listener: &TcpListener) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                #[cfg(not(target_os = "linux"))]
+                let _ = stream.set_nodelay(true);
+                state.take(stream, peer, Vec::new());
+            }
+            Err(error) if is_exhausted(&error) => {
+                add(&state.counters.accept_errors, 1);
+                let has_room = state.table.borrow_mut().make_room();
+                tokio::time::sleep(if has_room { MOMENT } else { PAUSE }).await;
+            }
+            // The peer went away between the handshake and here: the next one is not concerned.
+            Err(_) => {}
+        }
+    }
+}
+
+/// Ends whoever is overdue, for as long as it is polled.
+pub(crate) async fn sweep(state: &Rc<State>) {
+    loop {
+        tokio::time::sleep(SWEEP).await;
+        let now = Instant::now();
+        if state.table.borrow().len() > 0 {
+            state.table.borrow_mut().sweep(now);
+        }
+        if state.upstream.is_unused() {
+            state.upstream.sweep(now);
+        }
+    }
+}
+
+/// No descriptor or no memory: trying again at once would only burn the processor.
+fn is_exhausted(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+}

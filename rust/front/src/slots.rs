@@ -1,0 +1,261 @@
+//! Whose turn it is: so many requests at once for the server behind, and who waits for one.
+//!
+//! A place that becomes free goes to the waiting address that has the fewest; within an address to who came first. A
+//! few places are kept for paths that say how the server is, and only a part of the others may be held by requests
+//! whose body still comes, so that slow senders keep nobody else from being answered.
+
+use crate::counters::{Counters, add, sub};
+use std::cell::RefCell;
+use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use tokio::sync::oneshot;
+
+/// Places that only reserved paths may take.
+pub(crate) const RESERVED: usize = 8;
+/// The part of the places that requests may hold whose body is not whole.
+const UPLOADS_PART: usize = 4;
+
+/// What a request is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Its body is whole.
+    Whole,
+    /// Its body still comes.
+    Upload,
+    /// One of the reserved paths.
+    Reserved,
+}
+
+#[derive(Default)]
+struct Inner {
+    free: usize,
+    free_reserved: usize,
+    free_uploads: usize,
+    held: HashMap<IpAddr, usize>,
+    waiting: HashMap<IpAddr, VecDeque<(Kind, oneshot::Sender<Place>)>>,
+}
+
+/// All places.
+pub(crate) struct Slots {
+    inner: RefCell<Inner>,
+    counters: Arc<Counters>,
+}
+
+/// A request's place; dropping it gives it back.
+pub(crate) struct Place {
+    slots: Rc<Slots>,
+    address: IpAddr,
+    kind: Kind,
+    is_of_reserve: bool,
+}
+
+impl Slots {
+    pub(crate) fn new(places: usize, counters: Arc<Counters>) -> Rc<Self> {
+        let inner = Inner {
+            free: places,
+            free_reserved: RESERVED,
+            free_uploads: (places / UPLOADS_PART).max(1),
+            ..Inner::default()
+        };
+        Rc::new(Self { inner: RefCell::new(inner), counters })
+    }
+
+    /// A place at once; None where there is none.
+    pub(crate) fn try_take(self: &Rc<Self>, address: IpAddr, kind: Kind) -> Option<Place> {
+        let mut inner = self.inner.borrow_mut();
+        // Who waits comes first, but reserved paths never wait for others.
+        if kind != Kind::Reserved && !inner.waiting.is_empty() {
+            return None;
+        }
+        self.take(&mut inner, address, kind)
+    }
+
+    fn take(self: &Rc<Self>, inner: &mut Inner, address: IpAddr, kind: Kind) -> Option<Place> {
+        let is_of_reserve = inner.free == 0 && kind == Kind::Reserved;
+        let room = if is_of_reserve { inner.free_reserved } else { inner.free };
+        if room == 0 || (kind == Kind::Upload && inner.free_uploads == 0) {
+            return None;
+        }
+        if is_of_reserve {
+            inner.free_reserved -= 1;
+        } else {
+            inner.free -= 1;
+        }
+        if kind == Kind::Upload {
+            inner.free_uploads -= 1;
+        }
+        *inner.held.entry(address).or_default() += 1;
+        add(&self.counters.in_flight, 1);
+        Some(Place { slots: Rc::clone(self), address, kind, is_of_reserve })
+    }
+
+    /// A place, when it is this one's turn.
+    pub(crate) async fn wait(self: &Rc<Self>, address: IpAddr, kind: Kind) -> Option<Place> {
+        if let Some(place) = self.try_take(address, kind) {
+            return Some(place);
+        }
+        let (sender, receiver) = oneshot::channel();
+        self.inner.borrow_mut().waiting.entry(address).or_default().push_back((kind, sender));
+        add(&self.counters.waiting, 1);
+        let _waiting = Waiting { slots: Rc::clone(self), address };
+        receiver.await.ok()
+    }
+
+    /// Gives what is free to who waits.
+    fn pass_on(self: &Rc<Self>) {
+        loop {
+            let mut inner = self.inner.borrow_mut();
+            let Inner { waiting, held, free, free_uploads, .. } = &mut *inner;
+            if *free == 0 || waiting.is_empty() {
+                return;
+            }
+            let has_room = *free_uploads > 0;
+            let may_go =
+                |queue: &VecDeque<(Kind, _)>| queue.iter().position(|(kind, _)| has_room || *kind != Kind::Upload);
+            let next = waiting
+                .iter()
+                .filter_map(|(address, queue)| {
+                    Some((held.get(address).copied().unwrap_or(0), *address, may_go(queue)?))
+                })
+                .min();
+            let Some((_, address, at)) = next else { return };
+            let Some((kind, sender)) = waiting.get_mut(&address).and_then(|queue| queue.remove(at)) else { return };
+            if waiting.get(&address).is_some_and(VecDeque::is_empty) {
+                waiting.remove(&address);
+            }
+            let place = self.take(&mut inner, address, kind);
+            drop(inner);
+            // Whoever has gone meanwhile gives it back, which comes here again.
+            if let Some(place) = place {
+                drop(sender.send(place));
+            }
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        {
+            let mut inner = self.slots.inner.borrow_mut();
+            if self.is_of_reserve {
+                inner.free_reserved += 1;
+            } else {
+                inner.free += 1;
+            }
+            if self.kind == Kind::Upload {
+                inner.free_uploads += 1;
+            }
+            if let Some(held) = inner.held.get_mut(&self.address) {
+                *held -= 1;
+                if *held == 0 {
+                    inner.held.remove(&self.address);
+                }
+            }
+        }
+        sub(&self.slots.counters.in_flight, 1);
+        self.slots.pass_on();
+    }
+}
+
+/// Counts one who waits, and forgets those who have stopped to.
+struct Waiting {
+    slots: Rc<Slots>,
+    address: IpAddr,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        sub(&self.slots.counters.waiting, 1);
+        let mut inner = self.slots.inner.borrow_mut();
+        if let Some(queue) = inner.waiting.get_mut(&self.address) {
+            queue.retain(|(_, sender)| !sender.is_closed());
+            if queue.is_empty() {
+                inner.waiting.remove(&self.address);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
+    const B: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 2));
+
+    fn slots(places: usize) -> Rc<Slots> {
+        Slots::new(places, Arc::default())
+    }
+
+    async fn settled() {
+        for _ in 0..8 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn local(test: impl Future<Output = ()>) {
+        tokio::task::LocalSet::new().run_until(test).await;
+    }
+
+    fn run(test: impl Future<Output = ()>) {
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(local(test));
+    }
+
+    #[test]
+    fn a_free_place_goes_to_the_address_that_has_the_fewest() {
+        run(async {
+            let slots = slots(2);
+            let first = slots.try_take(A, Kind::Whole).unwrap();
+            let _second = slots.try_take(A, Kind::Whole).unwrap();
+            let waits = |address| {
+                let slots = Rc::clone(&slots);
+                tokio::task::spawn_local(async move { slots.wait(address, Kind::Whole).await })
+            };
+            let (of_a, of_b) = (waits(A), waits(B));
+            settled().await;
+            assert_eq!(slots.counters.waiting.load(std::sync::atomic::Ordering::Relaxed), 2);
+            drop(first);
+            settled().await;
+            assert!(of_b.is_finished() && !of_a.is_finished());
+            drop(of_b.await.unwrap());
+            assert!(of_a.await.unwrap().is_some());
+        });
+    }
+
+    #[test]
+    fn reserved_paths_have_places_of_their_own_when_all_others_are_taken() {
+        let slots = slots(1);
+        let _one = slots.try_take(A, Kind::Whole).unwrap();
+        assert!(slots.try_take(A, Kind::Whole).is_none());
+        let reserved: Vec<_> = (0..RESERVED).map(|_| slots.try_take(A, Kind::Reserved).unwrap()).collect();
+        assert!(slots.try_take(A, Kind::Reserved).is_none());
+        drop(reserved);
+        assert!(slots.try_take(A, Kind::Reserved).is_some());
+    }
+
+    #[test]
+    fn requests_whose_body_still_comes_hold_a_part_of_the_places() {
+        let slots = slots(8);
+        let uploads: Vec<_> = std::iter::from_fn(|| slots.try_take(A, Kind::Upload)).collect();
+        assert_eq!(uploads.len(), 2);
+        assert!(slots.try_take(B, Kind::Whole).is_some());
+    }
+
+    #[test]
+    fn who_stops_to_wait_leaves_nothing_behind() {
+        run(async {
+            let slots = slots(1);
+            let held = slots.try_take(A, Kind::Whole).unwrap();
+            let waiting = Rc::clone(&slots);
+            let task = tokio::task::spawn_local(async move { waiting.wait(B, Kind::Whole).await });
+            settled().await;
+            task.abort();
+            settled().await;
+            assert!(slots.inner.borrow().waiting.is_empty());
+            drop(held);
+            assert!(slots.try_take(A, Kind::Whole).is_some());
+        });
+    }
+}

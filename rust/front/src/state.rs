@@ -1,0 +1,90 @@
+//! What all connections share, on the front's one thread.
+
+use crate::connection;
+use crate::counters::{Counters, add};
+use crate::options::Options;
+use crate::slots::Slots;
+use crate::table::Table;
+use crate::upstream::Upstream;
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::net::TcpStream;
+
+/// Bytes a second that a body or an answer has to move at, once its first time is over.
+pub(crate) const PACE: u64 = 4 * 1024;
+/// Bytes of one read.
+pub(crate) const READ_BYTES: usize = 64 * 1024;
+
+/// How long each wait may last.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Times {
+    pub(crate) head: Duration,
+    pub(crate) body: Duration,
+    pub(crate) answer: Duration,
+    pub(crate) wait: Duration,
+}
+
+/// Everything but the listener.
+pub(crate) struct State {
+    pub(crate) table: RefCell<Table>,
+    pub(crate) slots: Rc<Slots>,
+    pub(crate) upstream: Upstream,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) times: Times,
+    pub(crate) head_bytes_max: usize,
+    pub(crate) reserved: Vec<String>,
+    pub(crate) is_stopping: Cell<bool>,
+    /// Connections that are closed but for what they still send.
+    pub(crate) lingering: Cell<u64>,
+    /// For reads of all connections: what a read has brought is copied before anything else happens.
+    pub(crate) scratch: RefCell<Box<[u8]>>,
+}
+
+impl State {
+    pub(crate) fn new(options: Options, counters: Arc<Counters>) -> Self {
+        let duration = |seconds: f64| Duration::from_secs_f64(seconds);
+        let keep_alive = duration(options.keep_alive_s);
+        Self {
+            table: RefCell::new(Table::new(
+                options.connections_max,
+                options.bytes_max,
+                keep_alive,
+                Arc::clone(&counters),
+            )),
+            slots: Slots::new(options.requests_max, Arc::clone(&counters)),
+            upstream: Upstream::new(options.upstream),
+            counters,
+            times: Times {
+                head: duration(options.head_timeout_s),
+                body: duration(options.body_timeout_s),
+                answer: duration(options.answer_timeout_s),
+                wait: duration(options.wait_s),
+            },
+            head_bytes_max: options.head_bytes_max,
+            reserved: options.reserved,
+            is_stopping: Cell::new(false),
+            lingering: Cell::new(0),
+            scratch: RefCell::new(vec![0; READ_BYTES].into_boxed_slice()),
+        }
+    }
+
+    /// Takes a connection in, for which another one may have to go; `begun` is what was read of it already.
+    pub(crate) fn take(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr, begun: Vec<u8>) {
+        add(&self.counters.accepted, 1);
+        let now = Instant::now();
+        let opened = {
+            let mut table = self.table.borrow_mut();
+            let has_room = !table.is_full() || table.make_room();
+            (has_room && !self.is_stopping.get()).then(|| table.open(peer.ip(), now + self.times.head, now))
+        };
+        match opened {
+            Some((id, fate)) => {
+                tokio::task::spawn_local(connection::serve(Rc::clone(self), stream, peer, begun, id, fate));
+            }
+            None => connection::turn_away(self, &stream),
+        }
+    }
+}

@@ -1,0 +1,43 @@
+"""Whose a request is: told by the front's header, which nothing behind sees, and by nothing else."""
+
+from typing import Any
+
+import pytest
+
+from realtime.api.local import is_local
+from realtime.api.peers import Peers
+
+HOST = (b"host", b"localhost:3001")
+
+
+async def seen(*headers: tuple[bytes, bytes], client: Any = None) -> dict[str, Any]:
+    """Return the scope that an application gets."""
+    found: dict[str, Any] = {}
+
+    async def inner(scope: dict[str, Any], receive: object, send: object) -> None:  # noqa: ARG001 -- as of ASGI
+        found.update(scope)
+
+    scope = {"type": "http", "headers": [HOST, *headers], "client": client, "server": ("unix", None)}
+    await Peers(inner, ("127.0.0.1", 3001))(scope, None, None)  # type: ignore[arg-type]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("value", "client"),
+    [(b"127.0.0.1:1234", ("127.0.0.1", 1234)), (b"[::1]:80", ("::1", 80)), (b"[2001:db8::1]:1", ("2001:db8::1", 1))],
+)
+async def test_the_header_becomes_the_client_and_is_gone(value: bytes, client: tuple[str, int]) -> None:
+    scope = await seen((b"x-realtime-peer", value), (b"accept", b"*/*"))
+    assert (scope["client"], scope["server"]) == (client, ("127.0.0.1", 3001))
+    assert scope["headers"] == [HOST, (b"accept", b"*/*")]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [[], [b"127.0.0.1:1", b"127.0.0.1:1"], [b""], [b"127.0.0.1"], [b":1"], [b"127.0.0.1:"], [b"127.0.0.1:x"]],
+)
+async def test_a_request_that_the_front_says_nothing_or_two_things_of_is_of_nobody(headers: list[bytes]) -> None:
+    scope = await seen(*((b"x-realtime-peer", value) for value in headers), client=("127.0.0.1", 9))
+    assert scope["client"] is None
+    assert not is_local(scope)
+    assert is_local(await seen((b"x-realtime-peer", b"127.0.0.1:1")))
