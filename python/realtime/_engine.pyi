@@ -409,10 +409,14 @@ class Commands:
         To one channel alone it counts as that channel's event: `publish` with the same type and key replaces it.
         """
 
-    def history(self, channel: str, after: int | None, limit: int, epoch: str | None = None) -> int:
+    def history(
+        self, channel: str, after: int | None, limit: int, epoch: str | None = None, user: str | None = None
+    ) -> int:
         """Ask for events with offset > `after` (None: the last `limit`); a HISTORY event with the ticket follows.
 
         With `epoch`, `after` is a position: the error is ``not_recoverable`` where the channel's history has it not.
+        What the log has to read for it is read in the turn of `user`, or of the process itself; ``overloaded`` where
+        too many pages wait.
         """
 
     def members_of(self, channel: str) -> int:

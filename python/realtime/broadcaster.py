@@ -96,6 +96,11 @@ class _Asked(Struct):
     parts: int = 0
 
 
+_UNREAD: Final = {
+    "not_recoverable": "The history is not the one of this position",
+    "overloaded": "Too many pages of the log are waited for; ask again later",
+}
+
 RETAIN_LATEST_MAX: Final = 1000
 """Keys whose newest event one channel retains: a new member gets them all at once."""
 
@@ -342,7 +347,13 @@ class Broadcaster:
             publishing.settle(Publication(publishing.channel, offset, Raw(data or b"null"), duplicate), None)
 
     async def history(
-        self, channel: str, *, after: int | None = None, epoch: str | None = None, limit: int = 100
+        self,
+        channel: str,
+        *,
+        after: int | None = None,
+        epoch: str | None = None,
+        limit: int = 100,
+        user: str | None = None,
     ) -> History:
         """Return events of a channel that keeps them, in memory or in the log. On the server's loop or any other one.
 
@@ -351,9 +362,11 @@ class Broadcaster:
             after: events with a higher offset, oldest first; None takes the last ones.
             epoch: of the position that `after` is the offset of; None takes the offset as one of the history of now.
             limit: at most this many, 1 to 1000; a page has at most 1 MiB, but always one event.
+            user: for whom; users take turns where the log has to read. None: for the app.
 
         Raises:
-            Refused: `unavailable`, where the log cannot be read; `not_recoverable`, where the position is of another
+            Refused: `unavailable`, where the log cannot be read; `overloaded`, where too many pages wait to be read;
+                `not_recoverable`, where the position is of another
                 history, such as the one before a backup was restored.
             ValueError: `channel` is not the name of a channel, or the limit is out of its bounds.
         """
@@ -363,7 +376,7 @@ class Broadcaster:
         waiter = Waiter[History]()
         with self._lock:
             self._check_running()
-            ticket = self._commands.history(channel, after, limit, epoch)
+            ticket = self._commands.history(channel, after, limit, epoch, user)
             self._reading[ticket] = waiter
         self._wake()
         try:
@@ -378,9 +391,7 @@ class Broadcaster:
         if waiter is None:
             return
         if failure is not None:
-            gone = failure == "not_recoverable"
-            message = "The history is not the one of this position" if gone else "The history could not be read"
-            waiter.fail(Refused(failure, message))
+            waiter.fail(Refused(failure, _UNREAD.get(failure, "The history could not be read")))
         else:
             waiter.settle(History([Raw(frame) for frame in events], offset, epoch))
 

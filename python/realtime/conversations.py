@@ -113,7 +113,7 @@ class Archive:
         self._clock = clock
         self._changing: dict[tuple[str, int], tuple[asyncio.Lock, int]] = {}
 
-    async def page(self, conversation_id: str, *, after: int, limit: int) -> MessagePage:
+    async def page(self, conversation_id: str, *, after: int, limit: int, user: str | None = None) -> MessagePage:
         """Return messages with a higher number, oldest first, as they are now.
 
         Changes and other events have numbers too and are passed over, so a page may hold fewer than `limit`, or none,
@@ -123,15 +123,16 @@ class Archive:
             conversation_id: which conversation; one that nobody wrote in has no messages.
             after: numbers above this one; 0 for all.
             limit: at most this many, 1 to `PAGE_MAX`; a page has at most 1 MiB, but one message at least.
+            user: who asks; users take turns where the log has to read.
 
         Raises:
-            Refused: `unavailable`, where the log cannot be read.
+            Refused: `unavailable`, where the log cannot be read; `overloaded`, where too many pages wait to be read.
             ValueError: not a conversation's id.
         """
         items: list[Raw] = []
         size = 0
         for _ in range(_READS_MAX):
-            found = await self._broadcaster.history(channel_of(conversation_id), after=after, limit=PAGE_MAX)
+            found = await self._broadcaster.history(channel_of(conversation_id), after=after, limit=PAGE_MAX, user=user)
             for event in found.events:
                 frame = _frame(event)
                 if _is_message(frame):
@@ -218,7 +219,7 @@ class Archive:
         return Raw(stored)
 
     async def _message(self, conversation_id: str, number: int, by: str | None) -> _Frame:
-        found = await self._broadcaster.history(channel_of(conversation_id), after=number - 1, limit=1)
+        found = await self._broadcaster.history(channel_of(conversation_id), after=number - 1, limit=1, user=by)
         frame = _frame(found.events[0]) if found.events else None
         if frame is None or frame.offset != number or not _is_message(frame):
             raise Refused("not_found", _GONE)

@@ -219,6 +219,10 @@ class _Stats(Struct):
     refused_by_connection: int
     refused_by_user: int
     refused_by_address: int
+    reads: int
+    read_bytes: int
+    reads_refused: int
+    reads_waiting: int
     flush_ring_failures: int
     log_gaps: int = 0
     log_failures: int = 0
@@ -260,6 +264,13 @@ _COUNTERS: Final = (
         "States that were not retained and relays that were refused, over `limits.retained_bytes_max` or too large.",
     ),
     ("messages_late", "messages_late", "Connections closed because a message was not complete in time."),
+    ("reads", "log_pages", "Pages of the log that were read."),
+    ("read_bytes", "log_pages_bytes", "Bytes of payload in them."),
+    (
+        "reads_refused",
+        "log_pages_refused",
+        "Pages that were not read, over `limits.reads_waiting_max` or `limits.user_reads_waiting_max`.",
+    ),
     ("panics", "panics", "Connections that ended by a fault of the engine's."),
     ("flush_ring_failures", "flush_ring_failures", "Shards whose io_uring failed: they send one by one."),
 )
@@ -270,6 +281,7 @@ _GAUGES: Final = (
     ("authenticating", "authenticating", "Upgrades that wait for `authenticate`, a ticket or a key."),
     ("unfinished_bytes", "unfinished_bytes", "Bytes held of messages that are not complete."),
     ("log_failing", "log_failing", "1 while the log cannot store; the process log says why."),
+    ("reads_waiting", "queue_log_pages", "Pages that wait to be read from the log."),
     ("retained", "states", "States that channels retain for late subscribers."),
     ("retained_bytes", "states_bytes", "Bytes of these states and of relays that last, their keys and places."),
 )

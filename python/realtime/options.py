@@ -68,6 +68,7 @@ def engine_options(rules: Rules, settings: Settings, keys: Keys, *, in_memory: b
             # The engine has one half, HTTP the other.
             "revocations_bytes_max": auth.revocations_bytes_max // 2,
             "idle_s": settings.history.idle_s,
+            "free_bytes_min": settings.log.free_bytes_min,
         }
     )
 

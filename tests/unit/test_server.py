@@ -67,7 +67,7 @@ def test_the_options_are_the_rules_and_the_configuration_as_plain_data() -> None
         ),
         *("tell_tokens", "descriptors_kept"),
         *("relays", "policies", "open_grants", "authorize", "listen", "retention", "reserved_events", "dedupe_s"),
-        *("idle_s", "revocations_bytes_max"),
+        *("idle_s", "revocations_bytes_max", "free_bytes_min"),
     }
     assert (options["host"], options["port"], options["shards"], options["data_dir"]) == ("::1", 0, 2, "kept")
     assert options["token"] == {

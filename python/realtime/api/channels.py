@@ -124,7 +124,7 @@ def routes(edge: Edge, guard: Guard) -> list[ControllerRouterHandler]:
         if epoch is not None and after is None:
             raise Refused("invalid_message", "epoch is given without after; give both or neither", path="after")
         with guard.page(caller, limit) as page:
-            found = await broadcaster.history(channel, after=after, epoch=epoch, limit=limit)
+            found = await broadcaster.history(channel, after=after, epoch=epoch, limit=limit, user=caller.user)
             page.bytes = sum(map(len, found.events))
         last = _placed(found.events[-1]).offset if found.events else found.offset
         position = Position(found.offset, found.epoch)

@@ -151,7 +151,7 @@ def routes(edge: Edge, guard: Guard) -> list[ControllerRouterHandler]:
         """
         caller = await entered(request, "history", conversation_id)
         with guard.page(caller, limit) as page:
-            answer = encode(await archive.page(conversation_id, after=after, limit=limit))
+            answer = encode(await archive.page(conversation_id, after=after, limit=limit, user=caller.user))
             page.bytes = len(answer)
         return _json(answer)
 

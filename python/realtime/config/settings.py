@@ -538,6 +538,14 @@ class LimitSettings(Section, frozen=True):
     events_waiting_max: Annotated[
         Positive, Meta(description="Events that wait for Python before nothing more is read.")
     ] = 65_536
+    reads_waiting_max: Annotated[
+        Positive,
+        Meta(
+            description="Pages of the log that wait to be read for all; more are answered `overloaded`, and a member "
+            "that replays loses its subscription with that code. Each is some 300 bytes."
+        ),
+    ] = 65_536
+    user_reads_waiting_max: Annotated[Positive, Meta(description="The same of one user; users take turns.")] = 4096
     commands_waiting_bytes_max: Annotated[
         Bytes, Meta(description="Bytes that wait for the engine before Python takes no more events.")
     ] = 64 * 1024 * 1024
@@ -666,7 +674,7 @@ class HandlerSettings(Section, frozen=True):
 
 
 class LogSettings(Section, frozen=True):
-    """The log that the process writes to stderr; and `dedupe_s`, of the log of durable channels."""
+    """The log that the process writes to stderr; `dedupe_s` and `free_bytes_min` are of that of durable channels."""
 
     level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="The least level that is written.")
@@ -694,6 +702,15 @@ class LogSettings(Section, frozen=True):
             "and id alone. While the event is stored its key is known in any case. 0: no longer than that.",
         ),
     ] = 86_400
+    free_bytes_min: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=2**40,
+            description="Bytes that must be free on the disk of `data_dir`; with less, durable events are answered "
+            "`unavailable` and `/ready` 503 until there is room again. 0 goes on until the disk is full.",
+        ),
+    ] = 16 * 1024 * 1024
 
 
 class DrainSettings(Section, frozen=True):

@@ -258,8 +258,8 @@ impl Commands {
         Ok(())
     }
 
-    #[pyo3(signature = (channel, after, limit, epoch=None))]
-    fn history(&self, channel: &str, after: Option<u64>, limit: usize, epoch: Option<&str>) -> u64 {
+    #[pyo3(signature = (channel, after, limit, epoch=None, user=None))]
+    fn history(&self, channel: &str, after: Option<u64>, limit: usize, epoch: Option<&str>, user: Option<&str>) -> u64 {
         let mut buffer = self.buffer();
         let ticket = buffer.next_ticket();
         buffer.commands.push(Command::History {
@@ -268,6 +268,7 @@ impl Commands {
             after,
             epoch: epoch.map(Into::into),
             limit,
+            user: user.map(Into::into),
         });
         ticket
     }

@@ -8,7 +8,7 @@ use crate::ConnId;
 use crate::counters::Counters;
 use crate::inbox::lock;
 use crate::latest::{Latest, Retain};
-use crate::log_queue::TermStarts;
+use crate::log_queue::{Reader, TermStarts};
 use crate::options::Overflow;
 use crate::outbox::Class;
 use crate::portions::Full;
@@ -120,6 +120,10 @@ pub(crate) struct State {
     pub used_ms: u64,
     /// The newest offset that the log keeps no longer.
     pub tail: u64,
+    /// How often stored events were changed or erased.
+    pub changes: u64,
+    /// Pages of the log that were asked and not handed over.
+    pub reading: u32,
     /// The newest publications.
     pub ring: Ring,
     /// Relays that last, by rule and user.
@@ -233,6 +237,8 @@ pub(crate) struct HistoryRequest {
     /// Of the position, where it is one and not a bare offset.
     pub epoch: Option<Box<str>>,
     pub limit: usize,
+    /// Whose turn it is to read.
+    pub reader: Reader,
 }
 
 /// Who asks for history.
@@ -271,6 +277,8 @@ impl Channel {
             waiting_bytes: 0,
             used_ms: 0,
             tail: 0,
+            changes: 0,
+            reading: 0,
             ring: Ring::default(),
             lasting: HashMap::new(),
             latest: Latest::default(),
@@ -321,6 +329,7 @@ impl State {
     pub(crate) fn is_idle(&self, policy: Policy) -> bool {
         self.members_total() == 0
             && self.waiting.is_empty()
+            && self.reading == 0
             && self.lasting.is_empty()
             && self.latest.is_empty()
             && self.head != Head::Loading

@@ -43,7 +43,15 @@ pub enum Command {
     /// One text message to the members of several channels, each connection once.
     PublishUnion { channels: Vec<Arc<str>>, payload: Box<[u8]>, key: Option<Arc<str>> },
     /// Ask for events after an offset, or for the last ones; with `epoch` the offset is a position.
-    History { ticket: u64, channel: Arc<str>, after: Option<u64>, epoch: Option<Box<str>>, limit: usize },
+    History {
+        ticket: u64,
+        channel: Arc<str>,
+        after: Option<u64>,
+        epoch: Option<Box<str>>,
+        limit: usize,
+        /// Whose turn it takes; None: the process's own.
+        user: Option<Arc<str>>,
+    },
     /// Ask who is subscribed to a channel.
     Members { ticket: u64, channel: Arc<str> },
     /// Credits come back.

@@ -176,6 +176,14 @@ counters! {
     log_events,
     /// Events that the log numbered otherwise than their channel counted.
     log_gaps,
+    /// Pages of the log that wait to be read.
+    reads_waiting,
+    /// Pages that were read.
+    reads,
+    /// Payload bytes in them.
+    read_bytes,
+    /// Pages that were not read, since too many waited.
+    reads_refused,
     /// Sockets that could not be taken.
     accept_errors,
     /// Bytes of revocations that are known.

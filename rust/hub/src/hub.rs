@@ -7,6 +7,7 @@ mod history;
 mod holdings;
 mod identity;
 mod membership;
+mod pages;
 mod publishing;
 mod relays;
 mod retention;
@@ -14,7 +15,8 @@ mod retention;
 use holdings::Bounds;
 pub(crate) use holdings::{CHANNELS_FULL, LOG_FULL, RETAINED_FULL};
 use identity::admitted;
-pub(crate) use membership::{Replay, confirmation};
+pub(crate) use membership::{Pull, Replay, confirmation};
+pub use pages::Read;
 pub(crate) use relays::Relayed;
 
 use crate::accounts::Accounts;
@@ -28,7 +30,7 @@ use crate::handshakes::Handshakes;
 use crate::holders::Holders;
 use crate::identity::IdentityRules;
 use crate::inbox::{Deliver, Inbox, ShardMsg, lock};
-use crate::log_queue::LogQueue;
+use crate::log_queue::{LogQueue, Reader};
 use crate::options::Options;
 use crate::pattern::Rights;
 use crate::prepared::{Form, Prepared};
@@ -329,9 +331,10 @@ impl Hub {
                     key: key.clone(),
                 });
             }
-            Command::History { ticket, channel, after, epoch, limit } => {
+            Command::History { ticket, channel, after, epoch, limit, user } => {
                 let limit = limit.min(HISTORY_EVENTS_MAX as usize);
-                let request = HistoryRequest { who: HistoryFor::Python { ticket }, after, epoch, limit };
+                let (who, reader) = (HistoryFor::Python { ticket }, user.map_or(Reader::Server, Reader::User));
+                let request = HistoryRequest { who, after, epoch, limit, reader };
                 self.history(&channel, request, None, now, events);
             }
             Command::Members { ticket, channel } => match self.directory.find(&channel) {
@@ -439,6 +442,17 @@ const UNREADABLE: Fault<'static> = Fault {
     path: None,
     channel: None,
     retry_after_ms: None,
+};
+
+/// When a page may be asked again for which there was no room.
+const BUSY_READING_MS: u32 = 1_000;
+
+const BUSY_READING: Fault<'static> = Fault {
+    code: "overloaded",
+    message: "Too many pages of the log are waited for; ask again later",
+    path: None,
+    channel: None,
+    retry_after_ms: Some(BUSY_READING_MS),
 };
 
 const NOT_RECOVERABLE: Fault<'static> = Fault {

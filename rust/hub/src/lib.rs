@@ -63,13 +63,14 @@ pub use confidential::Confidential;
 pub use core::{ShardCore, TICK_MS};
 pub use counters::{Counters, Tally, add_own};
 pub use event::{Event, HistoryPage, Published};
-pub use hub::Hub;
+pub use hub::{Hub, Read};
 pub use id::{ConnId, Now};
 pub use identity::Identity;
 pub use inbox::Inbox;
 pub use latest::Retain;
 pub use log_queue::{
-    AppendError, AppendedEvent, Bounds, LogFailure, LogPage, LogQueue, LogRequest, PagePurpose, StoredEvent, TermStarts,
+    AppendError, AppendedEvent, Bounds, LogFailure, LogQueue, LogRequest, PagePurpose, PageRequest, Reader,
+    StoredEvent, TermStarts,
 };
 pub use options::{
     Auth, CompressionOptions, Crowd, Endpoint, Expiry, FlushOption, KeyRule, Limits, Mode, OpenGrant, Options,

@@ -1,8 +1,10 @@
-//! The hub's side of the log: one queue of requests, answered in the order they were asked.
+//! The hub's side of the log: one queue of requests that are answered in the order they were asked, and pages beside it.
 //!
-//! Because heads and pages stand in the same queue as appends, a channel's position is what was published and
-//! never what was merely stored. The queue's owner answers each request through [`crate::Hub`]:
-//! [`appended`](crate::Hub::appended), [`head_read`](crate::Hub::head_read), [`page_read`](crate::Hub::page_read).
+//! Because heads stand in the same queue as appends, a channel's position is what was published and never what was merely
+//! stored. A page is read at any time after it was asked, beside appends: it is cut at the head that was published then,
+//! and handed over under the channel's lock, where nothing in it has been erased or let go since it was read. The
+//! queue's owner answers through [`crate::Hub`]: [`appended`](crate::Hub::appended),
+//! [`head_read`](crate::Hub::head_read), [`page_read`](crate::Hub::page_read).
 
 use crate::command::Publish;
 use crate::{ConnId, channel::Channel};
@@ -12,6 +14,15 @@ use std::sync::Arc;
 pub trait LogQueue: Send + Sync {
     /// Puts one request at the end of the queue.
     fn push(&self, request: LogRequest);
+
+    /// Takes a page to be read, in the queue or beside it. Where too many wait it is given back.
+    ///
+    /// # Errors
+    /// The page that nobody will read.
+    fn read(&self, page: PageRequest) -> Result<(), PageRequest> {
+        self.push(LogRequest::Page(page));
+        Ok(())
+    }
 }
 
 /// One thing for the log.
@@ -22,8 +33,38 @@ pub enum LogRequest {
     Append { publish: Publish, received_wall_ms: u64 },
     /// What is the channel's newest offset?
     Head { channel: Arc<Channel> },
-    /// Read events with an offset above `after`.
-    Page { channel: Arc<Channel>, after: u64, limit: usize, bytes_max: usize, purpose: PagePurpose },
+    /// Read events of a channel.
+    Page(PageRequest),
+}
+
+/// A part of a channel's log that somebody wants.
+#[derive(Debug)]
+pub struct PageRequest {
+    /// Which channel.
+    pub channel: Arc<Channel>,
+    /// Events with an offset above this one.
+    pub after: u64,
+    /// The newest offset that was published when it was asked; none above it are read.
+    pub head: u64,
+    /// At most so many.
+    pub limit: usize,
+    /// At most so many bytes, but the first event whatever its size.
+    pub bytes_max: usize,
+    /// Who takes turns with whom.
+    pub reader: Reader,
+    /// Who waits for it.
+    pub purpose: PagePurpose,
+}
+
+/// Who reads: readers take turns, each page of one is followed by those of the others.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Reader {
+    /// All sessions and requests of a user.
+    User(Arc<str>),
+    /// A connection of nobody.
+    Conn(ConnId),
+    /// The process itself.
+    Server,
 }
 
 /// Who waits for a page.
@@ -64,6 +105,9 @@ pub struct AppendedEvent {
     pub stored: StoredEvent,
     /// Earlier events of the channel whose data it has changed, as they are stored now.
     pub amended: Vec<StoredEvent>,
+    /// Where those that had amended the same one before are too many to be named: the newest of them. Read from the log
+    /// they have this event's data. Else 0.
+    pub erased_up_to: u64,
 }
 
 /// Why an append was not stored.
@@ -93,15 +137,6 @@ pub struct Bounds {
     pub tail: u64,
     /// Its terms.
     pub starts: TermStarts,
-}
-
-/// A part of a channel's log.
-#[derive(Debug, Clone)]
-pub struct LogPage {
-    /// Oldest first, offsets rising by one.
-    pub events: Vec<StoredEvent>,
-    /// The newest offset of the channel.
-    pub head: u64,
 }
 
 /// Why the log could not do it; the code of the `error` that the client gets is `unavailable`.

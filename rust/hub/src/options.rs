@@ -60,6 +60,8 @@ pub struct Options {
     pub revocations_bytes_max: usize,
     /// Seconds after which a channel that keeps its past in memory alone is forgotten where nobody uses it.
     pub idle_s: u64,
+    /// Bytes that have to be free on the disk of `data_dir` for events to be stored; 0 asks for none.
+    pub free_bytes_min: u64,
     /// Patterns of channels whose events go up to Python too, as [`crate::Event::Heard`].
     pub listen: Vec<String>,
 }
@@ -90,6 +92,7 @@ impl Default for Options {
             dedupe_s: 86_400,
             revocations_bytes_max: 32 << 20,
             idle_s: 3_600,
+            free_bytes_min: 16 << 20,
             listen: Vec::new(),
         }
     }
@@ -195,6 +198,8 @@ pub struct Limits {
     pub connections_per_address_max: usize,
     pub commands_waiting_max: u16,
     pub events_waiting_max: usize,
+    pub reads_waiting_max: usize,
+    pub user_reads_waiting_max: usize,
     pub commands_waiting_bytes_max: usize,
     pub close_timeout_s: u32,
 }
@@ -254,6 +259,8 @@ impl Default for Limits {
             connections_per_address_max: 0,
             commands_waiting_max: 64,
             events_waiting_max: 65_536,
+            reads_waiting_max: 65_536,
+            user_reads_waiting_max: 4_096,
             commands_waiting_bytes_max: 64 << 20,
             close_timeout_s: 5,
         }

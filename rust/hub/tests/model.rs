@@ -534,7 +534,7 @@ impl Model {
             let told: Vec<_> =
                 events.iter().map(|event| (event["offset"].as_u64().unwrap(), event["data"].clone())).collect();
             let after = self.world.store.head(channel).saturating_sub(8);
-            let page = self.world.store.page(channel, after, 8, usize::MAX).events;
+            let page = self.world.store.page(channel, after, u64::MAX, 8, usize::MAX);
             let stored = |event: &StoredEvent| (event.offset, serde_json::from_slice(&event.data).unwrap());
             assert_eq!(told, page.iter().map(stored).collect::<Vec<_>>(), "{channel}");
         }

@@ -15,6 +15,7 @@ mod world;
 use realtime_hub::Command;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use world::orders::every_order;
 use world::{Client, Got, Store, World};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -259,32 +260,11 @@ impl Bench {
     }
 }
 
-/// Calls `each` with every order in which the programs' steps can follow one another.
-fn every_schedule(programs: &[&[Step]], each: &mut impl FnMut(&[Step])) {
-    fn go(programs: &[&[Step]], done: &mut Vec<usize>, schedule: &mut Vec<Step>, each: &mut impl FnMut(&[Step])) {
-        let mut is_over = true;
-        for program in 0..programs.len() {
-            if let Some(step) = programs[program].get(done[program]) {
-                is_over = false;
-                done[program] += 1;
-                schedule.push(*step);
-                go(programs, done, schedule, each);
-                schedule.pop();
-                done[program] -= 1;
-            }
-        }
-        if is_over {
-            each(schedule);
-        }
-    }
-    go(programs, &mut vec![0; programs.len()], &mut Vec::new(), each);
-}
-
 /// Runs every schedule in channels of each kind; `expected` is how many there are.
 fn check_all(kinds: &[&'static str], programs: &[&[Step]], expected: u64) {
     for kind in kinds {
         let mut bench = Bench::new(kind);
-        every_schedule(programs, &mut |schedule| {
+        every_order(programs, &mut |schedule| {
             let run = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| bench.run(schedule)));
             assert!(run.is_ok(), "in a {kind} channel, by the schedule {schedule:?}");
         });

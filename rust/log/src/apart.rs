@@ -55,6 +55,7 @@ impl Log {
                 Attempt::Committed((appended, moved)) => match self.look_behind_commit() {
                     Ok(()) => {
                         moved.into_iter().for_each(|(name, channel)| self.heads.put(name, channel));
+                        self.erasures.note(appended.iter().map(|(_, appended)| appended));
                         stored = appended;
                     }
                     Err(error) => rest = Some(Arc::new(error)),

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use rusqlite::{CachedStatement, Connection, OptionalExtension as _, params};
 
 use crate::dedupe::find_moved;
+use crate::erasure::{Erased, erase, payload, replace};
 use crate::event::{Amends, Append, Appended, Stored, with_number};
 use crate::heads::{Channel, Heads};
 use crate::terms;
@@ -27,15 +28,12 @@ const INSERT_EVENT: &str = "INSERT INTO events (channel_id, offset, event, data,
                             ON CONFLICT (channel_id, user, dedupe) WHERE dedupe IS NOT NULL DO NOTHING";
 const FIND_EVENT: &str =
     "SELECT offset, event, x'', user, request, time_ms FROM events WHERE channel_id = ?1 AND offset = ?2";
-const REPLACE_DATA: &str = "UPDATE events SET data = ?3 WHERE channel_id = ?1 AND offset = ?2";
-/// What had amended an event before. The primary key of a table without rowids ends each of its indexes, so they come
-/// in order.
-pub(crate) const FIND_AMENDING: &str = "SELECT offset, event, x'', user, request, time_ms \
-                                        FROM events INDEXED BY events_by_refers \
-                                        WHERE channel_id = ?1 AND refers = ?2 AND offset < ?3 ORDER BY offset";
 /// `IS`, so that the server's own events (no user) have their keys as well. The unique index serves it.
-pub(crate) const FIND_DUPLICATE: &str = "SELECT offset, event, data, user, request, time_ms FROM events \
-     WHERE channel_id = ?1 AND user IS ?2 AND dedupe = ?3";
+pub(crate) const FIND_DUPLICATE: &str = concat!(
+    "SELECT offset, event, ",
+    payload!(),
+    ", user, request, time_ms FROM events WHERE channel_id = ?1 AND user IS ?2 AND dedupe = ?3"
+);
 
 /// A batch inside its open transaction. Rows of this batch are seen by its own lookups, so a duplicate within the
 /// batch needs no rule of its own.
@@ -131,11 +129,11 @@ impl<'c, 'b> Batch<'c, 'b> {
         }
         touched.channel.head = offset;
         touched.is_moved = true;
-        let amended = match amended {
-            None => Vec::new(),
+        let Erased { changed, up_to } = match amended {
+            None => Erased::default(),
             Some((amends, amended)) => amend(self.conn, channel_id, &amends, amended, offset, &data)?,
         };
-        Ok(Appended { offset, data, amended, ..Appended::default() })
+        Ok(Appended { offset, data, amended: changed, erased_up_to: up_to, ..Appended::default() })
     }
 
     /// Writes the heads that the batch moved: one row a channel, however many events it got.
@@ -186,8 +184,7 @@ fn find_event(conn: &Connection, channel_id: i64, offset: u64) -> rusqlite::Resu
     conn.prepare_cached(FIND_EVENT)?.query_row(params![channel_id, offset], Stored::from_row).optional()
 }
 
-/// Gives `amended` its new payload, and with `erases` those that had amended it before the payload of the event that
-/// does it now, `data`. Returns all whose payload is another one now.
+/// Gives `amended` its new payload, and with `erases` has those that had amended it before lose theirs.
 fn amend(
     conn: &Connection,
     channel_id: i64,
@@ -195,23 +192,16 @@ fn amend(
     amended: Stored,
     offset: u64,
     data: &Arc<[u8]>,
-) -> rusqlite::Result<Vec<Stored>> {
+) -> rusqlite::Result<Erased> {
     let mut changed = Vec::new();
-    let mut replace = conn.prepare_cached(REPLACE_DATA)?;
     if let Some(replacement) = amends.replacement {
-        replace.execute(params![channel_id, amends.offset.cast_signed(), replacement])?;
+        replace(conn, channel_id, amends.offset, replacement)?;
         changed.push(Stored { data: replacement.into(), ..amended });
     }
-    if amends.erases {
-        let mut find = conn.prepare_cached(FIND_AMENDING)?;
-        let key = params![channel_id, amends.offset.cast_signed(), offset.cast_signed()];
-        let earlier = find.query_map(key, Stored::from_row)?.collect::<rusqlite::Result<Vec<_>>>()?;
-        for one in earlier {
-            replace.execute(params![channel_id, one.offset.cast_signed(), &**data])?;
-            changed.push(Stored { data: Arc::clone(data), ..one });
-        }
+    if !amends.erases {
+        return Ok(Erased { changed, up_to: 0 });
     }
-    Ok(changed)
+    erase(conn, channel_id, amends.offset, offset, data, changed)
 }
 
 fn make_channel(conn: &Connection, name: &str) -> rusqlite::Result<Channel> {

@@ -17,9 +17,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
+use crate::erasure;
 use crate::error::Error;
 use crate::lock::DirLock;
 use crate::open::{DATABASE_NAME, FILE_MODE, beside, find_schema, first_finding, make_dir};
+use crate::schema;
 
 /// A restored log that is whole and has still to take its place.
 const RESTORED_NAME: &str = "realtime.sqlite3.restored";
@@ -185,6 +187,11 @@ fn copy(conn: &Connection, source: &Path, part: &Path, target: &Path) -> Result<
         Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly) => failed(io::Error::other(error)),
         _ => Error::from_sqlite(error, source, BUSY_MS),
     })?;
+    let writable = open(part, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    let schema = writable.pragma_query_value(None, "user_version", |row| row.get::<_, u32>(0));
+    let finished = schema.and_then(|schema| Ok(schema >= schema::ERASURES && erasure::finish(&writable)?));
+    finished.map_err(|source| Error::from_sqlite(source, part, BUSY_MS))?;
+    drop(writable);
     file.sync_all().map_err(failed)?;
     let copied = open(part, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
     verify(&copied, part)?;

@@ -1,6 +1,6 @@
 //! What can go wrong with the log, told so that whoever runs the server knows what to do.
 //!
-//! Each error is one line and carries its facts as fields. [`Error::Full`] and [`Error::Busy`] pass by themselves
+//! Each error is one line and carries its facts as fields. [`Error::Full`], [`Error::LowDisk`] and [`Error::Busy`] pass by themselves
 //! once their cause is gone: the caller refuses the publications of that batch and goes on. The others, when they
 //! come from opening, end the start. [`Error::reason`] says the same without a path, for those who are no operators.
 
@@ -44,6 +44,15 @@ pub enum Error {
     Full {
         /// The database file.
         path: PathBuf,
+    },
+    /// Less is free on the disk than the operator wants. Nothing of the batch was stored; reading goes on.
+    LowDisk {
+        /// The data directory.
+        dir: PathBuf,
+        /// Bytes that are free.
+        free: u64,
+        /// Bytes that have to be (`log.free_bytes_min`).
+        min: u64,
     },
     /// Another program kept the database locked. Nothing of the batch was stored.
     Busy {
@@ -135,6 +144,7 @@ impl Error {
             Self::Corrupt { .. } => "its file is corrupt; restore it from a backup".into(),
             Self::Newer { .. } => "a newer version wrote it".into(),
             Self::Full { .. } | Self::NoRoom { .. } => "no room on the disk; free space".into(),
+            Self::LowDisk { .. } => "less is free on its disk than log.free_bytes_min; free space".into(),
             Self::Busy { .. } => "its file is locked by another program; end what that program does with it".into(),
             Self::NoLog { .. } => "the data directory holds no log".into(),
             Self::Exists { .. } => "a file of the name exists".into(),
@@ -197,6 +207,12 @@ impl fmt::Display for Error {
                 f,
                 "no room on the disk for log file {}; free space there, the server then goes on by itself",
                 path.display()
+            ),
+            Self::LowDisk { dir, free, min } => write!(
+                f,
+                "only {free} bytes are free on the disk of data directory {}, and log.free_bytes_min is {min}; free \
+                 space there, the server then goes on by itself",
+                dir.display()
             ),
             Self::Busy { path, waited_ms } => write!(
                 f,

@@ -62,6 +62,9 @@ pub struct Appended {
     /// The earlier events whose payload this one has changed, with the payload that they have now: the amended one
     /// first, behind it those that had amended it before, oldest first.
     pub amended: Vec<Stored>,
+    /// Where more had amended it than are changed at once: the newest of them. Read from the log, all of them have this
+    /// event's payload; `amended` names the amended one alone. 0 where `amended` names all.
+    pub erased_up_to: u64,
 }
 
 /// One event as it stands in the log.

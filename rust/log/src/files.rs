@@ -9,6 +9,8 @@ use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::error::Gone;
 
@@ -22,15 +24,23 @@ pub(crate) struct Files {
     database: Watched,
     wal: Watched,
     shared: Watched,
-    /// Of `shared`, open as long as the database is.
-    index: Option<File>,
-    /// SQLite maps it and never makes it shorter.
-    index_bytes: u64,
-    is_index_cut: bool,
+    index: Arc<Index>,
+    wal_frames: u64,
     /// The database never becomes shorter: it is never vacuumed.
     database_bytes: u64,
     /// It did; its bytes do not come back.
     is_cut: bool,
+}
+
+/// The write-ahead log's index, which SQLite maps: of the file `shared`, open as long as the database is, by whichever
+/// connection.
+#[derive(Debug)]
+pub(crate) struct Index {
+    path: PathBuf,
+    file: Option<File>,
+    /// SQLite never makes it shorter.
+    bytes: AtomicU64,
+    is_cut: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -49,28 +59,27 @@ impl Files {
             Watched { path: path.into(), identity: None }
         };
         let shared = beside("-shm");
-        let index = File::options().read(true).write(true).open(&shared.path).ok();
+        let file = File::options().read(true).write(true).open(&shared.path).ok();
+        let path = shared.path.clone();
+        let index = Arc::new(Index { path, file, bytes: AtomicU64::new(0), is_cut: AtomicBool::new(false) });
         let database = Watched { path: database.to_path_buf(), identity: None };
         let wal = beside("-wal");
-        Self { database, wal, shared, index, index_bytes: 0, is_index_cut: false, database_bytes: 0, is_cut: false }
+        Self { database, wal, shared, index, wal_frames: 0, database_bytes: 0, is_cut: false }
     }
 
-    /// Looks at what SQLite reads and writes as memory; to be called before it does. A page that the file has no longer
-    /// would end the process by a signal, so a file that was cut gets its length back: SQLite takes zeros for an index
-    /// that is to be made anew, from the write-ahead log.
-    pub(crate) fn check_mapped(&mut self) -> Result<(), (PathBuf, Gone)> {
-        if let Some(index) = &self.index
-            && let Ok(metadata) = index.metadata()
-        {
-            let bytes = metadata.len();
-            if bytes < self.index_bytes {
-                self.is_index_cut = true;
-                // Where there is no room for it nothing can be done.
-                let _ = index.set_len(self.index_bytes);
-            }
-            self.index_bytes = self.index_bytes.max(bytes);
-        }
-        if self.is_index_cut { Err((self.shared.path.clone(), Gone::Shortened)) } else { Ok(()) }
+    /// For a connection beside the log's own.
+    pub(crate) fn index(&self) -> Arc<Index> {
+        Arc::clone(&self.index)
+    }
+
+    /// Frames of the write-ahead log, as of the last look.
+    pub(crate) const fn wal_frames(&self) -> u64 {
+        self.wal_frames
+    }
+
+    /// See [`Index::check`].
+    pub(crate) fn check_mapped(&self) -> Result<(), (PathBuf, Gone)> {
+        self.index.check()
     }
 
     /// Looks at what a commit was written to.
@@ -83,8 +92,9 @@ impl Files {
         if self.is_cut {
             return Err((self.database.path.clone(), Gone::Shortened));
         }
+        let needed = self.wal_bytes_needed();
         match self.wal.check()? {
-            Some(bytes) if bytes < self.wal_bytes_needed() => Err((self.wal.path.clone(), Gone::Shortened)),
+            Some(bytes) if bytes < needed => Err((self.wal.path.clone(), Gone::Shortened)),
             _ => Ok(()),
         }
     }
@@ -97,9 +107,9 @@ impl Files {
 
     /// Bytes of the frames that the write-ahead log's index says are there: page size and number of the last one
     /// (SQLite's "WAL-mode File Format", 2.1).
-    fn wal_bytes_needed(&self) -> u64 {
+    fn wal_bytes_needed(&mut self) -> u64 {
         let mut header = [0; 20];
-        let Some(index) = &self.index else { return 0 };
+        let Some(index) = &self.index.file else { return 0 };
         if index.read_exact_at(&mut header, 0).is_err() {
             return 0;
         }
@@ -108,7 +118,28 @@ impl Files {
             bytes => u64::from(bytes),
         };
         let frames = u64::from(u32::from_ne_bytes([header[16], header[17], header[18], header[19]]));
+        self.wal_frames = frames;
         if frames == 0 { 0 } else { WAL_HEADER_BYTES + frames * (WAL_FRAME_HEADER_BYTES + page_bytes) }
+    }
+}
+
+impl Index {
+    /// Looks at what SQLite reads and writes as memory; to be called before it does. A page that the file has no longer
+    /// would end the process by a signal, so a file that was cut gets its length back: SQLite takes zeros for an index
+    /// that is to be made anew, from the write-ahead log.
+    pub(crate) fn check(&self) -> Result<(), (PathBuf, Gone)> {
+        if let Some(file) = &self.file
+            && let Ok(metadata) = file.metadata()
+        {
+            let bytes = metadata.len();
+            let known = self.bytes.fetch_max(bytes, Ordering::Relaxed);
+            if bytes < known {
+                self.is_cut.store(true, Ordering::Relaxed);
+                // Where there is no room for it nothing can be done.
+                let _ = file.set_len(known);
+            }
+        }
+        if self.is_cut.load(Ordering::Relaxed) { Err((self.path.clone(), Gone::Shortened)) } else { Ok(()) }
     }
 }
 

@@ -3,7 +3,7 @@
 //! Duty: number the publications of a channel 1, 2, 3, …, store them so that what was answered survives a power
 //! cut, answer a repeated command with its first result, and read heads and pages back. Storage only: synchronous,
 //! no threads, no sockets, nothing about sessions. The reactor's log thread owns the one [`Log`] of a process and
-//! is its only caller.
+//! is its only caller; another one owns the [`Reader`] beside it.
 //!
 //! Invariants:
 //! - an event that [`Log::append`] returned is on the disk (write-ahead log, `synchronous=FULL`);
@@ -20,6 +20,7 @@ mod apart;
 mod append;
 mod backup;
 mod dedupe;
+mod erasure;
 mod error;
 mod event;
 mod files;
@@ -27,16 +28,19 @@ mod heads;
 mod lock;
 mod log;
 mod open;
+mod reader;
 mod schema;
 mod stored;
 mod sweep;
 mod terms;
 
 pub use backup::{Copied, backup, restore};
+pub use erasure::Slice;
 pub use error::{Error, Gone};
 pub use event::{Amends, Append, Appended, Keep, Page, Stored, Swept};
 pub use lock::{LOCK_NAME, LOCK_SOCKET};
 pub use log::Log;
 pub use open::{DATABASE_NAME, Options};
+pub use reader::Reader;
 pub use stored::stored;
 pub use terms::{Term, TermStarts};

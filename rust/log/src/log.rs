@@ -10,6 +10,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
 use crate::append::{Batch, find_channel};
+use crate::erasure::{Erasures, payload};
 use crate::error::{Error, Gone};
 use crate::event::{Append, Appended, Page, Stored};
 use crate::files::Files;
@@ -17,8 +18,15 @@ use crate::heads::{Channel, Heads};
 use crate::lock::DirLock;
 use crate::terms::{self, Term, TermStarts};
 
-const PAGE: &str = "SELECT offset, event, data, user, request, time_ms FROM events \
-                    WHERE channel_id = ?1 AND offset > ?2 ORDER BY offset LIMIT ?3";
+pub(crate) const PAGE: &str = concat!(
+    "SELECT offset, event, ",
+    payload!(),
+    ", user, request, time_ms FROM events WHERE channel_id = ?1 AND offset > ?2 AND offset <= ?4 \
+     ORDER BY offset LIMIT ?3"
+);
+
+/// What an event carries beside names and payload when it is sent, about: its channel's name, its time, its place.
+pub(crate) const EVENT_BYTES: usize = 128;
 
 const PROBE: &str = "INSERT OR REPLACE INTO meta (key, value) VALUES ('probe', hex(zeroblob(?1 / 2 + 1)))";
 const UNPROBE: &str = "DELETE FROM meta WHERE key = 'probe'";
@@ -38,6 +46,7 @@ pub struct Log {
     pub(crate) busy_timeout_ms: u64,
     pub(crate) is_patient: bool,
     pub(crate) dedupe_ms: u64,
+    pub(crate) erasures: Erasures,
     /// The file that was not there any more when the files were looked at last, and what became of it.
     pub(crate) gone: Option<(PathBuf, Gone)>,
     pub(crate) files: Option<Files>,
@@ -80,6 +89,7 @@ impl Log {
                 for (name, channel) in moved {
                     self.heads.put(name, channel);
                 }
+                self.erasures.note(&appended);
                 Ok(appended)
             }
             Err(source) => {
@@ -120,8 +130,8 @@ impl Log {
 
     /// Events of a channel with an offset above `after`, oldest first, from the oldest that is kept.
     ///
-    /// At most `limit` of them, and no more than fit `bytes_max` (names and payloads counted), but the first one
-    /// whatever its size, so that a reader always gets on. Costs one descent and a walk over what is returned.
+    /// At most `limit` of them, and no more than fit `bytes_max` (names and payloads counted, and 128 for
+    /// what else an event carries), but the first one whatever its size, so that a reader always gets on. Costs one descent and a walk over what is returned.
     ///
     /// # Errors
     /// What SQLite reports while reading; [`Error::Corrupt`] when a page of the file is damaged.
@@ -133,7 +143,7 @@ impl Log {
         if after >= known.head || limit == 0 {
             return Ok(Page { events: Vec::new(), head: known.head });
         }
-        let events = read_page(&self.conn, known.id, after, limit, bytes_max);
+        let events = read_page(&self.conn, known.id, (after, known.head), limit, bytes_max);
         let events = events.map_err(|source| self.explain(source))?;
         Ok(Page { events, head: known.head })
     }
@@ -141,6 +151,23 @@ impl Log {
     /// The number of this start's term.
     pub(crate) fn term(&self) -> u64 {
         self.terms.last().map_or(0, |term| term.number)
+    }
+
+    /// Frames (pages of 4 KiB) that the write-ahead log holds, as of the last commit; 0 in memory.
+    #[must_use]
+    pub fn wal_frames(&self) -> u64 {
+        self.files.as_ref().map_or(0, Files::wal_frames)
+    }
+
+    /// Copies the rest of the write-ahead log into the database, so that its file is used from its beginning again. To
+    /// be called when [`Reader::settle`](crate::Reader::settle) has copied most of it and while nobody reads.
+    ///
+    /// # Errors
+    /// As of [`Log::forget`].
+    pub fn settle(&mut self) -> Result<(), Error> {
+        self.look_before()?;
+        let settled = self.conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
+        settled.map_err(|source| self.error(source))
     }
 
     /// Whether there are files to look at.
@@ -197,7 +224,7 @@ impl Log {
 
     /// Looks at what no write and no read may meet; tells what is known.
     pub(crate) fn look_before(&mut self) -> Result<(), Error> {
-        if let Some(Err(gone)) = self.files.as_mut().map(Files::check_mapped) {
+        if let Some(Err(gone)) = self.files.as_ref().map(Files::check_mapped) {
             return self.note(Err(gone));
         }
         self.check_known()
@@ -274,22 +301,25 @@ fn commit<'b>(
     Ok((appended, moved))
 }
 
-fn read_page(
+/// Events above an offset and up to another one.
+pub(crate) fn read_page(
     conn: &Connection,
     channel_id: i64,
-    after: u64,
+    (after, head): (u64, u64),
     limit: usize,
     bytes_max: usize,
 ) -> rusqlite::Result<Vec<Stored>> {
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let mut select = conn.prepare_cached(PAGE)?;
-    // `after` is below a head, so it fits.
-    let mut rows = select.query(params![channel_id, after.cast_signed(), limit])?;
+    // Beyond what SQLite counts there is no event.
+    let [after, head] = [after, head].map(|offset| i64::try_from(offset).unwrap_or(i64::MAX));
+    let mut rows = select.query(params![channel_id, after, limit, head])?;
     let mut events = Vec::new();
     let mut bytes = 0;
     while let Some(row) = rows.next()? {
         let event = Stored::from_row(row)?;
-        bytes += event.data.len() + event.event.len() + event.user.as_ref().map_or(0, |user| user.len());
+        let names = event.event.len() + event.user.as_ref().map_or(0, |user| user.len());
+        bytes += event.data.len() + names + EVENT_BYTES;
         if bytes > bytes_max && !events.is_empty() {
             break;
         }
@@ -362,15 +392,19 @@ mod tests {
             let steps = explain.query_map(parameters, |row| row.get::<_, String>(3)).expect("it has a plan");
             steps.map(|step| step.expect("a step is text")).collect::<Vec<_>>().join("; ")
         };
+        let payload = "; CORRELATED SCALAR SUBQUERY 1; \
+                       SEARCH erasures USING PRIMARY KEY (channel_id=? AND refers=?); \
+                       SEARCH erasing USING PRIMARY KEY (channel_id=? AND offset=?)";
         assert_eq!(
             plan(crate::append::FIND_DUPLICATE),
-            "SEARCH events USING INDEX events_by_dedupe (channel_id=? AND user=? AND dedupe=?)"
+            format!("SEARCH events USING INDEX events_by_dedupe (channel_id=? AND user=? AND dedupe=?){payload}")
         );
         assert_eq!(
-            plan(crate::append::FIND_AMENDING),
-            "SEARCH events USING INDEX events_by_refers (channel_id=? AND refers=? AND offset<?)"
+            plan(crate::erasure::AMENDING),
+            "SEARCH events USING COVERING INDEX events_by_refers (channel_id=? AND refers=? AND offset>? AND offset<?)"
         );
         assert_eq!(plan(crate::terms::STARTS), "SEARCH term_starts USING PRIMARY KEY (channel_id=?)");
-        assert_eq!(plan(super::PAGE), "SEARCH events USING PRIMARY KEY (channel_id=? AND offset>?)");
+        let page = "SEARCH events USING PRIMARY KEY (channel_id=? AND offset>? AND offset<?)";
+        assert_eq!(plan(super::PAGE), format!("{page}{payload}"));
     }
 }

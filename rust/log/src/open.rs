@@ -13,6 +13,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use crate::backup::finish_restore;
+use crate::erasure::Erasures;
 use crate::error::Error;
 use crate::files::Files;
 use crate::heads::Heads;
@@ -198,6 +199,7 @@ fn prepare(lock: Option<DirLock>, mut conn: Connection, path: PathBuf, busy_time
     }
     schema::migrate(&conn, found).map_err(sqlite)?;
     let terms = terms::begin(&conn).map_err(sqlite)?;
+    let erasures = Erasures::find(&conn).map_err(sqlite)?;
     conn.set_db_config(keep_wal, false).map_err(sqlite)?;
     let files = on_disk.then(|| Files::new(&path));
     let mut log = Log {
@@ -208,6 +210,7 @@ fn prepare(lock: Option<DirLock>, mut conn: Connection, path: PathBuf, busy_time
         busy_timeout_ms,
         is_patient: true,
         dedupe_ms: DEDUPE_MS,
+        erasures,
         gone: None,
         files,
         _lock: lock,

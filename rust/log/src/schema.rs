@@ -8,6 +8,8 @@
 //! because documents will store binary updates. `channels.head` is kept, and not derived from the highest event,
 //! so that a number is not given again after its event is gone; `channels.tail` is the highest that is gone.
 //! `events.refers` is the offset that an event amends. `dedupe_keys` holds the keys of events that are kept no longer.
+//! `erasures` has the erasures that are under way ([`crate::erasure`]): of the events below `before` that amended
+//! `refers` those up to `done` have lost their payload, and the others are read as if they had.
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
@@ -69,7 +71,19 @@ const MIGRATIONS: &[&str] = &[
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX dedupe_keys_by_time ON dedupe_keys (time_ms);
 ",
+    "
+    CREATE TABLE erasures (
+        channel_id INTEGER NOT NULL,
+        refers     INTEGER NOT NULL,
+        before     INTEGER NOT NULL,
+        done       INTEGER NOT NULL,
+        PRIMARY KEY (channel_id, refers)
+    ) STRICT, WITHOUT ROWID;
+",
 ];
+
+/// The first schema number with the table `erasures`.
+pub(crate) const ERASURES: u32 = 5;
 
 /// The highest schema number that this version knows.
 pub(crate) const KNOWN: u32 = MIGRATIONS.len() as u32;

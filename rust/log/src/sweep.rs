@@ -19,9 +19,9 @@ use crate::log::Log;
 /// Channels that one slice looks at.
 const CHANNELS_MAX: i64 = 256;
 /// Events that one slice deletes.
-const EVENTS_MAX: usize = 512;
+const EVENTS_MAX: usize = 256;
 /// Bytes of payload that one slice deletes; each is written again, as zero.
-const BYTES_MAX: usize = 4 << 20;
+const BYTES_MAX: usize = 1 << 20;
 
 const CHANNELS: &str = "SELECT id, name, head, tail FROM channels WHERE id > ?1 AND head > tail ORDER BY id LIMIT ?2";
 pub(crate) const OLDEST: &str = "SELECT offset, time_ms, length(data) FROM events \

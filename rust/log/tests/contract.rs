@@ -149,7 +149,7 @@ fn a_page_stops_at_bytes_max_but_holds_at_least_one_event() {
     let mut log = Log::open_in_memory().unwrap();
     let data = "x".repeat(1_000);
     log.append(&[event("a", &data); 5]).unwrap();
-    let event_bytes = 1_000 + "new_message".len() + "alice".len();
+    let event_bytes = 1_000 + "new_message".len() + "alice".len() + 128;
     for (bytes_max, events) in
         [(0, 1), (1, 1), (event_bytes, 1), (2 * event_bytes - 1, 1), (2 * event_bytes, 2), (usize::MAX, 5)]
     {

@@ -167,7 +167,7 @@ impl Model {
             if stored.offset <= after || events.len() >= limit {
                 continue;
             }
-            bytes += stored.data.len() + stored.event.len() + stored.user.as_ref().map_or(0, |user| user.len());
+            bytes += stored.data.len() + stored.event.len() + stored.user.as_ref().map_or(0, |user| user.len()) + 128;
             if !events.is_empty() && bytes > bytes_max {
                 break;
             }

@@ -87,7 +87,9 @@ impl From<realtime_log::Error> for StartError {
             Error::Corrupt { .. } => StartCode::LogCorrupt,
             Error::Newer { .. } => StartCode::LogNewer,
             Error::NoLog { .. } | Error::Exists { .. } | Error::NotABackup { .. } => StartCode::Options,
-            Error::NoRoom { .. } | Error::CannotWrite { .. } | Error::Sqlite(_) => StartCode::Io,
+            Error::NoRoom { .. } | Error::CannotWrite { .. } | Error::LowDisk { .. } | Error::Sqlite(_) => {
+                StartCode::Io
+            }
         };
         Self::new(code, error.to_string())
     }

@@ -8,6 +8,7 @@ use crate::clock::Clock;
 use crate::error::StartError;
 use crate::flush::Flushes;
 use crate::log_health::LogHealth;
+use crate::log_reads::{LogReads, ReadBounds};
 use crate::log_thread::LogRequests;
 use realtime_hub::{Command, ConnId, Counters, Event, Hub};
 use std::io;
@@ -17,12 +18,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+/// How long a page of the log waits to be read: as long as a handler may take.
+const READ_PATIENCE: Duration = Duration::from_secs(30);
+
 /// Python's end of an engine.
 pub struct Handle {
     pub(crate) hub: OnceLock<Arc<Hub>>,
     pub(crate) bridge: Arc<Bridge>,
     pub(crate) clock: Arc<Clock>,
     pub(crate) requests: Arc<LogRequests>,
+    pub(crate) reads: Arc<LogReads>,
     pub(crate) log_health: Arc<LogHealth>,
     pub(crate) stopped: AtomicBool,
     /// How sends reach the kernel; never set where there is no kernel, as over virtual links.
@@ -37,6 +42,10 @@ impl Handle {
             bridge: Arc::new(Bridge::new(limits.events_waiting_max)?),
             clock: Arc::new(clock),
             requests: Arc::default(),
+            reads: Arc::new(LogReads::new(ReadBounds {
+                reader_most: limits.user_reads_waiting_max,
+                patience: READ_PATIENCE,
+            })),
             log_health: Arc::default(),
             stopped: AtomicBool::new(false),
             flushes: OnceLock::new(),

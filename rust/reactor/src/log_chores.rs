@@ -1,9 +1,9 @@
-//! What the log's thread does between requests: retention, making the files forget, and looking after them.
+//! What the log's thread does between requests: retention, erasure, making the files forget, and looking after them.
 //!
-//! One slice at a time, and at most a fifth of the thread's time: an append waits for one slice, some milliseconds, and
-//! never for a pass. A pass over all channels begins with the start and again a minute after the last has ended. What
-//! was erased or let go stays in the write-ahead log until that is emptied: in the first idle moment, not more often
-//! than once a second, and after ten seconds also when the log is never idle.
+//! One slice at a time, and at most a fifth of the thread's time (of erasure half of it while nobody waits): an append
+//! waits for one slice, some milliseconds, and never for a pass. A pass over all channels begins with the start and again a minute after the last has ended. What
+//! was erased or let go stays in the write-ahead log until that is emptied ([`crate::log_wal`]): in the first idle moment,
+//! not more often than once a second, and after ten seconds also when the log is never idle.
 
 use crate::log_worker::LogWorker;
 use realtime_hub::{Event, Now};
@@ -17,42 +17,26 @@ const RETRY_MS: u64 = 10_000;
 /// Pause after a slice, in times of what it took, and the least.
 const PAUSE: u64 = 4;
 const PAUSE_MS: u64 = 5;
+/// Pause after a slice of an erasure while nobody waits for the log.
+const IDLE_PAUSE: u64 = 1;
 /// Between two parts of the channels in memory.
 const AGE_MS: u64 = 1_000;
-/// Between two times that the write-ahead log is emptied.
-const FORGET_MS: u64 = 1_000;
-/// How long that waits for an idle moment.
-const FORGET_LATE_MS: u64 = 10_000;
 /// How long a log without chores sleeps.
 const IDLE_MS: u64 = 3_600_000;
 
 /// When which chore is due, in monotonic milliseconds.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Chores {
     /// Where the pass goes on.
     after: i64,
     sweep_ms: u64,
+    erase_ms: u64,
     age_ms: u64,
-    /// None while nothing is to be forgotten.
-    forget_ms: Option<u64>,
-    forgot_ms: u64,
     /// The two clocks as they were at the first chore.
     start: Option<Now>,
 }
 
-impl Default for Chores {
-    fn default() -> Self {
-        // A process that was killed may have left an erasure half done: there is always one emptying at the start.
-        Self { after: 0, sweep_ms: 0, age_ms: 0, forget_ms: Some(0), forgot_ms: 0, start: None }
-    }
-}
-
 impl Chores {
-    /// Something was erased: the write-ahead log holds it still.
-    pub(crate) fn must_forget(&mut self, mono_ms: u64) {
-        self.forget_ms.get_or_insert_with(|| mono_ms.max(self.forgot_ms + FORGET_MS));
-    }
-
     /// The wall clock for the age of events. A jump of the clock while we run lets nothing go too early: forward, it is
     /// not believed; back, it is what new events are stamped with.
     fn age_clock_ms(&mut self, now: Now) -> u64 {
@@ -64,11 +48,12 @@ impl Chores {
 impl LogWorker {
     /// How long until a chore is due.
     pub(crate) fn chore_in(&self, now: Now) -> Duration {
-        let Chores { sweep_ms, age_ms, forget_ms, .. } = self.chores;
+        let Chores { sweep_ms, erase_ms, age_ms, .. } = self.chores;
+        let erase_ms = if self.log.is_erasing() { erase_ms } else { u64::MAX };
         let sweep_ms = if self.hub.forgets() { sweep_ms } else { u64::MAX };
         let age_ms = if self.hub.ages() { age_ms } else { u64::MAX };
         let look_ms = self.faults.look_ms(self.log.is_on_disk());
-        let due_ms = sweep_ms.min(age_ms).min(look_ms).min(forget_ms.unwrap_or(u64::MAX));
+        let due_ms = sweep_ms.min(erase_ms).min(age_ms).min(look_ms).min(self.wal.due_ms());
         Duration::from_millis(due_ms.saturating_sub(now.mono_ms).min(IDLE_MS))
     }
 
@@ -82,13 +67,18 @@ impl LogWorker {
     fn do_due(&mut self, now: impl Fn() -> Now, is_idle: bool) -> bool {
         let started = now();
         self.look(started.mono_ms);
-        let late_ms = if is_idle { 0 } else { FORGET_LATE_MS };
-        if self.chores.forget_ms.is_some_and(|due_ms| due_ms + late_ms <= started.mono_ms) {
-            self.forget(started.mono_ms);
-        }
+        self.tend_wal(started.mono_ms, is_idle);
         if self.hub.ages() && self.chores.age_ms <= started.mono_ms {
             self.chores.age_ms = started.mono_ms + AGE_MS;
             self.hub.age(started);
+        }
+        if self.log.is_erasing() && self.chores.erase_ms <= started.mono_ms {
+            self.erase(started.mono_ms);
+            let ended_ms = now().mono_ms;
+            let pause = if is_idle { IDLE_PAUSE } else { PAUSE };
+            let pause_ms = (pause * (ended_ms - started.mono_ms)).max(PAUSE_MS);
+            self.chores.erase_ms = self.chores.erase_ms.max(ended_ms + pause_ms);
+            return false;
         }
         if !self.hub.forgets() || self.chores.sweep_ms > started.mono_ms {
             return false;
@@ -98,6 +88,17 @@ impl LogWorker {
         let pause_ms = (PAUSE * (ended_ms - started.mono_ms)).max(PAUSE_MS);
         self.chores.sweep_ms = self.chores.sweep_ms.max(ended_ms + pause_ms);
         has_swept
+    }
+
+    fn erase(&mut self, mono_ms: u64) {
+        match self.log.erase() {
+            Ok(slice) if slice.events > 0 => self.wal.must_forget(mono_ms),
+            Ok(_) => {}
+            Err(error) => {
+                self.work_failed(None, &error, mono_ms);
+                self.chores.erase_ms = mono_ms + RETRY_MS;
+            }
+        }
     }
 
     fn sweep(&mut self, now: Now) -> bool {
@@ -122,7 +123,7 @@ impl LogWorker {
                     self.hub.swept(channel, *tail);
                 }
                 if !swept.tails.is_empty() {
-                    self.chores.must_forget(now.mono_ms);
+                    self.wal.must_forget(now.mono_ms);
                 }
                 !swept.tails.is_empty()
             }
@@ -132,18 +133,5 @@ impl LogWorker {
                 false
             }
         }
-    }
-
-    fn forget(&mut self, mono_ms: u64) {
-        self.chores.forgot_ms = mono_ms;
-        self.chores.forget_ms = match self.log.forget() {
-            Ok(true) => None,
-            // Somebody reads the file, a backup for example: it must end some time.
-            Ok(false) => Some(mono_ms + RETRY_MS),
-            Err(error) => {
-                self.work_failed(None, &error, mono_ms);
-                Some(mono_ms + RETRY_MS)
-            }
-        };
     }
 }

@@ -1,7 +1,7 @@
 //! What the log's thread does about faults: it looks, it probes, and it tells each change once.
 //!
 //! States: sound, or failing for a reason. A batch, a read, a chore or a look that fails for all channels makes it
-//! failing; a commit makes it sound, that of a batch or of the probe that the thread makes twice a second meanwhile.
+//! failing, as does a disk with less room than it has to have; a commit makes it sound, that of a batch or of the probe that the thread makes twice a second meanwhile.
 //! While it is failing no append waits for another program's lock. Twice a second the files are looked at as well, so
 //! that a file that was taken away is noticed by a server without traffic. Beside that stand channels that fail alone.
 
@@ -110,9 +110,11 @@ impl LogWorker {
             return;
         }
         self.faults.look_ms = mono_ms + LOOK_MS;
-        let looked = match &self.faults.failing {
-            None => self.log.look(),
-            Some(failing) => self.log.probe(failing.probe_bytes),
+        let probe_bytes = self.faults.failing.as_ref().map(|failing| failing.probe_bytes);
+        let looked = match (self.room.lack(probe_bytes.unwrap_or(0) as u64), probe_bytes) {
+            (Some(error), _) => Err(error),
+            (None, None) => self.log.look(),
+            (None, Some(bytes)) => self.log.probe(bytes),
         };
         match looked {
             Ok(()) => self.end_failing(mono_ms),

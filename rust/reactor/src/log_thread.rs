@@ -6,9 +6,10 @@
 
 use crate::bridge::Bridge;
 use crate::clock::Clock;
+use crate::log_reads::{LogReads, NotTaken};
 use crate::log_worker::LogWorker;
 use crate::panics;
-use realtime_hub::{LogQueue, LogRequest};
+use realtime_hub::{LogQueue, LogRequest, PageRequest};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -102,17 +103,38 @@ impl LogRequests {
 }
 
 /// The hub's end of the queue.
-pub(crate) struct LogPort(pub(crate) Arc<LogRequests>);
+pub(crate) struct LogPort {
+    pub(crate) requests: Arc<LogRequests>,
+    pub(crate) reads: Arc<LogReads>,
+}
 
 impl LogQueue for LogPort {
     fn push(&self, request: LogRequest) {
-        let mut state = self.0.lock();
+        self.requests.push(request);
+    }
+
+    fn read(&self, page: PageRequest) -> Result<(), PageRequest> {
+        match self.reads.push(page) {
+            Ok(()) => Ok(()),
+            Err((page, NotTaken::Full)) => Err(page),
+            Err((page, NotTaken::Unserved)) => {
+                self.requests.push(LogRequest::Page(page));
+                Ok(())
+            }
+        }
+    }
+}
+
+impl LogRequests {
+    /// Puts one request at the end of the queue.
+    pub(crate) fn push(&self, request: LogRequest) {
+        let mut state = self.lock();
         let is_first = state.waiting.is_empty();
         state.waiting.push_back(request);
         state.pushed += 1;
         drop(state);
         if is_first {
-            self.0.arrived.notify_one();
+            self.arrived.notify_one();
         }
     }
 }
@@ -123,15 +145,22 @@ pub(crate) fn far_deadline(timeout: Duration) -> Instant {
     now.checked_add(timeout).unwrap_or(now + YEAR)
 }
 
-/// Starts the thread; it ends after [`LogRequests::stop`], and the log is closed with it.
+/// Starts the thread; it ends after [`LogRequests::stop`], and the log is closed with it. `reading` is the thread that
+/// reads beside it, which ends before.
 pub(crate) fn spawn(
     mut worker: LogWorker,
+    reading: Option<JoinHandle<()>>,
     requests: Arc<LogRequests>,
     bridge: Arc<Bridge>,
     clock: Arc<Clock>,
 ) -> io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name("realtime-log".into()).spawn(move || {
         let served = panics::caught(|| serve(&mut worker, &requests, &bridge, &clock));
+        worker.reads.stop();
+        if let Some(thread) = reading {
+            // It catches its own panics and tells of them.
+            let _ = thread.join();
+        }
         // The file and the directory's lock are given back before anybody hears of the end.
         drop(worker);
         requests.end();

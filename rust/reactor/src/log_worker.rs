@@ -2,17 +2,19 @@
 //!
 //! Requests are served in the order they were asked, consecutive appends together. Nothing is published that is not
 //! committed, and a commit that fails refuses its own events only: the next goes on. Where one channel may be the cause
-//! each channel's events are tried by themselves. It has no thread and no queue;
+//! each channel's events are tried by themselves. Pages come here that nobody reads beside ([`crate::log_reads`]). It has no thread and no queue;
 //! [`LogThread`](crate::log_thread) and the virtual engine call it.
 
+use crate::disk_room::DiskRoom;
 use crate::log_chores::Chores;
 use crate::log_faults::LogFaults;
 use crate::log_health::LogHealth;
+use crate::log_reads::LogReads;
+use crate::log_wal::Wal;
 use realtime_hub::{
-    AppendError, AppendedEvent, Bounds, Event, Hub, LogFailure, LogPage, LogRequest, Now, Publish, StoredEvent,
-    TermStarts,
+    AppendError, AppendedEvent, Bounds, Event, Hub, LogFailure, LogRequest, Now, Publish, Read, StoredEvent, TermStarts,
 };
-use realtime_log::{Amends, Append, Appended, Error, Log, Page, Stored};
+use realtime_log::{Amends, Append, Appended, Error, Log, Stored};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -22,6 +24,8 @@ use std::time::Instant;
 const APPENDS_MAX: usize = 512;
 /// Bytes of one commit, so that large events do not hold up small ones for long.
 const APPEND_BYTES_MAX: usize = 8 << 20;
+/// What an event takes on the disk beside its payload, about.
+const EVENT_BYTES: usize = 256;
 
 /// The log and whom its answers go to.
 pub(crate) struct LogWorker {
@@ -30,11 +34,15 @@ pub(crate) struct LogWorker {
     pub(crate) health: Arc<LogHealth>,
     pub(crate) faults: LogFaults,
     pub(crate) chores: Chores,
+    pub(crate) wal: Wal,
+    pub(crate) room: DiskRoom,
+    pub(crate) reads: Arc<LogReads>,
 }
 
 impl LogWorker {
-    pub(crate) fn new(log: Log, hub: Arc<Hub>, health: Arc<LogHealth>) -> Self {
-        Self { log, hub, health, faults: LogFaults::default(), chores: Chores::default() }
+    pub(crate) fn new(log: Log, hub: Arc<Hub>, health: Arc<LogHealth>, reads: Arc<LogReads>, room: DiskRoom) -> Self {
+        let (faults, chores, wal) = (LogFaults::default(), Chores::default(), Wal::default());
+        Self { log, hub, health, faults, chores, wal, room, reads }
     }
 
     /// Serves one read, or as many appends as stand together at the front; returns how many requests that was.
@@ -63,12 +71,16 @@ impl LogWorker {
                 self.faults.take_lines(events);
                 1
             }
-            Some(LogRequest::Page { channel, after, limit, bytes_max, purpose }) => {
-                let outcome = self.log.page(channel.name(), after, limit, bytes_max);
+            Some(LogRequest::Page(page)) => {
+                let channel = Arc::clone(&page.channel);
+                let outcome = self.log.page(channel.name(), page.after, page.limit, page.bytes_max);
                 let now = now();
-                let outcome =
-                    outcome.map(hub_page).map_err(|error| self.work_failed(Some(channel.name()), &error, now.mono_ms));
-                self.hub.page_read(&channel, purpose, outcome, now, events);
+                let is_asked = |stored: &StoredEvent| stored.offset <= page.head;
+                let outcome = outcome
+                    .map(|found| found.events.into_iter().map(hub_stored).take_while(is_asked).collect())
+                    .map_err(|error| self.work_failed(Some(channel.name()), &error, now.mono_ms));
+                let again = self.hub.page_read(page, Read::InOrder, outcome, now, |event| events.push(event));
+                debug_assert!(again.is_none(), "nothing comes between");
                 self.faults.take_lines(events);
                 1
             }
@@ -84,7 +96,12 @@ impl LogWorker {
     fn append(&mut self, group: Vec<(Publish, u64)>, now: impl FnOnce() -> Now, events: &mut Vec<Event>) {
         let batch: Vec<Append<'_>> = group.iter().map(|(publish, time_ms)| log_append(publish, *time_ms)).collect();
         let started = Instant::now();
-        match self.log.append(&batch) {
+        let bytes: usize = group.iter().map(|(publish, _)| publish.bytes() + EVENT_BYTES).sum();
+        let stored = match self.room.lack(bytes as u64) {
+            None => self.log.append(&batch),
+            Some(error) => Err(error),
+        };
+        match stored {
             Ok(appended) => {
                 drop(batch);
                 let counters = self.hub.counters();
@@ -94,7 +111,7 @@ impl LogWorker {
                 let now = now();
                 self.committed(group.iter().map(|(publish, _)| &*publish.channel), now.mono_ms);
                 if appended.iter().any(|one| !one.amended.is_empty()) {
-                    self.chores.must_forget(now.mono_ms);
+                    self.wal.must_forget(now.mono_ms);
                 }
                 for ((publish, time_ms), appended) in group.into_iter().zip(appended) {
                     let outcome = hub_appended(&publish, time_ms, appended);
@@ -154,7 +171,7 @@ impl LogWorker {
                 }
             };
             if outcome.as_ref().is_ok_and(|appended| !appended.amended.is_empty()) {
-                self.chores.must_forget(now.mono_ms);
+                self.wal.must_forget(now.mono_ms);
             }
             self.hub.appended(publish, outcome, now, events);
         }
@@ -213,14 +230,10 @@ fn hub_appended(publish: &Publish, time_ms: u64, appended: Appended) -> Result<A
         },
     };
     let amended = appended.amended.into_iter().map(hub_stored).collect();
-    Ok(AppendedEvent { duplicate, stored, amended })
+    Ok(AppendedEvent { duplicate, stored, amended, erased_up_to: appended.erased_up_to })
 }
 
-fn hub_page(page: Page) -> LogPage {
-    LogPage { events: page.events.into_iter().map(hub_stored).collect(), head: page.head }
-}
-
-fn hub_stored(stored: Stored) -> StoredEvent {
+pub(crate) fn hub_stored(stored: Stored) -> StoredEvent {
     StoredEvent {
         offset: stored.offset,
         event: stored.event,

@@ -1,12 +1,15 @@
 //! What every engine is made of, whatever moves its bytes: options that were checked, a log, and a hub that both it and
 //! Python's end are tied to.
 
+use crate::disk_room::DiskRoom;
 use crate::error::{StartCode, StartError};
 use crate::handle::Handle;
+use crate::log_reads::{self, Ways};
 use crate::log_thread::{self, LogPort};
 use crate::log_worker::LogWorker;
 use realtime_hub::{Hub, LogQueue, LogRequest, Options, Terms};
 use realtime_log::Log;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -46,20 +49,35 @@ pub(crate) fn wire(options: &Options, shards: usize, handle: &Handle) -> Result<
     };
     log.set_dedupe_s(options.dedupe_s);
     let epoch = log.epoch().to_owned();
-    let queue = Box::new(LogPort(Arc::clone(&handle.requests)));
+    let queue = Box::new(LogPort { requests: Arc::clone(&handle.requests), reads: Arc::clone(&handle.reads) });
     let terms = Terms::new(log.terms().iter().map(|term| (term.number, term.epoch.clone())));
     let hub = Hub::new(options, shards, queue, terms, nonce()?).map_err(StartError::options)?;
     let bridge = Arc::clone(&handle.bridge);
     hub.set_ear(Box::new(move |event| bridge.push_one(event)));
-    let log = LogWorker::new(log, Arc::clone(&hub), Arc::clone(&handle.log_health));
+    let room = DiskRoom::new(options.data_dir.as_deref().map(Path::new), options.free_bytes_min);
+    let log = LogWorker::new(log, Arc::clone(&hub), Arc::clone(&handle.log_health), Arc::clone(&handle.reads), room);
     Ok(Wired { hub, log, epoch })
 }
 
-/// Starts the log's thread.
+/// Starts the log's thread, and that which reads beside it where the log is on a disk.
 pub(crate) fn spawn_log(log: LogWorker, handle: &Handle) -> Result<JoinHandle<()>, StartError> {
+    let failed = |error: std::io::Error| StartError::io("cannot start a thread", &error);
     let (requests, bridge) = (Arc::clone(&handle.requests), Arc::clone(&handle.bridge));
-    log_thread::spawn(log, requests, bridge, Arc::clone(&handle.clock))
-        .map_err(|error| StartError::io("cannot start a thread", &error))
+    let clock = Arc::clone(&handle.clock);
+    let reading = match log.log.reader()? {
+        None => None,
+        Some(reader) => {
+            let ways = Ways {
+                reads: Arc::clone(&handle.reads),
+                requests: Arc::clone(&requests),
+                hub: Arc::clone(&log.hub),
+                bridge: Arc::clone(&bridge),
+                clock: Arc::clone(&clock),
+            };
+            Some(log_reads::spawn(reader, ways).map_err(failed)?)
+        }
+    };
+    log_thread::spawn(log, reading, requests, bridge, clock).map_err(failed)
 }
 
 /// Passes the bridge's high-water mark on: the hub stops reading and wakes its shards when it is over; `eased` wakes

@@ -28,7 +28,7 @@ def test_every_key_says_what_it_does_and_what_is_allowed(key: Key) -> None:
 def test_a_number_says_its_unit_last(key: Key) -> None:
     if "number" in key.allowed:
         assert key.name.endswith(
-            ("_s", "_ms", "_bytes", "_max", "_burst", "port", "shards", "threads", "history", "level")
+            ("_s", "_ms", "_bytes", "_max", "_min", "_burst", "port", "shards", "threads", "history", "level")
         )
 
 

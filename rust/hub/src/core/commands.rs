@@ -500,7 +500,7 @@ impl ShardCore {
         let who = HistoryFor::Client { conn, id: command.boxed_id(), credits, reserved };
         let hub = Arc::clone(&self.hub);
         let user = self.conns[command.slot].session.as_ref().map(|session| Arc::clone(&session.user));
-        let request = HistoryRequest { who, after, epoch, limit };
+        let request = HistoryRequest { who, after, epoch, limit, reader: self.reader(command.slot) };
         hub.history(&name, request, user.as_deref(), self.now, &mut self.events);
         Dispatched::OnItsWay
     }

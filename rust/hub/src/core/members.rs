@@ -8,8 +8,9 @@ use crate::channel::{Channel, Publication};
 use crate::compose::{self, Fault};
 use crate::conn::{NOTHING, Phase, Subscription, flag};
 use crate::counters::{add, add_own, sub};
-use crate::hub::{Replay, channel_member, confirmation};
+use crate::hub::{Pull, Replay, channel_member, confirmation};
 use crate::inbox::{Deliver, Join, Resubscribe, ShardMsg};
+use crate::log_queue::Reader;
 use crate::options::Limits;
 use crate::outbox::{Class, Queued, lag_frame};
 use crate::pattern::Rights;
@@ -555,7 +556,8 @@ impl ShardCore {
         else {
             return;
         };
-        match self.hub.replay(channel, id, next, REPLAY_EVENTS_MAX) {
+        let pull = Pull { conn: id, next, events_max: REPLAY_EVENTS_MAX, bytes_max: soft, reader: self.reader(slot) };
+        match self.hub.replay(channel, pull) {
             Replay::Live => self.go_live(slot, channel),
             Replay::Events(events) => self.replay_events(slot, channel, events),
             Replay::Asked => {
@@ -563,11 +565,21 @@ impl ShardCore {
                     subscription.awaited = next;
                 }
             }
+            Replay::Refused => {
+                let name = Arc::clone(channel.name());
+                self.evict(id, &name, "overloaded", true);
+            }
             Replay::Lost => {
                 let name = Arc::clone(channel.name());
                 self.evict(id, &name, "not_recoverable", true);
             }
         }
+    }
+
+    /// Whose turn it is when a page is read for a connection.
+    pub(super) fn reader(&self, slot: usize) -> Reader {
+        let session = self.conns[slot].session.as_ref();
+        session.map_or_else(|| Reader::Conn(self.id(slot)), |session| Reader::User(Arc::clone(&session.user)))
     }
 
     fn replay_events(&mut self, slot: usize, channel: &Arc<Channel>, events: Vec<Arc<Publication>>) {

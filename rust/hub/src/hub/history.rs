@@ -1,13 +1,13 @@
 //! History: pages of a channel, from its ring or from the log, for a client's command or for Python.
 
 use super::{CHANNELS_FULL, Hub, LOG_FULL, NOT_RECOVERABLE, PAGE_BYTES_MAX, channel_member};
-use crate::Now;
 use crate::channel::{Channel, Head, HistoryFor, HistoryRequest, Publication, State, Waiting};
 use crate::compose::{self, Fault};
 use crate::event::{Event, HistoryPage};
 use crate::inbox::ShardMsg;
-use crate::log_queue::{LogRequest, PagePurpose};
+use crate::log_queue::{PagePurpose, PageRequest};
 use crate::prepared::Prepared;
+use crate::{ConnId, Now};
 use std::sync::Arc;
 
 impl Hub {
@@ -49,7 +49,7 @@ impl Hub {
         now: Now,
         events: &mut Vec<Event>,
     ) {
-        let HistoryRequest { who, after, epoch, limit } = request;
+        let HistoryRequest { who, after, epoch, limit, reader } = request;
         let head = if let Head::Known(head) = state.head { head } else { 0 };
         if let (Some(offset), Some(epoch)) = (after, &epoch)
             && !self.is_of_history(channel, state, offset, epoch)
@@ -72,26 +72,41 @@ impl Hub {
                     HistoryFor::Python { ticket } => PagePurpose::Python { ticket },
                 };
                 let channel = Arc::clone(channel);
-                return self.log.push(LogRequest::Page { channel, after, limit, bytes_max: PAGE_BYTES_MAX, purpose });
+                let page = PageRequest { channel, after, head, limit, bytes_max: PAGE_BYTES_MAX, reader, purpose };
+                if let Err(page) = self.read_locked(state, page) {
+                    self.refuse_read(page, now, events);
+                }
+                return;
             }
         };
-        self.answer_history(channel, (head, &state.epoch), who, &found, now, events);
+        let answer = self.history_answer(channel, (head, &state.epoch), who, &found, now);
+        self.give_history(answer, |event| events.push(event));
     }
 
-    pub(super) fn answer_history(
+    pub(super) fn give_history(&self, answer: Answer, mut emit: impl FnMut(Event)) {
+        match answer {
+            Answer::Client { conn, frame, credits, reserved, bytes } => {
+                // First, so that what was too much is there for the command behind the answer.
+                self.to(conn, ShardMsg::Settle { conn, reserved, bytes });
+                self.send(conn, frame, credits);
+            }
+            Answer::Python(event) => emit(event),
+        }
+    }
+
+    pub(super) fn history_answer(
         &self,
         channel: &Channel,
         (head, epoch): (u64, &Arc<str>),
         who: HistoryFor,
         found: &[Arc<Publication>],
         now: Now,
-        events: &mut Vec<Event>,
-    ) {
+    ) -> Answer {
         let (conn, id, credits, reserved) = match who {
             HistoryFor::Client { conn, id, credits, reserved } => (conn, id, credits, reserved),
             HistoryFor::Python { ticket } => {
                 let page = HistoryPage { events: page_of(found), offset: head, epoch: Arc::clone(epoch) };
-                return events.push(Event::History { ticket, outcome: Ok(page) });
+                return Answer::Python(Event::History { ticket, outcome: Ok(page) });
             }
         };
         let json = compose::reply("history", id.as_deref(), now.wall_ms, |out| {
@@ -124,9 +139,9 @@ impl Hub {
             }
             out.push(b'}');
         });
-        // First, so that what was too much is there for the command behind the answer.
-        self.to(conn, ShardMsg::Settle { conn, reserved, bytes: json.len() });
-        self.send(conn, Prepared::text(&channel_member(json, channel.name())), credits);
+        let bytes = json.len();
+        let frame = Prepared::text(&channel_member(json, channel.name()));
+        Answer::Client { conn, frame, credits, reserved, bytes }
     }
 
     pub(super) fn fail_history(
@@ -137,16 +152,34 @@ impl Hub {
         now: Now,
         events: &mut Vec<Event>,
     ) {
+        let failure = self.history_failure(channel, who, fault, now);
+        self.give_history(failure, |event| events.push(event));
+    }
+
+    pub(super) fn history_failure(&self, channel: &str, who: HistoryFor, fault: Fault<'static>, now: Now) -> Answer {
         match who {
             HistoryFor::Client { conn, id, credits, reserved } => {
-                self.to(conn, ShardMsg::Settle { conn, reserved, bytes: 0 });
                 let fault = Fault { channel: Some(channel), ..fault };
                 self.counters.error_sent(fault.code);
-                self.send(conn, Prepared::text(&fault.to_json(id.as_deref(), now.wall_ms)), credits);
+                let frame = Prepared::text(&fault.to_json(id.as_deref(), now.wall_ms));
+                Answer::Client { conn, frame, credits, reserved, bytes: 0 }
             }
-            HistoryFor::Python { ticket } => events.push(Event::History { ticket, outcome: Err(fault.code) }),
+            HistoryFor::Python { ticket } => Answer::Python(Event::History { ticket, outcome: Err(fault.code) }),
         }
     }
+}
+
+/// An answer to `history` on its way to who asked.
+pub(super) enum Answer {
+    /// `reserved` of a token was taken for it, and it has so many bytes.
+    Client {
+        conn: ConnId,
+        frame: Arc<Prepared>,
+        credits: u16,
+        reserved: u32,
+        bytes: usize,
+    },
+    Python(Event),
 }
 
 /// The first of these events, as many as a page takes, but one at least.

@@ -4,13 +4,12 @@
 //! channel waits for it in the channel's state and goes on when the log has answered.
 
 use super::holdings::Retained;
-use super::publishing::{publication_for_one, publication_of};
-use super::{CHANNELS_FULL, Hub, LOG_FULL, PAGE_BYTES_MAX, UNREADABLE, channel_member};
-use crate::channel::{Channel, Head, HistoryFor, Publication, State, SubscribeRequest, Waiting, Waits};
+use super::{CHANNELS_FULL, Hub, LOG_FULL, UNREADABLE, channel_member};
+use crate::channel::{Channel, Head, Publication, State, SubscribeRequest, Waiting, Waits};
 use crate::compose::{self, Fault};
 use crate::event::Event;
 use crate::inbox::{Join, Resubscribe, ShardMsg};
-use crate::log_queue::{Bounds, LogFailure, LogPage, LogRequest, PagePurpose};
+use crate::log_queue::{Bounds, LogFailure, LogRequest, PagePurpose, PageRequest, Reader};
 use crate::portions::Full;
 use crate::prepared::Prepared;
 use crate::{ConnId, Now};
@@ -79,35 +78,6 @@ impl Hub {
             }
             Waiting::History(request) => self.fail_history(channel.name(), request.who, UNREADABLE, now, events),
             Waiting::Deliver { .. } | Waiting::Skipped { .. } => {}
-        }
-    }
-
-    /// A page of a channel's log was read.
-    pub fn page_read(
-        &self,
-        channel: &Arc<Channel>,
-        purpose: PagePurpose,
-        outcome: Result<LogPage, LogFailure>,
-        now: Now,
-        events: &mut Vec<Event>,
-    ) {
-        let who = match purpose {
-            PagePurpose::Replay { conn, next } => {
-                let events = outcome
-                    .ok()
-                    .map(|page| page.events.iter().map(|stored| publication_for_one(channel, stored)).collect());
-                return self.to(conn, ShardMsg::Page { conn, channel: Arc::clone(channel), next, events });
-            }
-            PagePurpose::History { conn, id, credits, reserved } => HistoryFor::Client { conn, id, credits, reserved },
-            PagePurpose::Python { ticket } => HistoryFor::Python { ticket },
-        };
-        match outcome {
-            Ok(page) => {
-                let found: Vec<_> = page.events.iter().map(|stored| publication_of(channel, stored)).collect();
-                let epoch = Arc::clone(&channel.lock().epoch);
-                self.answer_history(channel, (page.head, &epoch), who, &found, now, events);
-            }
-            Err(_) => self.fail_history(channel.name(), who, UNREADABLE, now, events),
         }
     }
 
@@ -215,30 +185,41 @@ impl Hub {
         }
     }
 
-    /// What a member that replays gets next from memory.
-    pub(crate) fn replay(&self, channel: &Arc<Channel>, conn: ConnId, next: u64, most: usize) -> Replay {
-        let state = channel.lock();
+    /// What a member that replays gets next, from memory or from the log: as many bytes of those as it has room for.
+    pub(crate) fn replay(&self, channel: &Arc<Channel>, pull: Pull) -> Replay {
+        let Pull { conn, next, events_max, bytes_max, reader } = pull;
+        let mut state = channel.lock();
         match state.head {
             Head::Known(head) if next > head => Replay::Live,
             _ if channel.policy.durable && next <= state.tail => Replay::Lost,
-            _ => match state.ring.from(next, most) {
+            head => match state.ring.from(next, events_max) {
                 Some(found) if !found.is_empty() => Replay::Events(found),
                 _ if !channel.policy.durable => Replay::Lost,
                 _ => {
-                    let purpose = PagePurpose::Replay { conn, next };
-                    let channel = Arc::clone(channel);
-                    self.log.push(LogRequest::Page {
-                        channel,
+                    let page = PageRequest {
+                        channel: Arc::clone(channel),
                         after: next - 1,
-                        limit: most,
-                        bytes_max: PAGE_BYTES_MAX / 4,
-                        purpose,
-                    });
-                    Replay::Asked
+                        head: if let Head::Known(head) = head { head } else { 0 },
+                        limit: events_max,
+                        bytes_max,
+                        reader,
+                        purpose: PagePurpose::Replay { conn, next },
+                    };
+                    if self.read_locked(&mut state, page).is_err() { Replay::Refused } else { Replay::Asked }
                 }
             },
         }
     }
+}
+
+/// What a member that replays asks for.
+pub(crate) struct Pull {
+    pub conn: ConnId,
+    /// The first offset.
+    pub next: u64,
+    pub events_max: usize,
+    pub bytes_max: usize,
+    pub reader: Reader,
 }
 
 /// `subscription_confirmed`. `before` is the offset before the first event that the member gets from now on.
@@ -280,6 +261,8 @@ pub(crate) enum Replay {
     Events(Vec<Arc<Publication>>),
     /// A page of the log comes to the shard's inbox.
     Asked,
+    /// Too many pages wait to be read.
+    Refused,
     /// It is kept no longer: the ring went on past it and there is no log, or the log let go of it.
     Lost,
 }

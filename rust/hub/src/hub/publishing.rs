@@ -203,14 +203,13 @@ impl Hub {
         }
     }
 
-    /// Publishes what the log has stored. What it has changed is changed in the ring under the same lock: who replays
-    /// gets an event as it was and then this one, or as it is now.
+    /// Publishes what the log has stored. What it has changed is changed in the ring under the same lock
+    /// ([`Hub::change`]): who replays gets an event as it was and then this one, or as it is now.
     fn append_locked(
         &self,
         channel: &Arc<Channel>,
         state: &mut State,
         stored: &StoredEvent,
-        amended: &[StoredEvent],
         now: Now,
         events: &mut Vec<Event>,
     ) {
@@ -234,9 +233,16 @@ impl Hub {
             let read_us = now.mono_us.saturating_sub(waited_ms * 1_000);
             self.deliver(channel, state, &publication.frame, stored.offset, None, read_us);
             self.keep(channel, state, publication);
-            for changed in amended {
-                state.ring.amend(publication_of(channel, changed), &self.ring_limits, &self.counters);
-            }
+        }
+    }
+
+    /// Puts events whose data has changed in the place of what they were, and lets go of all up to `erased_up_to`, among
+    /// which are others: they come from the log.
+    fn change(&self, channel: &Channel, state: &mut State, amended: &[StoredEvent], erased_up_to: u64) {
+        state.changes += u64::from(!amended.is_empty() || erased_up_to > 0);
+        state.ring.pop_while(|publication| publication.offset <= erased_up_to, &self.counters);
+        for changed in amended {
+            state.ring.amend(publication_of(channel, changed), &self.ring_limits, &self.counters);
         }
     }
 
@@ -284,7 +290,7 @@ impl Hub {
     ) {
         sub(&self.counters.log_waiting, 1);
         self.bounds.log.give(publish.user.as_deref(), publish.cost(), &self.counters.log_queue_bytes);
-        let AppendedEvent { duplicate, stored, amended } = match outcome {
+        let AppendedEvent { duplicate, stored, amended, erased_up_to } = match outcome {
             Ok(appended) => appended,
             Err(AppendError::NotFound) => {
                 return self.fail(publish, NO_SUCH_EVENT, now, events);
@@ -296,7 +302,8 @@ impl Hub {
         if !duplicate {
             add(&self.counters.log_events, 1);
             let act = |channel: &Arc<Channel>, state: &mut State| {
-                self.append_locked(channel, state, &stored, &amended, now, events);
+                self.append_locked(channel, state, &stored, now, events);
+                self.change(channel, state, &amended, erased_up_to);
             };
             if self.rules.is_heard(&publish.channel) {
                 self.in_passing(&publish.channel, act);

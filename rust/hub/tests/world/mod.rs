@@ -5,11 +5,12 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 pub(crate) mod doors;
+pub(crate) mod orders;
 
 use realtime_hub::{
-    Admitted, Amendment, AppendError, AppendedEvent, Bounds, Command, ConnId, Event, Hub, LogFailure, LogPage,
-    LogQueue, LogRequest, Now, Options, Outcome, Publish, Release, SendOp, ShardCore, StoredEvent, TermStarts, Terms,
-    Wire,
+    Admitted, Amendment, AppendError, AppendedEvent, Bounds, Command, ConnId, Event, Hub, LogFailure, LogQueue,
+    LogRequest, Now, Options, Outcome, PageRequest, Publish, Read, Release, SendOp, ShardCore, StoredEvent, TermStarts,
+    Terms, Wire,
 };
 use realtime_protocol::connection::{Inbound, Item, Role};
 use realtime_protocol::deflate::Inflater;
@@ -106,7 +107,7 @@ impl Store {
         let user = publish.user.as_deref().unwrap_or_default().to_owned();
         let dedupe = publish.dedupe.as_ref().map(|key| (user, key.to_string()));
         if let Some(Row { stored, .. }) = all.iter().find(|row| dedupe.is_some() && row.dedupe == dedupe) {
-            return Ok(AppendedEvent { duplicate: true, stored: stored.clone(), amended: Vec::new() });
+            return Ok(AppendedEvent { duplicate: true, stored: stored.clone(), amended: Vec::new(), erased_up_to: 0 });
         }
         let target = publish.amends.as_ref().map_or(0, |amends| amends.offset);
         if publish.amends.is_some() && !all.iter().any(|row| row.stored.offset == target) {
@@ -147,7 +148,7 @@ impl Store {
         }
         let refers = publish.amends.as_ref().map(|amends| amends.offset);
         all.push(Row { stored: stored.clone(), dedupe, refers });
-        Ok(AppendedEvent { duplicate: false, stored, amended })
+        Ok(AppendedEvent { duplicate: false, stored, amended, erased_up_to: 0 })
     }
 
     /// Lets go of what stands up to `tail`.
@@ -173,16 +174,25 @@ impl Store {
         self.heads.insert(channel.to_owned(), head);
     }
 
-    pub(crate) fn page(&self, channel: &str, after: u64, limit: usize, bytes_max: usize) -> LogPage {
+    pub(crate) fn page(
+        &self,
+        channel: &str,
+        after: u64,
+        head: u64,
+        limit: usize,
+        bytes_max: usize,
+    ) -> Vec<StoredEvent> {
         let all = self.channels.get(channel).map_or(&[][..], Vec::as_slice);
         let mut bytes = 0;
-        let rest = all.iter().filter(|row| row.stored.offset > after).take(limit).map(|row| row.stored.clone());
+        let wanted = after + 1..=head;
+        let rest =
+            all.iter().filter(|row| wanted.contains(&row.stored.offset)).take(limit).map(|row| row.stored.clone());
         let events = rest.take_while(|stored| {
             let fits = bytes == 0 || bytes + stored.data.len() <= bytes_max;
             bytes += stored.data.len();
             fits
         });
-        LogPage { events: events.collect(), head: self.head(channel) }
+        events.collect()
     }
 }
 
@@ -194,13 +204,28 @@ impl LogQueue for Nowhere {
 }
 
 #[derive(Clone, Default)]
-struct Queue(Arc<Mutex<VecDeque<LogRequest>>>);
+struct Queue {
+    requests: Arc<Mutex<VecDeque<LogRequest>>>,
+    /// Pages that are read beside the others, where that is so.
+    pages: Arc<Mutex<Option<VecDeque<PageRequest>>>>,
+}
 
 impl LogQueue for Queue {
     fn push(&self, request: LogRequest) {
-        self.0.lock().unwrap().push_back(request);
+        self.requests.lock().unwrap().push_back(request);
+    }
+
+    fn read(&self, page: PageRequest) -> Result<(), PageRequest> {
+        match &mut *self.pages.lock().unwrap() {
+            Some(pages) => pages.push_back(page),
+            None => self.push(LogRequest::Page(page)),
+        }
+        Ok(())
     }
 }
+
+/// A page that was read and not handed over.
+type ReadPage = (PageRequest, u64, Vec<StoredEvent>);
 
 /// The server's side of all links.
 #[derive(Default)]
@@ -262,6 +287,9 @@ pub(crate) struct World {
     pub(crate) log_stands: bool,
     heard: Arc<Mutex<Vec<Event>>>,
     tickets: u64,
+    /// Events that are committed and not published.
+    committed: VecDeque<(Publish, Result<AppendedEvent, AppendError>)>,
+    page: Option<ReadPage>,
 }
 
 impl World {
@@ -292,6 +320,8 @@ impl World {
             log_stands: false,
             heard,
             tickets: 0,
+            committed: VecDeque::new(),
+            page: None,
         }
     }
 
@@ -445,9 +475,57 @@ impl World {
         }
     }
 
+    /// From now on pages are read beside appends, by [`Self::read_page`] and [`Self::hand_over`].
+    pub(crate) fn read_beside(&mut self) {
+        self.queue.pages.lock().unwrap().get_or_insert_default();
+    }
+
+    /// Commits the append that is next, without publishing it; false where there is none.
+    pub(crate) fn commit(&mut self) -> bool {
+        let mut requests = self.queue.requests.lock().unwrap();
+        if !matches!(requests.front(), Some(LogRequest::Append { .. })) {
+            return false;
+        }
+        let Some(LogRequest::Append { publish, received_wall_ms }) = requests.pop_front() else { return false };
+        drop(requests);
+        let outcome = self.store.append(&publish, received_wall_ms);
+        self.committed.push_back((publish, outcome));
+        true
+    }
+
+    /// Publishes what was committed first; false where there is nothing.
+    pub(crate) fn publish_committed(&mut self) -> bool {
+        let Some((publish, outcome)) = self.committed.pop_front() else { return false };
+        self.hub.appended(publish, outcome, self.now, &mut self.events);
+        true
+    }
+
+    /// Reads the page that is next, as the log is now; false where there is none.
+    pub(crate) fn read_page(&mut self) -> bool {
+        if self.page.is_some() {
+            return false;
+        }
+        let next = self.queue.pages.lock().unwrap().as_mut().and_then(VecDeque::pop_front);
+        let Some(page) = next else { return false };
+        let changes = self.hub.changes(&page.channel);
+        let found = self.store.page(page.channel.name(), page.after, page.head, page.limit, page.bytes_max);
+        self.page = Some((page, changes, found));
+        true
+    }
+
+    /// Hands the page over that was read; false where there is none. It may have to be read again.
+    pub(crate) fn hand_over(&mut self) -> bool {
+        let Some((page, changes, found)) = self.page.take() else { return false };
+        let emit = |event| self.events.push(event);
+        if let Some(again) = self.hub.page_read(page, Read::Beside { changes }, Ok(found), self.now, emit) {
+            self.queue.pages.lock().unwrap().get_or_insert_default().push_front(again);
+        }
+        true
+    }
+
     /// One request of the log; false when none waits.
     pub(crate) fn step_log(&mut self) -> bool {
-        let Some(request) = self.queue.0.lock().unwrap().pop_front() else { return false };
+        let Some(request) = self.queue.requests.lock().unwrap().pop_front() else { return false };
         let failure = || LogFailure("told to fail".into());
         let mut events = Vec::new();
         match request {
@@ -463,10 +541,11 @@ impl World {
                 let outcome = if self.log_fails { Err(failure()) } else { Ok(self.store.bounds(channel.name())) };
                 self.hub.head_read(&channel, outcome, self.now, &mut events);
             }
-            LogRequest::Page { channel, after, limit, bytes_max, purpose } => {
-                let page = self.store.page(channel.name(), after, limit, bytes_max);
-                let outcome = if self.log_fails { Err(failure()) } else { Ok(page) };
-                self.hub.page_read(&channel, purpose, outcome, self.now, &mut events);
+            LogRequest::Page(page) => {
+                let stored = self.store.page(page.channel.name(), page.after, page.head, page.limit, page.bytes_max);
+                let outcome = if self.log_fails { Err(failure()) } else { Ok(stored) };
+                let again = self.hub.page_read(page, Read::InOrder, outcome, self.now, |event| events.push(event));
+                assert!(again.is_none(), "what is read in order is never read again");
             }
         }
         self.events.append(&mut events);

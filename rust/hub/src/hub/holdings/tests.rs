@@ -160,7 +160,7 @@ impl Walk {
                 };
                 let amended =
                     if *head > 1 { vec![StoredEvent { offset: *head - 1, ..stored.clone() }] } else { Vec::new() };
-                let appended = AppendedEvent { duplicate: false, stored, amended };
+                let appended = AppendedEvent { duplicate: false, stored, amended, erased_up_to: 0 };
                 let outcome = if fails { Err(AppendError::Log(failure())) } else { Ok(appended) };
                 self.hub.appended(publish, outcome, self.now, &mut Vec::new());
             }
