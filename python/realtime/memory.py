@@ -82,6 +82,13 @@ PURPOSES: Final = (
         refused=("unfinished_refused",),
     ),
     Purpose(
+        name="events",
+        held="events_bytes",
+        keys=("limits.events_waiting_bytes_max", "limits.user_waiting_bytes_max"),
+        limit=lambda settings: settings.limits.events_waiting_bytes_max,
+        refused=("events_pauses", "user_pauses"),
+    ),
+    Purpose(
         name="commands",
         held="commands_bytes",
         keys=("limits.commands_waiting_bytes_max",),

@@ -212,6 +212,9 @@ class _Stats(Struct):
     accept_errors: int
     unfinished_bytes: int
     messages_late: int
+    events_bytes: int
+    events_pauses: int
+    user_pauses: int
     retained: int
     retained_bytes: int
     retained_refused: int
@@ -263,6 +266,12 @@ _COUNTERS: Final = (
         "states_refused",
         "States that were not retained and relays that were refused, over `limits.retained_bytes_max` or too large.",
     ),
+    ("events_pauses", "events_pauses", "Times that reading stopped since Python had too many bytes of commands."),
+    (
+        "user_pauses",
+        "user_pauses",
+        "Times that a connection was not read since its user had too many bytes of commands in Python.",
+    ),
     ("messages_late", "messages_late", "Connections closed because a message was not complete in time."),
     ("reads", "log_pages", "Pages of the log that were read."),
     ("read_bytes", "log_pages_bytes", "Bytes of payload in them."),
@@ -280,6 +289,7 @@ _GAUGES: Final = (
     ("heads_bytes", "heads_bytes", "Bytes held of request heads that are not complete."),
     ("authenticating", "authenticating", "Upgrades that wait for `authenticate`, a ticket or a key."),
     ("unfinished_bytes", "unfinished_bytes", "Bytes held of messages that are not complete."),
+    ("events_bytes", "events_bytes", "Bytes of commands and upgrades that Python has not done with."),
     ("log_failing", "log_failing", "1 while the log cannot store; the process log says why."),
     ("reads_waiting", "queue_log_pages", "Pages that wait to be read from the log."),
     ("retained", "states", "States that channels retain for late subscribers."),

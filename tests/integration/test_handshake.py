@@ -9,6 +9,7 @@ import os
 import re
 import time
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 
 import pytest
 
@@ -273,6 +274,24 @@ async def test_full_server_answers_503_with_retry_after(serve: Callable[..., Ser
         assert status == 503
         assert int(headers["retry-after"]) >= 1
         assert await one.is_alive()
+
+
+async def test_silent_and_half_sent_connections_keep_no_client_out(serve: Callable[..., Server]) -> None:
+    target = f"/ws?token={token_for('alice')}"
+    async with (
+        serve("limits.handshakes_pending_max=20") as server,
+        await server.connect("watcher") as watcher,
+        AsyncExitStack() as stack,
+    ):
+        held = [await stack.enter_async_context(await RawSocket.open(server.port)) for _ in range(200)]
+        for peer in held[::2]:
+            await peer.send(upgrade_request(target)[:50])
+        async with await RawSocket.open(server.port) as late:
+            for number in range(20):
+                async with await server.connect(f"user{number}") as client:
+                    assert await client.is_alive()
+            await late.upgrade(target)
+        assert await watcher.is_alive()
 
 
 async def test_half_an_upgrade_is_answered_408_at_the_deadline(serve: Callable[..., Server]) -> None:

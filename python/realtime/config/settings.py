@@ -538,6 +538,20 @@ class LimitSettings(Section, frozen=True):
     events_waiting_max: Annotated[
         Positive, Meta(description="Events that wait for Python before nothing more is read.")
     ] = 65_536
+    events_waiting_bytes_max: Annotated[
+        Bytes,
+        Meta(
+            description="Bytes of commands and upgrades that Python has not done with, those in handlers too; above it "
+            "no open connection is read until half is done."
+        ),
+    ] = 64 * 1024 * 1024
+    user_waiting_bytes_max: Annotated[
+        Bytes,
+        Meta(
+            description="The same for the commands of one user (without a name: of an address) before none of its "
+            "connections is read."
+        ),
+    ] = 8 * 1024 * 1024
     reads_waiting_max: Annotated[
         Positive,
         Meta(

@@ -13,6 +13,7 @@ use crate::ConnId;
 use crate::bucket::{Bucket, Rate, SharedBucket};
 use crate::counters::{Counters, add, sub};
 use crate::inbox::lock;
+use crate::waiting::Waiting;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::net::IpAddr;
@@ -28,7 +29,7 @@ const LOOKS_A_TICK: usize = 256;
 /// The time over which refusals are counted.
 const REFUSALS_WINDOW_MS: u32 = 10_000;
 /// What a kept account takes beside its key: its entry in the table, its buckets, its place in the queue.
-const ACCOUNT_BYTES: usize = 320;
+const ACCOUNT_BYTES: usize = 384;
 
 /// The buckets of one user or address.
 #[derive(Debug, Default)]
@@ -37,6 +38,8 @@ pub(crate) struct Account {
     pub relays: SharedBucket,
     /// What opens a connection.
     handshakes: SharedBucket,
+    /// What its commands hold in Python.
+    pub waiting: Waiting,
     /// Channels that its connections are subscribed to, each as often as it is.
     pub channels: AtomicUsize,
 }
@@ -212,6 +215,7 @@ impl Entry {
             && self.account.relays.is_full(rates.relays, mono_ms)
             && self.account.handshakes.is_full(rates.handshakes, mono_ms)
             && self.own.as_ref().is_none_or(|own| own.is_settled(rates.own, mono_ms))
+            && self.account.waiting.bytes() == 0
     }
 }
 

@@ -8,6 +8,7 @@ use crate::compression::Window;
 use crate::core::Seat;
 use crate::outbox::Backlog;
 use crate::pattern::{Grant, Rights};
+use crate::way::Way;
 use realtime_protocol::connection::{Inbound, Role};
 use realtime_protocol::extensions::Deflate;
 use std::net::IpAddr;
@@ -56,10 +57,14 @@ pub(crate) mod flag {
     pub(crate) const WINDOW: u16 = 0xF << WINDOW_SHIFT;
     /// It owes tokens, and nobody would hear that it is over its rate: it is not read until they are paid.
     pub(crate) const HELD: u16 = 1 << 14;
+    /// Stands in the list of those that are not read since their user has much in Python.
+    pub(crate) const WAITS: u16 = 1 << 15;
 }
 
 /// The credit of a command that the hub runs itself, on its way to a channel or the log and back.
-const OWN_CREDIT: u16 = 1 << 15 | 1;
+const OWN_CREDIT: u16 = OWN | 1;
+/// Marks credits of the hub's own commands: the others are Python's.
+pub(crate) const OWN: u16 = 1 << 15;
 
 /// End of the pending list.
 pub(crate) const NOTHING: u32 = u32::MAX;
@@ -115,6 +120,8 @@ pub(crate) struct Session {
     /// Charged to `identities_bytes`.
     pub identity_bytes: usize,
     pub seat: Seat,
+    /// Its commands that Python has.
+    pub way: Way,
     /// Where it comes from, if it has no user that could be charged.
     pub address: Option<Box<IpAddr>>,
 }
@@ -255,26 +262,6 @@ impl Conn {
     pub(crate) const fn hold_back(&mut self) {
         if self.under_way > 0 {
             self.way_bytes = u32::MAX;
-        }
-    }
-
-    /// Credits of commands that are answered come back.
-    pub(crate) const fn return_credits(&mut self, credits: u16) {
-        let count = credits & !(1 << 15);
-        self.under_way = self.under_way.saturating_sub(count);
-        if credits != count {
-            self.own_way = self.own_way.saturating_sub(count);
-        }
-        if self.under_way == 0 {
-            self.way_bytes = 0;
-        }
-    }
-
-    /// Something of so many bytes goes up to Python; a command that was handed back has its credit already.
-    pub(crate) const fn goes_up(&mut self, bytes: usize, is_handed_back: bool) {
-        if !is_handed_back {
-            self.under_way += 1;
-            self.way_bytes = self.way_bytes.saturating_add(bytes as u32);
         }
     }
 

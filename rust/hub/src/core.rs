@@ -11,6 +11,7 @@ mod budget;
 mod commands;
 mod doors;
 mod drain;
+mod events;
 mod fan_outs;
 mod input;
 mod members;
@@ -34,6 +35,7 @@ use crate::json::Scanner;
 use crate::{ConnId, Event, Hub, Now, Release};
 use budget::Budget;
 use drain::Drain;
+use events::Orphan;
 use fan_outs::FanOuts;
 use members::LocalChannel;
 use origin::OriginLines;
@@ -57,8 +59,10 @@ pub struct ShardCore {
     /// When each connection has to be looked at, in ticks; beside `conns`, so that a walk reads four bytes each.
     deadlines: Vec<u32>,
     free: Vec<u32>,
-    /// Upgrades that Python decides about, and the address that each counts for.
-    deciding: FxHashMap<ConnId, IpAddr>,
+    /// Upgrades that Python decides about: the address that each counts for, and its bytes.
+    deciding: FxHashMap<ConnId, (IpAddr, usize)>,
+    /// Commands that Python has of connections that are gone.
+    orphans: FxHashMap<ConnId, Orphan>,
     /// Connections that have to make room.
     evictions: Vec<(ConnId, Eviction)>,
     members: FxHashMap<u64, LocalChannel>,
@@ -95,6 +99,7 @@ impl ShardCore {
             deadlines: Vec::new(),
             free: Vec::new(),
             deciding: FxHashMap::default(),
+            orphans: FxHashMap::default(),
             evictions: Vec::new(),
             members: FxHashMap::default(),
             scanner: Scanner::default(),
@@ -144,6 +149,8 @@ impl ShardCore {
         let may_read = self.hub.may_read();
         let soft = self.hub.rules.limits.outbox_soft_bytes;
         let (most, bytes_max) = (self.hub.rules.limits.commands_waiting_max, self.hub.rules.limits.message_bytes_max);
+        let waits_for_user = self.waits_for_user(slot);
+        let is_behind = self.hub.is_behind();
         let conn = &mut self.conns[slot];
         let reads = match conn.phase {
             Phase::Free => false,
@@ -154,7 +161,7 @@ impl ShardCore {
             Phase::Deciding => false,
             Phase::Open => {
                 let has_unread = conn.cold.as_ref().is_some_and(|cold| !cold.unread.is_empty());
-                let may_read = may_read && !conn.has(flag::HELD);
+                let may_read = may_read && !is_behind && !waits_for_user && !conn.has(flag::HELD);
                 may_read && !conn.is_full(most, bytes_max) && conn.backlog_bytes() <= soft && !has_unread
             }
         };
@@ -177,6 +184,9 @@ impl ShardCore {
 
     /// Moves what Python has to hear to the end of `into`.
     pub fn take_events(&mut self, into: &mut Vec<Event>) {
+        if !self.events.is_empty() {
+            self.hub.weigh_events();
+        }
         into.append(&mut self.events);
     }
 
@@ -225,6 +235,7 @@ impl ShardCore {
         self.drop_head(slot);
         self.end_lasting(slot, None);
         self.forget_unfinished(slot);
+        self.leave_to_python(slot);
         let subscriptions = std::mem::take(&mut self.conns[slot].subscriptions);
         let mut channels = Vec::with_capacity(if announced { subscriptions.len() } else { 0 });
         for subscription in subscriptions {

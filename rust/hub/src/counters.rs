@@ -168,6 +168,12 @@ counters! {
     unfinished_refused,
     /// Of these, those that were not complete in time.
     messages_late,
+    /// Bytes of events of channels that Python listens to, until it takes them.
+    heard_bytes,
+    /// How often reading stopped since Python had too much.
+    events_pauses,
+    /// How often a connection was not read since its user had too much in Python.
+    user_pauses,
     /// Appends waiting for the log.
     log_waiting,
     /// Commits of the log.
@@ -315,12 +321,15 @@ pub struct Tally {
     pub(crate) inflations: AtomicU64,
     /// What came of them.
     pub(crate) inflated_bytes: AtomicU64,
+    /// Bytes of events of this shard that Python has not done with.
+    pub(crate) events_bytes: AtomicU64,
     /// How long the shard has worked and not slept.
     pub busy_ns: AtomicU64,
 }
 
 impl Tally {
-    const ROWS: [(&'static str, CounterOf); 10] = [
+    const ROWS: [(&'static str, CounterOf); 11] = [
+        ("events_bytes", |tally| &tally.events_bytes),
         ("messages_in", |tally| &tally.messages_in),
         ("bytes_in", |tally| &tally.bytes_in),
         ("bytes_out", |tally| &tally.bytes_out),

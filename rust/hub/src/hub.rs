@@ -90,6 +90,8 @@ pub struct Hub {
     gap_told_ms: AtomicU64,
     session_ids: SessionIds,
     pressure: AtomicBool,
+    /// Python has as many bytes as it may.
+    pub(crate) is_behind: AtomicBool,
     stopped_reading: AtomicBool,
     /// Read once a handshake.
     identity: RwLock<Arc<IdentityRules>>,
@@ -147,6 +149,7 @@ impl Hub {
             gap_told_ms: AtomicU64::new(0),
             session_ids,
             pressure: AtomicBool::new(false),
+            is_behind: AtomicBool::new(false),
             stopped_reading: AtomicBool::new(false),
             identity: RwLock::new(Arc::new(identity)),
             revocations: Mutex::new(Revocations::new(options.revocations_bytes_max)),
@@ -275,7 +278,7 @@ impl Hub {
         ((u128::from(mixed) * (u128::from(spread_ms) + 1)) >> 64) as u64
     }
 
-    fn everywhere(&self, message: impl Fn() -> ShardMsg) {
+    pub(crate) fn everywhere(&self, message: impl Fn() -> ShardMsg) {
         for inbox in &self.inboxes {
             inbox.push(message());
         }
@@ -312,6 +315,7 @@ impl Hub {
             Command::SendMany { conns, payload, key } => self.send_many(conns, &payload, key.as_ref()),
             Command::SendAll { payload, key } => {
                 let frame = Prepared::text(&payload);
+                self.count_waiting(&frame, self.inboxes.len());
                 self.everywhere(|| ShardMsg::SendAll { frame: Arc::clone(&frame), key: key.clone() });
             }
             Command::PresenceMode { users } => {
@@ -325,6 +329,7 @@ impl Hub {
                 let ids: Arc<[u64]> =
                     channels.iter().filter_map(|name| self.directory.find(name)).map(|c| c.id).collect();
                 let frame = Prepared::text(&payload);
+                self.count_waiting(&frame, self.inboxes.len());
                 self.everywhere(|| ShardMsg::SendUnion {
                     channels: Arc::clone(&ids),
                     frame: Arc::clone(&frame),
@@ -375,8 +380,13 @@ impl Hub {
     pub(crate) fn send(&self, conn: ConnId, frame: Arc<Prepared>, credits: u16) {
         // Counted only where a shard takes it off again: any number may come as a connection.
         let Some(inbox) = self.inboxes.get(conn.shard()) else { return };
-        add(&self.counters.commands_bytes, frame.wire_len(Form::Plain) as u64);
+        self.count_waiting(&frame, 1);
         inbox.push(ShardMsg::Send { conn, frame, credits });
+    }
+
+    /// Counts a frame that so many shards have not run yet.
+    fn count_waiting(&self, frame: &Prepared, shards: usize) {
+        add(&self.counters.commands_bytes, (frame.wire_len(Form::Plain) * shards) as u64);
     }
 
     fn send_many(&self, conns: Vec<ConnId>, payload: &[u8], key: Option<&Arc<str>>) {
@@ -389,6 +399,7 @@ impl Hub {
         }
         for (inbox, conns) in self.inboxes.iter().zip(by_shard) {
             if !conns.is_empty() {
+                self.count_waiting(&frame, 1);
                 inbox.push(ShardMsg::SendMany { conns, frame: Arc::clone(&frame), key: key.cloned() });
             }
         }
@@ -399,7 +410,9 @@ impl Hub {
     /// Hands an event to Python where it listens; the lock is held.
     fn hear(&self, channel: &Channel, frame: &Prepared) {
         if let (true, Some(ear)) = (channel.is_heard, self.ear.get()) {
-            ear(Event::Heard { channel: Arc::clone(channel.name()), frame: frame.payload().into() });
+            let payload = frame.payload();
+            add(&self.counters.heard_bytes, payload.len() as u64);
+            ear(Event::Heard { channel: Arc::clone(channel.name()), frame: payload.into() });
         }
     }
 

@@ -81,6 +81,8 @@ pub(crate) enum ShardMsg {
     LoseMembers { channel: u64 },
     /// Slow readers hold too much together, and those who hold most are not on the shard that found out.
     MakeRoom,
+    /// A connection's user has less in Python: it may be read again.
+    ReadOn { conn: ConnId },
     /// A connection holds more of unfinished messages than any other, and all hold too much.
     GiveUp { conn: ConnId },
     /// A connection without a session has to make room.
@@ -109,7 +111,8 @@ impl ShardMsg {
             | Self::Unsubscribe { conn, .. }
             | Self::Done { conn, .. }
             | Self::Evict { conn, .. }
-            | Self::GiveUp { conn } => Some(*conn),
+            | Self::GiveUp { conn }
+            | Self::ReadOn { conn } => Some(*conn),
             Self::Resubscribe(again) => Some(again.conn),
             Self::Deliver(_) | Self::SendMany { .. } | Self::SendAll { .. } | Self::SendUnion { .. } => None,
             Self::Members { .. }

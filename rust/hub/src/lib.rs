@@ -54,7 +54,9 @@ mod terms;
 pub mod token;
 mod token_witness;
 mod unique;
+mod waiting;
 mod wake;
+mod way;
 mod wire;
 
 pub use channel::{Channel, Keep, Policy, Publication};

@@ -97,7 +97,12 @@ impl Handle {
     /// Takes up to `most` waiting events, oldest first.
     #[must_use]
     pub fn drain(&self, most: usize) -> Vec<Event> {
-        self.bridge.drain(most)
+        let events = self.bridge.drain(most);
+        let heard = |event: &Event| if let Event::Heard { frame, .. } = event { frame.len() as u64 } else { 0 };
+        if let Some(hub) = self.hub.get() {
+            hub.took_heard(events.iter().map(heard).sum());
+        }
+        events
     }
 
     /// A descriptor that is readable while events wait; open as long as this handle lives.

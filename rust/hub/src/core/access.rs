@@ -103,7 +103,7 @@ impl ShardCore {
             Verdict::Allowed => Ok(()),
             Verdict::Ask(rule) if command.source != Source::Granted => {
                 let conn = self.id(command.slot);
-                self.conns[command.slot].goes_up(command.bytes.len(), command.is_handed_back());
+                self.go_up(command.slot, command.bytes.len(), command.is_handed_back());
                 let (id, raw) = (command.boxed_id(), command.bytes.into());
                 let right = right.name();
                 self.events.push(Event::Authorize { conn, rule, channel: channel.into(), right, id, raw });

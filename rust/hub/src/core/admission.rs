@@ -36,6 +36,11 @@ pub(crate) struct Seat {
 }
 
 impl Seat {
+    /// The account of the user, or of the address where there is no name; None where no limits apply.
+    pub(super) fn account(&self) -> Option<&Arc<Account>> {
+        self.user.as_ref().or_else(|| self.address.as_deref().map(|(_, account)| account))
+    }
+
     /// Channels that all connections of the user are subscribed to; 0 for who has no name.
     pub(super) fn channels_of_user(&self) -> usize {
         self.user.as_ref().map_or(0, |account| account.channels.load(Ordering::Relaxed))

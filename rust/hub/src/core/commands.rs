@@ -212,11 +212,11 @@ impl ShardCore {
     /// Sends a command behind others that Python has; true if it went.
     fn defers(&mut self, command: &Command<'_>) -> bool {
         let conn = self.id(command.slot);
-        let state = &mut self.conns[command.slot];
+        let state = &self.conns[command.slot];
         if command.is_handed_back() || state.under_way == state.own_way {
             return false;
         }
-        state.goes_up(command.bytes.len(), false);
+        self.go_up(command.slot, command.bytes.len(), false);
         self.events.push(Event::Deferred { conn, raw: command.bytes.into() });
         true
     }
@@ -337,7 +337,7 @@ impl ShardCore {
             Ok(channel) => channel,
             Err(fault) => {
                 if !is_handed_back {
-                    state.return_credits(credits);
+                    self.return_credits(slot, credits);
                 }
                 self.fault(slot, Fault { channel: Some(name), ..fault }, answered.as_deref());
                 return Dispatched::Answered;
@@ -523,7 +523,7 @@ impl ShardCore {
             return Dispatched::Answered;
         }
         let conn = self.id(slot);
-        self.conns[slot].goes_up(command.bytes.len(), command.is_handed_back());
+        self.go_up(slot, command.bytes.len(), command.is_handed_back());
         self.events.push(Event::Refresh { conn, id: command.boxed_id(), token: Confidential::new(&token) });
         Dispatched::WentUp
     }
@@ -600,7 +600,7 @@ impl ShardCore {
             }
         }
         let conn = self.id(command.slot);
-        self.conns[command.slot].goes_up(command.bytes.len(), command.is_handed_back());
+        self.go_up(command.slot, command.bytes.len(), command.is_handed_back());
         let data = command.envelope.data.map(|data| data.span.of(command.bytes).into());
         self.events.push(Event::Message { conn, route, id: command.boxed_id(), data, received_ms: self.now.wall_ms });
         Dispatched::WentUp

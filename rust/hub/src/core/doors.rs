@@ -7,12 +7,14 @@
 //! is complete by that is served.
 
 use super::ShardCore;
+use super::events::EVENT_BYTES;
 use crate::address::limited_as;
 use crate::by_address::NO_PLACE;
 use crate::conn::Phase;
 use crate::counters::{add, sub};
 use crate::inbox::{ShardMsg, lock};
 use crate::{ConnId, Now};
+use realtime_protocol::handshake::Request;
 use std::sync::atomic::Ordering;
 
 /// Why a connection without a session is ended.
@@ -93,23 +95,27 @@ impl ShardCore {
         }
     }
 
-    /// Takes a place among the upgrades that wait for Python; false where the address has its share.
-    pub(super) fn begin_deciding(&mut self, slot: usize) -> bool {
+    /// Takes a place among the upgrades that wait for Python; false where the address has its share, or Python has too much.
+    pub(super) fn begin_deciding(&mut self, slot: usize, request: &Request<'_>) -> bool {
         let (id, address) = (self.id(slot), limited_as(self.conns[slot].cold().peer));
-        if !lock(&self.hub.authenticating).take(address) {
+        if self.hub.is_behind() || !lock(&self.hub.authenticating).take(address) {
             add(&self.hub.counters.authenticating_refused, 1);
             return false;
         }
         add(&self.hub.counters.authenticating, 1);
         let place = std::mem::replace(&mut self.conns[slot].cold().place, NO_PLACE);
         lock(&self.hub.half_open).leave(place, id);
-        self.deciding.insert(id, address);
+        let headers: usize = request.headers().map(|(name, value)| name.len() + value.len()).sum();
+        let bytes = request.path.len() + request.query.len() + headers + EVENT_BYTES;
+        self.charge_events(bytes);
+        self.deciding.insert(id, (address, bytes));
         true
     }
 
     /// Gives the place of an upgrade back that Python has decided about, whether its client still waits or not.
     pub(super) fn end_deciding(&mut self, id: ConnId) {
-        if let Some(address) = self.deciding.remove(&id) {
+        if let Some((address, bytes)) = self.deciding.remove(&id) {
+            self.uncharge_events(None, bytes);
             lock(&self.hub.authenticating).give_back(address);
             sub(&self.hub.counters.authenticating, 1);
         }

@@ -257,7 +257,7 @@ impl ShardCore {
         match self.hub.rules.endpoints[endpoint].mode {
             Mode::Raw => {
                 let conn = self.id(slot);
-                self.conns[slot].goes_up(payload.len(), false);
+                self.go_up(slot, payload.len(), false);
                 self.events.push(Event::Raw { conn, text, payload: (&*payload).into() });
                 // Nobody can be told in a protocol that we do not know: who is over the rate is read more slowly.
                 if self.take_tokens(slot, Traffic::Commands, 1).is_err() {

@@ -109,6 +109,7 @@ impl ShardCore {
                 self.give_back_to(conn, credits);
             }
             ShardMsg::Done { conn, count } => self.give_back_to(conn, count),
+            ShardMsg::ReadOn { conn } => self.read_on_for_user(conn),
             ShardMsg::GiveUp { conn } => self.give_up_chosen(conn),
             ShardMsg::Evict { conn, why } => self.evictions.push((conn, why)),
             ShardMsg::Join(join) => self.join(join),
@@ -116,15 +117,22 @@ impl ShardCore {
             ShardMsg::Leave { conn, channel, reply, credits } => self.leave_now(conn, &channel, reply, credits),
             ShardMsg::NotJoined { conn, channel, reply, credits } => self.not_joined(conn, &channel, reply, credits),
             ShardMsg::SendMany { conns, frame, key } => {
+                self.take_command_bytes(&frame);
                 let frame = self.turn.add(unnumbered(frame, key));
                 for conn in conns {
                     self.send_to(conn, frame);
                 }
             }
-            ShardMsg::SendAll { frame, key } => self.send_all(frame, key),
+            ShardMsg::SendAll { frame, key } => {
+                self.take_command_bytes(&frame);
+                self.send_all(frame, key);
+            }
             ShardMsg::PresenceMode { users } => self.set_presence(users.as_deref()),
             ShardMsg::PresenceChange { user, is_online } => self.change_presence(user, is_online),
-            ShardMsg::SendUnion { channels, frame, key } => self.send_union(&channels, frame, key),
+            ShardMsg::SendUnion { channels, frame, key } => {
+                self.take_command_bytes(&frame);
+                self.send_union(&channels, frame, key);
+            }
             ShardMsg::Members { ticket, channel } => self.tell_members(ticket, channel),
             ShardMsg::Page { conn, channel, next, events } => self.page_in(conn, &channel, next, events),
             ShardMsg::Accept { conn, identity } => self.decided(conn, Ok(*identity)),
@@ -132,8 +140,8 @@ impl ShardCore {
                 if let Some(slot) = self.answerable(conn) {
                     let identity = identity.map(|identity| *identity).ok_or(Refusal::Hook);
                     self.renew(slot, id.as_deref(), identity);
-                    self.give_back_to(conn, 1);
                 }
+                self.give_back_to(conn, 1);
             }
             ShardMsg::Revoke(revocation) => self.revoke(&revocation),
             ShardMsg::Reject { conn, how } => self.decided(conn, Err(how)),
@@ -148,6 +156,8 @@ impl ShardCore {
             ShardMsg::Resume { conn, mut raw } => {
                 if let Some(slot) = self.answerable(conn) {
                     self.carry_out(slot, &mut raw, Source::Resumed);
+                } else {
+                    self.give_back_to(conn, 1);
                 }
             }
             ShardMsg::Subscribe { conn, channel } => {
@@ -498,7 +508,7 @@ impl ShardCore {
     }
 
     fn granted(&mut self, conn: ConnId, channel: Arc<str>, rights: Rights, mut raw: Box<[u8]>) {
-        let Some(slot) = self.answerable(conn) else { return };
+        let Some(slot) = self.answerable(conn) else { return self.give_back_to(conn, 1) };
         let most = self.hub.rules.limits.channels_per_session_max.max(1);
         let granted = &mut self.conns[slot].cold().granted;
         match granted.iter_mut().find(|(name, _)| *name == channel) {
@@ -661,8 +671,9 @@ impl ShardCore {
     // ---- credits
 
     pub(super) fn give_back_to(&mut self, conn: ConnId, credits: u16) {
-        if let Some(slot) = self.find(conn) {
-            self.give_back(slot, credits);
+        match self.find(conn) {
+            Some(slot) => self.give_back(slot, credits),
+            None => self.return_orphans_credits(conn, credits),
         }
     }
 
@@ -673,8 +684,8 @@ impl ShardCore {
         }
         let limits = &self.hub.rules.limits;
         let (half, bytes_max) = (limits.commands_waiting_max / 2, limits.message_bytes_max);
-        let conn = &mut self.conns[slot];
-        conn.return_credits(credits);
+        self.return_credits(slot, credits);
+        let conn = &self.conns[slot];
         if !conn.is_full(half + 1, bytes_max) && !conn.has(flag::HELD) {
             self.read_on(slot);
         }

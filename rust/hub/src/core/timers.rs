@@ -49,6 +49,7 @@ impl ShardCore {
             self.forgive(late);
         }
         self.look_for_set_clock();
+        self.tick_events();
         self.hub.users.forget_settled(now.mono_ms, &self.hub.counters);
         self.hub.addresses.forget_settled(now.mono_ms, &self.hub.counters);
         for slot in 0..self.deadlines.len() {

@@ -18,6 +18,7 @@ use crate::options::{Auth, Endpoint, Mode};
 use crate::outbox::Queued;
 use crate::prepared::Prepared;
 use crate::refusal::{Refusal, TOLD_PER_S};
+use crate::way::Way;
 use crate::{ConnId, Now};
 use realtime_protocol::close::CloseCode;
 use realtime_protocol::extensions::Deflate;
@@ -130,7 +131,7 @@ impl ShardCore {
         }
         match identity {
             Some(identity) => self.establish(slot, &answer, identity),
-            None if self.begin_deciding(slot) => self.ask_python(slot, request, answer),
+            None if self.begin_deciding(slot, request) => self.ask_python(slot, request, answer),
             None => self.refuse_as(slot, &answer, &Rejection::of(HttpError::UNAVAILABLE)),
         }
     }
@@ -313,6 +314,7 @@ impl ShardCore {
             identity_bytes,
             opened_ms: self.now.mono_ms,
             seat,
+            way: Way::default(),
             address: user.is_empty().then(|| Box::new(limited_as(peer))),
         }));
         conn.set(flag::ANNOUNCED | flag::FRESH);

@@ -1,0 +1,188 @@
+//! What goes up to Python is charged until Python has done with it: to the connection, to its user and in all.
+//!
+//! A command is charged from the moment it goes up until its credit comes back, so what Python's lanes hold counts as
+//! what waits in the queue. Above `user_waiting_bytes_max` the connections of the user are not read, above
+//! `events_waiting_bytes_max` no open connection is, until half is done. A connection that ends leaves its commands to
+//! Python: their charge stays in `orphans` until their credits have come. An upgrade is charged until it is decided.
+
+use super::ShardCore;
+use crate::accounts::Account;
+use crate::conn::{OWN, flag};
+use crate::counters::{add, add_own, sub};
+use crate::inbox::ShardMsg;
+use crate::way::Way;
+use crate::{ConnId, Hub};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// What an event takes beside its payload, in the queue and as Python's objects.
+pub(super) const EVENT_BYTES: usize = 256;
+/// From this size on a command is weighed at once, and not at the end of the turn.
+const LARGE_BYTES: usize = 64 << 10;
+/// After this a command of a connection that is gone counts as done: no handler takes so long.
+const ORPHAN_MS: u64 = 600_000;
+
+/// Commands under way of a connection that has ended.
+#[derive(Debug)]
+pub(super) struct Orphan {
+    way: Way,
+    account: Option<Arc<Account>>,
+    since_ms: u64,
+}
+
+impl ShardCore {
+    /// Something of so many bytes goes up to Python; a command that was handed back has its credit and its charge.
+    pub(super) fn go_up(&mut self, slot: usize, bytes: usize, is_handed_back: bool) {
+        if is_handed_back {
+            return;
+        }
+        let conn = &mut self.conns[slot];
+        conn.under_way += 1;
+        conn.way_bytes = conn.way_bytes.saturating_add(bytes as u32);
+        let Some(session) = conn.session.as_deref_mut() else { return };
+        session.way.up(bytes);
+        if let Some(account) = session.seat.account() {
+            account.waiting.add(bytes + EVENT_BYTES);
+        }
+        self.charge_events(bytes + EVENT_BYTES);
+        if bytes >= LARGE_BYTES {
+            self.hub.weigh_events();
+        }
+    }
+
+    /// Credits of commands come back, Python's or the hub's own.
+    pub(super) fn return_credits(&mut self, slot: usize, credits: u16) {
+        let count = credits & !OWN;
+        let conn = &mut self.conns[slot];
+        conn.under_way = conn.under_way.saturating_sub(count);
+        if conn.under_way == 0 {
+            conn.way_bytes = 0;
+        }
+        if credits != count {
+            conn.own_way = conn.own_way.saturating_sub(count);
+            return;
+        }
+        let Some(session) = conn.session.as_deref_mut() else { return };
+        let (count, bytes) = session.way.back(count);
+        let account = session.seat.account().cloned();
+        self.uncharge_events(account.as_deref(), bytes + usize::from(count) * EVENT_BYTES);
+    }
+
+    /// Whether the connection's user has as much in Python as one may; the connection is then told of when it has less.
+    pub(super) fn waits_for_user(&mut self, slot: usize) -> bool {
+        let (id, most) = (self.id(slot), self.hub.rules.limits.user_waiting_bytes_max);
+        let conn = &mut self.conns[slot];
+        let account = conn.session.as_deref().and_then(|session| session.seat.account());
+        let Some(account) = account else { return false };
+        if conn.flags & flag::WAITS != 0 {
+            return account.waiting.bytes() > most / 2;
+        }
+        if !account.waiting.is_full(most) {
+            return false;
+        }
+        let waits = account.waiting.pause(id, most);
+        if waits {
+            conn.set(flag::WAITS);
+            add(&self.hub.counters.user_pauses, 1);
+        }
+        waits
+    }
+
+    /// The user of a connection has less in Python.
+    pub(super) fn read_on_for_user(&mut self, conn: ConnId) {
+        if let Some(slot) = self.find(conn) {
+            self.conns[slot].clear(flag::WAITS);
+            self.read_on(slot);
+        }
+    }
+
+    /// Keeps the charge of what Python still has of a connection that ends.
+    pub(super) fn leave_to_python(&mut self, slot: usize) {
+        let id = self.id(slot);
+        let Some(session) = self.conns[slot].session.as_deref() else { return };
+        let account = session.seat.account().cloned();
+        if self.conns[slot].has(flag::WAITS)
+            && let Some(account) = &account
+        {
+            account.waiting.forget(id);
+        }
+        if session.way.count() > 0 {
+            self.orphans.insert(id, Orphan { way: session.way, account, since_ms: self.now.mono_ms });
+        }
+    }
+
+    /// Credits of a connection that has ended.
+    pub(super) fn return_orphans_credits(&mut self, conn: ConnId, credits: u16) {
+        if credits & OWN != 0 {
+            return;
+        }
+        let Some(orphan) = self.orphans.get_mut(&conn) else { return };
+        let (count, bytes) = orphan.way.back(credits);
+        let account = orphan.account.clone();
+        if orphan.way.count() == 0 {
+            self.orphans.remove(&conn);
+        }
+        self.uncharge_events(account.as_deref(), bytes + usize::from(count) * EVENT_BYTES);
+    }
+
+    /// Looks for what other shards gave back, and lets go of commands that no handler has any more.
+    pub(super) fn tick_events(&mut self) {
+        let until_ms = self.now.mono_ms.saturating_sub(ORPHAN_MS);
+        let late: Vec<ConnId> =
+            self.orphans.iter().filter(|(_, orphan)| orphan.since_ms < until_ms).map(|(conn, _)| *conn).collect();
+        for conn in late {
+            self.return_orphans_credits(conn, !OWN);
+        }
+        self.hub.weigh_events();
+    }
+
+    /// Charges bytes that Python has from now on.
+    pub(super) fn charge_events(&self, bytes: usize) {
+        add_own(&self.tally().events_bytes, bytes as u64);
+    }
+
+    /// Gives bytes back that Python had.
+    pub(super) fn uncharge_events(&self, account: Option<&Account>, bytes: usize) {
+        add_own(&self.tally().events_bytes, (bytes as u64).wrapping_neg());
+        let most = self.hub.rules.limits.user_waiting_bytes_max;
+        for conn in account.map_or_else(Vec::new, |account| account.waiting.sub(bytes, most)) {
+            self.hub.to(conn, ShardMsg::ReadOn { conn });
+        }
+        if self.hub.is_behind() {
+            self.hub.weigh_events();
+        }
+    }
+}
+
+impl Hub {
+    /// Bytes of events that wait for Python, and of commands that Python has not done with.
+    #[must_use]
+    pub fn events_bytes(&self) -> u64 {
+        let heard = self.counters.heard_bytes.load(Ordering::Relaxed);
+        self.tallies().iter().map(|tally| tally.events_bytes.load(Ordering::Relaxed)).fold(heard, u64::wrapping_add)
+    }
+
+    /// Python has taken so many bytes of events of channels that it listens to.
+    pub fn took_heard(&self, bytes: u64) {
+        if bytes > 0 {
+            sub(&self.counters.heard_bytes, bytes);
+            self.weigh_events();
+        }
+    }
+
+    /// Whether Python has as much as it may: no open connection is read then.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.is_behind.load(Ordering::Relaxed)
+    }
+
+    /// Has reading stop above `events_waiting_bytes_max`, and go on at half of it.
+    pub(crate) fn weigh_events(&self) {
+        let most = self.rules.limits.events_waiting_bytes_max as u64;
+        if !self.is_behind() && self.events_bytes() > most && !self.is_behind.swap(true, Ordering::SeqCst) {
+            add(&self.counters.events_pauses, 1);
+        }
+        if self.is_behind() && self.events_bytes() <= most / 2 && self.is_behind.swap(false, Ordering::SeqCst) {
+            self.everywhere(|| ShardMsg::Look);
+        }
+    }
+}
