@@ -134,6 +134,11 @@ class Server:
         }
         self._process: subprocess.Popen[bytes] | None = None
 
+    def share_port(self) -> None:
+        """Have HTTP and WebSockets served on one port, before the start."""
+        self.api_port = self.port
+        self._env["API_PORT"] = str(self.port)
+
     @property
     def url(self) -> str:
         """The WebSocket endpoint, without a token."""

@@ -103,8 +103,9 @@ class HttpFront:
     """A thread that takes the connections of the HTTP port, holds them to limits and passes requests on.
 
     `options` is JSON (docs in rust/front/src/options.rs); `listener` is the descriptor of a socket that listens and
-    does not block, and is the front's from here on. `engine` hears of a front that cannot go on as of a failure of its
-    own, and its ``stats`` tell what the front counts. Raises EngineError.
+    does not block, and is the front's from here on. Without one the front serves what comes to the port of `engine`,
+    which runs, for other paths than those of its endpoints. `engine` hears of a front that cannot go on as of a failure
+    of its own, and its ``stats`` tell what the front counts. Raises EngineError.
     """
 
     def __new__(cls, engine: Commands, options: bytes, listener: int | None = None) -> Self: ...

@@ -35,8 +35,11 @@ _REASON: Final = "server restarting"
 class Drain:
     """Takes one running server to its end: `begin`, `serve_on`, then, when nothing else publishes, `finish`."""
 
-    def __init__(self, control: "Control", engine: AnyEngine, settings: DrainSettings) -> None:
+    def __init__(
+        self, control: "Control", engine: AnyEngine, settings: DrainSettings, *, shares_port: bool = False
+    ) -> None:
         self._control = control
+        self._shares_port = shares_port
         self._engine = engine
         self._settings = settings
         self._began_s: float | None = None
@@ -49,7 +52,9 @@ class Drain:
             return
         self._began_s = time.monotonic()
         self._deadline_s = self._began_s + self._settings.grace_s
-        self._engine.stop_accepting()
+        # A port that the HTTP side shares stays open until that has ended: /ready says there why no more should come.
+        if not self._shares_port:
+            self._engine.stop_accepting()
         self._announce()
 
     async def serve_on(self) -> None:
@@ -67,6 +72,8 @@ class Drain:
         """Carry out what was read, store it, tell it, close."""
         self.begin()
         control, engine = self._control, self._engine
+        if self._shares_port:
+            engine.stop_accepting()
         # Half of what is left: a client that sends without end must not cost the others their delivery.
         await control.router.settled(self.left_s() / 2)
         if self._settings.successor and len(control.connections):

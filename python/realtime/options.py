@@ -14,8 +14,17 @@ from realtime.rules import Route, Rules
 
 
 def engine_options(rules: Rules, settings: Settings, keys: Keys, *, in_memory: bool = False) -> bytes:
-    """Return the engine's options as JSON: the app's rules and the configuration as plain data."""
+    """Return the engine's options as JSON: the app's rules and the configuration as plain data.
+
+    Raises:
+        ConfigError: the settings do not go together.
+    """
     auth = settings.auth
+    if settings.one_port and settings.engine.transport != "native":
+        raise ConfigError(
+            f"api.port = server.port = {settings.api.port} needs engine.transport = native, whose listener tells "
+            "HTTP from WebSockets; set API_PORT to another port"
+        )
     return encode(
         {
             "host": settings.server.host.strip("[]"),

@@ -232,7 +232,8 @@ class Server:
             control = Control(self._rules, self.settings, self.keys, self._engine, SystemClock(loop))
             control.on_fatal(lambda _: self.end())
             self._control = control
-            self._drainer = Drain(control, self._engine, self.settings.drain)
+            shares_port = self.settings.one_port and bool(self._mounts)
+            self._drainer = Drain(control, self._engine, self.settings.drain, shares_port=shares_port)
             self._app.running(control)
             lag = LoopLag(control.figures, loop)
             stack.callback(lag.stop)

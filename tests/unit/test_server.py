@@ -14,12 +14,15 @@ from typing import Any, ClassVar
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 from websockets.sync.client import connect
 
 from realtime import Realtime, Session, _engine, control
 from realtime.auth import mint_token
 from realtime.config import (
+    ApiSettings,
     AuthSettings,
+    ConfigError,
     DrainSettings,
     Keys,
     LimitSettings,
@@ -35,6 +38,22 @@ from tests.unit.engine import Half, RecordingEngine
 
 SECRET = "s" * 32
 OPENED = (_engine.OPEN, 1, "ann", 0, False, "", None, None, None, None, None)
+
+
+def test_one_port_needs_the_engines_own_sockets() -> None:
+    both = Settings(server=ServerSettings(port=4000), api=ApiSettings(port=4000, host="localhost"))
+    assert both.one_port
+    for other in (
+        Settings(server=ServerSettings(port=0), api=ApiSettings(port=0)),
+        Settings(server=ServerSettings(port=4000, host="0.0.0.0"), api=ApiSettings(port=4000)),  # noqa: S104
+        Settings(server=ServerSettings(port=4000), api=ApiSettings(port=4000, enabled=False)),
+    ):
+        assert not other.one_port
+    app = Realtime()
+    engine_options(app.compile(both), both, Keys((SECRET,), generated=True))
+    over = replace(both, engine=replace(both.engine, transport="socketify"))
+    with pytest.raises(ConfigError, match=r"api\.port = server\.port = 4000 needs engine\.transport = native"):
+        engine_options(app.compile(over), over, Keys((SECRET,), generated=True))
 
 
 def test_the_options_are_the_rules_and_the_configuration_as_plain_data() -> None:

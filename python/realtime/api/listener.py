@@ -55,7 +55,7 @@ class HttpListener:
     """
 
     def __init__(self, settings: Settings, *, stop_timeout_s: float = 2.0) -> None:
-        """Listen; connections wait until `start`.
+        """Listen, unless the engine does on the same port; connections wait until `start`.
 
         Args:
             settings: address, limits and times.
@@ -66,11 +66,15 @@ class HttpListener:
         """
         self._settings = settings
         self._stop_timeout_s = stop_timeout_s
-        listening = _listening(settings.api.host, settings.api.port)
-        self.port = int(listening.getsockname()[1])
-        # Closed with this object, where no start comes; the front's from its start on.
-        self._descriptor = listening.detach()
-        self._close = weakref.finalize(self, os.close, self._descriptor)
+        self.port = settings.api.port
+        self._descriptor: int | None = None
+        self._close = None
+        if not settings.one_port:
+            listening = _listening(settings.api.host, settings.api.port)
+            self.port = int(listening.getsockname()[1])
+            # Closed with this object, where no start comes; the front's from its start on.
+            self._descriptor = listening.detach()
+            self._close = weakref.finalize(self, os.close, self._descriptor)
         self._folder: str | None = None
         self._front: HttpFront | None = None
         self._server: Server | None = None
@@ -132,7 +136,8 @@ class HttpListener:
             "wait_s": api.wait_s,
             "reserved": RESERVED,
         }
-        self._close.detach()
+        if self._close is not None:
+            self._close.detach()
         self._front = HttpFront(engine, encode(options), self._descriptor)
 
     async def ended(self) -> None:
@@ -142,7 +147,8 @@ class HttpListener:
 
     async def stop(self) -> None:
         """Take no more requests, give the running ones their time, and end."""
-        self._close()
+        if self._close is not None:
+            self._close()
         front, self._front = self._front, None
         if front is not None:
             await asyncio.to_thread(front.stop, round(self._stop_timeout_s * 1000))

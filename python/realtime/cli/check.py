@@ -191,7 +191,7 @@ def _flush_of(asked: str) -> tuple[str | None, str | None]:
 
 def _errors(settings: Settings) -> Iterator[str]:
     listeners = [("server", settings.server.host, settings.server.port)]
-    if settings.api.enabled:
+    if settings.api.enabled and not settings.one_port:
         listeners.append(("api", settings.api.host, settings.api.port))
     for section, host, port in listeners:
         if (reason := _unbindable(host, port)) is not None:

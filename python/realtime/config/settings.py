@@ -76,7 +76,11 @@ class ApiSettings(Section, frozen=True):
         Text, Meta(description="Address to listen on. One that is not a loopback address needs `auth.secrets`.")
     ] = "127.0.0.1"
     port: Annotated[
-        Port, Meta(description="Port of the HTTP listener; 0 takes a free one. With `api.url` the default is 3003.")
+        Port,
+        Meta(
+            description="Port of the HTTP listener; 0 takes a free one. With `api.url` the default is 3003. The one of "
+            "`server.port`, with the same host, serves both on it."
+        ),
     ] = 3001
     bodies_bytes_max: Annotated[
         Bytes,
@@ -778,3 +782,10 @@ class Settings(Section, frozen=True):
     handlers: HandlerSettings = HandlerSettings()
     log: LogSettings = LogSettings()
     drain: DrainSettings = DrainSettings()
+
+    @property
+    def one_port(self) -> bool:
+        """Whether the HTTP listener shares the port of the WebSocket endpoint."""
+        server, api = self.server, self.api
+        same = [section.host.strip("[]").replace("localhost", "127.0.0.1") for section in (server, api)]
+        return api.enabled and api.port == server.port != 0 and same[0] == same[1]

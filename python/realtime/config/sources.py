@@ -320,8 +320,9 @@ def _check_together(settings: Settings) -> None:
         low, high = getattr(limits, smaller), getattr(limits, larger)
         if low > high:
             raise ConfigError(f"limits.{smaller} = {low} is above limits.{larger} = {high}; raise the second")
-    if settings.api.enabled and settings.server.port == settings.api.port != 0:
-        raise ConfigError(f"server.port and api.port are both {settings.api.port}; set WS_PORT or API_PORT to another")
+    if settings.api.enabled and settings.server.port == settings.api.port != 0 and not settings.one_port:
+        both = f"server.port and api.port are both {settings.api.port}"
+        raise ConfigError(f"{both} on two hosts; set server.host and api.host to one, or API_PORT to another port")
     drain = settings.drain
     spent_s = drain.notice_s + (drain.window_s if drain.successor else 0)
     if spent_s >= drain.grace_s:

@@ -22,12 +22,22 @@ impl HttpFront {
     fn new(py: Python<'_>, engine: PyRef<'_, Commands>, options: &[u8], listener: Option<RawFd>) -> PyResult<Self> {
         // SAFETY: the stub says that the descriptor is given away, open, and of nobody else.
         let listener = listener.map(|fd| TcpListener::from(unsafe { OwnedFd::from_raw_fd(fd) }));
+        let is_adopting = listener.is_none();
         let options = Options::from_json(options).map_err(|line| error::options_error(py, line))?;
         let handle = Arc::clone(engine.handle());
         let start = || Front::start(listener, options, move |line| handle.fail(line));
         let front = error::caught(py, start)?
             .map_err(|failed| error::io_error(py, format!("cannot start the thread of the HTTP port: {failed}")))?;
         let front = Arc::new(front);
+        if is_adopting {
+            let adopting = Arc::downgrade(&front);
+            let adopt = move |socket, begun| {
+                if let Some(front) = adopting.upgrade() {
+                    front.adopt(socket, begun);
+                }
+            };
+            engine.handle().pass_on(adopt).map_err(|failed| error::start_error(py, &failed))?;
+        }
         engine.attach(&front);
         Ok(Self { front })
     }

@@ -67,8 +67,12 @@ impl Front {
 
     /// Serves a connection that was accepted elsewhere; `begun` is what was read of it. Closed where the front has
     /// stopped or is behind.
-    pub fn adopt(&self, socket: OwnedFd, peer: SocketAddr, begun: Vec<u8>) {
-        let _ = self.orders.try_send(Order::Adopt(socket.into(), peer, begun));
+    pub fn adopt(&self, socket: OwnedFd, begun: Vec<u8>) {
+        let socket = std::net::TcpStream::from(socket);
+        // One whose client is gone already has no address.
+        if let Ok(peer) = socket.peer_addr() {
+            let _ = self.orders.try_send(Order::Adopt(socket, peer, begun));
+        }
     }
 
     /// Takes no more connections, gives requests under way their time, and ends. Idempotent.

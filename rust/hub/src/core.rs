@@ -17,6 +17,7 @@ mod input;
 mod members;
 mod origin;
 mod output;
+mod passing;
 mod presence;
 mod renewal;
 mod timers;
@@ -73,6 +74,7 @@ pub struct ShardCore {
     inflater: Option<Inflater>,
     events: Vec<Event>,
     releases: Vec<Release>,
+    passed: Vec<(ConnId, Vec<u8>)>,
     unpaused: Vec<ConnId>,
     inbox: Vec<ShardMsg>,
     /// The second in which tokens were refused last, and how often Python was told.
@@ -107,6 +109,7 @@ impl ShardCore {
             inflater: None,
             events: Vec::new(),
             releases: Vec::new(),
+            passed: Vec::new(),
             unpaused: Vec::new(),
             inbox: Vec::new(),
             refusals_told: (0, 0),
@@ -157,7 +160,8 @@ impl ShardCore {
             // What a peer still sends after our last word is read and thrown away, so that this word arrives.
             Phase::Closing => true,
             Phase::Finishing => false,
-            Phase::Handshake => may_read,
+            // Whose request it is, and whether it is for the engine, is not known yet.
+            Phase::Handshake => may_read || self.hub.passes_on(),
             Phase::Deciding => false,
             Phase::Open => {
                 let has_unread = conn.cold.as_ref().is_some_and(|cold| !cold.unread.is_empty());

@@ -93,6 +93,8 @@ pub struct Hub {
     /// Python has as many bytes as it may.
     pub(crate) is_behind: AtomicBool,
     stopped_reading: AtomicBool,
+    /// Whether somebody else serves the paths that are of no endpoint.
+    passes_on: AtomicBool,
     /// Read once a handshake.
     identity: RwLock<Arc<IdentityRules>>,
     revocations: Mutex<Revocations>,
@@ -151,6 +153,7 @@ impl Hub {
             pressure: AtomicBool::new(false),
             is_behind: AtomicBool::new(false),
             stopped_reading: AtomicBool::new(false),
+            passes_on: AtomicBool::new(false),
             identity: RwLock::new(Arc::new(identity)),
             revocations: Mutex::new(Revocations::new(options.revocations_bytes_max)),
             behind: Mutex::default(),
@@ -249,6 +252,17 @@ impl Hub {
     /// Nothing is read any more, for good.
     pub fn stop_reading(&self) {
         self.stopped_reading.store(true, Ordering::SeqCst);
+    }
+
+    /// From now on, requests for other paths than those of endpoints go on with their sockets: see
+    /// [`crate::ShardCore::take_passed`].
+    pub fn pass_on(&self) {
+        self.passes_on.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether they do.
+    pub fn passes_on(&self) -> bool {
+        self.passes_on.load(Ordering::Relaxed)
     }
 
     pub(crate) fn may_read(&self) -> bool {

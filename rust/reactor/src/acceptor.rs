@@ -140,7 +140,9 @@ impl Acceptor {
     }
 
     fn may_accept(&self) -> bool {
-        self.ready && self.paused_until.is_none() && !self.is_closing() && !self.admission.bridge.is_pressed()
+        // Behind a shared port somebody asks how the server is, pressed or not.
+        let is_pressed = self.admission.bridge.is_pressed() && !self.admission.hub.passes_on();
+        self.ready && self.paused_until.is_none() && !self.is_closing() && !is_pressed
     }
 
     fn accept(&mut self) {

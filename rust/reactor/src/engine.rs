@@ -134,6 +134,7 @@ impl Engine {
             clock: Arc::clone(&handle.clock),
             stopping: AtomicBool::new(false),
             flushes: Arc::clone(&flushes),
+            passer: Arc::clone(&handle.passer),
         });
         let (polls, arrivals) = open_pollers(&hub, shards)?;
         let marks = polls.iter().chain([&accept_poll]).map(Mark::new).collect();

@@ -13,13 +13,16 @@ use crate::log_thread::LogRequests;
 use realtime_hub::{Command, ConnId, Counters, Event, Hub};
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// How long a page of the log waits to be read: as long as a handler may take.
 const READ_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Takes a socket that somebody else serves, with what was read of it.
+pub(crate) type Passer = Box<dyn Fn(OwnedFd, Vec<u8>) + Send + Sync>;
 
 /// Python's end of an engine.
 pub struct Handle {
@@ -32,6 +35,7 @@ pub struct Handle {
     pub(crate) stopped: AtomicBool,
     /// How sends reach the kernel; never set where there is no kernel, as over virtual links.
     pub(crate) flushes: OnceLock<Arc<Flushes>>,
+    pub(crate) passer: Arc<OnceLock<Passer>>,
     commands_waiting_bytes_max: usize,
 }
 
@@ -49,6 +53,7 @@ impl Handle {
             log_health: Arc::default(),
             stopped: AtomicBool::new(false),
             flushes: OnceLock::new(),
+            passer: Arc::default(),
             commands_waiting_bytes_max: limits.commands_waiting_bytes_max,
         }))
     }
@@ -152,6 +157,19 @@ impl Handle {
     /// How sends reach the kernel now: `uring`, `send` or `mixed`; `none` where there is no kernel, or before the start.
     pub(crate) fn flush(&self) -> &'static str {
         self.flushes.get().map_or("none", |flushes| flushes.name())
+    }
+
+    /// From now on, requests for other paths than those of endpoints go to `passer`, with their sockets. Once, and after
+    /// the start.
+    ///
+    /// # Errors
+    /// Code `options`: the engine has not started, or somebody takes them already.
+    pub fn pass_on(&self, passer: impl Fn(OwnedFd, Vec<u8>) + Send + Sync + 'static) -> Result<(), StartError> {
+        let hub = self.hub.get().ok_or_else(|| StartError::options("this engine has not started"))?;
+        let taken = self.passer.set(Box::new(passer));
+        taken.map_err(|_| StartError::options("the port of this engine is shared already"))?;
+        hub.pass_on();
+        Ok(())
     }
 
     /// Tells Python that what stands beside the engine cannot go on, and so neither can the process.

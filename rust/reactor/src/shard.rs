@@ -10,6 +10,7 @@ use crate::arrivals::{Arrival, Arrivals};
 use crate::bridge::Bridge;
 use crate::clock::Clock;
 use crate::flush::{Flusher, Flushes};
+use crate::handle::Passer;
 use crate::panics;
 use crate::sockets::{BLOCKED, ENDING, LISTED, READABLE, SHUT, Sockets};
 use mio::event::Event as Readiness;
@@ -18,8 +19,8 @@ use mio::{Events, Interest, Poll, Token};
 use realtime_hub::{ConnId, Event, Hub, Now, Release, ShardCore, TICK_MS, add_own};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// The waker's token; slots are below it.
@@ -39,6 +40,7 @@ pub(crate) struct Shared {
     pub(crate) clock: Arc<Clock>,
     pub(crate) stopping: AtomicBool,
     pub(crate) flushes: Arc<Flushes>,
+    pub(crate) passer: Arc<OnceLock<Passer>>,
 }
 
 pub(crate) struct Shard {
@@ -71,6 +73,7 @@ struct Scratch {
     unpaused: Vec<ConnId>,
     events: Vec<Event>,
     releases: Vec<Release>,
+    passed: Vec<(ConnId, Vec<u8>)>,
 }
 
 /// Runs a shard until the engine stops; whatever ends it otherwise is told to Python.
@@ -141,6 +144,7 @@ impl Shard {
         self.flush(now);
         self.core.take_events(&mut self.scratch.events);
         self.shared.bridge.push(&mut self.scratch.events);
+        self.pass_on();
         self.release();
         self.take_unpaused();
         self.ended = self.shared.clock.now();
@@ -378,6 +382,20 @@ impl Shard {
         hub.counters().flush_ring_failures.fetch_add(1, Ordering::Relaxed);
         flushes.lost_ring(self.index);
         bridge.warn(format!("io_uring of shard {} failed: {error}; its sends go one by one now", self.index));
+    }
+
+    /// Hands connections of the HTTP side over to it.
+    fn pass_on(&mut self) {
+        self.core.take_passed(&mut self.scratch.passed);
+        for (conn, read) in self.scratch.passed.drain(..) {
+            let Some(fd) = self.sockets.take(conn) else { continue };
+            self.arrivals.left();
+            // Fails only for what the poller does not know, and then it tells of it no more either.
+            let _ = self.poll.registry().deregister(&mut SourceFd(&fd.as_raw_fd()));
+            if let Some(pass_on) = self.shared.passer.get() {
+                pass_on(fd, read);
+            }
+        }
     }
 
     fn release(&mut self) {

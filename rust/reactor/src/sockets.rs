@@ -72,6 +72,12 @@ impl Sockets {
         self.at(conn.slot()).filter(|socket| socket.conn == conn)
     }
 
+    /// The socket of exactly this connection, which is its driver's no more.
+    pub(crate) fn take(&mut self, conn: ConnId) -> Option<OwnedFd> {
+        let slot = self.slots.get_mut(conn.slot())?;
+        slot.take_if(|socket| socket.conn == conn).map(|socket| socket.fd)
+    }
+
     /// Closes the socket of exactly this connection; false when it has none.
     pub(crate) fn close(&mut self, conn: ConnId) -> bool {
         match self.slots.get_mut(conn.slot()) {

@@ -264,7 +264,10 @@ def test_a_secret_is_measured_in_bytes() -> None:
         (["auth.algorithms=RS256", "auth.jwks_url=file:///k"], "use https, or http on a loopback address"),
         (["auth.algorithms=RS256", "auth.jwks_url=https://me:pw@id.example"], "has a user or a fragment"),
         (["auth.algorithms=RS256", "auth.jwks_url=https://id:99999/"], "is not an address: Port out of range"),
-        (["server.port=3001"], "server.port and api.port are both 3001; set WS_PORT or API_PORT to another"),
+        (
+            ["server.port=3001", "server.host=127.0.0.2"],
+            "server.port and api.port are both 3001 on two hosts; set server.host and api.host to one, or API_PORT to another port",  # noqa: E501
+        ),
         (["api.url=127.0.0.1:3001"], "api.url = '127.0.0.1:3001' is not an address; use http://host:port"),
         (["api.url=http://host:99999"], "is not an address: Port out of range 0-65535; use http://host:port"),
         (["api.url=ftp://host"], "api.url = 'ftp://host' is not an address; use http://host:port or https://host"),

@@ -28,6 +28,11 @@ struct Closing {
 
 impl ShardCore {
     /// Tells every open `json` connection when to come back, and those that open from now on.
+    /// Whether clients were told that the process ends.
+    pub(super) const fn is_draining(&self) -> bool {
+        self.drain.spread_ms.is_some()
+    }
+
     pub(super) fn announce_drain(&mut self, spread_ms: u64) {
         self.drain.spread_ms = Some(spread_ms);
         for slot in 0..self.conns.len() {

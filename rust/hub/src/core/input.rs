@@ -66,6 +66,11 @@ impl ShardCore {
                 self.conns[slot].cold = cold;
                 self.refuse(slot, error, &[]);
             }
+            Head::Request(request, _) if self.passes_on(&request) => {
+                sub(&self.hub.counters.heads_bytes, held as u64);
+                self.conns[slot].cold = cold;
+                self.pass_on(slot, head);
+            }
             Head::Request(request, len) => {
                 sub(&self.hub.counters.heads_bytes, held as u64);
                 self.conns[slot].cold = cold;

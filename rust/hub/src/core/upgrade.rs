@@ -99,7 +99,9 @@ impl ShardCore {
         let bearer_alone = bearer_alone(request);
         let subprotocol = agreed(&rule, request).or(bearer_alone);
         let upgrade = request.upgrade();
-        if self.hub.is_full() {
+        // A port that the HTTP side shares is closed last: whoever asks there how the server is gets an answer.
+        let is_closed = self.hub.passes_on() && (self.is_draining() || !self.hub.may_read());
+        if is_closed || self.hub.is_full() {
             return self.refuse_seen(slot, request, subprotocol, HttpError::UNAVAILABLE);
         }
         if !self.may_shake_hands(slot) {
