@@ -40,8 +40,8 @@ class Refused(Exception):  # noqa: N818 -- it reads as what happened: raise Refu
 class PublishFailed(Refused):
     """An event was not published.
 
-    `code` is `unavailable` (the log cannot store now), `not_found` (it amends an event that is not there), `too_large`
-    or `overloaded`.
+    `code` is `unavailable` (the log cannot store now), `not_found` (it amends an event that is not there), `too_large`,
+    `overloaded` or `rate_limited` (its user has stored too much lately).
     """
 
     def __init__(self, code: str, channel: str, detail: str = "") -> None:

@@ -222,6 +222,7 @@ class _Stats(Struct):
     refused_by_connection: int
     refused_by_user: int
     refused_by_address: int
+    stored_refused: int
     reads: int
     read_bytes: int
     reads_refused: int
@@ -273,6 +274,11 @@ _COUNTERS: Final = (
         "Times that a connection was not read since its user had too many bytes of commands in Python.",
     ),
     ("messages_late", "messages_late", "Connections closed because a message was not complete in time."),
+    (
+        "stored_refused",
+        "log_events_rate_limited",
+        "Durable events that were not stored, over `limits.user_stored_bytes_per_s` of their user.",
+    ),
     ("reads", "log_pages", "Pages of the log that were read."),
     ("read_bytes", "log_pages_bytes", "Bytes of payload in them."),
     (

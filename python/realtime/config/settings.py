@@ -556,6 +556,16 @@ class LimitSettings(Section, frozen=True):
             "connections is read."
         ),
     ] = 8 * 1024 * 1024
+    user_stored_bytes_per_s: Annotated[
+        Count,
+        Meta(
+            description="Bytes a second that all connections and requests of a user may have stored; more are answered "
+            "`rate_limited`. 0 sets no limit."
+        ),
+    ] = 4 * 1024 * 1024
+    user_stored_bytes_burst: Annotated[
+        Count, Meta(description="Bytes that a user may have stored at once; 0 takes those of a second.")
+    ] = 64 * 1024 * 1024
     reads_waiting_max: Annotated[
         Positive,
         Meta(

@@ -38,6 +38,8 @@ pub(crate) struct Account {
     pub relays: SharedBucket,
     /// What opens a connection.
     handshakes: SharedBucket,
+    /// What it has stored in the log, in KiB.
+    pub stored: SharedBucket,
     /// What its commands hold in Python.
     pub waiting: Waiting,
     /// Channels that its connections are subscribed to, each as often as it is.
@@ -50,6 +52,7 @@ pub(crate) struct Rates {
     pub commands: Rate,
     pub relays: Rate,
     pub handshakes: Rate,
+    pub stored: Rate,
     pub own: OwnRates,
 }
 
@@ -214,6 +217,7 @@ impl Entry {
         self.account.commands.is_full(rates.commands, mono_ms)
             && self.account.relays.is_full(rates.relays, mono_ms)
             && self.account.handshakes.is_full(rates.handshakes, mono_ms)
+            && self.account.stored.is_full(rates.stored, mono_ms)
             && self.own.as_ref().is_none_or(|own| own.is_settled(rates.own, mono_ms))
             && self.account.waiting.bytes() == 0
     }
@@ -255,7 +259,7 @@ pub(crate) struct Accounts<K> {
 impl<K: Key> Accounts<K> {
     pub(crate) fn new(seats: Seats, rates: Rates, bytes_max: usize) -> Self {
         let OwnRates { commands, relays, bytes } = rates.own;
-        let all = [rates.commands, rates.relays, rates.handshakes, commands, relays, bytes];
+        let all = [rates.commands, rates.relays, rates.handshakes, rates.stored, commands, relays, bytes];
         // A bucket may be overdrawn by as much as it holds.
         let slowest = all.into_iter().filter(|rate| rate.per_s > 0);
         let slowest = slowest.map(|rate| u64::from(rate.burst.max(1)) * 2_000 / u64::from(rate.per_s)).max();
@@ -421,6 +425,7 @@ mod tests {
         commands: COMMANDS,
         relays: OFF,
         handshakes: OFF,
+        stored: OFF,
         own: OwnRates { commands: Rate { per_s: 5, burst: 10 }, relays: OFF, bytes: OFF },
     };
 

@@ -182,6 +182,8 @@ counters! {
     log_events,
     /// Events that the log numbered otherwise than their channel counted.
     log_gaps,
+    /// Durable events that were not stored, since their user had stored too much.
+    stored_refused,
     /// Pages of the log that wait to be read.
     reads_waiting,
     /// Pages that were read.

@@ -232,7 +232,13 @@ impl Rules {
     pub(crate) const fn user_rates(&self) -> Rates {
         let (commands, relays) = (self.user_rate(Traffic::Commands), self.user_rate(Traffic::Relays));
         let handshakes = self.rate(self.limits.user_handshakes_per_s, self.limits.user_handshakes_burst);
-        Rates { commands, relays, handshakes, own: self.own_rates() }
+        Rates { commands, relays, handshakes, stored: self.stored_rate(), own: self.own_rates() }
+    }
+
+    /// What a user may have stored, in KiB.
+    pub(crate) const fn stored_rate(&self) -> Rate {
+        let Limits { user_stored_bytes_per_s, user_stored_bytes_burst, .. } = &self.limits;
+        self.rate(user_stored_bytes_per_s.div_ceil(1 << 10), user_stored_bytes_burst.div_ceil(1 << 10))
     }
 
     /// Bytes that all unfinished messages may hold. Where that is one of the longest, what is kept about it fits, too.
@@ -246,7 +252,7 @@ impl Rules {
         let (commands, relays) = (self.address_rate(Traffic::Commands), self.address_rate(Traffic::Relays));
         // Theirs is taken before anybody knows who it is: see [`crate::handshakes`].
         let handshakes = self.rate(0, 0);
-        Rates { commands, relays, handshakes, own: self.own_rates() }
+        Rates { commands, relays, handshakes, stored: self.rate(0, 0), own: self.own_rates() }
     }
 
     const fn own_rates(&self) -> OwnRates {

@@ -55,6 +55,45 @@ fn raw_messages(world: &mut World) -> usize {
     conns.len()
 }
 
+/// Publishes of a user on a durable channel that were stored, and the first refusal's `retryAfterMs`.
+fn stored(world: &mut World, client: usize, count: usize, bytes: usize) -> (usize, Option<u64>) {
+    let data = "x".repeat(bytes - 2);
+    for id in 0..count {
+        let data = json!({"channel": "conversation:1", "event": "e", "data": data});
+        world.send(client, &json!({"type": "publish", "id": id, "data": data}));
+    }
+    world.run();
+    let frames = world.take_json(client);
+    let wait = frames.iter().find(|frame| frame["data"]["code"] == "rate_limited");
+    let wait = wait.map(|frame| frame["data"]["retryAfterMs"].as_u64().unwrap());
+    (frames.iter().filter(|frame| frame["type"] == "ack").count(), wait)
+}
+
+#[test]
+fn a_user_has_so_many_bytes_stored_over_all_sessions_and_reconnecting_gives_none_back() {
+    let mut world = limited(&json!({"user_stored_bytes_per_s": 10 << 10, "user_stored_bytes_burst": 40 << 10}));
+    let [first, second, other] = [(0, "ann"), (1, "ann"), (1, "bob")].map(|(shard, user)| world.connect(shard, user));
+    assert_eq!(stored(&mut world, first, 3, 10 << 10), (3, None));
+    assert_eq!(stored(&mut world, second, 1, 10 << 10), (1, None), "as much as the burst");
+    assert_eq!(stored(&mut world, second, 1, 1 << 10), (0, Some(100)), "1 KiB comes back in a tenth of a second");
+    assert_eq!(stored(&mut world, other, 1, 10 << 10), (1, None));
+    world.cut(first);
+    world.cut(second);
+    world.run();
+    let back = world.connect(0, "ann");
+    assert_eq!(stored(&mut world, back, 1, 10 << 10).0, 0, "they outlive the connections");
+    assert_eq!(counted(&world, "stored_refused"), 2);
+    world.now.mono_ms += 1_000;
+    world.now.mono_us += 1_000_000;
+    assert_eq!(stored(&mut world, back, 1, 10 << 10), (1, None));
+    world.log_fails = true;
+    world.now.mono_ms += 1_000;
+    world.now.mono_us += 1_000_000;
+    assert_eq!(stored(&mut world, back, 1, 10 << 10), (0, None), "the log fails");
+    world.log_fails = false;
+    assert_eq!(stored(&mut world, back, 1, 10 << 10), (1, None), "what was not stored is not counted");
+}
+
 #[test]
 fn who_reconnects_again_and_again_has_no_more_than_the_users_rate() {
     let mut world = limited(&json!({"commands_per_s": 100, "commands_burst": 100, "user_commands_per_s": 50,

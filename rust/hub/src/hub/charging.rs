@@ -47,6 +47,24 @@ impl Hub {
         }
     }
 
+    /// Takes what an event of a user's has to be stored, of sockets and HTTP alike. The server's own is never held back.
+    ///
+    /// # Errors
+    /// Milliseconds until it is there.
+    pub(super) fn charge_stored(&self, user: Option<&Arc<str>>, bytes: usize, now: Now) -> Result<(), u32> {
+        let rate = self.rules.stored_rate();
+        let Some(user) = user.filter(|_| rate.per_s > 0) else { return Ok(()) };
+        let account = self.users.find(user, now.mono_ms, &self.counters);
+        account.stored.take_milli(stored_milli(bytes), rate, now.mono_ms)
+    }
+
+    /// Gives it back: it was stored before, or could not be.
+    pub(super) fn return_stored(&self, user: Option<&Arc<str>>, bytes: usize, now: Now) {
+        if let Some(user) = user.filter(|_| self.rules.stored_rate().per_s > 0) {
+            self.users.find(user, now.mono_ms, &self.counters).stored.give_back(stored_milli(bytes));
+        }
+    }
+
     fn accounts_of(&self, user: &str, peer: Option<IpAddr>, now: Now) -> Vec<(Arc<Account>, Rate, bool)> {
         let limits = &self.rules.limits;
         let mut found = Vec::with_capacity(2);
@@ -64,4 +82,9 @@ impl Hub {
         }
         found
     }
+}
+
+/// Thousandths of a token of 1 KiB.
+fn stored_milli(bytes: usize) -> u32 {
+    u32::try_from(bytes.saturating_mul(1_000) >> 10).unwrap_or(u32::MAX)
 }

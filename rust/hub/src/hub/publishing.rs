@@ -149,8 +149,14 @@ impl Hub {
             return refused(publish, TOO_LARGE);
         }
         if self.rules.policy_of(&publish.channel).durable {
+            let bytes = publish.bytes();
+            if let Err(wait_ms) = self.charge_stored(publish.user.as_ref(), bytes, now) {
+                add(&self.counters.stored_refused, 1);
+                return refused(publish, Fault { retry_after_ms: Some(wait_ms), ..STORED_TOO_MUCH });
+            }
             let (shares, total) = (&self.bounds.log, &self.counters.log_queue_bytes);
             let Ok(held) = shares.take(publish.user.as_deref(), publish.cost(), total) else {
+                self.return_stored(publish.user.as_ref(), bytes, now);
                 add(&self.counters.log_queue_refused, 1);
                 return refused(publish, LOG_FULL);
             };
@@ -290,6 +296,9 @@ impl Hub {
     ) {
         sub(&self.counters.log_waiting, 1);
         self.bounds.log.give(publish.user.as_deref(), publish.cost(), &self.counters.log_queue_bytes);
+        if outcome.as_ref().map_or(true, |appended| appended.duplicate) {
+            self.return_stored(publish.user.as_ref(), publish.bytes(), now);
+        }
         let AppendedEvent { duplicate, stored, amended, erased_up_to } = match outcome {
             Ok(appended) => appended,
             Err(AppendError::NotFound) => {
@@ -324,6 +333,7 @@ impl Hub {
 const INVALID_CHANNEL: Fault<'static> = plain("invalid_message", "Invalid channel name");
 /// An event amends one that is not there.
 const NO_SUCH_EVENT: Fault<'static> = plain("not_found", "No such event");
+const STORED_TOO_MUCH: Fault<'static> = plain("rate_limited", "Too much was stored for this user; try again later");
 const NOT_STORED: Fault<'static> = plain("unavailable", "The log could not store it");
 
 const fn plain(code: &'static str, message: &'static str) -> Fault<'static> {
