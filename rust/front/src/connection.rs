@@ -13,6 +13,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 /// A body that is read whole before its request takes a place: as long as one of the API may be.
@@ -375,6 +376,9 @@ pub(crate) async fn read_into(state: &State, stream: &TcpStream, buffer: &mut Ve
             match stream.try_read(&mut scratch) {
                 Ok(count) => {
                     buffer.extend_from_slice(&scratch[..count]);
+                    if count > 0 && count < scratch.len() {
+                        let _ = stream.try_io(Interest::READABLE, emptied);
+                    }
                     return Ok(count);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -383,4 +387,9 @@ pub(crate) async fn read_into(state: &State, stream: &TcpStream, buffer: &mut Ve
         }
         stream.readable().await?;
     }
+}
+
+/// A short read emptied the socket, and what comes later is told anew: saves the read that would find nothing.
+pub(crate) fn emptied() -> io::Result<()> {
+    Err(io::ErrorKind::WouldBlock.into())
 }

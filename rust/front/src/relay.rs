@@ -2,7 +2,7 @@
 //! others, and written as fast as the client takes it.
 
 use crate::body::Framing;
-use crate::connection::{Said, due_by};
+use crate::connection::{Said, due_by, emptied};
 use crate::counters::Purpose;
 use crate::exchange::{Fault, push_chunk};
 use crate::response::{self, Client};
@@ -12,6 +12,7 @@ use crate::table::{Id, Stage};
 use std::cell::Cell;
 use std::io;
 use std::time::Instant;
+use tokio::io::Interest;
 use tokio::net::{TcpStream, UnixStream};
 
 /// What is held of one answer: somewhat more than the longest of the API. Longer ones are read at the client's pace.
@@ -236,6 +237,9 @@ async fn read_some(state: &State, behind: &UnixStream, into: &mut Vec<u8>) -> io
             match behind.try_read(&mut scratch) {
                 Ok(count) => {
                     into.extend_from_slice(&scratch[..count]);
+                    if count > 0 && count < scratch.len() {
+                        let _ = behind.try_io(Interest::READABLE, emptied);
+                    }
                     return Ok(count);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
