@@ -109,6 +109,11 @@ class HttpFront:
     """
 
     def __new__(cls, engine: Commands, options: bytes, listener: int | None = None) -> Self: ...
+    def begun(self, number: int) -> None:
+        """Say that the application was called for a request, by the number in its ``x-realtime-request``.
+
+        The front gives the loop few requests that it has not begun. Never blocks; an unknown number is let pass.
+        """
     def stop(self, timeout_ms: int) -> None:
         """Take no more connections, give requests under way `timeout_ms`, end the thread. Idempotent."""
 

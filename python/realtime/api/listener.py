@@ -95,7 +95,7 @@ class HttpListener:
         path = Path(self._folder, _SOCKET)
         api, limits, descriptors = self._settings.api, self._settings.limits, divided(self._settings)
         self._server = Server(
-            Peers(application, (api.host, self.port)),
+            Peers(application, (api.host, self.port), self._begun),
             uds=path,
             interface=Interfaces.ASGINL,
             http=HTTPModes.http1,
@@ -139,6 +139,10 @@ class HttpListener:
         if self._close is not None:
             self._close.detach()
         self._front = HttpFront(engine, encode(options), self._descriptor)
+
+    def _begun(self, number: int) -> None:
+        if self._front is not None:
+            self._front.begun(number)
 
     async def ended(self) -> None:
         """Return when the listener has ended, by `stop` or because its worker died."""

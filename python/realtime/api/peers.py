@@ -11,6 +11,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 HEADER: Final = b"x-realtime-peer"
+NUMBER: Final = b"x-realtime-request"
+_OURS: Final = frozenset({HEADER, NUMBER})
 
 
 class Peers:
@@ -19,17 +21,22 @@ class Peers:
     Args:
         inner: the application.
         server: the address that the HTTP port listens on.
+        begun: is called with the number of a request that begins, so that the front gives another one.
     """
 
-    def __init__(self, inner: Callable[..., Any], server: tuple[str, int]) -> None:
+    def __init__(self, inner: Callable[..., Any], server: tuple[str, int], begun: Callable[[int], None]) -> None:
         self._inner = inner
         self._server = server
+        self._begun = begun
 
     async def __call__(self, scope: Any, receive: Callable[[], Any], send: Callable[[Any], Any]) -> None:
         """Serve one request of the front's."""
         headers = scope["headers"]
         named = [value for name, value in headers if name == HEADER]
-        scope["headers"] = [header for header in headers if header[0] != HEADER]
+        for name, value in headers:
+            if name == NUMBER:
+                self._begun(int(value))
+        scope["headers"] = [header for header in headers if header[0] not in _OURS]
         scope["client"] = _address(named[0]) if len(named) == 1 else None
         scope["server"] = self._server
         await self._inner(scope, receive, send)

@@ -42,6 +42,10 @@ impl HttpFront {
         Ok(Self { front })
     }
 
+    fn begun(&self, number: u64) {
+        self.front.begun(number);
+    }
+
     fn stop(&self, py: Python<'_>, timeout_ms: u64) -> PyResult<()> {
         error::detached(py, || self.front.stop(Duration::from_millis(timeout_ms)))
     }

@@ -4,6 +4,7 @@ use crate::answers::Problem;
 use crate::body::Framing;
 use crate::connection::{Connection, Next, Said, due_by, read_into};
 use crate::counters::Purpose;
+use crate::options::NUMBER_HEADER;
 use crate::relay::{Relay, Watched};
 use crate::request::Checked;
 use crate::response::Client;
@@ -40,7 +41,8 @@ impl Connection<'_> {
             drop(place);
             return self.refuse(&unanswered(), client.is_head, false).await;
         };
-        let Checked { head, mut body, has_length, .. } = request;
+        let Checked { mut head, mut body, has_length, .. } = request;
+        head.extend_from_slice(format!("{NUMBER_HEADER}: {}\r\n", place.number()).as_bytes());
         let first = first_part(head, &body, has_length, &content);
         drop(content);
         let was_whole = body.is_whole();

@@ -22,6 +22,7 @@ const STOP_POLL: Duration = Duration::from_millis(2);
 
 enum Order {
     Adopt(std::net::TcpStream, SocketAddr, Vec<u8>),
+    Begun(u64),
     Stop(Duration),
 }
 
@@ -73,6 +74,12 @@ impl Front {
         if let Ok(peer) = socket.peer_addr() {
             let _ = self.orders.try_send(Order::Adopt(socket, peer, begun));
         }
+    }
+
+    /// The server behind has begun a request, by the number in its head. Never blocks.
+    pub fn begun(&self, number: u64) {
+        // Lost only where the thread is far behind; the request's end stands for it then.
+        let _ = self.orders.try_send(Order::Begun(number));
     }
 
     /// Takes no more connections, gives requests under way their time, and ends. Idempotent.
@@ -144,6 +151,7 @@ async fn obey(state: &Rc<State>, orders: &mut mpsc::Receiver<Order>) -> Duration
     while let Some(order) = orders.recv().await {
         match order {
             Order::Stop(timeout) => return timeout,
+            Order::Begun(number) => state.slots.begun(number),
             Order::Adopt(socket, peer, begun) => {
                 let stream = socket.set_nonblocking(true).and_then(|()| tokio::net::TcpStream::from_std(socket));
                 // Fails where the system is out of memory for one more; the client comes back.

@@ -7,6 +7,9 @@ use std::time::Duration;
 /// The header that tells the server behind the front whose a request is; nobody else's of that name gets through.
 pub(crate) const PEER_HEADER: &str = "x-realtime-peer";
 
+/// The header with the number of the request, by which the server behind says that it has begun it.
+pub(crate) const NUMBER_HEADER: &str = "x-realtime-request";
+
 /// Limits and times, as JSON from the configuration.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]

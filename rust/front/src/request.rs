@@ -6,7 +6,7 @@
 
 use crate::answers::Problem;
 use crate::body::Framing;
-use crate::options::PEER_HEADER;
+use crate::options::{NUMBER_HEADER, PEER_HEADER};
 use realtime_protocol::handshake::Request;
 use std::net::SocketAddr;
 
@@ -136,11 +136,11 @@ fn passed_on(request: &Request<'_>, peer: SocketAddr) -> Vec<u8> {
 
 /// Whether a header would be read as ours by anybody: some programs take `_` for `-`.
 fn is_ours(name: &str) -> bool {
-    name.len() == PEER_HEADER.len()
-        && name
-            .bytes()
-            .zip(PEER_HEADER.bytes())
-            .all(|(byte, own)| byte.eq_ignore_ascii_case(&own) || (byte == b'_' && own == b'-'))
+    let is_read_as = |own: &str| {
+        let same = |(byte, own): (u8, u8)| byte.eq_ignore_ascii_case(&own) || (byte == b'_' && own == b'-');
+        name.len() == own.len() && name.bytes().zip(own.bytes()).all(same)
+    };
+    is_read_as(PEER_HEADER) || is_read_as(NUMBER_HEADER)
 }
 
 fn push(head: &mut Vec<u8>, name: &str, value: &[u8]) {
@@ -217,8 +217,7 @@ mod tests {
 
     #[test]
     fn the_address_is_ours_to_tell_however_the_client_spells_it() {
-        let spelled =
-            "X-Realtime-Peer: 127.0.0.1:1\r\nx_realtime_peer: 127.0.0.1:1\r\nX-REALTIME_PEER: 127.0.0.1:1\r\n";
+        let spelled = "X-Realtime-Peer: 127.0.0.1:1\r\nx_realtime_peer: 127.0.0.1:1\r\nX-REALTIME_PEER: 127.0.0.1:1\r\nx-Realtime_Request: 7\r\n";
         let head = String::from_utf8(with(spelled).unwrap().head).unwrap();
         assert_eq!(head, "POST /a?b=c HTTP/1.1\r\nHost: x\r\nx-realtime-peer: 10.0.0.7:1234\r\n");
     }

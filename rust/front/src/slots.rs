@@ -3,10 +3,13 @@
 //! A place that becomes free goes to the waiting address that has the fewest; within an address to who came first. A
 //! few places are kept for paths that say how the server is, and only a part of the others may be held by requests
 //! whose body still comes, so that slow senders keep nobody else from being answered.
+//!
+//! The server behind is a Python event loop, which serves WebSockets, too. It is given a few requests more than it has
+//! begun, so that a crowd of them waits here, where each address has its turn, and not in the loop before all else.
 
 use crate::counters::{Counters, add, sub};
 use std::cell::RefCell;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,6 +17,8 @@ use tokio::sync::oneshot;
 
 /// Places that only reserved paths may take.
 pub(crate) const RESERVED: usize = 8;
+/// Requests that the server behind has been given and has not begun: enough for it never to wait for the next one.
+pub(crate) const UNBEGUN_MAX: usize = 8;
 /// The part of the places that requests may hold whose body is not whole.
 const UPLOADS_PART: usize = 4;
 
@@ -33,6 +38,9 @@ struct Inner {
     free: usize,
     free_reserved: usize,
     free_uploads: usize,
+    /// Numbers of the requests that the server behind has not begun.
+    unbegun: HashSet<u64>,
+    next: u64,
     held: HashMap<IpAddr, usize>,
     waiting: HashMap<IpAddr, VecDeque<(Kind, oneshot::Sender<Place>)>>,
 }
@@ -49,6 +57,14 @@ pub(crate) struct Place {
     address: IpAddr,
     kind: Kind,
     is_of_reserve: bool,
+    number: u64,
+}
+
+impl Place {
+    /// The number of the request, by which the server behind says that it has begun it.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
 }
 
 impl Slots {
@@ -78,6 +94,9 @@ impl Slots {
         if room == 0 || (kind == Kind::Upload && inner.free_uploads == 0) {
             return None;
         }
+        if kind != Kind::Reserved && inner.unbegun.len() >= UNBEGUN_MAX {
+            return None;
+        }
         if is_of_reserve {
             inner.free_reserved -= 1;
         } else {
@@ -87,8 +106,19 @@ impl Slots {
             inner.free_uploads -= 1;
         }
         *inner.held.entry(address).or_default() += 1;
+        let number = inner.next;
+        inner.next += 1;
+        inner.unbegun.insert(number);
         add(&self.counters.in_flight, 1);
-        Some(Place { slots: Rc::clone(self), address, kind, is_of_reserve })
+        Some(Place { slots: Rc::clone(self), address, kind, is_of_reserve, number })
+    }
+
+    /// The server behind has begun a request: it may be given another one.
+    pub(crate) fn begun(self: &Rc<Self>, number: u64) {
+        let was_awaited = self.inner.borrow_mut().unbegun.remove(&number);
+        if was_awaited {
+            self.pass_on();
+        }
     }
 
     /// A place, when it is this one's turn.
@@ -107,8 +137,8 @@ impl Slots {
     fn pass_on(self: &Rc<Self>) {
         loop {
             let mut inner = self.inner.borrow_mut();
-            let Inner { waiting, held, free, free_uploads, .. } = &mut *inner;
-            if *free == 0 || waiting.is_empty() {
+            let Inner { waiting, held, free, free_uploads, unbegun, .. } = &mut *inner;
+            if *free == 0 || waiting.is_empty() || unbegun.len() >= UNBEGUN_MAX {
                 return;
             }
             let has_room = *free_uploads > 0;
@@ -139,6 +169,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         {
             let mut inner = self.slots.inner.borrow_mut();
+            inner.unbegun.remove(&self.number);
             if self.is_of_reserve {
                 inner.free_reserved += 1;
             } else {
@@ -221,6 +252,28 @@ mod tests {
             assert!(of_b.is_finished() && !of_a.is_finished());
             drop(of_b.await.unwrap());
             assert!(of_a.await.unwrap().is_some());
+        });
+    }
+
+    #[test]
+    fn the_server_behind_is_given_few_requests_that_it_has_not_begun() {
+        run(async {
+            let slots = slots(100);
+            let given: Vec<_> = std::iter::from_fn(|| slots.try_take(A, Kind::Whole)).collect();
+            assert_eq!(given.len(), UNBEGUN_MAX);
+            assert!(slots.try_take(A, Kind::Reserved).is_some(), "reserved paths do not wait");
+            let waits = |address| {
+                let slots = Rc::clone(&slots);
+                tokio::task::spawn_local(async move { slots.wait(address, Kind::Whole).await })
+            };
+            let (of_a, of_b) = (waits(A), waits(B));
+            settled().await;
+            slots.begun(given[3].number());
+            slots.begun(given[3].number());
+            settled().await;
+            assert!(of_b.is_finished() && !of_a.is_finished(), "one for one, by address");
+            drop(given);
+            assert!(of_a.await.unwrap().is_some(), "one that ends unbegun is not waited for");
         });
     }
 

@@ -162,7 +162,9 @@ fn a_request_goes_through_with_the_clients_address_and_its_answer_comes_back() {
     let port = client.local_addr().unwrap().port();
     assert_eq!(
         asked.head,
-        format!("POST /a HTTP/1.1\r\nHost: x\r\nx-realtime-peer: 127.0.0.1:{port}\r\ncontent-length: 2\r\n\r\n")
+        format!(
+            "POST /a HTTP/1.1\r\nHost: x\r\nx-realtime-peer: 127.0.0.1:{port}\r\nx-realtime-request: 0\r\ncontent-length: 2\r\n\r\n"
+        )
     );
     assert_eq!(asked.body, b"hi");
     asked.ok("one");

@@ -10,7 +10,7 @@ from realtime.api.peers import Peers
 HOST = (b"host", b"localhost:3001")
 
 
-async def seen(*headers: tuple[bytes, bytes], client: Any = None) -> dict[str, Any]:
+async def seen(*headers: tuple[bytes, bytes], client: Any = None, begun: list[int] | None = None) -> dict[str, Any]:
     """Return the scope that an application gets."""
     found: dict[str, Any] = {}
 
@@ -18,7 +18,8 @@ async def seen(*headers: tuple[bytes, bytes], client: Any = None) -> dict[str, A
         found.update(scope)
 
     scope = {"type": "http", "headers": [HOST, *headers], "client": client, "server": ("unix", None)}
-    await Peers(inner, ("127.0.0.1", 3001))(scope, None, None)  # type: ignore[arg-type]
+    begun = [] if begun is None else begun
+    await Peers(inner, ("127.0.0.1", 3001), begun.append)(scope, None, None)  # type: ignore[arg-type]
     return found
 
 
@@ -41,3 +42,10 @@ async def test_a_request_that_the_front_says_nothing_or_two_things_of_is_of_nobo
     assert scope["client"] is None
     assert not is_local(scope)
     assert is_local(await seen((b"x-realtime-peer", b"127.0.0.1:1")))
+
+
+async def test_the_front_hears_that_a_request_has_begun_and_the_number_is_gone() -> None:
+    begun: list[int] = []
+    scope = await seen((b"x-realtime-peer", b"127.0.0.1:1"), (b"x-realtime-request", b"17"), begun=begun)
+    assert begun == [17]
+    assert scope["headers"] == [HOST]
