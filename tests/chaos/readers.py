@@ -87,12 +87,20 @@ class Reader:
         began = time.monotonic()
         body = None if content is None else json.dumps(content).encode()
         request = http_request(method, path, body, f"Authorization: Bearer {token_for(self._name)}\r\n")
-        if self._connection is None:
-            self._connection = await Connection.open(self._port)
-        status, answer = await self._connection.ask(request)
+        status, answer = await self._answer(request)
         if status >= 400:
             self._recorder.fault("good request refused", f"{self._name} {method} {path}: {status} {answer[:200]!r}")
         return status, json.loads(answer), (time.monotonic() - began) * 1_000
+
+    async def _answer(self, request: bytes) -> tuple[int, bytes]:
+        # A server may close a connection between two requests whenever it likes: then it is a new one's turn
+        # (RFC 9112 9.3.1).
+        if self._connection is not None:
+            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+                return await self._connection.ask(request)
+            self._close()
+        self._connection = await Connection.open(self._port)
+        return await self._connection.ask(request)
 
     async def _read(self) -> None:
         _, _, took_ms = await self._ask("GET", f"/api/conversations/{self._conversation}/messages?limit=20")

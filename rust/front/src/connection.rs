@@ -4,7 +4,7 @@ use crate::answers::Problem;
 use crate::body::{Framing, Malformed};
 use crate::counters::{End, Purpose, add};
 use crate::request::{Checked, check};
-use crate::slots::{Kind, Place};
+use crate::slots::{Kind, Place, Slots};
 use crate::state::{PACE, State};
 use crate::table::{Fate, Id, Stage, counted_as};
 use realtime_protocol::handshake::{Head, HttpError, Limits, parse_head};
@@ -198,12 +198,12 @@ impl Connection<'_> {
             Err(problem) => return self.refuse(&problem, is_head, false).await,
         };
         let is_whole = request.body.is_whole();
-        let kind = match (request.is_reserved, is_whole) {
-            (true, true) => Kind::Reserved,
-            (false, true) => Kind::Whole,
-            (_, false) => Kind::Upload,
+        let (slots, kind) = match (request.is_reserved, is_whole) {
+            (true, true) => (&self.state.reserve, Kind::Whole),
+            (false, true) => (&self.state.slots, Kind::Whole),
+            (_, false) => (&self.state.slots, Kind::Upload),
         };
-        let Some(place) = self.place(place, kind).await else {
+        let Some(place) = self.place(place, slots, kind).await else {
             let problem = Problem::overloaded("too many requests at once; try again later");
             return self.refuse(&problem, is_head, is_kept && is_whole).await;
         };
@@ -315,13 +315,13 @@ impl Connection<'_> {
     }
 
     /// A place for the request, once it is its turn; None where that takes too long.
-    async fn place(&self, taken: Option<Place>, kind: Kind) -> Option<Place> {
-        let place = taken.or_else(|| self.state.slots.try_take(self.address, kind));
+    async fn place(&self, taken: Option<Place>, slots: &Rc<Slots>, kind: Kind) -> Option<Place> {
+        let place = taken.or_else(|| slots.try_take(self.address, kind));
         if place.is_some() {
             return place;
         }
         self.enter(Stage::Waiting, None);
-        tokio::time::timeout(self.state.times.wait, self.state.slots.wait(self.address, kind)).await.ok().flatten()
+        tokio::time::timeout(self.state.times.wait, slots.wait(self.address, kind)).await.ok().flatten()
     }
 
     /// Answers by the front itself.

@@ -151,7 +151,10 @@ async fn obey(state: &Rc<State>, orders: &mut mpsc::Receiver<Order>) -> Duration
     while let Some(order) = orders.recv().await {
         match order {
             Order::Stop(timeout) => return timeout,
-            Order::Begun(number) => state.slots.begun(number),
+            Order::Begun(number) => {
+                state.slots.begun(number);
+                state.reserve.begun(number);
+            }
             Order::Adopt(socket, peer, begun) => {
                 let stream = socket.set_nonblocking(true).and_then(|()| tokio::net::TcpStream::from_std(socket));
                 // Fails where the system is out of memory for one more; the client comes back.

@@ -1,8 +1,9 @@
 //! Whose turn it is: so many requests at once for the server behind, and who waits for one.
 //!
-//! A place that becomes free goes to the waiting address that has the fewest; within an address to who came first. A
-//! few places are kept for paths that say how the server is, and only a part of the others may be held by requests
-//! whose body still comes, so that slow senders keep nobody else from being answered.
+//! A place that becomes free goes to the waiting address that has the fewest; within an address to who came first. Only
+//! a part of the places may be held by requests whose body still comes, so that slow senders keep nobody else from being
+//! answered. Paths that say how the server is have a few places of their own, and take no others: a flood of them is
+//! nobody else's.
 //!
 //! The server behind is a Python event loop, which serves WebSockets, too. It is given a few requests more than it has
 //! begun, so that a crowd of them waits here, where each address has its turn, and not in the loop before all else.
@@ -15,7 +16,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
-/// Places that only reserved paths may take.
+/// Places of the reserved paths.
 pub(crate) const RESERVED: usize = 8;
 /// Requests that the server behind has been given and has not begun: enough for it never to wait for the next one.
 pub(crate) const UNBEGUN_MAX: usize = 8;
@@ -29,14 +30,11 @@ pub(crate) enum Kind {
     Whole,
     /// Its body still comes.
     Upload,
-    /// One of the reserved paths.
-    Reserved,
 }
 
 #[derive(Default)]
 struct Inner {
     free: usize,
-    free_reserved: usize,
     free_uploads: usize,
     /// Numbers of the requests that the server behind has not begun.
     unbegun: HashSet<u64>,
@@ -45,7 +43,7 @@ struct Inner {
     waiting: HashMap<IpAddr, VecDeque<(Kind, oneshot::Sender<Place>)>>,
 }
 
-/// All places.
+/// The places of some paths.
 pub(crate) struct Slots {
     inner: RefCell<Inner>,
     counters: Arc<Counters>,
@@ -56,7 +54,6 @@ pub(crate) struct Place {
     slots: Rc<Slots>,
     address: IpAddr,
     kind: Kind,
-    is_of_reserve: bool,
     number: u64,
 }
 
@@ -68,40 +65,29 @@ impl Place {
 }
 
 impl Slots {
-    pub(crate) fn new(places: usize, counters: Arc<Counters>) -> Rc<Self> {
-        let inner = Inner {
-            free: places,
-            free_reserved: RESERVED,
-            free_uploads: (places / UPLOADS_PART).max(1),
-            ..Inner::default()
-        };
+    /// `first` is the number of the first request: those of all slots differ.
+    pub(crate) fn new(places: usize, first: u64, counters: Arc<Counters>) -> Rc<Self> {
+        let inner =
+            Inner { free: places, free_uploads: (places / UPLOADS_PART).max(1), next: first, ..Inner::default() };
         Rc::new(Self { inner: RefCell::new(inner), counters })
     }
 
     /// A place at once; None where there is none.
     pub(crate) fn try_take(self: &Rc<Self>, address: IpAddr, kind: Kind) -> Option<Place> {
         let mut inner = self.inner.borrow_mut();
-        // Who waits comes first, but reserved paths never wait for others.
-        if kind != Kind::Reserved && !inner.waiting.is_empty() {
+        // Who waits comes first.
+        if !inner.waiting.is_empty() {
             return None;
         }
         self.take(&mut inner, address, kind)
     }
 
     fn take(self: &Rc<Self>, inner: &mut Inner, address: IpAddr, kind: Kind) -> Option<Place> {
-        let is_of_reserve = inner.free == 0 && kind == Kind::Reserved;
-        let room = if is_of_reserve { inner.free_reserved } else { inner.free };
-        if room == 0 || (kind == Kind::Upload && inner.free_uploads == 0) {
+        let is_full = inner.free == 0 || inner.unbegun.len() >= UNBEGUN_MAX;
+        if is_full || (kind == Kind::Upload && inner.free_uploads == 0) {
             return None;
         }
-        if kind != Kind::Reserved && inner.unbegun.len() >= UNBEGUN_MAX {
-            return None;
-        }
-        if is_of_reserve {
-            inner.free_reserved -= 1;
-        } else {
-            inner.free -= 1;
-        }
+        inner.free -= 1;
         if kind == Kind::Upload {
             inner.free_uploads -= 1;
         }
@@ -110,7 +96,7 @@ impl Slots {
         inner.next += 1;
         inner.unbegun.insert(number);
         add(&self.counters.in_flight, 1);
-        Some(Place { slots: Rc::clone(self), address, kind, is_of_reserve, number })
+        Some(Place { slots: Rc::clone(self), address, kind, number })
     }
 
     /// The server behind has begun a request: it may be given another one.
@@ -170,11 +156,7 @@ impl Drop for Place {
         {
             let mut inner = self.slots.inner.borrow_mut();
             inner.unbegun.remove(&self.number);
-            if self.is_of_reserve {
-                inner.free_reserved += 1;
-            } else {
-                inner.free += 1;
-            }
+            inner.free += 1;
             if self.kind == Kind::Upload {
                 inner.free_uploads += 1;
             }
@@ -217,7 +199,7 @@ mod tests {
     const B: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 2));
 
     fn slots(places: usize) -> Rc<Slots> {
-        Slots::new(places, Arc::default())
+        Slots::new(places, 0, Arc::default())
     }
 
     async fn settled() {
@@ -261,7 +243,6 @@ mod tests {
             let slots = slots(100);
             let given: Vec<_> = std::iter::from_fn(|| slots.try_take(A, Kind::Whole)).collect();
             assert_eq!(given.len(), UNBEGUN_MAX);
-            assert!(slots.try_take(A, Kind::Reserved).is_some(), "reserved paths do not wait");
             let waits = |address| {
                 let slots = Rc::clone(&slots);
                 tokio::task::spawn_local(async move { slots.wait(address, Kind::Whole).await })
@@ -275,17 +256,6 @@ mod tests {
             drop(given);
             assert!(of_a.await.unwrap().is_some(), "one that ends unbegun is not waited for");
         });
-    }
-
-    #[test]
-    fn reserved_paths_have_places_of_their_own_when_all_others_are_taken() {
-        let slots = slots(1);
-        let _one = slots.try_take(A, Kind::Whole).unwrap();
-        assert!(slots.try_take(A, Kind::Whole).is_none());
-        let reserved: Vec<_> = (0..RESERVED).map(|_| slots.try_take(A, Kind::Reserved).unwrap()).collect();
-        assert!(slots.try_take(A, Kind::Reserved).is_none());
-        drop(reserved);
-        assert!(slots.try_take(A, Kind::Reserved).is_some());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use crate::connection;
 use crate::counters::{Counters, add};
 use crate::options::Options;
-use crate::slots::Slots;
+use crate::slots::{RESERVED, Slots};
 use crate::table::Table;
 use crate::upstream::Upstream;
 use std::cell::{Cell, RefCell};
@@ -31,6 +31,8 @@ pub(crate) struct Times {
 pub(crate) struct State {
     pub(crate) table: RefCell<Table>,
     pub(crate) slots: Rc<Slots>,
+    /// Those of the reserved paths.
+    pub(crate) reserve: Rc<Slots>,
     pub(crate) upstream: Upstream,
     pub(crate) counters: Arc<Counters>,
     pub(crate) times: Times,
@@ -54,7 +56,8 @@ impl State {
                 keep_alive,
                 Arc::clone(&counters),
             )),
-            slots: Slots::new(options.requests_max, Arc::clone(&counters)),
+            slots: Slots::new(options.requests_max, 0, Arc::clone(&counters)),
+            reserve: Slots::new(RESERVED, u64::MAX / 2, Arc::clone(&counters)),
             upstream: Upstream::new(options.upstream),
             counters,
             times: Times {
