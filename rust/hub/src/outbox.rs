@@ -128,9 +128,9 @@ impl Queued {
 
 type Key = (u64, Arc<str>);
 
-/// What all that hold a frame are charged for it together.
-fn frame_cost(queued: &Queued) -> usize {
-    FRAME_BYTES + queued.wire_len()
+/// What all that hold an encoding of a frame are charged for it together.
+fn cost_of(frame: &Prepared, form: Form) -> usize {
+    FRAME_BYTES + frame.wire_len(form)
 }
 
 /// The hard limit is passed and nothing may be dropped.
@@ -234,20 +234,26 @@ impl Backlog {
 
     /// What one more frame would add to what outboxes hold.
     pub(crate) fn cost(queued: &Queued) -> usize {
-        PLACE_BYTES + if queued.frame.holders(queued.form) == 0 { frame_cost(queued) } else { 0 }
+        let frame = &queued.frame;
+        let new = queued.form.kept().iter().filter(|form| frame.holders(**form) == 0);
+        PLACE_BYTES + new.map(|form| cost_of(frame, *form)).sum::<usize>()
     }
 
     fn hold(&mut self, queued: &Queued, counters: &Counters) {
         self.bytes += queued.wire_len();
-        if queued.frame.hold(queued.form) {
-            add(&counters.outbox_bytes, frame_cost(queued) as u64);
+        for form in queued.form.kept() {
+            if queued.frame.hold(*form) {
+                add(&counters.outbox_bytes, cost_of(&queued.frame, *form) as u64);
+            }
         }
     }
 
     fn forget(&mut self, queued: &Queued, counters: &Counters) {
         self.bytes -= queued.wire_len();
-        if queued.frame.release(queued.form) {
-            sub(&counters.outbox_bytes, frame_cost(queued) as u64);
+        for form in queued.form.kept() {
+            if queued.frame.release(*form) {
+                sub(&counters.outbox_bytes, cost_of(&queued.frame, *form) as u64);
+            }
         }
     }
 
@@ -376,10 +382,11 @@ impl Backlog {
 
     /// What of the memory that outboxes hold is this one's: of a frame that others hold too, a part.
     pub(crate) fn part(&self) -> usize {
-        let frames = self.entries.iter().filter_map(|entry| match entry {
-            Entry::Frame(queued) => Some(frame_cost(queued) / queued.frame.holders(queued.form).max(1)),
-            _ => None,
-        });
+        let of_frame = |Queued { frame, form, .. }: &Queued| {
+            form.kept().iter().map(|form| cost_of(frame, *form) / frame.holders(*form).max(1)).sum::<usize>()
+        };
+        let frames =
+            self.entries.iter().map(|entry| if let Entry::Frame(queued) = entry { of_frame(queued) } else { 0 });
         frames.sum::<usize>() + self.entries.len() * PLACE_BYTES
     }
 

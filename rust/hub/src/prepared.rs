@@ -15,6 +15,16 @@ pub enum Form {
     Deflated,
 }
 
+impl Form {
+    /// The encodings that stay in memory for who waits for this one: what was deflated stands beside its copy.
+    pub(crate) const fn kept(self) -> &'static [Self] {
+        match self {
+            Self::Plain => &[Self::Plain],
+            Self::Deflated => &[Self::Plain, Self::Deflated],
+        }
+    }
+}
+
 /// Header and payload of one server frame, or bytes that go out as they are (the answer to an upgrade).
 #[derive(Debug)]
 pub struct Prepared {

@@ -175,6 +175,23 @@ fn shards_compress_a_message_once_together() {
 }
 
 #[test]
+fn who_reads_deflated_frames_slowly_is_charged_for_what_they_were_made_of() {
+    let (hub, mut shard, conns) = shard_with(4);
+    shard.flush(&mut Takes(usize::MAX, 0), NOW);
+    shard.conns.iter_mut().for_each(|conn| conn.set_window(Window::at(8)));
+    turn(&hub, &mut shard, 2, 10_000, &mut Takes(1, 0));
+    let waiting = shard.conns[0].backlog_bytes();
+    let all = || shard.hub.counters().outbox_bytes.load(std::sync::atomic::Ordering::Relaxed) as usize;
+    assert!(waiting < 2_000 && all() > 20_000, "{waiting} bytes wait, {} are held", all());
+    let parts = shard.conns.iter().filter_map(|conn| conn.backlog.as_ref()).map(|backlog| backlog.part());
+    assert!(all() - parts.sum::<usize>() < 20, "what all are charged is what is held, but for rounding");
+    for conn in conns {
+        shard.closed(conn, NOW);
+    }
+    assert_eq!(shard.hub.counters().outbox_bytes.load(std::sync::atomic::Ordering::Relaxed), 0);
+}
+
+#[test]
 fn outboxes_weigh_what_waits_in_them_and_the_budget_each_form_once() {
     let (hub, mut shard, conns) = shard_with(40);
     shard.flush(&mut Takes(usize::MAX, 0), NOW);
