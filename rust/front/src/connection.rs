@@ -228,7 +228,7 @@ impl Connection<'_> {
                 match parse_head(&self.buffer, &mut searched, &limits) {
                     Head::Request(request, len) => {
                         let checked = check(&request, self.peer, &self.state.reserved);
-                        self.buffer.drain(..len);
+                        take_off(&mut self.buffer, len);
                         return Ok(Some(checked));
                     }
                     Head::Bad(error) => return Ok(Some(Err(self.problem_of(error)))),
@@ -239,7 +239,7 @@ impl Connection<'_> {
                     Head::Partial => {}
                 }
             }
-            self.hold(Purpose::Heads, self.buffer.len());
+            self.hold(Purpose::Heads, self.buffer.capacity());
             if self.read().await? == 0 {
                 return Ok(None);
             }
@@ -271,12 +271,12 @@ impl Connection<'_> {
         let (began, mut is_begun) = (Instant::now(), false);
         loop {
             match request.body.take(&self.buffer, content) {
-                Ok(used) => drop(self.buffer.drain(..used)),
+                Ok(used) => take_off(&mut self.buffer, used),
                 Err(Malformed) => {
                     return Ok(Err(Problem::malformed("the body ended too early: its chunks are broken")));
                 }
             }
-            self.hold(Purpose::Heads, request.head.len() + self.buffer.len());
+            self.hold(Purpose::Heads, request.head.len() + self.buffer.capacity());
             self.hold(Purpose::Bodies, content.len());
             if request.body.is_whole() || content.len() > BODY_KEPT {
                 return Ok(Ok(None));
@@ -368,6 +368,15 @@ pub(crate) fn due_by(began: Instant, time: Duration, bytes: u64) -> Instant {
     began + time + Duration::from_millis(bytes * 1_000 / PACE)
 }
 
+/// Takes what was used off the front. A buffer that is empty keeps no memory: connections wait for most of their time.
+pub(crate) fn take_off(buffer: &mut Vec<u8>, count: usize) {
+    if count == buffer.len() {
+        *buffer = Vec::new();
+    } else {
+        buffer.drain(..count);
+    }
+}
+
 /// Reads from a client what is there, or waits for it; 0 at the end.
 pub(crate) async fn read_into(state: &State, stream: &TcpStream, buffer: &mut Vec<u8>) -> io::Result<usize> {
     loop {
@@ -392,4 +401,18 @@ pub(crate) async fn read_into(state: &State, stream: &TcpStream, buffer: &mut Ve
 /// A short read emptied the socket, and what comes later is told anew: saves the read that would find nothing.
 pub(crate) fn emptied() -> io::Result<()> {
     Err(io::ErrorKind::WouldBlock.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_that_is_empty_keeps_no_memory() {
+        let mut buffer = vec![b'x'; 1_000];
+        take_off(&mut buffer, 999);
+        assert_eq!(buffer, b"x");
+        take_off(&mut buffer, 1);
+        assert_eq!(buffer.capacity(), 0);
+    }
 }

@@ -2,7 +2,7 @@
 
 use crate::answers::Problem;
 use crate::body::Framing;
-use crate::connection::{Connection, Next, Said, due_by, read_into};
+use crate::connection::{Connection, Next, Said, due_by, read_into, take_off};
 use crate::counters::Purpose;
 use crate::options::NUMBER_HEADER;
 use crate::relay::{Relay, Watched};
@@ -193,7 +193,7 @@ impl Upload<'_> {
         loop {
             let before = part.len();
             let used = body.take(self.buffer, part).map_err(|_| Fault::Malformed)?;
-            self.buffer.drain(..used);
+            take_off(self.buffer, used);
             *total += (part.len() - before) as u64;
             self.hold(part.len());
             if body.is_whole() || part.len() >= PART {
@@ -218,7 +218,7 @@ impl Upload<'_> {
     }
 
     fn hold(&self, bytes: usize) {
-        self.state.table.borrow_mut().hold(self.id, Purpose::Bodies, bytes + self.buffer.len());
+        self.state.table.borrow_mut().hold(self.id, Purpose::Bodies, bytes + self.buffer.capacity());
     }
 }
 
