@@ -104,7 +104,8 @@ class ApiSettings(Section, frozen=True):
             ge=4,
             le=100_000,
             description="HTTP requests that are answered at once, event streams of mounted apps among them; more wait "
-            "for `api.wait_s` and are then answered 503. `/health`, `/ready` and `/metrics` have 8 of their own.",
+            "for `api.wait_s` and are then answered 503. One address has three quarters of them at most. `/health`, "
+            "`/ready` and `/metrics` have 8 of their own.",
         ),
     ] = 256
     bytes_max: Annotated[

@@ -2,11 +2,14 @@
 //!
 //! A place that becomes free goes to the waiting address that has the fewest; within an address to who came first. Only
 //! a part of the places may be held by requests whose body still comes, so that slow senders keep nobody else from being
-//! answered. Paths that say how the server is have a few places of their own, and take no others: a flood of them is
-//! nobody else's.
+//! answered. Of either kind an address has at most [`SHARE`] times what stays free, so that the next one finds something,
+//! however slow the requests of one are. Paths that say how the server is have a few places of their own, and take no
+//! others: a flood of them is nobody else's.
 //!
 //! The server behind is a Python event loop, which serves WebSockets, too. It is given a few requests more than it has
 //! begun, so that a crowd of them waits here, where each address has its turn, and not in the loop before all else.
+//!
+//! Invariant: nobody waits for whom there is a place. So a newcomer for whom there is one takes nobody's turn.
 
 use crate::counters::{Counters, add, sub};
 use std::cell::RefCell;
@@ -22,6 +25,8 @@ pub(crate) const RESERVED: usize = 8;
 pub(crate) const UNBEGUN_MAX: usize = 8;
 /// The part of the places that requests may hold whose body is not whole.
 const UPLOADS_PART: usize = 4;
+/// An address alone has three quarters of the places, and beside others as much of what they leave.
+const SHARE: usize = 3;
 
 /// What a request is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,8 +44,28 @@ struct Inner {
     /// Numbers of the requests that the server behind has not begun.
     unbegun: HashSet<u64>,
     next: u64,
-    held: HashMap<IpAddr, usize>,
+    held: HashMap<IpAddr, Held>,
     waiting: HashMap<IpAddr, VecDeque<(Kind, oneshot::Sender<Place>)>>,
+}
+
+/// What an address holds.
+#[derive(Clone, Copy, Default)]
+struct Held {
+    all: usize,
+    uploads: usize,
+}
+
+impl Inner {
+    fn held(&self, address: IpAddr) -> Held {
+        self.held.get(&address).copied().unwrap_or_default()
+    }
+
+    /// Whether there is a place for a request.
+    fn has_room(&self, address: IpAddr, kind: Kind) -> bool {
+        let held = self.held(address);
+        let has_upload = kind == Kind::Whole || held.uploads < SHARE * self.free_uploads;
+        has_upload && held.all < SHARE * self.free && self.unbegun.len() < UNBEGUN_MAX
+    }
 }
 
 /// The places of some paths.
@@ -74,24 +99,20 @@ impl Slots {
 
     /// A place at once; None where there is none.
     pub(crate) fn try_take(self: &Rc<Self>, address: IpAddr, kind: Kind) -> Option<Place> {
-        let mut inner = self.inner.borrow_mut();
-        // Who waits comes first.
-        if !inner.waiting.is_empty() {
-            return None;
-        }
-        self.take(&mut inner, address, kind)
+        self.take(&mut self.inner.borrow_mut(), address, kind)
     }
 
     fn take(self: &Rc<Self>, inner: &mut Inner, address: IpAddr, kind: Kind) -> Option<Place> {
-        let is_full = inner.free == 0 || inner.unbegun.len() >= UNBEGUN_MAX;
-        if is_full || (kind == Kind::Upload && inner.free_uploads == 0) {
+        if !inner.has_room(address, kind) {
             return None;
         }
         inner.free -= 1;
         if kind == Kind::Upload {
             inner.free_uploads -= 1;
         }
-        *inner.held.entry(address).or_default() += 1;
+        let held = inner.held.entry(address).or_default();
+        held.all += 1;
+        held.uploads += usize::from(kind == Kind::Upload);
         let number = inner.next;
         inner.next += 1;
         inner.unbegun.insert(number);
@@ -123,20 +144,12 @@ impl Slots {
     fn pass_on(self: &Rc<Self>) {
         loop {
             let mut inner = self.inner.borrow_mut();
-            let Inner { waiting, held, free, free_uploads, unbegun, .. } = &mut *inner;
-            if *free == 0 || waiting.is_empty() || unbegun.len() >= UNBEGUN_MAX {
-                return;
-            }
-            let has_room = *free_uploads > 0;
-            let may_go =
-                |queue: &VecDeque<(Kind, _)>| queue.iter().position(|(kind, _)| has_room || *kind != Kind::Upload);
-            let next = waiting
-                .iter()
-                .filter_map(|(address, queue)| {
-                    Some((held.get(address).copied().unwrap_or(0), *address, may_go(queue)?))
-                })
-                .min();
-            let Some((_, address, at)) = next else { return };
+            let of_address = |(address, queue): (&IpAddr, &VecDeque<(Kind, _)>)| {
+                let at = queue.iter().position(|(kind, _)| inner.has_room(*address, *kind))?;
+                Some((inner.held(*address).all, *address, at))
+            };
+            let Some((_, address, at)) = inner.waiting.iter().filter_map(of_address).min() else { return };
+            let waiting = &mut inner.waiting;
             let Some((kind, sender)) = waiting.get_mut(&address).and_then(|queue| queue.remove(at)) else { return };
             if waiting.get(&address).is_some_and(VecDeque::is_empty) {
                 waiting.remove(&address);
@@ -161,8 +174,9 @@ impl Drop for Place {
                 inner.free_uploads += 1;
             }
             if let Some(held) = inner.held.get_mut(&self.address) {
-                *held -= 1;
-                if *held == 0 {
+                held.all -= 1;
+                held.uploads -= usize::from(self.kind == Kind::Upload);
+                if held.all == 0 {
                     inner.held.remove(&self.address);
                 }
             }
@@ -264,6 +278,34 @@ mod tests {
         let uploads: Vec<_> = std::iter::from_fn(|| slots.try_take(A, Kind::Upload)).collect();
         assert_eq!(uploads.len(), 2);
         assert!(slots.try_take(B, Kind::Whole).is_some());
+    }
+
+    #[test]
+    fn an_address_leaves_places_of_either_kind_to_the_next_however_many_it_asks_for() {
+        let slots = slots(64);
+        let taken = |kind| {
+            let begun = |place: &Place| slots.begun(place.number());
+            std::iter::from_fn(|| slots.try_take(A, kind).inspect(begun)).collect::<Vec<_>>()
+        };
+        let (uploads, whole) = (taken(Kind::Upload), taken(Kind::Whole));
+        assert_eq!((uploads.len(), whole.len()), (12, 36), "three quarters of 16, and of all 64");
+        assert!(slots.try_take(B, Kind::Upload).is_some() && slots.try_take(B, Kind::Whole).is_some());
+        drop(uploads);
+        assert_eq!(taken(Kind::Whole).len(), 12);
+    }
+
+    #[test]
+    fn who_waits_for_an_upload_takes_no_turn_of_others() {
+        run(async {
+            let slots = slots(8);
+            let uploads: Vec<_> = std::iter::from_fn(|| slots.try_take(A, Kind::Upload)).collect();
+            let waiting = Rc::clone(&slots);
+            let task = tokio::task::spawn_local(async move { waiting.wait(A, Kind::Upload).await });
+            settled().await;
+            assert!(slots.try_take(B, Kind::Whole).is_some(), "there is a place, and nobody waits who may have it");
+            drop(uploads);
+            assert!(task.await.unwrap().is_some());
+        });
     }
 
     #[test]
