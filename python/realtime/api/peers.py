@@ -1,7 +1,8 @@
 """`Peers`: whose a request is, as the front says it.
 
 Requests come over a Unix socket, on which every client looks the same. The front names the client's address in a header
-of its own, which it lets through from nobody else. Here it becomes the `client` of the scope, and nothing behind sees
+of its own, which it lets through from nobody else: the peer's, or behind a proxy of `server.proxies` the one that
+`X-Forwarded-For` names. Here it becomes the `client` of the scope, and nothing behind sees
 the header. A request without exactly one has no address: whoever asks for a right by address gets none.
 
 Called by `listener`.

@@ -13,8 +13,8 @@ impl Problem {
         Self { status: 400, code: "invalid_message", detail: detail.into() }
     }
 
-    pub(crate) fn overloaded(detail: &str) -> Self {
-        Self { status: 503, code: "overloaded", detail: detail.into() }
+    pub(crate) fn overloaded(detail: String) -> Self {
+        Self { status: 503, code: "overloaded", detail }
     }
 
     pub(crate) fn too_slow(detail: String) -> Self {
@@ -25,11 +25,12 @@ impl Problem {
     pub(crate) fn answer(&self, is_kept: bool, is_head: bool) -> Vec<u8> {
         let title = phrase(self.status);
         let detail = serde_json::Value::from(self.detail.as_str());
+        let (retry, retry_ms) =
+            if self.status == 503 { ("retry-after: 1\r\n", ",\"retryAfterMs\":1000") } else { ("", "") };
         let body = format!(
-            "{{\"type\":\"about:blank\",\"title\":\"{title}\",\"status\":{},\"detail\":{detail},\"code\":\"{}\"}}",
+            "{{\"type\":\"about:blank\",\"title\":\"{title}\",\"status\":{},\"detail\":{detail},\"code\":\"{}\"{retry_ms}}}",
             self.status, self.code
         );
-        let retry = if self.status == 503 { "retry-after: 1\r\n" } else { "" };
         let connection = if is_kept { "keep-alive" } else { "close" };
         let length = body.len();
         format!(
@@ -59,7 +60,7 @@ mod tests {
 
     #[test]
     fn an_answer_of_the_front_is_a_problem_of_the_api() {
-        let problem = Problem::overloaded("too \"many\"");
+        let problem = Problem::overloaded("too \"many\"".into());
         let answer = String::from_utf8(problem.answer(true, false)).unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{head}");
@@ -67,6 +68,7 @@ mod tests {
         assert!(head.contains(&format!("content-length: {}", body.len())));
         let told: serde_json::Value = serde_json::from_str(body).unwrap();
         assert_eq!((&told["code"], &told["detail"]), (&"overloaded".into(), &"too \"many\"".into()));
+        assert_eq!(told["retryAfterMs"], 1_000);
         assert!(problem.answer(false, true).ends_with(b"connection: close\r\n\r\n"));
     }
 }

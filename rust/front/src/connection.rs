@@ -3,10 +3,12 @@
 use crate::answers::Problem;
 use crate::body::{Framing, Malformed};
 use crate::counters::{End, Purpose, add};
+use crate::options::Options;
 use crate::request::{Checked, check};
 use crate::slots::{Kind, Place, Slots};
 use crate::state::{PACE, State};
-use crate::table::{Fate, Id, Stage, counted_as};
+use crate::table::{Fate, Id, Stage};
+use realtime_protocol::address::limited_as;
 use realtime_protocol::handshake::{Head, HttpError, Limits, parse_head};
 use std::cell::Cell;
 use std::io;
@@ -53,6 +55,7 @@ pub(crate) struct Connection<'a> {
     pub(crate) id: Id,
     pub(crate) said: &'a Cell<Said>,
     peer: SocketAddr,
+    /// Whose turn its requests take: the peer's, or of whom a proxy passes the request on.
     address: IpAddr,
     /// What was read and belongs to nothing yet.
     pub(crate) buffer: Vec<u8>,
@@ -87,7 +90,7 @@ pub(crate) async fn serve(
         id,
         said: &said,
         peer,
-        address: counted_as(peer.ip()),
+        address: limited_as(peer.ip()),
         buffer: begun,
     };
     let end = tokio::select! {
@@ -110,12 +113,23 @@ pub(crate) async fn serve(
 
 /// Tells one that has to go why, as far as there is room for it.
 async fn last_words(state: &Rc<State>, stream: &TcpStream, end: End, said: Said) {
+    let options = &state.options;
     let problem = match end {
         _ if said != Said::Asked => return,
-        End::Head => Problem::too_slow("the head did not come in time; send it at once".into()),
-        End::Body => Problem::too_slow("the body did not come in time; send it faster".into()),
-        End::Crowded | End::Bytes => Problem::overloaded("too many requests at once; try again later"),
-        End::Stopped => Problem { code: "unavailable", ..Problem::overloaded("the server ends") },
+        End::Head => Problem::too_slow(format!(
+            "the head did not come within {} s (limits.handshake_timeout_s); send it at once",
+            options.head_timeout_s
+        )),
+        End::Body => Problem::too_slow(format!(
+            "the body did not come within {} s (api.body_timeout_s) and one more for each 4 KiB; send it faster",
+            options.body_timeout_s
+        )),
+        End::Crowded => crowded(options),
+        End::Bytes => Problem::overloaded(format!(
+            "HTTP requests and answers hold over {} bytes (api.bytes_max); send less at once, or try again later",
+            options.bytes_max
+        )),
+        End::Stopped => Problem { code: "unavailable", ..Problem::overloaded("the server ends".into()) },
         End::Idle | End::Answer | End::HalfClosed => return,
     };
     state.counters.refused(problem.status);
@@ -129,10 +143,17 @@ async fn last_words(state: &Rc<State>, stream: &TcpStream, end: End, said: Said)
     }
 }
 
+fn crowded(options: &Options) -> Problem {
+    Problem::overloaded(format!(
+        "{} connections are open (api.connections_max); use fewer at once, or try again later",
+        options.connections_max
+    ))
+}
+
 /// Answers 503 to one for whom nobody could go.
 pub(crate) fn turn_away(state: &State, stream: &TcpStream) {
     state.counters.refused(503);
-    let problem = Problem::overloaded("too many connections; try again later");
+    let problem = crowded(&state.options);
     let _ = stream.try_write(&problem.answer(false, false));
 }
 
@@ -189,6 +210,7 @@ impl Connection<'_> {
             Some(Err(problem)) => return self.refuse(&problem, false, false).await,
             Some(Ok(request)) => request,
         };
+        self.address = limited_as(request.client);
         self.said.set(Said::Asked);
         add(&self.state.counters.requests, 1);
         let mut content = Vec::new();
@@ -204,7 +226,11 @@ impl Connection<'_> {
             (_, false) => (&self.state.slots, Kind::Upload),
         };
         let Some(place) = self.place(place, slots, kind).await else {
-            let problem = Problem::overloaded("too many requests at once; try again later");
+            let Options { requests_max, wait_s, .. } = &self.state.options;
+            let problem = Problem::overloaded(format!(
+                "{requests_max} requests are under way (api.in_flight_max) and no turn came within {wait_s} s \
+                 (api.wait_s); send fewer at once, or try again later"
+            ));
             return self.refuse(&problem, is_head, is_kept && is_whole).await;
         };
         if request.expects && !is_whole && content.is_empty() {
@@ -215,7 +241,7 @@ impl Connection<'_> {
 
     /// Reads a head; None where the client has ended the connection instead.
     async fn head(&mut self) -> io::Result<Option<Result<Checked, Problem>>> {
-        let limits = Limits { head_bytes_max: self.state.head_bytes_max, ..Limits::default() };
+        let limits = Limits { head_bytes_max: self.state.options.head_bytes_max, ..Limits::default() };
         let mut searched = 0;
         loop {
             if self.said.get() == Said::Nothing {
@@ -227,7 +253,8 @@ impl Connection<'_> {
             if !self.buffer.is_empty() {
                 match parse_head(&self.buffer, &mut searched, &limits) {
                     Head::Request(request, len) => {
-                        let checked = check(&request, self.peer, &self.state.reserved);
+                        let checked =
+                            check(&request, self.peer, &self.state.options.proxies, &self.state.options.reserved);
                         take_off(&mut self.buffer, len);
                         return Ok(Some(checked));
                     }
@@ -247,7 +274,7 @@ impl Connection<'_> {
     }
 
     fn problem_of(&self, error: HttpError) -> Problem {
-        let most = self.state.head_bytes_max;
+        let most = self.state.options.head_bytes_max;
         let too_large = |status, detail: String| Problem { status, code: "too_large", detail };
         match error.status {
             414 => too_large(414, format!("the request line passes {most} bytes (limits.head_bytes_max); shorten it")),

@@ -1,6 +1,8 @@
 //! What the front is told at its start.
 
-use serde::Deserialize;
+use realtime_protocol::address::Proxies;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -34,6 +36,9 @@ pub struct Options {
     pub keep_alive_s: f64,
     /// How long a request waits for its turn.
     pub wait_s: f64,
+    /// Addresses and networks whose `X-Forwarded-For` is believed.
+    #[serde(deserialize_with = "proxies")]
+    pub proxies: Proxies,
     /// Paths that are answered whatever fills the rest.
     pub reserved: Vec<String>,
 }
@@ -61,4 +66,8 @@ impl Options {
         }
         Ok(options)
     }
+}
+
+fn proxies<'de, D: Deserializer<'de>>(from: D) -> Result<Proxies, D::Error> {
+    Proxies::parse(&Vec::deserialize(from)?).map_err(D::Error::custom)
 }

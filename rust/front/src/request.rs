@@ -7,8 +7,9 @@
 use crate::answers::Problem;
 use crate::body::Framing;
 use crate::options::{NUMBER_HEADER, PEER_HEADER};
+use realtime_protocol::address::Proxies;
 use realtime_protocol::handshake::Request;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// Headers of one connection, not of the request (RFC 9110 §7.6.1), and those of the body's frame.
 const OF_CONNECTION: [&str; 9] = [
@@ -29,6 +30,8 @@ pub(crate) struct Checked {
     /// Request line and headers without those of the connection; the body's frame and the empty line are missing.
     pub(crate) head: Vec<u8>,
     pub(crate) body: Framing,
+    /// Whose it is: the peer's own, or of whom a proxy of ours passes it on.
+    pub(crate) client: IpAddr,
     /// Whether the client told a length or chunks, be it of nothing.
     pub(crate) has_length: bool,
     /// Whether the client waits for a 100 before it sends its body.
@@ -44,14 +47,24 @@ pub(crate) struct Checked {
 ///
 /// # Errors
 /// The answer to one that does not pass.
-pub(crate) fn check(request: &Request<'_>, peer: SocketAddr, reserved: &[String]) -> Result<Checked, Problem> {
+pub(crate) fn check(
+    request: &Request<'_>,
+    peer: SocketAddr,
+    proxies: &Proxies,
+    reserved: &[String],
+) -> Result<Checked, Problem> {
     check_host(request)?;
     let body = framing(request)?;
     let has = |name, entry| list(request, name).any(|other| other.eq_ignore_ascii_case(entry));
     let is_http_11 = request.minor_version == 1;
     let is_kept = if is_http_11 { !has("connection", "close") } else { has("connection", "keep-alive") };
+    let of_peer = peer.ip().to_canonical();
+    let client = proxies.client_of(of_peer, request.header_values("x-forwarded-for"));
+    // What port a proxy's client has nobody says.
+    let port = if client == of_peer { peer.port() } else { 0 };
     Ok(Checked {
-        head: passed_on(request, peer),
+        head: passed_on(request, SocketAddr::new(client, port)),
+        client,
         has_length: ["content-length", "transfer-encoding"].iter().any(|name| values(request, name).next().is_some()),
         expects: is_http_11 && !body.is_whole() && has("expect", "100-continue"),
         body,
@@ -96,14 +109,18 @@ fn framing(request: &Request<'_>) -> Result<Framing, Problem> {
     match (codings.next(), codings.next(), lengths.next(), lengths.next()) {
         (None, _, None, _) => Ok(Framing::Length(0)),
         (None, _, Some(length), None) => length_of(length).map(Framing::Length),
-        (None, _, Some(_), Some(_)) => Err(Problem::malformed("the request has more than one Content-Length")),
+        (None, _, Some(_), Some(_)) => {
+            Err(Problem::malformed("the request has more than one Content-Length; send one"))
+        }
         (Some(_), _, Some(_), _) => {
             Err(Problem::malformed("the request has both Content-Length and Transfer-Encoding; send one of them"))
         }
         (Some(coding), None, None, _) if request.minor_version == 1 && coding.eq_ignore_ascii_case(b"chunked") => {
             Ok(Framing::chunked())
         }
-        _ => Err(Problem::malformed("the Transfer-Encoding is not chunked alone, as HTTP/1.1 sends it")),
+        _ => Err(Problem::malformed(
+            "the Transfer-Encoding is not chunked alone, as HTTP/1.1 sends it; send chunked or a Content-Length",
+        )),
     }
 }
 
@@ -114,7 +131,7 @@ fn length_of(value: &[u8]) -> Result<u64, Problem> {
 }
 
 /// The head for the server behind, up to where its frame and the empty line go.
-fn passed_on(request: &Request<'_>, peer: SocketAddr) -> Vec<u8> {
+fn passed_on(request: &Request<'_>, client: SocketAddr) -> Vec<u8> {
     let mut head = Vec::with_capacity(512);
     head.extend_from_slice(request.method.as_bytes());
     head.push(b' ');
@@ -130,7 +147,7 @@ fn passed_on(request: &Request<'_>, peer: SocketAddr) -> Vec<u8> {
         }
         push(&mut head, name, value);
     }
-    push(&mut head, PEER_HEADER, SocketAddr::new(peer.ip().to_canonical(), peer.port()).to_string().as_bytes());
+    push(&mut head, PEER_HEADER, client.to_string().as_bytes());
     head
 }
 
@@ -163,11 +180,16 @@ mod tests {
     use super::*;
     use realtime_protocol::handshake::{Head, Limits, parse_head};
 
-    fn checked(head: &str) -> Result<Checked, Problem> {
+    fn checked_of(peer: &str, head: &str) -> Result<Checked, Problem> {
         let Head::Request(request, _) = parse_head(head.as_bytes(), &mut 0, &Limits::default()) else {
             panic!("no head: {head:?}")
         };
-        check(&request, "10.0.0.7:1234".parse().unwrap(), &["/health".into()])
+        let proxies = Proxies::parse(&["10.9.0.0/16".into()]).unwrap();
+        check(&request, peer.parse().unwrap(), &proxies, &["/health".into()])
+    }
+
+    fn checked(head: &str) -> Result<Checked, Problem> {
+        checked_of("10.0.0.7:1234", head)
     }
 
     fn with(headers: &str) -> Result<Checked, Problem> {
@@ -213,6 +235,21 @@ mod tests {
         refused("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n");
         let old = checked("POST / HTTP/1.0\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n");
         assert_eq!(old.unwrap_err().status, 400);
+    }
+
+    #[test]
+    fn a_request_is_its_peers_or_of_whom_a_listed_proxy_names() {
+        let asked = "GET / HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 6.6.6.6, 198.51.100.1\r\n\r\n";
+        for (peer, client, told) in [
+            ("10.0.0.7:1234", "10.0.0.7", "10.0.0.7:1234"),
+            ("10.9.0.1:1234", "198.51.100.1", "198.51.100.1:0"),
+            ("[::ffff:10.9.0.1]:1234", "198.51.100.1", "198.51.100.1:0"),
+        ] {
+            let request = checked_of(peer, asked).unwrap();
+            assert_eq!(request.client.to_string(), client, "{peer}");
+            let head = String::from_utf8(request.head).unwrap();
+            assert!(head.ends_with(&format!("\r\nx-realtime-peer: {told}\r\n")), "{peer}: {head}");
+        }
     }
 
     #[test]

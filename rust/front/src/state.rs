@@ -36,8 +36,7 @@ pub(crate) struct State {
     pub(crate) upstream: Upstream,
     pub(crate) counters: Arc<Counters>,
     pub(crate) times: Times,
-    pub(crate) head_bytes_max: usize,
-    pub(crate) reserved: Vec<String>,
+    pub(crate) options: Options,
     pub(crate) is_stopping: Cell<bool>,
     /// Connections that are closed but for what they still send.
     pub(crate) lingering: Cell<u64>,
@@ -58,7 +57,7 @@ impl State {
             )),
             slots: Slots::new(options.requests_max, 0, Arc::clone(&counters)),
             reserve: Slots::new(RESERVED, u64::MAX / 2, Arc::clone(&counters)),
-            upstream: Upstream::new(options.upstream),
+            upstream: Upstream::new(options.upstream.clone()),
             counters,
             times: Times {
                 head: duration(options.head_timeout_s),
@@ -66,8 +65,7 @@ impl State {
                 answer: duration(options.answer_timeout_s),
                 wait: duration(options.wait_s),
             },
-            head_bytes_max: options.head_bytes_max,
-            reserved: options.reserved,
+            options,
             is_stopping: Cell::new(false),
             lingering: Cell::new(0),
             scratch: RefCell::new(vec![0; READ_BYTES].into_boxed_slice()),

@@ -6,6 +6,7 @@
 //! bytes is looked for only when they are over the limit.
 
 use crate::counters::{Counters, End, Purpose, add, sub};
+use realtime_protocol::address::limited_as;
 use std::cell::Cell;
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -132,17 +133,6 @@ pub(crate) struct Table {
     counters: Arc<Counters>,
 }
 
-/// Whose limits an address counts at: an IPv6 one by its /64, since one host has as many of those as it likes.
-pub(crate) fn counted_as(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V4(address) => address.into(),
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            IpAddr::from([a, b, c, d, 0, 0, 0, 0])
-        }
-    }
-}
-
 impl Table {
     pub(crate) fn new(connections_max: usize, bytes_max: usize, keep_alive: Duration, counters: Arc<Counters>) -> Self {
         Self {
@@ -170,7 +160,7 @@ impl Table {
     /// Takes a connection in; see to it that there is room. It has until `due` for its first byte.
     pub(crate) fn open(&mut self, peer: IpAddr, due: Instant, now: Instant) -> (Id, Rc<Fate>) {
         self.entered += 1;
-        let (id, address, fate) = (self.entered, counted_as(peer), Rc::new(Fate::default()));
+        let (id, address, fate) = (self.entered, limited_as(peer), Rc::new(Fate::default()));
         let entry = Entry {
             address,
             stage: Stage::Idle,

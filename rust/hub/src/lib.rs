@@ -11,7 +11,6 @@
 #![forbid(unsafe_code)]
 
 mod accounts;
-mod address;
 pub mod bucket;
 mod by_address;
 mod channel;

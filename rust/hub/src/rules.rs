@@ -1,13 +1,13 @@
 //! The rule set of Python, compiled once: what each type of command means and who may do what.
 
 use crate::accounts::{OwnRates, Rates, Seats};
-use crate::address::Proxies;
 use crate::bucket::Rate;
 use crate::channel::{Keep, Policy};
 use crate::latest::Retain;
 use crate::options::{CompressionOptions, Crowd, Endpoint, Limits, Options, PolicyOptions, Route};
 use crate::pattern::{Grant, Pattern, Rights, rights_on};
 use crate::relay::{ChannelTemplate, Relay};
+use realtime_protocol::address::Proxies;
 use std::collections::{HashMap, HashSet};
 
 /// Bytes of one token of the bucket of bytes.

@@ -4,12 +4,13 @@
 //! the caller: the reactor for real connections, tests and the load generator for virtual ones. One noun a module:
 //! [`frame`] writes frames, [`mask`] and [`utf8`] are the two passes over a payload, [`close`] is the table of close
 //! codes, [`connection`] turns received bytes into messages, [`handshake`] is the way from TCP to the first frame,
-//! [`extensions`] is what it agrees on, [`deflate`] compresses and decompresses the messages of who agreed.
+//! [`address`] says whose it is, [`extensions`] is what it agrees on, [`deflate`] compresses and decompresses the messages of who agreed.
 //!
 //! Invariants: nothing here panics on any input; memory grows with bytes received and never with a length that a
 //! peer announces; the same bytes give the same items and the same violation, however they are cut.
 #![forbid(unsafe_code)]
 
+pub mod address;
 pub mod close;
 pub mod connection;
 pub mod deflate;

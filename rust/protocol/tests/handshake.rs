@@ -321,14 +321,6 @@ fn bearer_is_the_token_of_its_scheme_alone() {
 }
 
 #[test]
-fn forwarded_addresses_are_read_from_the_right_over_all_headers() {
-    let bytes = head("GET / HTTP/1.1", &[("X-Forwarded-For", "1.2.3.4, 10.0.0.1"), ("x-forwarded-for", " 10.0.0.2 ")]);
-    let request = parse(&bytes).expect("a whole head");
-    let from_right: Vec<_> = request.forwarded_for().rev().collect();
-    assert_eq!(from_right, ["10.0.0.2", "10.0.0.1", "1.2.3.4"]);
-}
-
-#[test]
 fn answers_are_these_bytes() {
     assert_eq!(
         String::from_utf8_lossy(&switching_protocols("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=", None, None)),

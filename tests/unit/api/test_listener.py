@@ -14,7 +14,7 @@ from litestar import Litestar, Request, get
 
 from realtime._engine import Engine
 from realtime.api.listener import HttpListener
-from realtime.config import ApiSettings, ConfigError, Settings
+from realtime.config import ApiSettings, ConfigError, ServerSettings, Settings
 
 
 @get("/slow")
@@ -79,6 +79,15 @@ async def test_a_request_has_its_clients_address_and_nobody_else_says_it() -> No
         for headers in ("", "X-Realtime-Peer: 203.0.113.7:1\r\n", "x_realtime_peer: 203.0.113.7:1\r\n"):
             told = (await fetch(listener.port, "/who", headers)).rpartition(b"\r\n\r\n")[2].decode()
             assert told == f"127.0.0.1 ('127.0.0.1', {listener.port}) []"
+
+
+async def test_behind_a_listed_proxy_a_request_is_its_clients() -> None:
+    forwarded = "X-Forwarded-For: 6.6.6.6, 198.51.100.7\r\n"
+    for proxies, client in (((), "127.0.0.1"), (("127.0.0.0/8",), "198.51.100.7")):
+        settings = Settings(api=ApiSettings(host="127.0.0.1", port=0), server=ServerSettings(proxies=proxies))
+        async with listening(settings) as listener:
+            told = (await fetch(listener.port, "/who", forwarded)).rpartition(b"\r\n\r\n")[2].decode()
+        assert told.split()[0] == client
 
 
 async def test_the_way_to_the_loop_is_for_this_user_alone_and_goes_with_the_listener(

@@ -5,12 +5,12 @@
 use super::ShardCore;
 use crate::ConnId;
 use crate::accounts::{Account, Entered, Full, Own, Refusals};
-use crate::address::limited_as;
 use crate::bucket::{Bucket, Rate, SharedBucket};
 use crate::conn::{Conn, flag};
 use crate::counters::{Counters, add, sub};
 use crate::inbox::ShardMsg;
 use crate::rules::{Rules, Traffic};
+use realtime_protocol::address::limited_as;
 use realtime_protocol::close::CloseCode;
 use realtime_protocol::handshake::Request;
 use std::net::IpAddr;

@@ -8,12 +8,12 @@
 
 use super::ShardCore;
 use super::events::EVENT_BYTES;
-use crate::address::limited_as;
 use crate::by_address::NO_PLACE;
 use crate::conn::Phase;
 use crate::counters::{add, sub};
 use crate::inbox::{ShardMsg, lock};
 use crate::{ConnId, Now};
+use realtime_protocol::address::limited_as;
 use realtime_protocol::handshake::Request;
 use std::sync::atomic::Ordering;
 

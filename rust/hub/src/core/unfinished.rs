@@ -7,11 +7,11 @@
 
 use super::{ShardCore, tick_of};
 use crate::ConnId;
-use crate::address::limited_as;
 use crate::conn::{Phase, flag};
 use crate::counters::{add, sub};
 use crate::holders::Holder;
 use crate::inbox::{ShardMsg, lock};
+use realtime_protocol::address::limited_as;
 use realtime_protocol::close::CloseCode;
 use realtime_protocol::connection::{Inbound, Role};
 use realtime_protocol::handshake::HttpError;

@@ -6,7 +6,6 @@
 
 use super::ShardCore;
 use crate::accounts::Full;
-use crate::address::limited_as;
 use crate::command::Rejection;
 use crate::compose;
 use crate::compression::Window;
@@ -20,6 +19,7 @@ use crate::prepared::Prepared;
 use crate::refusal::{Refusal, TOLD_PER_S};
 use crate::way::Way;
 use crate::{ConnId, Now};
+use realtime_protocol::address::limited_as;
 use realtime_protocol::close::CloseCode;
 use realtime_protocol::extensions::Deflate;
 use realtime_protocol::handshake::{HttpError, Request, TwoAuthorizations, query_values, switching_protocols};

@@ -3,11 +3,11 @@
 use super::Hub;
 use crate::Now;
 use crate::accounts::Account;
-use crate::address::limited_as;
 use crate::bucket::Rate;
 use crate::core::page_milli;
 use crate::counters::add;
 use crate::rules::Traffic;
+use realtime_protocol::address::limited_as;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 

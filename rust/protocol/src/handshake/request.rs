@@ -141,12 +141,6 @@ impl<'a> Request<'a> {
         self.header_values("sec-websocket-extensions")
     }
 
-    /// Addresses of `X-Forwarded-For`, each proxy's at its end. Only what trusted proxies wrote is true: read it from
-    /// the right, and only when the peer itself is such a proxy.
-    pub fn forwarded_for(&self) -> impl DoubleEndedIterator<Item = &'a str> + '_ {
-        self.list("x-forwarded-for")
-    }
-
     /// Checks the upgrade (RFC 6455 §4.2.1), after path, admission, token and origin were found good.
     ///
     /// # Errors

@@ -1,14 +1,14 @@
 //! Whose a connection is by its address: behind proxies that we trust, the one that they name.
 //!
 //! `X-Forwarded-For` is read from the right, where the nearest proxy wrote, and only as far as the proxies are ours:
-//! what stands further left was said by whoever is not (RFC 7239 §8.1 has the reasons).
+//! what stands further left was said by whoever is not (RFC 7239 §8.1 has the reasons). Both ports go by it.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 /// Addresses that count as one: an IPv6 customer has a whole /64 to take addresses from.
-pub(crate) fn limited_as(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
+pub fn limited_as(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => IpAddr::V4(v4),
         IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64))),
     }
 }
@@ -43,13 +43,15 @@ const fn mapped(address: IpAddr) -> u128 {
 }
 
 /// Proxies whose word is taken for where a request comes from.
-#[derive(Debug)]
-pub(crate) struct Proxies(Vec<Network>);
+#[derive(Clone, Debug, Default)]
+pub struct Proxies(Vec<Network>);
 
 impl Proxies {
+    /// Reads addresses and networks.
+    ///
     /// # Errors
-    /// One line that names the entry that is no address and no network.
-    pub(crate) fn parse(texts: &[String]) -> Result<Self, String> {
+    /// One line that names the entry that is neither.
+    pub fn parse(texts: &[String]) -> Result<Self, String> {
         let parse = |text: &String| {
             Network::parse(text).ok_or_else(|| {
                 format!("server.proxies: {text:?} is no address or network; write 10.0.0.7, 10.0.0.0/8 or fd00::/8")
@@ -65,7 +67,7 @@ impl Proxies {
 
     /// Whose request it is: `peer`'s own, or, where that is a proxy of ours, that of the nearest address in
     /// `forwarded` (the values of `X-Forwarded-For` in their order) that is none.
-    pub(crate) fn client_of<'a>(&self, peer: IpAddr, forwarded: impl DoubleEndedIterator<Item = &'a str>) -> IpAddr {
+    pub fn client_of<'a>(&self, peer: IpAddr, forwarded: impl DoubleEndedIterator<Item = &'a str>) -> IpAddr {
         let mut client = peer;
         for entry in forwarded.rev().flat_map(|value| value.split(',').rev()) {
             if !self.trusts(client) {
@@ -132,5 +134,6 @@ mod tests {
         let limited = |text: &str| limited_as(text.parse().unwrap()).to_string();
         assert_eq!(limited("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
         assert_eq!(limited("203.0.113.9"), "203.0.113.9");
+        assert_eq!(limited("::ffff:203.0.113.9"), "203.0.113.9");
     }
 }
