@@ -52,9 +52,10 @@ def of_limit(settings: Settings, limit: int) -> Descriptors:
     connections = requests = http = 0
     if api.enabled:
         part = limit // _HTTP_PART
-        requests = max(1, min(api.in_flight_max, part // _CONNECTIONS_A_REQUEST))
+        # Fewer than connections, so that somebody may always go for somebody new.
+        most = api.connections_max - HTTP_RESERVED - 1
+        requests = max(1, min(api.in_flight_max, part // _CONNECTIONS_A_REQUEST, most))
         both_ends = _OF_REQUEST * (requests + HTTP_RESERVED)
-        # More than requests at once, so that somebody may always go for somebody new.
         connections = max(requests + HTTP_RESERVED + 1, min(api.connections_max, part - both_ends))
         http = connections + both_ends
     sockets = settings.limits.connections_max or max(0, limit - KEPT - http)

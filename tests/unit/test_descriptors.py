@@ -26,6 +26,12 @@ def test_few_descriptors_leave_an_eighth_to_http() -> None:
     assert (found.http_connections, found.http_requests) == (70, 21)
 
 
+@pytest.mark.parametrize("most", [16, 100, 265, 266])
+def test_a_limit_of_http_connections_is_kept_beside_more_requests_at_once(most: int) -> None:
+    found = of_limit(Settings(api=ApiSettings(connections_max=most)), 20_000)
+    assert (found.http_connections, found.http_requests) == (most, min(256, most - HTTP_RESERVED - 1))
+
+
 def test_without_the_http_port_all_are_for_sockets_and_a_set_limit_is_kept() -> None:
     assert of_limit(Settings(api=ApiSettings(enabled=False)), 1024).sockets == 960
     assert of_limit(Settings(limits=LimitSettings(connections_max=7)), 1024).sockets == 7

@@ -43,8 +43,8 @@ class ServerSettings(Section, frozen=True):
     proxies: Annotated[
         tuple[Text, ...],
         Meta(
-            description="Addresses and networks (`10.0.0.0/8`) of reverse proxies: a connection that comes from one "
-            "is taken for the address that its `X-Forwarded-For` names, the right-most that is none of these."
+            description="Addresses and networks (`10.0.0.0/8`) of reverse proxies: a connection or HTTP request that "
+            "comes from one is taken for the address that its `X-Forwarded-For` names, the right-most that is none of these."
         ),
     ] = ()
 
@@ -105,7 +105,7 @@ class ApiSettings(Section, frozen=True):
             le=100_000,
             description="HTTP requests that are answered at once, event streams of mounted apps among them; more wait "
             "for `api.wait_s` and are then answered 503. One address has three quarters of them at most. `/health`, "
-            "`/ready` and `/metrics` have 8 of their own.",
+            "`/ready` and `/metrics` have 8 of their own. Never more than `api.connections_max` less 9.",
         ),
     ] = 256
     bytes_max: Annotated[
@@ -668,8 +668,8 @@ class HistorySettings(Section, frozen=True):
             ge=1,
             le=100 * 365 * 86_400,
             description="Seconds after which a channel that keeps its past in memory alone (`history` without "
-            "`durable`) is forgotten when it has had no subscriber and no event; a position of before is then answered "
-            "`recovered: false`.",
+            "`durable`) is forgotten, within some 16 s, when it has had no subscriber and no event; a position of "
+            "before is then answered `recovered: false`.",
         ),
     ] = 3600
 
