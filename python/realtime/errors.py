@@ -4,6 +4,8 @@
 is a `Refused` too, so that a handler which lets it pass answers its command with the same code.
 """
 
+from typing import Final
+
 from realtime.codes import RETRYABLE
 
 
@@ -37,15 +39,27 @@ class Refused(Exception):  # noqa: N818 -- it reads as what happened: raise Refu
         return f"{self.code}: {self.message}"
 
 
+_WHY_NOT_PUBLISHED: Final = {
+    "unavailable": "the log cannot store now; try again later",
+    "not_found": "the event that it amends is not there",
+    "overloaded": "too much waits for the log or is held in memory; try again later",
+    "rate_limited": "the user has stored too many bytes lately; try again later",
+}
+_PUBLISH_AGAIN_MS: Final = 1_000
+
+
 class PublishFailed(Refused):
     """An event was not published.
 
     `code` is `unavailable` (the log cannot store now), `not_found` (it amends an event that is not there), `too_large`,
-    `overloaded` or `rate_limited` (its user has stored too much lately).
+    `overloaded` (too much waits for the log, or too much is in memory) or `rate_limited` (its user has stored too much
+    lately).
     """
 
     def __init__(self, code: str, channel: str, detail: str = "") -> None:
-        super().__init__(code, "Publish failed")
+        why = detail or _WHY_NOT_PUBLISHED.get(code)
+        retry_after_ms = _PUBLISH_AGAIN_MS if code == "overloaded" else None
+        super().__init__(code, f"Publish failed: {why}" if why else "Publish failed", retry_after_ms=retry_after_ms)
         self.channel = channel
         self.detail = detail
 

@@ -593,7 +593,7 @@ def _draining(route: Route | None = None) -> Refused:
 def _as_told(refusal: Refused, route: Route) -> Refused:
     """Give a failed publish the message that the command has for it."""
     if isinstance(refusal, PublishFailed) and route.failure is not None:
-        return Refused(refusal.code, route.failure)
+        return Refused(refusal.code, route.failure, retry_after_ms=refusal.retry_after_ms)
     return refusal
 
 

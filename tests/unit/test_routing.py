@@ -445,7 +445,20 @@ async def test_a_handler_that_waits_and_then_returns_a_publish_has_one_time_limi
     assert [(frame["type"], frame["id"]) for frame in decoded(half)] == [("ack", 1), ("ack", 2)]
 
 
-async def test_a_publish_that_fails_answers_with_its_code() -> None:
+@pytest.mark.parametrize(
+    ("code", "message", "more"),
+    [
+        ("unavailable", "Publish failed: the log cannot store now; try again later", {}),
+        (
+            "overloaded",
+            "Publish failed: too much waits for the log or is held in memory; try again later",
+            {"retryAfterMs": 1_000},
+        ),
+    ],
+)
+async def test_a_publish_that_fails_answers_with_its_code_and_what_to_do(
+    code: str, message: str, more: dict[str, int]
+) -> None:
     app = ledger()
 
     @app.on("write")
@@ -456,9 +469,10 @@ async def test_a_publish_that_fails_answers_with_its_code() -> None:
     half.open(1)
     half.command(1)
     await half.settle()
-    half.take((_engine.PUBLISHED, 1, 0, False, None, "unavailable"))
+    half.take((_engine.PUBLISHED, 1, 0, False, None, code))
     await half.settle()
-    assert decoded(half) == [error("unavailable", "Publish failed", retryable=True)]
+    (told,) = decoded(half)
+    assert told["data"] == {"message": message, "code": code, "retryable": True, **more}
 
 
 async def test_a_publish_that_was_submitted_before_it_is_returned_is_waited_for() -> None:
