@@ -58,7 +58,7 @@ class PublishFailed(Refused):
 
     def __init__(self, code: str, channel: str, detail: str = "") -> None:
         why = detail or _WHY_NOT_PUBLISHED.get(code)
-        retry_after_ms = _PUBLISH_AGAIN_MS if code == "overloaded" else None
+        retry_after_ms = _PUBLISH_AGAIN_MS if code in ("overloaded", "rate_limited") else None
         super().__init__(code, f"Publish failed: {why}" if why else "Publish failed", retry_after_ms=retry_after_ms)
         self.channel = channel
         self.detail = detail

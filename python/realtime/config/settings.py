@@ -44,7 +44,8 @@ class ServerSettings(Section, frozen=True):
         tuple[Text, ...],
         Meta(
             description="Addresses and networks (`10.0.0.0/8`) of reverse proxies: a connection or HTTP request that "
-            "comes from one is taken for the address that its `X-Forwarded-For` names, the right-most that is none of these."
+            "comes from one is taken for the address that its `X-Forwarded-For` names, the right-most that is none of "
+            "these."
         ),
     ] = ()
 
