@@ -1,7 +1,8 @@
 """docs/topics/limits.md lists every collection of the process: the sources, the configuration and the page agree.
 
 A collection is a field of a long-lived type that can hold more than one thing: in Rust a struct's field of a growing
-type, in Python an attribute that is made as one. Each stands on the page as `Type.field`, or its whole file does.
+type, in Python an attribute that is made as one, a field with such a default, or a variable of a module. Each stands on
+the page as `Type.field` (`Type.0`, `module._variable`), or its whole file does.
 """
 
 import ast
@@ -28,6 +29,7 @@ _GROWING = re.compile(r"\b(Vec|VecDeque|\w*HashMap|\w*HashSet|BTreeMap|BTreeSet|
 _STRUCT = re.compile(
     r"^(?:pub(?:\([\w ]+\))? )?struct (\w+)(?:<[^{;]*)? (?:where[^{]*)?\{\n(.*?)^\}", re.MULTILINE | re.DOTALL
 )
+_TUPLE = re.compile(r"^(?:pub(?:\([\w ]+\))? )?struct (\w+)(?:<[^(;]*>)?\((.*)\);", re.MULTILINE)
 _MADE = {"dict", "list", "set", "deque", "OrderedDict", "Counter", "defaultdict", "Queue", "Recent", "WeakSet"}
 _BOUND = re.compile(r"_(max|bytes|burst|per_s)$|^(history|retention|dedupe_s|idle_s)$")
 
@@ -38,6 +40,9 @@ def _rust_fields(source: str) -> Iterator[str]:
         for field in re.finditer(r"^    (?:pub(?:\([\w ]+\))? )?(\w+): (.+?),?$", struct[2], re.MULTILINE):
             if _GROWING.search(field[2]) and not field[2].startswith("&"):
                 yield f"{struct[1]}.{field[1]}"
+    for struct in _TUPLE.finditer(source):
+        if _GROWING.search(struct[2]):
+            yield f"{struct[1]}.0"
 
 
 def _is_collection(value: ast.expr | None) -> bool:
@@ -45,23 +50,42 @@ def _is_collection(value: ast.expr | None) -> bool:
         return True
     if not isinstance(value, ast.Call):
         return False
+    for keyword in value.keywords:
+        if keyword.arg == "default_factory":
+            return getattr(keyword.value, "id", "") in _MADE
     made = value.func.value if isinstance(value.func, ast.Subscript) else value.func
     return (made.attr if isinstance(made, ast.Attribute) else getattr(made, "id", "")) in _MADE
 
 
-def _python_fields(source: str) -> Iterator[str]:
-    for node in ast.walk(ast.parse(source)):
-        if not isinstance(node, ast.ClassDef):
-            continue
-        for each in ast.walk(node):
-            targets: list[ast.expr] = []
-            value: ast.expr | None = None
-            if isinstance(each, ast.Assign):
-                targets, value = each.targets, each.value
-            elif isinstance(each, ast.AnnAssign):
-                targets, value = [each.target], each.value
+def _is_variable(name: str) -> bool:
+    return name.islower() and not name.startswith("__")
+
+
+def _assigned(node: ast.AST) -> tuple[list[ast.expr], ast.expr | None]:
+    if isinstance(node, ast.Assign):
+        return node.targets, node.value
+    if isinstance(node, ast.AnnAssign):
+        return [node.target], node.value
+    return [], None
+
+
+def _python_fields(source: str, module: str) -> Iterator[str]:
+    tree = ast.parse(source)
+    owners: list[ast.Module | ast.ClassDef] = [
+        tree,
+        *(node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)),
+    ]
+    for owner in owners:
+        name = owner.name if isinstance(owner, ast.ClassDef) else module
+        for each in owner.body:
+            targets, value = _assigned(each)
             if _is_collection(value):
-                yield from (f"{node.name}.{target.attr}" for target in targets if isinstance(target, ast.Attribute))
+                names = (target.id for target in targets if isinstance(target, ast.Name))
+                yield from (f"{name}.{variable}" for variable in names if _is_variable(variable))
+        for node in ast.walk(owner) if owner is not tree else ():
+            targets, value = _assigned(node)
+            if _is_collection(value):
+                yield from (f"{name}.{target.attr}" for target in targets if isinstance(target, ast.Attribute))
 
 
 def _sources() -> Iterator[tuple[Path, list[str]]]:
@@ -70,7 +94,7 @@ def _sources() -> Iterator[tuple[Path, list[str]]]:
             if path.stem != "tests" and "tests" not in path.parts:
                 yield path, list(_rust_fields(path.read_text("utf-8")))
     for path in sorted((ROOT / "python" / "realtime").rglob("*.py")):
-        yield path, list(_python_fields(path.read_text("utf-8")))
+        yield path, list(_python_fields(path.read_text("utf-8"), path.stem))
 
 
 COLLECTIONS = {str(path.relative_to(ROOT)): fields for path, fields in _sources() if fields}
@@ -80,6 +104,16 @@ def test_the_scan_finds_collections_of_both_languages() -> None:
     found = {field for fields in COLLECTIONS.values() for field in fields}
     assert {"State.ring", "Outbox.entries", "Backlog.entries"} & found, "no field of Rust was found"
     assert {"Recent._entries", "Connections._by_conn"} <= found
+
+
+def test_the_scan_sees_each_way_to_write_a_collection() -> None:
+    rust = "struct Bookmarks {\n    by_user: HashMap<Arc<str>, u64>,\n}\n\npub(crate) struct Marked(Vec<u64>);\n"
+    assert list(_rust_fields(rust)) == ["Bookmarks.by_user", "Marked.0"]
+    python = (
+        "known = {}\n_NAMES = {1: 2}\nclass Bookmarks:\n    by_user: dict[str, int] = field(default_factory=dict)\n"
+        "    def __init__(self):\n        self.order: deque[str] = deque()\n"
+    )
+    assert list(_python_fields(python, "marks")) == ["marks.known", "Bookmarks.by_user", "Bookmarks.order"]
 
 
 @pytest.mark.parametrize("path", COLLECTIONS)
@@ -95,7 +129,7 @@ def test_every_collection_of_a_file_is_on_the_page(path: str) -> None:
 
 def test_everything_that_the_page_lists_exists() -> None:
     found = {field for fields in COLLECTIONS.values() for field in fields}
-    listed = {name for name in NAMED if re.fullmatch(r"[A-Z]\w+\.\w+", name)}
+    listed = {name for name in NAMED if re.fullmatch(r"[A-Z]\w+\.\w+|\w+\._\w+", name)}
     assert listed <= found, f"collections that are gone: {sorted(listed - found)}"
     files = {name for name in NAMED if name.startswith(("rust/", "python/"))}
     assert not [name for name in files if not (ROOT / name).exists()]
