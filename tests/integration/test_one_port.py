@@ -62,6 +62,16 @@ async def test_http_and_sockets_are_served_on_one_port(tmp_path: Path) -> None:
             assert (await peer.response())[0] == 200
 
 
+async def test_a_proxy_that_keeps_connections_loses_no_upgrade(tmp_path: Path) -> None:
+    async with one_port(tmp_path) as server:
+        async with await RawSocket.open(server.port) as peer:
+            await peer.send(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            # It is told to open another one for what comes next.
+            assert (await peer.response())[0] == 200
+        async with await server.connect(token=token_for("alice")) as alice:
+            assert await alice.is_alive()
+
+
 async def test_at_the_end_ready_says_why_and_upgrades_are_refused(tmp_path: Path) -> None:
     settings = ("drain.notice_s=1", "server.shards=1")
     async with one_port(tmp_path, *settings) as server, await server.connect(token=token_for("alice")) as alice:

@@ -134,6 +134,7 @@ class HttpListener:
             "answer_timeout_s": api.answer_timeout_s,
             "keep_alive_s": api.keep_alive_s,
             "wait_s": api.wait_s,
+            "keeps_connections": not self._settings.one_port,
             "proxies": self._settings.server.proxies,
             "reserved": RESERVED,
         }

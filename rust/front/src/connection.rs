@@ -253,8 +253,7 @@ impl Connection<'_> {
             if !self.buffer.is_empty() {
                 match parse_head(&self.buffer, &mut searched, &limits) {
                     Head::Request(request, len) => {
-                        let checked =
-                            check(&request, self.peer, &self.state.options.proxies, &self.state.options.reserved);
+                        let checked = check(&request, self.peer, &self.state.options);
                         take_off(&mut self.buffer, len);
                         return Ok(Some(checked));
                     }

@@ -36,6 +36,9 @@ pub struct Options {
     pub keep_alive_s: f64,
     /// How long a request waits for its turn.
     pub wait_s: f64,
+    /// Whether a connection may have a second request. Where the port is shared it may not: the second one may be an
+    /// upgrade, which only the other side can answer, since proxies send what comes next on any connection they have.
+    pub keeps_connections: bool,
     /// Addresses and networks whose `X-Forwarded-For` is believed.
     #[serde(deserialize_with = "proxies")]
     pub proxies: Proxies,

@@ -6,8 +6,7 @@
 
 use crate::answers::Problem;
 use crate::body::Framing;
-use crate::options::{NUMBER_HEADER, PEER_HEADER};
-use realtime_protocol::address::Proxies;
+use crate::options::{NUMBER_HEADER, Options, PEER_HEADER};
 use realtime_protocol::handshake::Request;
 use std::net::{IpAddr, SocketAddr};
 
@@ -47,19 +46,14 @@ pub(crate) struct Checked {
 ///
 /// # Errors
 /// The answer to one that does not pass.
-pub(crate) fn check(
-    request: &Request<'_>,
-    peer: SocketAddr,
-    proxies: &Proxies,
-    reserved: &[String],
-) -> Result<Checked, Problem> {
+pub(crate) fn check(request: &Request<'_>, peer: SocketAddr, options: &Options) -> Result<Checked, Problem> {
     check_host(request)?;
     let body = framing(request)?;
     let has = |name, entry| list(request, name).any(|other| other.eq_ignore_ascii_case(entry));
     let is_http_11 = request.minor_version == 1;
-    let is_kept = if is_http_11 { !has("connection", "close") } else { has("connection", "keep-alive") };
+    let asks_for_more = if is_http_11 { !has("connection", "close") } else { has("connection", "keep-alive") };
     let of_peer = peer.ip().to_canonical();
-    let client = proxies.client_of(of_peer, request.header_values("x-forwarded-for"));
+    let client = options.proxies.client_of(of_peer, request.header_values("x-forwarded-for"));
     // What port a proxy's client has nobody says.
     let port = if client == of_peer { peer.port() } else { 0 };
     Ok(Checked {
@@ -70,8 +64,8 @@ pub(crate) fn check(
         body,
         is_head: request.method == "HEAD",
         minor_version: request.minor_version,
-        is_kept,
-        is_reserved: reserved.iter().any(|path| path == request.path),
+        is_kept: asks_for_more && options.keeps_connections,
+        is_reserved: options.reserved.iter().any(|path| path == request.path),
     })
 }
 
@@ -180,12 +174,20 @@ mod tests {
     use super::*;
     use realtime_protocol::handshake::{Head, Limits, parse_head};
 
+    fn options(keeps_connections: bool) -> Options {
+        let options = serde_json::json!({
+            "upstream": "/s", "head_bytes_max": 16384, "connections_max": 64, "requests_max": 16, "bytes_max": 1 << 26,
+            "head_timeout_s": 10, "body_timeout_s": 10, "answer_timeout_s": 10, "keep_alive_s": 10, "wait_s": 10,
+            "keeps_connections": keeps_connections, "proxies": ["10.9.0.0/16"], "reserved": ["/health"],
+        });
+        Options::from_json(options.to_string().as_bytes()).unwrap()
+    }
+
     fn checked_of(peer: &str, head: &str) -> Result<Checked, Problem> {
         let Head::Request(request, _) = parse_head(head.as_bytes(), &mut 0, &Limits::default()) else {
             panic!("no head: {head:?}")
         };
-        let proxies = Proxies::parse(&["10.9.0.0/16".into()]).unwrap();
-        check(&request, peer.parse().unwrap(), &proxies, &["/health".into()])
+        check(&request, peer.parse().unwrap(), &options(true))
     }
 
     fn checked(head: &str) -> Result<Checked, Problem> {
@@ -235,6 +237,16 @@ mod tests {
         refused("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n");
         let old = checked("POST / HTTP/1.0\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n");
         assert_eq!(old.unwrap_err().status, 400);
+    }
+
+    #[test]
+    fn a_connection_of_a_shared_port_has_one_request() {
+        for (keeps_connections, is_kept) in [(true, true), (false, false)] {
+            let head = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+            let Head::Request(request, _) = parse_head(head, &mut 0, &Limits::default()) else { panic!("no head") };
+            let peer = "10.0.0.7:1234".parse().unwrap();
+            assert_eq!(check(&request, peer, &options(keeps_connections)).unwrap().is_kept, is_kept);
+        }
     }
 
     #[test]

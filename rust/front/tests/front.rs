@@ -97,7 +97,7 @@ fn world(changes: &str) -> World {
     let mut options = serde_json::json!({
         "upstream": path, "head_bytes_max": 16384, "connections_max": 64, "requests_max": 16, "bytes_max": 1 << 26,
         "head_timeout_s": 10, "body_timeout_s": 10, "answer_timeout_s": 10, "keep_alive_s": 10, "wait_s": 10,
-        "proxies": [],        "reserved": ["/health"],
+        "proxies": [], "keeps_connections": true,        "reserved": ["/health"],
     });
     let changes: serde_json::Value = serde_json::from_str(changes).unwrap();
     for (name, value) in changes.as_object().unwrap() {
