@@ -117,6 +117,24 @@ fn commands_of_connections_that_are_gone_stay_charged_to_their_user() {
 }
 
 #[test]
+fn an_unsubscribe_of_a_connection_that_is_gone_gives_its_charge_back() {
+    let mut world = limited(&json!({}));
+    let client = world.connect(0, "ann");
+    world.send(client, &json!({"type": "subscribe", "data": {"channel": "conversation:1"}}));
+    let conn = send(&mut world, client);
+    let unsubscribe = json!({"type": "unsubscribe", "data": {"channel": "conversation:1"}});
+    world.send(client, &unsubscribe);
+    world.run();
+    world.submit(Command::Resume { conn, raw: unsubscribe.to_string().into_bytes().into() });
+    // It is on its way over the channel's lock.
+    world.shards[0].run_inbox(world.now);
+    world.shards[0].closed(conn, world.now);
+    world.run();
+    done(&mut world, conn);
+    assert_eq!(stat(&world, "events_bytes"), 0);
+}
+
+#[test]
 fn an_upgrade_is_charged_until_python_has_decided() {
     let mut world = limited(&json!({}));
     let client = world.socket(0);

@@ -395,7 +395,7 @@ impl ShardCore {
     }
 
     fn leave_now(&mut self, conn: ConnId, channel: &Arc<Channel>, reply: Option<Arc<Prepared>>, credits: u16) {
-        let Some(slot) = self.find(conn) else { return };
+        let Some(slot) = self.find(conn) else { return self.give_back_to(conn, credits) };
         if let Some(subscription) = self.conns[slot].subscription(channel.id) {
             let member = subscription.member.take();
             (subscription.awaited, subscription.skipped) = (0, 0);
@@ -416,7 +416,7 @@ impl ShardCore {
     }
 
     fn not_joined(&mut self, conn: ConnId, channel: &Channel, reply: Arc<Prepared>, credits: u16) {
-        let Some(slot) = self.find(conn) else { return };
+        let Some(slot) = self.find(conn) else { return self.give_back_to(conn, credits) };
         if self.conns[slot].subscription(channel.id).is_some_and(|subscription| subscription.member.is_none()) {
             self.forget_subscription(slot, channel.id);
         }
