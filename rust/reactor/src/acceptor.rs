@@ -7,7 +7,7 @@
 //! where no unfinished handshake is left a peer is answered 503 and let go; that `connections_max` are open is told by
 //! the hub. The thread ends when accepting ends; the port is free then.
 
-use crate::arrivals::Arrivals;
+use crate::arrivals::{Arrival, Arrivals};
 use crate::bridge::Bridge;
 use crate::panics;
 use mio::net::TcpListener;
@@ -72,6 +72,8 @@ struct Acceptor {
     /// Set while the system gives no sockets.
     paused_until: Option<Instant>,
     lingering: VecDeque<(TcpStream, Instant)>,
+    /// Accepted while there was no place, and the hub did not know yet who could make one.
+    placeless: Option<Arrival>,
     admission: Admission,
     door: Arc<Door>,
 }
@@ -92,8 +94,16 @@ pub(crate) fn spawn(
 ) -> io::Result<JoinHandle<()>> {
     let mut listener = TcpListener::from_std(listener);
     poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
-    let mut acceptor =
-        Acceptor { poll, listener, ready: false, paused_until: None, lingering: VecDeque::new(), admission, door };
+    let mut acceptor = Acceptor {
+        poll,
+        listener,
+        ready: false,
+        paused_until: None,
+        lingering: VecDeque::new(),
+        placeless: None,
+        admission,
+        door,
+    };
     std::thread::Builder::new().name("realtime-accept".into()).spawn(move || {
         let bridge = Arc::clone(&acceptor.admission.bridge);
         let run = panics::caught(move || acceptor.run());
@@ -146,6 +156,9 @@ impl Acceptor {
     }
 
     fn accept(&mut self) {
+        if let Some((socket, peer)) = self.placeless.take() {
+            return self.hand_over(socket, peer);
+        }
         match self.listener.accept() {
             Ok((stream, peer)) => {
                 #[cfg(not(target_os = "linux"))]
@@ -179,9 +192,14 @@ impl Acceptor {
     fn hand_over(&mut self, socket: OwnedFd, peer: IpAddr) {
         let Admission { shards, sockets_max, hub, .. } = &self.admission;
         while self.open().saturating_sub(hub.making_room()) >= *sockets_max {
-            if !hub.evict_one() {
-                return self.turn_away(socket.into());
+            if hub.evict_one() {
+                continue;
             }
+            if shards.iter().any(|shard| shard.has_unbegun()) {
+                self.placeless = Some((socket, peer));
+                return self.pause(true);
+            }
+            return self.turn_away(socket.into());
         }
         if let Some(shard) = shards.iter().min_by_key(|shard| shard.load()) {
             shard.push((socket, peer));

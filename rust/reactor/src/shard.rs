@@ -217,6 +217,7 @@ impl Shard {
         self.arrivals.take(&mut arrivals);
         for (fd, peer) in arrivals.drain(..) {
             let conn = self.core.open(peer, now);
+            self.arrivals.begun();
             let raw = fd.as_raw_fd();
             if self.sockets.put(conn, fd) {
                 self.arrivals.left();
