@@ -107,7 +107,7 @@ def play(plan: Plan, folder: Path) -> Outcome:
 def budget_bytes(sets: Sequence[str]) -> int:
     """Return the memory that `realtime check` says this configuration may take."""
     command = [str(REALTIME), "check", "--json"]
-    for item in sets:
+    for item in ("server.port=0", "api.port=0", *sets):
         command += ["--set", item]
     printed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, cwd=ROOT / "tests").stdout
     return sum(json.loads(printed)["memory"].values())
