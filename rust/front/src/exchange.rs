@@ -7,7 +7,7 @@ use crate::counters::Purpose;
 use crate::options::NUMBER_HEADER;
 use crate::relay::{Relay, Watched};
 use crate::request::Checked;
-use crate::response::Client;
+use crate::response::{Client, SHORT_BODY};
 use crate::slots::Place;
 use crate::state::State;
 use crate::table::{Id, Stage};
@@ -35,8 +35,12 @@ pub(crate) enum Fault {
 impl Connection<'_> {
     /// Passes a request on and its answer back.
     pub(crate) async fn exchange(&mut self, request: Checked, content: Vec<u8>, place: Place) -> io::Result<Next> {
-        let client =
-            Client { minor_version: request.minor_version, is_head: request.is_head, is_kept: request.is_kept };
+        let client = Client {
+            minor_version: request.minor_version,
+            is_head: request.is_head,
+            is_kept: request.is_kept,
+            has_long_body: !request.body.is_whole() || content.len() > SHORT_BODY,
+        };
         let Ok(behind) = self.state.upstream.take().await else {
             drop(place);
             return self.refuse(&unanswered(), client.is_head, false).await;

@@ -5,6 +5,9 @@ use std::io;
 
 /// Header lines of an answer.
 const HEADERS_MAX: usize = 128;
+/// A body that the server behind reads with the head. Where its application refuses a longer one unread, it closes the
+/// connection behind its answer, and does not say so.
+pub(crate) const SHORT_BODY: usize = 4 * 1024;
 /// Bytes of its head.
 pub(crate) const HEAD_BYTES_MAX: usize = 256 * 1024;
 
@@ -14,6 +17,8 @@ pub(crate) struct Client {
     pub(crate) minor_version: u8,
     pub(crate) is_head: bool,
     pub(crate) is_kept: bool,
+    /// Whether its body is longer than [`SHORT_BODY`].
+    pub(crate) has_long_body: bool,
 }
 
 /// An answer whose head is whole.
@@ -68,7 +73,9 @@ fn answer(parsed: &httparse::Response<'_, '_>, status: u16, client: Client) -> A
     let has_length = matches!(body, Framing::Length(_));
     let is_chunked = !has_length && client.minor_version == 1;
     let is_kept = client.is_kept && (has_length || is_chunked);
-    let is_reusable = body != Framing::Close
+    let is_read = !client.has_long_body || (200..300).contains(&status);
+    let is_reusable = is_read
+        && body != Framing::Close
         && !value("connection").is_some_and(|connection| connection.eq_ignore_ascii_case(b"close"));
     let media_type = value("content-type").unwrap_or_default();
     let is_event_stream = media_type.get(..17).is_some_and(|kind| kind.eq_ignore_ascii_case(b"text/event-stream"));
@@ -119,7 +126,7 @@ fn written(
 mod tests {
     use super::*;
 
-    const CLIENT: Client = Client { minor_version: 1, is_head: false, is_kept: true };
+    const CLIENT: Client = Client { minor_version: 1, is_head: false, is_kept: true, has_long_body: false };
 
     fn read(bytes: &str, client: Client) -> Answer {
         parse(bytes.as_bytes(), client).unwrap().unwrap().0.unwrap()
@@ -152,6 +159,18 @@ mod tests {
         let answer = read("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n", Client { is_head: true, ..CLIENT });
         assert!(answer.body.is_whole() && head(&answer).contains("content-length: 5"));
         assert!(read("HTTP/1.1 204 No Content\r\n\r\n", CLIENT).body.is_whole());
+    }
+
+    #[test]
+    fn a_connection_is_not_used_again_where_a_long_body_may_be_unread() {
+        let long = Client { has_long_body: true, ..CLIENT };
+        for (status, client, is_reusable) in
+            [("429 x", CLIENT, true), ("429 x", long, false), ("500 x", long, false), ("201 x", long, true)]
+        {
+            let answer = read(&format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n"), client);
+            assert_eq!(answer.is_reusable, is_reusable, "{status}");
+            assert!(answer.is_kept);
+        }
     }
 
     #[test]
