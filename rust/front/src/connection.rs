@@ -20,7 +20,8 @@ use tokio::net::TcpStream;
 
 /// A body that is read whole before its request takes a place: as long as one of the API may be.
 const BODY_KEPT: usize = 1 << 20;
-/// How long a body in chunks may be silent before it is passed on in parts: its sender may wait for an answer.
+/// How long a body may be silent before it is passed on in parts, where there is a place: its sender may wait for an
+/// answer, and at the end of the server its request is under way.
 const SILENCE: Duration = Duration::from_millis(50);
 /// How long one that is closed may take to read why, and what is read of it meanwhile: an early close would throw the
 /// answer away.
@@ -316,8 +317,7 @@ impl Connection<'_> {
                 }
             }
             self.due_by(began, self.state.times.body, content.len() as u64);
-            let is_live = matches!(request.body, Framing::Chunked(_));
-            let read = match self.read_within(is_live.then_some(SILENCE)).await {
+            let read = match tokio::time::timeout(SILENCE, self.read()).await {
                 Ok(read) => read?,
                 Err(_silent) => match self.state.slots.try_take(self.address, Kind::Upload) {
                     Some(place) => return Ok(Ok(Some(place))),
@@ -327,16 +327,6 @@ impl Connection<'_> {
             if read == 0 {
                 return Ok(Err(Problem::malformed("the body ended too early")));
             }
-        }
-    }
-
-    async fn read_within(
-        &mut self,
-        silence: Option<Duration>,
-    ) -> Result<io::Result<usize>, tokio::time::error::Elapsed> {
-        match silence {
-            Some(silence) => tokio::time::timeout(silence, self.read()).await,
-            None => Ok(self.read().await),
         }
     }
 

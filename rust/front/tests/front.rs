@@ -289,6 +289,18 @@ fn a_long_body_is_passed_on_while_it_comes() {
 }
 
 #[test]
+fn a_body_that_pauses_is_passed_on_so_that_its_request_is_under_way() {
+    let world = world("{}");
+    let mut client = world.send(b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 4\r\n\r\nab");
+    world.wait_for("in_flight", 1);
+    client.write_all(b"cd").unwrap();
+    let asked = world.asked();
+    assert_eq!(asked.body, b"abcd");
+    asked.ok("whole");
+    assert!(rest(&mut client).ends_with("whole"));
+}
+
+#[test]
 fn a_client_that_does_not_take_its_answer_is_closed_and_holds_no_place() {
     let world = world(r#"{"requests_max": 1, "answer_timeout_s": 0.3}"#);
     let client = world.send(&get("/large"));
@@ -310,8 +322,11 @@ fn a_client_that_does_not_take_its_answer_is_closed_and_holds_no_place() {
 
 #[test]
 fn above_the_limit_of_bytes_the_one_who_holds_most_is_closed() {
-    let world = world(r#"{"bytes_max": 300000}"#);
+    let world = world(r#"{"bytes_max": 300000, "requests_max": 4}"#);
     let head = |length: usize| format!("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n");
+    // The one place for bodies under way is taken: the others are held.
+    let _first = world.send(head(9).as_bytes());
+    world.wait_for("in_flight", 1);
     let mut large = world.send(head(900_000).as_bytes());
     large.write_all(&vec![b'x'; 200_000]).unwrap();
     let mut small = world.send(head(90_001).as_bytes());
