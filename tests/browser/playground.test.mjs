@@ -93,8 +93,8 @@ for (const shards of [1, 2]) {
       await publish([
         { type: "new_message", conversationId: "porch", data: { content: "done" } },
         { type: "new_message", conversationId: "porch", data: { userId: 7, text: "of an API", createdAt: "now" } },
-        { type: "typing_indicator", conversationId: "porch", data: null },
-        { type: "user_presence", all: true, data: null },
+        { type: "typing_indicator", conversationId: "porch", data: [] },
+        { type: "user_presence", all: true, data: 0 },
         { type: "user_presence", all: true, data: {} },
       ]);
       await ada.say("and now me");

@@ -60,6 +60,7 @@ export class Server {
     server.port = await freePort();
     server.apiPort = await freePort();
     server.api = api;
+    server.playground = api && generatedSecret;
     server.arguments = ["serve", ...(api ? [] : ["--set", "api.enabled=false"]), ...sets.flatMap((set) => ["--set", set])];
     const kept = Object.entries(process.env).filter(([name]) => !/^(REALTIME_|WS_|API_)/.test(name));
     server.environment = {
@@ -87,13 +88,18 @@ export class Server {
 
   /** The newest link to the playground that the server printed; it works once, and each use prints the next. */
   get link() {
-    return [...readFileSync(path.join(this.folder, "output.txt"), "utf8").matchAll(/Playground {2}(\S+)/g)].at(-1)[1];
+    return this.#links.at(-1)[1];
+  }
+
+  get #links() {
+    return [...readFileSync(path.join(this.folder, "output.txt"), "utf8").matchAll(/Playground {2}(\S+)/g)];
   }
 
   /** Starts the process, again after `kill` with the same ports and data. */
   async resume() {
     const output = path.join(this.folder, "output.txt");
     const fd = openSync(output, "a");
+    const printed = this.#links.length;
     this.#process = spawn(COMMAND, this.arguments, { cwd: this.folder, env: this.environment, stdio: ["ignore", fd, fd] });
     const ports = this.api ? [this.port, this.apiPort] : [this.port];
     const deadline = Date.now() + 60_000;
@@ -103,6 +109,11 @@ export class Server {
         assert.ok(Date.now() < deadline, `nothing answered on ${port}:\n${readFileSync(output, "utf8")}`);
         await sleep(20);
       }
+    }
+    // The ports are taken before the server has started.
+    while (this.playground && this.#links.length === printed) {
+      assert.ok(Date.now() < deadline, `no link to the playground:\n${readFileSync(output, "utf8")}`);
+      await sleep(20);
     }
   }
 

@@ -36,6 +36,8 @@ def complete(document: dict[str, Any]) -> None:
 
 def _complete_events(event: dict[str, Any]) -> None:
     members = event["properties"]
+    # Anything but null, which counts as absent.
+    members["data"] = {"not": {"type": "null"}}
     members["channel"] = {"anyOf": [{"type": "string", "pattern": NAME_PATTERN}, {"type": "null"}], "default": None}
     members["conversationId"] = {
         "anyOf": [
