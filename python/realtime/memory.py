@@ -9,13 +9,13 @@ each shard. Called by `metrics`, `control` and `cli.check`.
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from typing import Final
+from typing import Final, cast
 
 import msgspec
 from msgspec import Struct
 
 from realtime.charges import Charges
-from realtime.config import Settings
+from realtime.config import Settings, value_of
 from realtime.descriptors import divided
 
 CONNECTION_BYTES: Final = 1024
@@ -37,8 +37,8 @@ class Purpose(Struct, frozen=True, kw_only=True):
         name: label of the metrics, and first cell of a row in docs/topics/limits.md.
         held: the counter of `Commands.stats()` that tells how much there is.
         each: bytes that one of `held` stands for.
-        keys: keys of the configuration that bound it.
-        limit: bytes that it may hold under a configuration.
+        keys: keys of the configuration that bound it; the first is the bytes that it may hold, where `limit` is none.
+        limit: these bytes under a configuration, where no key says them alone.
         refused: counters of `Commands.stats()` of what was refused, closed or dropped for the bound.
         share: one user may hold one part in so many, where Python holds it and `Ledger` counts it; 0 for the engine's.
     """
@@ -47,9 +47,15 @@ class Purpose(Struct, frozen=True, kw_only=True):
     held: str = ""
     each: int = 1
     keys: tuple[str, ...]
-    limit: Callable[[Settings], int]
+    limit: Callable[[Settings], int] | None = None
     refused: tuple[str, ...] = ()
     share: int = 0
+
+    def bytes_max(self, settings: Settings) -> int:
+        """Return the bytes that it may hold under a configuration."""
+        if self.limit is not None:
+            return self.limit(settings)
+        return cast("int", value_of(settings, self.keys[0]))
 
 
 PURPOSES: Final = (
@@ -64,83 +70,71 @@ PURPOSES: Final = (
         name="heads",
         held="heads_bytes",
         keys=("limits.heads_bytes_max", "limits.handshakes_pending_max"),
-        limit=lambda settings: settings.limits.heads_bytes_max,
         refused=("evicted_number", "evicted_bytes", "evicted_sockets"),
     ),
     Purpose(
         name="identities",
         held="identities_bytes",
         keys=("limits.identities_bytes_max",),
-        limit=lambda settings: settings.limits.identities_bytes_max,
         refused=("identities_refused",),
     ),
     Purpose(
         name="unfinished",
         held="unfinished_bytes",
         keys=("limits.unfinished_bytes_max",),
-        limit=lambda settings: settings.limits.unfinished_bytes_max,
         refused=("unfinished_refused",),
     ),
     Purpose(
         name="events",
         held="events_bytes",
         keys=("limits.events_waiting_bytes_max", "limits.user_waiting_bytes_max"),
-        limit=lambda settings: settings.limits.events_waiting_bytes_max,
         refused=("events_pauses", "user_pauses"),
     ),
     Purpose(
         name="commands",
         held="commands_bytes",
         keys=("limits.commands_waiting_bytes_max",),
-        limit=lambda settings: settings.limits.commands_waiting_bytes_max,
     ),
     Purpose(
         name="outboxes",
         held="outbox_bytes",
         keys=("limits.outboxes_bytes_max",),
-        limit=lambda settings: settings.limits.outboxes_bytes_max,
         refused=("closed_slow", "dropped_slow", "dropped_budget"),
     ),
     Purpose(
         name="rings",
         held="rings_bytes",
         keys=("limits.rings_bytes_max", "limits.ring_bytes_max"),
-        limit=lambda settings: settings.limits.rings_bytes_max,
         refused=("ring_events_evicted",),
     ),
     Purpose(
         name="log_queue",
         held="log_queue_bytes",
         keys=("limits.log_queue_bytes_max",),
-        limit=lambda settings: settings.limits.log_queue_bytes_max,
         refused=("log_queue_refused",),
     ),
     Purpose(
         name="channels",
         held="channels_bytes",
         keys=("limits.channels_bytes_max", "history.idle_s"),
-        limit=lambda settings: settings.limits.channels_bytes_max,
         refused=("channels_refused",),
     ),
     Purpose(
         name="retained",
         held="retained_bytes",
         keys=("limits.retained_bytes_max",),
-        limit=lambda settings: settings.limits.retained_bytes_max,
         refused=("retained_refused",),
     ),
     Purpose(
         name="subscriptions",
         held="members_bytes",
         keys=("limits.members_bytes_max", "limits.channels_per_user_max"),
-        limit=lambda settings: settings.limits.members_bytes_max,
         refused=("members_refused",),
     ),
     Purpose(
         name="accounts",
         held="accounts_bytes",
         keys=("limits.accounts_bytes_max",),
-        limit=lambda settings: settings.limits.accounts_bytes_max,
         refused=("accounts_refused",),
     ),
     Purpose(
@@ -149,7 +143,6 @@ PURPOSES: Final = (
         # In the engine, and the same for HTTP.
         each=2,
         keys=("auth.revocations_bytes_max",),
-        limit=lambda settings: settings.auth.revocations_bytes_max,
         refused=("revocations_dropped",),
     ),
     Purpose(
@@ -162,13 +155,11 @@ PURPOSES: Final = (
     Purpose(
         name="tickets",
         keys=("auth.tickets_bytes_max", "auth.tickets_per_user_max"),
-        limit=lambda settings: settings.auth.tickets_bytes_max,
         share=16,
     ),
     Purpose(
         name="hook_ids",
         keys=("api.hook_ids_bytes_max",),
-        limit=lambda settings: settings.api.hook_ids_bytes_max,
         share=1,
     ),
     Purpose(
@@ -180,7 +171,6 @@ PURPOSES: Final = (
     Purpose(
         name="listeners",
         keys=("handlers.listener_bytes_max", "handlers.listener_events_max"),
-        limit=lambda settings: settings.handlers.listener_bytes_max,
         share=1,
     ),
     Purpose(
@@ -206,7 +196,6 @@ PURPOSES: Final = (
     Purpose(
         name="bodies",
         keys=("api.bodies_bytes_max",),
-        limit=lambda settings: settings.api.bodies_bytes_max,
         # No part for each: above the limit the one who holds most gives way (`api.collecting`).
         share=1,
     ),
@@ -217,7 +206,7 @@ class Ledger:
     """The bytes of Python's collections, by purpose. One for each server."""
 
     def __init__(self, settings: Settings) -> None:
-        limits = ((purpose, purpose.limit(settings)) for purpose in PURPOSES if purpose.share)
+        limits = ((purpose, purpose.bytes_max(settings)) for purpose in PURPOSES if purpose.share)
         self._charges = {purpose.name: Charges(limit, max(1, limit // purpose.share)) for purpose, limit in limits}
 
     def of(self, purpose: str) -> Charges:
@@ -244,7 +233,7 @@ class Memory(Struct, frozen=True, rename="camel"):
 def usages(stats: bytes, ledger: Ledger, settings: Settings) -> list[Usage]:
     """Return what each purpose holds, by `Commands.stats()` and by Python's own charges."""
     counters = msgspec.json.decode(stats, type=dict[str, object])
-    return [_usage(purpose, purpose.limit(settings), counters, ledger) for purpose in PURPOSES]
+    return [_usage(purpose, purpose.bytes_max(settings), counters, ledger) for purpose in PURPOSES]
 
 
 def _usage(purpose: Purpose, limit: int, counters: Mapping[str, object], ledger: Ledger) -> Usage:
@@ -262,7 +251,7 @@ def summed(found: list[Usage]) -> Memory:
 
 def budget(settings: Settings) -> dict[str, int]:
     """Return the bytes that the process may need, by purpose, with what it takes itself and the allocator's part."""
-    parts = {purpose.name: purpose.limit(settings) for purpose in PURPOSES}
+    parts = {purpose.name: purpose.bytes_max(settings) for purpose in PURPOSES}
     overhead = round(sum(parts.values()) * (ALLOCATOR_OVERHEAD - 1))
     return {"process": PROCESS_BYTES + (shards(settings) - 1) * SHARD_BYTES, **parts, "allocator": overhead}
 
