@@ -36,6 +36,8 @@ _KNOWN_CHANNELS_MAX: Final = 8192
 _KNOWN_EVENTS_MAX: Final = 1024
 _ROOM_POLL_S: Final = 0.002
 _HISTORY_MAX: Final = 1000
+PAGE_BYTES_MAX: Final = 1024 * 1024
+"""Bytes of a page of events, on every way, but one event at least; the engine's `PAGE_BYTES_MAX`."""
 _REQUEST_CHARS_MAX: Final = 128
 _CONVERSATION: Final = "conversation:"
 

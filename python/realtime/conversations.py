@@ -17,14 +17,13 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw, Struct
 
-from realtime.broadcaster import Broadcaster
+from realtime.broadcaster import PAGE_BYTES_MAX, Broadcaster
 from realtime.clock import Clock
 from realtime.errors import Refused
 from realtime.messages import encode, new_id
 from realtime.publishing import Publication, Publishing
 
 PAGE_MAX: Final = 1000
-_PAGE_BYTES_MAX: Final = 1024 * 1024
 _READS_MAX: Final = 8
 """Pages of the log that one page of messages may take: a long run of other events ends it early."""
 _MESSAGE: Final = "new_message"
@@ -137,7 +136,7 @@ class Archive:
                 frame = _frame(event)
                 if _is_message(frame):
                     size += len(frame.data)
-                    if items and size > _PAGE_BYTES_MAX:
+                    if items and size > PAGE_BYTES_MAX:
                         return MessagePage(items, after)
                     items.append(_numbered(frame))
                 after = frame.offset

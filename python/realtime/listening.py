@@ -24,7 +24,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from realtime.auth import Pattern
-from realtime.broadcaster import History
+from realtime.broadcaster import PAGE_BYTES_MAX, History
 from realtime.charges import Charges
 from realtime.containment import goes_on
 from realtime.errors import Refused
@@ -35,7 +35,6 @@ from realtime.signatures import hints_of, is_async, name_of, positional
 log = logging.getLogger("realtime")
 
 _PAGE: Final = 100
-_PAGE_BYTES_MAX: Final = 1024 * 1024
 _ENVELOPE_BYTES: Final = 640
 """An event that waits, without its data; 560 were measured."""
 _KNOWN_CHANNELS_MAX: Final = 8192
@@ -261,7 +260,7 @@ class _Queue:
         frames: list[Raw] = []
         try:
             # Each lane holds one event in any case, that which it handles; above the bound it reads no more than that.
-            limit = _PAGE if self._charges.has_room(None, _PAGE_BYTES_MAX) else 1
+            limit = _PAGE if self._charges.has_room(None, PAGE_BYTES_MAX) else 1
             frames = (await self._past(channel, after=lane.taken, limit=limit)).events
         except Refused as refusal:
             log.error("listener %s cannot read on in %s: %s", self._name, channel, refusal)

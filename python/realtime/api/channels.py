@@ -12,6 +12,7 @@ from msgspec import Raw, Struct
 from realtime.api.edge import Edge
 from realtime.api.guards import Guard
 from realtime.api.paths import User
+from realtime.broadcaster import PAGE_BYTES_MAX
 from realtime.errors import Refused
 from realtime.messages import encode
 from realtime.steps import Turn
@@ -20,7 +21,6 @@ _OFFSET_MAX: Final = 2**53
 _LIMIT_MAX: Final = 1000
 _MEMBERS_ASSUMED: Final = 10
 _USERS_MAX: Final = 10_000
-_PAGE_BYTES_MAX: Final = 1024 * 1024
 _MEMBER_BYTES: Final = 40
 
 Channel = Annotated[str, PathParameter(description="A channel, such as `conversation:7`.")]
@@ -96,7 +96,7 @@ def routes(edge: Edge, guard: Guard) -> list[ControllerRouterHandler]:
             users, size = list[Member](), 0
             for user, count in sorted(counts.items()):
                 size += len(encode(user)) + _MEMBER_BYTES
-                if size > _PAGE_BYTES_MAX:
+                if size > PAGE_BYTES_MAX:
                     is_cut = True
                     break
                 users.append(Member(user, count))

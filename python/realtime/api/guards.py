@@ -23,11 +23,11 @@ from realtime.api.edge import Edge
 from realtime.api.local import is_local
 from realtime.api.problems import RefusedToken
 from realtime.auth import NAME_RULE, OWN_CHANNELS, Identity, InvalidToken, bearer_of, may
+from realtime.broadcaster import PAGE_BYTES_MAX
 from realtime.errors import Refused
 
 _ROLES: Final = "role"
 _ITEM_BYTES_ASSUMED: Final = 4096
-_PAGE_BYTES_MAX: Final = 1 << 20
 
 
 class Caller(Struct, frozen=True):
@@ -96,7 +96,7 @@ class Guard:
         if caller.identity is None:
             yield page
             return
-        user, reserved = caller.identity.user, min(items * _ITEM_BYTES_ASSUMED, _PAGE_BYTES_MAX)
+        user, reserved = caller.identity.user, min(items * _ITEM_BYTES_ASSUMED, PAGE_BYTES_MAX)
         self._control.charge(user, caller.peer, commands=0, page_bytes=reserved)
         try:
             yield page
