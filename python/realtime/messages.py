@@ -18,7 +18,7 @@ from typing import Any, Final, get_type_hints, is_typeddict
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType, inspect
 
-from realtime.nulls import without_nulls
+from realtime.nulls import decoded_again
 
 encode: Final = msgspec.json.Encoder().encode
 
@@ -160,15 +160,8 @@ class Payload:
         self.absent = b"{}" if isinstance(described, objects | inspect.AnyType) else b"null"
 
     def again(self, data: bytes, error: msgspec.ValidationError) -> Any:
-        """Decode what was refused by `error`, with members that are `null` left out where their type takes none.
-
-        Raises:
-            msgspec.ValidationError: there are none, or it is refused without them, too.
-        """
-        kept = without_nulls(data, self._described)
-        if kept is data:
-            raise error
-        return self.decode(bytes(kept))
+        """Decode what was refused by `error` as `nulls.decoded_again` does."""
+        return decoded_again(self.decode, data, self._described, error)
 
 
 def check_names(annotation: Any) -> None:

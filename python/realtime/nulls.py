@@ -6,7 +6,8 @@ optional or missing by its type's own rule. This reads raw JSON, only where the 
 than a look at each byte; a text that decodes costs nothing. Called by `messages` and `api.bodies`.
 """
 
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
 
 import msgspec
 from msgspec import Raw, inspect
@@ -20,7 +21,21 @@ _Objects = inspect.StructType | inspect.DataclassType | inspect.TypedDictType
 _Arrays = inspect.ListType | inspect.SetType | inspect.FrozenSetType | inspect.VarTupleType
 
 
-def without_nulls(text: bytes | Raw, described: inspect.Type) -> bytes | Raw:
+def decoded_again(
+    decode: Callable[[bytes], Any], text: bytes | Raw, described: inspect.Type, error: msgspec.ValidationError
+) -> Any:
+    """Decode what was refused by `error`, with members that are `null` left out where their type takes none.
+
+    Raises:
+        msgspec.ValidationError: there are none, or it is refused without them, too.
+    """
+    kept = _without_nulls(text, described)
+    if kept is text:
+        raise error
+    return decode(bytes(kept))
+
+
+def _without_nulls(text: bytes | Raw, described: inspect.Type) -> bytes | Raw:
     """Return JSON of a type without the members that are `null` and have a type that does not take it.
 
     Args:
@@ -37,15 +52,15 @@ def without_nulls(text: bytes | Raw, described: inspect.Type) -> bytes | Raw:
     if isinstance(described, _Objects) and _begins(text, b"{"):
         types = {field.encode_name: field.type for field in described.fields}
         kept = {
-            name: without_nulls(value, types[name]) if name in types else value
+            name: _without_nulls(value, types[name]) if name in types else value
             for name, value in _members(text).items()
             if name not in types or bytes(value) != _NULL or _takes_none(types[name])
         }
         return _encode({name: Raw(value) for name, value in kept.items()})
     if isinstance(described, _Arrays) and _begins(text, b"["):
-        return _encode([Raw(without_nulls(value, described.item_type)) for value in _items(text)])
+        return _encode([Raw(_without_nulls(value, described.item_type)) for value in _items(text)])
     if isinstance(described, inspect.DictType) and _begins(text, b"{"):
-        values = {name: Raw(without_nulls(value, described.value_type)) for name, value in _members(text).items()}
+        values = {name: Raw(_without_nulls(value, described.value_type)) for name, value in _members(text).items()}
         return _encode(values)
     return text
 

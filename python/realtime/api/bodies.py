@@ -10,6 +10,7 @@ What is collected in memory is charged to its caller until the request has ended
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from typing import Annotated, Any, Final, Generic, TypeVar
 
 import msgspec
@@ -22,7 +23,7 @@ from msgspec import Meta, inspect
 from realtime._engine import json_fault, json_slices
 from realtime.api.collecting import Collecting, overloaded
 from realtime.errors import Refused
-from realtime.nulls import without_nulls
+from realtime.nulls import decoded_again
 from realtime.steps import Turn
 
 TIMEOUT_S = 30.0
@@ -40,6 +41,7 @@ _AROUND_BYTES: Final = 4096
 """What an event may have around its data."""
 
 BodyT = TypeVar("BodyT")
+FoundT = TypeVar("FoundT")
 
 _MEDIA_TYPES: Final = ("application/json", "")
 
@@ -64,12 +66,7 @@ class Body(Generic[BodyT]):
             msgspec.ValidationError: a field is missing or wrong.
         """
         content = await collected(request)
-        values_max = Collecting.of(request.scope).values_max
-        if len(content) < CHECKED_BY_THREAD_BYTES:
-            fault = json_fault(content, values_max)
-        else:
-            fault = await asyncio.to_thread(json_fault, content, values_max)
-        refuse_fault(fault)
+        refuse_fault(await _checked(json_fault, content, Collecting.of(request.scope).values_max))
         return self.decoded(content)
 
     def decoded(self, content: bytes) -> BodyT:
@@ -80,11 +77,8 @@ class Body(Generic[BodyT]):
         """
         try:
             return self._decode(content)  # type: ignore[no-any-return]
-        except msgspec.ValidationError:
-            kept = without_nulls(content, self._described)
-            if kept is content:
-                raise
-            return self._decode(bytes(kept))  # type: ignore[no-any-return]
+        except msgspec.ValidationError as error:
+            return decoded_again(self._decode, content, self._described, error)  # type: ignore[no-any-return]
 
 
 class ArrayBody(Generic[BodyT]):
@@ -114,10 +108,7 @@ class ArrayBody(Generic[BodyT]):
         """
         content = await collected(request)
         values_max = Collecting.of(request.scope).values_max
-        if len(content) < CHECKED_BY_THREAD_BYTES:
-            fault, slices = json_slices(content, values_max, SLICE_VALUES)
-        else:
-            fault, slices = await asyncio.to_thread(json_slices, content, values_max, SLICE_VALUES)
+        fault, slices = await _checked(json_slices, content, values_max, SLICE_VALUES)
         refuse_fault(fault)
         if slices is None:
             _check_size(len(content), item_bytes_max, None)
@@ -176,6 +167,13 @@ async def collected(request: Request[Any, Any, Any]) -> bytes:
         raise
     finally:
         collecting.is_whole = True
+
+
+async def _checked(check: Callable[..., FoundT], content: bytes, *limits: int) -> FoundT:
+    """Return what a check of the engine's finds in a body; a long one is checked by a thread."""
+    if len(content) < CHECKED_BY_THREAD_BYTES:
+        return check(content, *limits)
+    return await asyncio.to_thread(check, content, *limits)
 
 
 async def _whole(request: Request[Any, Any, Any], collecting: Collecting, bytes_max: int) -> bytes:
