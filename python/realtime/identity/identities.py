@@ -107,7 +107,8 @@ class Identities:
         await asyncio.gather(self._revocations.read_back(), self._fetched())
 
     async def close(self) -> None:
-        """Stop fetching keys."""
+        """Stop fetching keys and forgetting tickets."""
+        self._tickets.close()
         if self._key_set is not None:
             await self._key_set.close()
 

@@ -5,7 +5,8 @@ which only the hash is kept, in memory: a restart ends them all. Time is the ser
 
 Unused tickets are bounded for each user, in number and in bytes, and in bytes for all. A user over the bound is refused
 and told when the oldest ticket ends. The oldest is not let go of instead: it may be in a URL that a client is about to
-open, which would then fail for a reason that nobody sees.
+open, which would then fail for a reason that nobody sees. A timer forgets those that were never shown, so that their
+bytes are free again though nobody asks for another ticket.
 
 Called by `identities`.
 """
@@ -22,12 +23,14 @@ from msgspec.structs import replace
 
 from realtime.auth import Identity
 from realtime.charges import Charges
-from realtime.clock import Clock
+from realtime.clock import Clock, Timer
 from realtime.errors import Refused
 
 TTL_S: Final = 60
 
 _TICKET_CHARS_MAX: Final = 64
+_FORGET_EVERY_MS: Final = 1000
+"""The timer comes no more often, however many tickets end."""
 _ENTRY_BYTES: Final = 640
 """A ticket without its texts, with its part of both tables; 490 were measured."""
 
@@ -65,6 +68,12 @@ class Tickets:
         # The first of a plain dict is found behind all that went before it.
         self._by_hash: OrderedDict[bytes, _Unused] = OrderedDict()
         self._by_user: dict[str, OrderedDict[bytes, None]] = {}
+        self._timer: Timer | None = None
+
+    def close(self) -> None:
+        """Set no more timers."""
+        if self._timer is not None:
+            self._timer.cancel()
 
     def issue(self, identity: Identity) -> Ticket:
         """Return a new ticket for `identity`.
@@ -92,6 +101,7 @@ class Tickets:
         kept = replace(identity, grants=None, token=None)
         self._by_hash[digest] = _Unused(now_ms + TTL_S * 1000, kept, grants, size)
         self._by_user.setdefault(user, OrderedDict())[digest] = None
+        self._arm(now_ms)
         return Ticket(text, TTL_S)
 
     def redeem(self, ticket: str) -> Identity | None:
@@ -124,6 +134,17 @@ class Tickets:
             if self._by_hash[oldest].ends_ms > now_ms:
                 return
             self._forget(oldest)
+
+    def _arm(self, now_ms: int) -> None:
+        if self._timer is None and self._by_hash:
+            wait_ms = self._by_hash[next(iter(self._by_hash))].ends_ms - now_ms
+            self._timer = self._clock.call_later(max(_FORGET_EVERY_MS, wait_ms) / 1000, self._due)
+
+    def _due(self) -> None:
+        self._timer = None
+        now_ms = self._clock.monotonic_ms()
+        self._forget_late(now_ms)
+        self._arm(now_ms)
 
 
 def _hash(ticket: str) -> bytes:

@@ -42,6 +42,27 @@ def test_a_user_over_the_bound_gets_one_again_when_the_oldest_ends() -> None:
     assert charges.of("ann") == charges.bytes > 0
 
 
+def test_tickets_that_are_never_shown_are_forgotten_though_nobody_asks_for_another() -> None:
+    made, clock, charges = tickets()
+    made.issue(Identity("ann"))
+    clock.advance_to(1_000 + TTL_S * 500)
+    made.issue(Identity("bob"))
+    clock.advance_to(999 + TTL_S * 1000)
+    assert charges.of("ann") > 0, "a ticket lives a minute"
+    clock.advance_to(1_000 + TTL_S * 1000)
+    assert (charges.of("ann"), charges.of("bob")) == (0, charges.bytes)
+    clock.advance_to(1_000 + TTL_S * 1500)
+    assert charges.bytes == 0
+    assert clock.next_ms() is None, "where there are no tickets there is no timer"
+
+
+def test_no_timer_is_left_at_the_end() -> None:
+    made, clock, _ = tickets()
+    made.issue(Identity("ann"))
+    made.close()
+    assert clock.next_ms() is None
+
+
 def test_rights_are_charged_to_the_user_whose_share_ends() -> None:
     made, _, charges = tickets(per_user_max=1_000, share_max=50_000)
     identity = Identity("ann", grants=GRANTS)
