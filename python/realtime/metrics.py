@@ -197,6 +197,7 @@ class _Stats(Struct):
     handshakes_pending: int
     heads_bytes: int
     authenticating: int
+    authenticating_refused: int
     messages_in: int
     bytes_in: int
     bytes_out: int
@@ -248,6 +249,11 @@ _COUNTERS: Final = (
     ("opened", "connections_opened", "Connections that were opened."),
     ("accepted", "sockets_accepted", "Sockets that were taken, before their upgrade."),
     ("accept_errors", "accept_errors", "Sockets that could not be taken."),
+    (
+        "authenticating_refused",
+        "authenticating_refused",
+        "Upgrades refused over `limits.authenticating_max`, of all clients or of one address.",
+    ),
     ("messages_in", "messages_received", "Messages from clients."),
     ("bytes_in", "received_bytes", "Bytes from clients."),
     ("bytes_out", "sent_bytes", "Bytes that the kernel took."),
@@ -302,7 +308,7 @@ _GAUGES: Final = (
     ("retained_bytes", "states_bytes", "Bytes of these states and of relays that last, their keys and places."),
 )
 _LABELLED: Final = (
-    ("closed_by_code", "connections_closed", "code", "Connections that were closed, by their close code."),
+    ("closed_by_code", "connections_closed", "code", "Connections that ended, by their close code."),
     ("refused_by_status", "handshakes_refused", "status", "Upgrades that were refused, by their HTTP status."),
     (
         "evicted_by_reason",

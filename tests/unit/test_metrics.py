@@ -79,6 +79,16 @@ async def test_the_families_tell_what_happened() -> None:
     assert all(name.startswith(("realtime_", "process_")) for name in names)
 
 
+async def test_upgrades_over_authenticating_max_are_counted() -> None:
+    async with TestApp(Realtime()) as t:
+        control = t.control
+        told = control.stats().replace(b'"authenticating_refused":0', b'"authenticating_refused":3')
+        families = Families(
+            lambda: told, control.figures, control.ledger, control.settings, users=lambda: 0, ready=lambda: True
+        )
+        assert "realtime_authenticating_refused_total 3.0" in families.text().decode()
+
+
 def test_an_apps_own_codes_make_no_labels() -> None:
     figures = Figures()
     for code in ("internal", "out_of_tea", "out_of_cake"):
