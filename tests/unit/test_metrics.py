@@ -4,14 +4,19 @@
 
 import asyncio
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
 
 from realtime import Realtime, Session
 from realtime.memory import CONNECTION_BYTES, PURPOSES
-from realtime.metrics import SECONDS, Families, Figures, Highest, Histogram, LoopLag
+from realtime.metrics import SECONDS, Families, Figures, Highest, Histogram, LoopLag, text_of
 from realtime.testing import TestApp
 
 
@@ -117,3 +122,20 @@ def test_the_highest_value_is_told_for_one_to_two_minutes_however_often_it_is_lo
         assert [highest.value(), highest.value()] == [told, told]
     now[0] = 500.0
     assert highest.value() == 0
+
+
+def test_the_text_is_that_of_prometheus_own_library() -> None:
+    counter = CounterMetricFamily("realtime_errors", 'By "whom",\nand a \\.', labels=["source", "code"])
+    counter.add_metric(["engine", 'a "quoted"\nname \\ é'], 3)
+    counter.add_metric(["python", "internal"], 2.5e9)
+    histogram = HistogramMetricFamily("realtime_handler_seconds", "How long.", labels=["type"])
+    histogram.add_metric(["vote"], [("0.001", 1.0), ("+Inf", 2.0)], 0.25)
+    families = [counter, histogram, GaugeMetricFamily("realtime_ready", "Ready.", value=float("inf"))]
+
+    class Fixed(Collector):
+        def collect(self) -> Iterator[Metric]:
+            yield from families
+
+    registry = CollectorRegistry()
+    registry.register(Fixed())
+    assert text_of(families) == generate_latest(registry)

@@ -48,6 +48,7 @@ _POLICY: Final = (
     "frame-ancestors 'none'"
 )
 _MADE: Final = "openapi"
+_MAKING: Final = "openapi_making"
 _SCHEMAS: Final = "#/components/schemas/{name}"
 _TEXT: Final = "Real-time events, conversations and sessions over HTTP. Errors are problem details (RFC 9457)."
 
@@ -95,10 +96,22 @@ class _Document(OpenAPIRenderPlugin):
 
 
 async def _made(request: Request[Any, Any, Any]) -> None:
-    """Make the document before the first request for it goes on, by a thread: it takes a tenth of a second."""
+    """Make the document before the first request for it goes on, by a thread: it takes a tenth of a second.
+
+    Once: those that come meanwhile wait for the same. Each by itself they would be so many threads, which take the
+    interpreter from the loop in turns.
+    """
     state = request.app.state
-    if _MADE not in state:
-        state[_MADE] = await asyncio.to_thread(_content, request.app)
+    if _MADE in state:
+        return
+    if (making := state.get(_MAKING)) is None:
+        making = state[_MAKING] = asyncio.ensure_future(asyncio.to_thread(_content, request.app))
+    try:
+        # Whoever goes away takes it from nobody else.
+        state[_MADE] = await asyncio.shield(making)
+    finally:
+        if making.done():
+            state.pop(_MAKING, None)
 
 
 def _content(app: Litestar) -> bytes:

@@ -1,6 +1,8 @@
 """The HTTP application, asked as a server would: which routes there are, and who may have a token."""
 
+import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator
 from http import HTTPStatus
 from typing import Any
@@ -8,8 +10,10 @@ from typing import Any
 import jwt
 import pytest
 
+from realtime.api import documents, metrics
 from realtime.api.development import DevelopmentAccess
 from realtime.config import AuthSettings
+from tests.kit import eventually
 from tests.unit.api.asking import JSON, LOCAL, SECRET, Answer, World
 
 
@@ -336,3 +340,42 @@ async def test_a_head_that_is_too_long_is_431(world: World) -> None:
     answer = await world.ask("/health", {**LOCAL, "cookie": "x" * 70_000})
     assert answer.problem == (431, "too_large", None)
     assert "limits.head_bytes_max" in answer.json["detail"]
+
+
+async def test_the_document_is_made_once_however_many_ask_at_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, goes_on, make = [], threading.Event(), documents.with_bodies
+
+    def slow(*arguments: Any) -> dict[str, Any]:
+        made.append(arguments)
+        goes_on.wait(60)
+        return make(*arguments)
+
+    monkeypatch.setattr(documents, "with_bodies", slow)
+    async with World() as world:
+        first, gone, *others = [asyncio.create_task(world.ask("/docs/openapi.json")) for _ in range(20)]
+        await eventually(lambda: made, what="the making of the document")
+        gone.cancel()
+        goes_on.set()
+        answers = await asyncio.gather(first, *others)
+        again = await world.ask("/docs/openapi.json")
+    assert len(made) == 1
+    assert {answer.status for answer in answers} == {200}
+    assert {answer.body for answer in answers} == {again.body}
+
+
+def test_who_asks_for_metrics_all_the_time_is_given_the_newest_again() -> None:
+    made, now_s = [], 100.0
+
+    def make() -> bytes:
+        made.append(now_s)
+        return b"%d" % len(made)
+
+    text = metrics.Text(make, lambda: now_s)
+    assert [text() for _ in range(metrics.TEXTS_PER_S)] == [
+        b"%d" % (number + 1) for number in range(metrics.TEXTS_PER_S)
+    ]
+    assert {text() for _ in range(1000)} == {b"20"}
+    now_s += 0.06
+    assert [text(), text()] == [b"21", b"21"]
+    now_s += 3600
+    assert len({text() for _ in range(1000)}) == metrics.TEXTS_PER_S
