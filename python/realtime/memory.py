@@ -88,7 +88,7 @@ PURPOSES: Final = (
         name="events",
         held="events_bytes",
         keys=("limits.events_waiting_bytes_max", "limits.user_waiting_bytes_max"),
-        refused=("events_pauses", "user_pauses"),
+        refused=("events_pauses", "user_pauses", "events_refused"),
     ),
     Purpose(
         name="commands",

@@ -215,6 +215,7 @@ class _Stats(Struct):
     events_bytes: int
     events_pauses: int
     user_pauses: int
+    events_refused: int
     retained: int
     retained_bytes: int
     retained_refused: int
@@ -277,6 +278,11 @@ _COUNTERS: Final = (
         "user_pauses",
         "user_pauses",
         "Times that a connection was not read since its user had too many bytes of commands in Python.",
+    ),
+    (
+        "events_refused",
+        "commands_refused",
+        "Large commands that were refused since Python had too many bytes of all users.",
     ),
     ("messages_late", "messages_late", "Connections closed because a message was not complete in time."),
     (

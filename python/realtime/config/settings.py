@@ -555,7 +555,7 @@ class LimitSettings(Section, frozen=True):
         Bytes,
         Meta(
             description="The same for the commands of one user (without a name: of an address) before none of its "
-            "connections is read."
+            "connections is read; at most an eighth of what stays free of `events_waiting_bytes_max`."
         ),
     ] = 8 * 1024 * 1024
     user_stored_bytes_per_s: Annotated[

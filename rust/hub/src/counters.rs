@@ -174,6 +174,8 @@ counters! {
     events_pauses,
     /// How often a connection was not read since its user had too much in Python.
     user_pauses,
+    /// Large commands that were refused since Python had too much of all users.
+    events_refused,
     /// Appends waiting for the log.
     log_waiting,
     /// Commits of the log.

@@ -19,22 +19,20 @@ pub(crate) struct Waiting {
 }
 
 impl Waiting {
-    pub(crate) fn add(&self, bytes: usize) {
-        self.bytes.fetch_add(bytes, Ordering::SeqCst);
+    /// Takes bytes; returns how many wait then.
+    pub(crate) fn add(&self, bytes: usize) -> usize {
+        self.bytes.fetch_add(bytes, Ordering::SeqCst) + bytes
     }
 
-    /// Gives bytes back; returns the connections that may be read on for it.
-    pub(crate) fn sub(&self, bytes: usize, most: usize) -> Vec<ConnId> {
+    /// Gives bytes back; returns the connections that may be read on for it. The limit is asked for only where a
+    /// connection is not read. It may be another one at each call: those who wait are named by the last byte at the latest.
+    pub(crate) fn sub(&self, bytes: usize, most: impl FnOnce() -> usize) -> Vec<ConnId> {
         let left = self.bytes.fetch_sub(bytes, Ordering::SeqCst) - bytes;
-        if left <= most / 2 && self.has_paused.swap(false, Ordering::SeqCst) {
+        let has_paused = self.has_paused.load(Ordering::SeqCst);
+        if has_paused && left <= most() / 2 && self.has_paused.swap(false, Ordering::SeqCst) {
             return std::mem::take(&mut *lock(&self.paused));
         }
         Vec::new()
-    }
-
-    /// Whether nothing more of the user is to be read.
-    pub(crate) fn is_full(&self, most: usize) -> bool {
-        self.bytes.load(Ordering::Relaxed) >= most
     }
 
     /// Puts a connection down that is not read; false where it may be read by now.
@@ -66,14 +64,22 @@ mod tests {
     #[test]
     fn connections_that_were_paused_are_named_once_at_half_of_the_limit() {
         let (waiting, conns) = (Waiting::default(), [1, 2, 3].map(|n| ConnId::new(0, n, 0)));
-        waiting.add(100);
-        assert!(waiting.is_full(100) && !waiting.is_full(101));
+        assert_eq!(waiting.add(100), 100);
         assert!(conns.iter().all(|conn| waiting.pause(*conn, 100)));
         waiting.forget(conns[1]);
-        assert_eq!(waiting.sub(49, 100), []);
-        assert_eq!(waiting.sub(1, 100), [conns[0], conns[2]]);
-        assert_eq!(waiting.sub(50, 100), []);
+        assert_eq!(waiting.sub(49, || 100), []);
+        assert_eq!(waiting.sub(1, || 100), [conns[0], conns[2]]);
+        assert_eq!(waiting.sub(50, || unreachable!("no connection is paused")), []);
         assert!(!waiting.pause(conns[0], 100), "nothing waits any more");
         assert_eq!((waiting.bytes(), lock(&waiting.paused).len()), (0, 0));
+    }
+
+    #[test]
+    fn a_connection_that_was_paused_at_a_higher_limit_is_named_by_the_last_byte() {
+        let (waiting, conn) = (Waiting::default(), ConnId::new(0, 1, 0));
+        waiting.add(100);
+        assert!(waiting.pause(conn, 100));
+        assert_eq!(waiting.sub(99, || 1), [], "of the limit of now, 1 is more than half");
+        assert_eq!(waiting.sub(1, || 0), [conn]);
     }
 }

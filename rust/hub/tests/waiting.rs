@@ -150,3 +150,77 @@ fn an_upgrade_is_charged_until_python_has_decided() {
     world.run();
     assert_eq!(stat(&world, "events_bytes"), 0);
 }
+
+/// The client sends a command of so many bytes of text, many times over.
+fn flood(world: &mut World, client: usize, bytes: usize, times: usize) {
+    for _ in 0..times {
+        if reads(world, client) {
+            world.send(client, &json!({"type": "send_message", "data": {"content": "x".repeat(bytes)}}));
+            world.run();
+        }
+    }
+}
+
+/// Of a client's commands, which arrived in Python, and what the others were answered.
+fn reaches(world: &mut World, client: usize, bytes: usize) -> bool {
+    let conn = world.clients[client].conn;
+    assert!(reads(world, client), "{} bytes are taken", stat(world, "events_bytes"));
+    world.take_events();
+    world.send(client, &json!({"id": 1, "type": "send_message", "data": {"content": "x".repeat(bytes)}}));
+    world.run();
+    world.take_events().iter().any(|event| matches!(event, Event::Message { conn: of, .. } if *of == conn))
+}
+
+#[test]
+fn however_many_users_fill_what_all_may_have_a_further_ones_command_reaches_its_handler() {
+    for (users, bytes) in [(12, 6_000), (12, 100_000), (50, 6_000), (50, 100_000), (200, 2_000)] {
+        let mut world = limited(&json!({"events_waiting_bytes_max": 4 << 20, "user_waiting_bytes_max": 1 << 20}));
+        let clients: Vec<usize> = (0..users * 2).map(|n| world.connect(n % 2, &format!("u{}", n / 2))).collect();
+        for _ in 0..20 {
+            clients.iter().for_each(|client| flood(&mut world, *client, bytes, 3));
+        }
+        assert!(stat(&world, "events_bytes") > 2 << 20, "{users} users hold {}", stat(&world, "events_bytes"));
+        assert_eq!(stat(&world, "events_pauses"), 0);
+        let new = world.connect(0, "new");
+        assert!(reaches(&mut world, new, 3_000), "beside {users} users with commands of {bytes} bytes");
+    }
+}
+
+#[test]
+fn a_large_command_that_would_take_what_is_left_is_answered_overloaded_until_half_is_free() {
+    let mut world = limited(&json!({"events_waiting_bytes_max": 1 << 20, "user_waiting_bytes_max": 1 << 20}));
+    let clients: Vec<usize> = (0..6).map(|n| world.connect(n % 2, &format!("u{n}"))).collect();
+    let one = clients[0];
+    assert!(reaches(&mut world, one, 300_000), "the largest is let in while half is free");
+    assert!(reaches(&mut world, clients[1], 300_000));
+    assert!(!reaches(&mut world, clients[2], 100_000), "an eighth of what is free is less");
+    let got = world.take(clients[2]);
+    let Got::Json(answer) = &got[0] else { panic!("{got:?}") };
+    assert_eq!(
+        (&answer["id"], &answer["data"]["code"], &answer["data"]["retryable"]),
+        (&json!(1), &json!("overloaded"), &json!(true))
+    );
+    assert_eq!(stat(&world, "events_refused"), 1);
+    assert!(reaches(&mut world, clients[2], 30_000), "what is small goes in");
+    let conn = world.clients[one].conn;
+    done(&mut world, conn);
+    assert!(reaches(&mut world, clients[3], 100_000));
+}
+
+#[test]
+fn a_user_above_its_share_is_not_read_beyond_the_command_that_passed_it() {
+    let mut world = limited(&json!({"events_waiting_bytes_max": 1 << 20, "user_waiting_bytes_max": 12_000}));
+    let client = world.connect(0, "ann");
+    // They come in one read.
+    for _ in 0..20 {
+        world.send(client, &json!({"type": "send_message", "data": {"content": "x".repeat(6_000)}}));
+    }
+    world.run();
+    assert!(stat(&world, "events_bytes") < 2 * 6_500, "{}", stat(&world, "events_bytes"));
+    let conn = world.clients[client].conn;
+    for _ in 0..20 {
+        done(&mut world, conn);
+    }
+    assert_eq!(stat(&world, "events_bytes"), 0);
+    assert_eq!(stat(&world, "messages_in"), 20, "each was handed up");
+}

@@ -10,7 +10,7 @@ use crate::compose::{self, Fault};
 use crate::conn::LastingRelay;
 use crate::counters::add;
 use crate::event::Event;
-use crate::hub::{HISTORY_EVENTS_MAX, PAGE_BYTES_MAX, Relayed, TOO_LARGE, channel_member};
+use crate::hub::{HISTORY_EVENTS_MAX, PAGE_BYTES_MAX, PYTHON_FULL, Relayed, TOO_LARGE, channel_member};
 use crate::json::{Envelope, Kind, Scanner, Value, id_of};
 use crate::options::Auth;
 use crate::outbox::latest_key;
@@ -164,6 +164,7 @@ impl ShardCore {
             Verb::Relay(rule) => self.relay(command, rule),
             // Whatever else there is may go up to Python.
             _ if command.bytes.len() > self.hub.rules.limits.command_bytes_max => self.too_long(command, verb),
+            _ if self.finds_no_room(command, verb) => self.refuse_large(command),
             Verb::Route(route) => self.route(command, route),
             _ if !self.asks(command, verb) && self.defers(command) => Dispatched::WentUp,
             Verb::Subscribe => self.subscribe(command),
@@ -207,6 +208,19 @@ impl ShardCore {
         let guard = if let Verb::Route(route) = verb { hub.rules.guards[route as usize].as_ref() } else { None };
         let message = guard.and_then(|guard| guard.failure).unwrap_or(&message);
         self.refuse_command(command, Fault { code: "too_large", message, ..Fault::default() })
+    }
+
+    /// Whether a command that would go up is larger than what a user may have in Python now.
+    fn finds_no_room(&self, command: &Command<'_>, verb: Verb) -> bool {
+        let conn = &self.conns[command.slot];
+        let goes_up = matches!(verb, Verb::Route(_)) || conn.under_way != conn.own_way;
+        goes_up && !command.is_handed_back() && self.hub.is_over_free(command.bytes.len())
+    }
+
+    /// Answers a command that is.
+    fn refuse_large(&mut self, command: &Command<'_>) -> Dispatched {
+        add(&self.hub.counters.events_refused, 1);
+        self.refuse_command(command, PYTHON_FULL)
     }
 
     /// Sends a command behind others that Python has; true if it went.

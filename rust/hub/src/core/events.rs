@@ -1,9 +1,14 @@
 //! What goes up to Python is charged until Python has done with it: to the connection, to its user and in all.
 //!
 //! A command is charged from the moment it goes up until its credit comes back, so what Python's lanes hold counts as
-//! what waits in the queue. Above `user_waiting_bytes_max` the connections of the user are not read, above
-//! `events_waiting_bytes_max` no open connection is, until half is done. A connection that ends leaves its commands to
-//! Python: their charge stays in `orphans` until their credits have come. An upgrade is charged until it is decided.
+//! what waits in the queue. Above a user's share the connections of the user are not read, above
+//! `events_waiting_bytes_max` no open connection is, until half is done. The share is an eighth of what stays free, at
+//! most `user_waiting_bytes_max`: however many users take all that they can get, the next one finds room (as in
+//! [`crate::portions`], but that nothing is refused for it). A share that has shrunk below one command would let
+//! newcomers fill the rest by a command each, so a large command that is larger than the share is answered `overloaded`.
+//!
+//! A connection that ends leaves its commands to Python: their charge stays in `orphans` until their credits have come.
+//! An upgrade is charged until it is decided.
 
 use super::ShardCore;
 use crate::accounts::Account;
@@ -19,6 +24,11 @@ use std::sync::atomic::Ordering;
 pub(super) const EVENT_BYTES: usize = 256;
 /// From this size on a command is weighed at once, and not at the end of the turn.
 const LARGE_BYTES: usize = 64 << 10;
+/// What stays free, divided by this, is the share of a user.
+const SHARE_DIVISOR: usize = 8;
+/// A user has this part of the whole however little is free: most users never have more, and for them what is free need
+/// not be known.
+const SHARE_LEAST: usize = 1_024;
 /// After this a command of a connection that is gone counts as done: no handler takes so long.
 const ORPHAN_MS: u64 = 600_000;
 
@@ -41,10 +51,12 @@ impl ShardCore {
         conn.way_bytes = conn.way_bytes.saturating_add(bytes as u32);
         let Some(session) = conn.session.as_deref_mut() else { return };
         session.way.up(bytes);
-        if let Some(account) = session.seat.account() {
-            account.waiting.add(bytes + EVENT_BYTES);
-        }
+        let held = session.seat.account().map_or(0, |account| account.waiting.add(bytes + EVENT_BYTES));
         self.charge_events(bytes + EVENT_BYTES);
+        if self.hub.is_over_share(held) {
+            // What was read with it waits, too.
+            self.conns[slot].hold_back();
+        }
         if bytes >= LARGE_BYTES {
             self.hub.weigh_events();
         }
@@ -70,17 +82,18 @@ impl ShardCore {
 
     /// Whether the connection's user has as much in Python as one may; the connection is then told of when it has less.
     pub(super) fn waits_for_user(&mut self, slot: usize) -> bool {
-        let (id, most) = (self.id(slot), self.hub.rules.limits.user_waiting_bytes_max);
+        let id = self.id(slot);
         let conn = &mut self.conns[slot];
         let account = conn.session.as_deref().and_then(|session| session.seat.account());
         let Some(account) = account else { return false };
         if conn.flags & flag::WAITS != 0 {
-            return account.waiting.bytes() > most / 2;
+            let held = account.waiting.bytes();
+            return held > self.hub.share_least() / 2 && held > self.hub.user_share() / 2;
         }
-        if !account.waiting.is_full(most) {
+        if !self.hub.is_over_share(account.waiting.bytes()) {
             return false;
         }
-        let waits = account.waiting.pause(id, most);
+        let waits = account.waiting.pause(id, self.hub.user_share());
         if waits {
             conn.set(flag::WAITS);
             add(&self.hub.counters.user_pauses, 1);
@@ -144,7 +157,7 @@ impl ShardCore {
     /// Gives bytes back that Python had.
     pub(super) fn uncharge_events(&self, account: Option<&Account>, bytes: usize) {
         add_own(&self.tally().events_bytes, (bytes as u64).wrapping_neg());
-        let most = self.hub.rules.limits.user_waiting_bytes_max;
+        let most = || self.hub.user_share();
         for conn in account.map_or_else(Vec::new, |account| account.waiting.sub(bytes, most)) {
             self.hub.to(conn, ShardMsg::ReadOn { conn });
         }
@@ -168,6 +181,38 @@ impl Hub {
             sub(&self.counters.heard_bytes, bytes);
             self.weigh_events();
         }
+    }
+
+    /// What a user has at least.
+    fn share_least(&self) -> usize {
+        let limits = &self.rules.limits;
+        limits.user_waiting_bytes_max.min((limits.events_waiting_bytes_max / SHARE_LEAST).max(1))
+    }
+
+    /// What a user may have in Python now, before none of its connections is read.
+    fn user_share(&self) -> usize {
+        let limits = &self.rules.limits;
+        let share = self.free_events_bytes() / SHARE_DIVISOR;
+        limits.user_waiting_bytes_max.min(share).max(self.share_least())
+    }
+
+    fn free_events_bytes(&self) -> usize {
+        self.rules.limits.events_waiting_bytes_max.saturating_sub(self.events_bytes() as usize)
+    }
+
+    /// Whether a user who has so much in Python has all that it may.
+    fn is_over_share(&self, held: usize) -> bool {
+        held >= self.share_least() && held >= self.user_share()
+    }
+
+    /// Whether a command is larger than a user's share, where more than half of the whole is taken: below that the
+    /// largest command is let in.
+    pub(crate) fn is_over_free(&self, bytes: usize) -> bool {
+        if bytes < LARGE_BYTES {
+            return false;
+        }
+        let free = self.free_events_bytes();
+        free < self.rules.limits.events_waiting_bytes_max / 2 && bytes > free / SHARE_DIVISOR
     }
 
     /// Whether Python has as much as it may: no open connection is read then.
