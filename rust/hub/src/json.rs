@@ -188,6 +188,27 @@ fn key_text(bytes: &[u8], quoted: Span, escaped: bool) -> Cow<'_, str> {
     text(bytes, quoted, escaped)
 }
 
+/// Where the characters of a string that mean nothing but themselves end: at a quote, a backslash or a control
+/// character, or at the end of the bytes. Eight are looked at together, since most of what comes stands in strings.
+fn plain_end(bytes: &[u8], mut at: usize) -> usize {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const TOPS: u64 = ONES << 7;
+    while let Some(eight) = bytes.get(at..).and_then(|rest| rest.first_chunk()) {
+        let eight = u64::from_le_bytes(*eight);
+        // The top bit of a byte is set where it is below `n`; above the lowest such byte a borrow may set others, too.
+        let below = |word: u64, n: u64| word.wrapping_sub(ONES * n) & !word & TOPS;
+        let quote = u64::from(b'"') * ONES;
+        let backslash = u64::from(b'\\') * ONES;
+        let found = below(eight, 0x20) | below(eight ^ quote, 1) | below(eight ^ backslash, 1);
+        if found != 0 {
+            return at + found.trailing_zeros() as usize / 8;
+        }
+        at += 8;
+    }
+    let rest = bytes.get(at..).unwrap_or_default();
+    at + rest.iter().take_while(|&&byte| byte >= 0x20 && byte != b'"' && byte != b'\\').count()
+}
+
 /// Hashes of an object's keys under a secret of its own: nobody can choose keys that collide, and no key is copied.
 #[derive(Default)]
 struct KeyHashes {
@@ -459,7 +480,7 @@ impl<'a> Walk<'a> {
                     self.escape()?;
                 }
                 0..=0x1F => return Err(Fault::Syntax),
-                _ => self.at += 1,
+                _ => self.at = plain_end(self.bytes, self.at + 1),
             }
         }
     }

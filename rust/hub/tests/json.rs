@@ -226,6 +226,36 @@ fn a_fault_names_its_kind_and_the_member() {
 }
 
 #[test]
+fn a_string_ends_at_its_quote_wherever_that_stands() {
+    for before in 0..20 {
+        for after in 0..20 {
+            for (between, taken) in
+                [("", true), (r"\n", true), (r#"\""#, true), ("é\u{7f}", true), ("\u{1f}", false), ("\0", false)]
+            {
+                let text = format!("[\"{}{between}{}\",\"\"]", "x".repeat(before), "ÿ ".repeat(after));
+                let outcome = check(&mut text.clone().into_bytes(), usize::MAX);
+                assert_eq!(outcome.is_ok(), taken, "{text:?}");
+                if !taken {
+                    assert_eq!(outcome.unwrap_err().at, before + 2, "{text:?}");
+                }
+                let open = &text[..text.len() - 5];
+                assert!(check(&mut open.as_bytes().to_vec(), usize::MAX).is_err(), "{open:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_id_behind_more_than_a_reader_of_refusals_looks_at_is_not_found() {
+    for (brackets, is_found) in [(2_000, true), (1_000_000, false)] {
+        let text = format!(r#"{{"data":[{}[]],"id":"late","a":01}}"#, "[],".repeat(brackets));
+        assert_eq!(id_of(text.as_bytes()).is_some(), is_found);
+    }
+    let long = format!(r#"{{"data":"{}","id":"late","a":01}}"#, "x".repeat(1 << 20));
+    assert!(id_of(long.as_bytes()).is_some(), "a string is one step, however long");
+}
+
+#[test]
 fn the_id_of_a_refused_message_is_found_where_it_can_be_read() {
     let deep = "[".repeat(1_000_000);
     for (text, id) in [

@@ -3,11 +3,15 @@
 //! The walk itself keeps no path, since a text without a fault needs none. Both functions here go over the bytes once
 //! more without recursion, so no nesting is too deep for them.
 
-use super::{Kind, Span, Value, check, text};
+use super::{Kind, Span, Value, check, plain_end, text};
 use std::fmt;
 
 /// Bytes of a path; a longer one is cut.
 const PATH_BYTES_MAX: usize = 256;
+
+/// Tokens among which the `id` of a message that was not taken is looked for: a millionth bracket costs as much as the
+/// first, and nobody writes the `id` behind them.
+const ID_TOKENS_MAX: usize = 20_000;
 
 /// Why a text is not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,14 +100,16 @@ fn token(bytes: &[u8], mut at: usize) -> Option<(Token, usize)> {
     }
     let start = at;
     match bytes[at] {
-        b'"' => loop {
+        b'"' => {
             at += 1;
-            match bytes.get(at)? {
-                b'"' => return Some((Token::String(Span { start, end: at + 1 }), at + 1)),
-                b'\\' => at += 1,
-                _ => {}
+            loop {
+                match bytes.get(at)? {
+                    b'"' => return Some((Token::String(Span { start, end: at + 1 }), at + 1)),
+                    b'\\' => at += 2,
+                    _ => at = plain_end(bytes, at + 1),
+                }
             }
-        },
+        }
         byte @ (b'{' | b'}' | b'[' | b']' | b',' | b':') => Some((Token::Punctuation(byte), at + 1)),
         _ => {
             let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'+' | b'.');
@@ -155,14 +161,16 @@ pub fn path_at(bytes: &[u8], end: usize) -> String {
 }
 
 /// The `id` of a message that was not taken, so that its sender knows which one it was: None where it has none that can
-/// be read, or more than one.
+/// be read among its first 20,000 tokens, or more than one.
 #[must_use]
 pub fn id_of(bytes: &[u8]) -> Option<(Box<[u8]>, Value)> {
     let (mut depth, mut at, mut found): (usize, usize, Option<Span>) = (0, 0, None);
+    let mut tokens = 0;
     // What was just read at the top: a key, and whether its colon followed.
     let (mut key, mut wants_key): (Option<Span>, bool) = (None, false);
-    while let Some((token, next)) = token(bytes, at) {
+    while let Some((token, next)) = token(bytes, at).filter(|_| tokens < ID_TOKENS_MAX) {
         at = next;
+        tokens += 1;
         match token {
             Token::Punctuation(b'{' | b'[') => {
                 depth += 1;
