@@ -221,6 +221,34 @@ fn a_long_message_is_done_and_its_sender_not_read_until_its_length_is_paid() {
 }
 
 #[test]
+fn who_owes_for_a_long_message_has_the_next_one_refused_unread_on_every_connection() {
+    const UNIT: usize = 64 << 10;
+    let mut world = limited(&json!({"user_commands_per_s": 10, "user_commands_burst": 10}));
+    let [first, second, other] = [(0, "ann"), (1, "ann"), (1, "bob")].map(|(shard, user)| world.connect(shard, user));
+    let typing = |size: usize| {
+        let data = json!({"conversationId": "1", "x": "x".repeat(size)});
+        json!({"type": "typing_start", "id": "c1", "data": data})
+    };
+    let long = format!(r#"{{"type":"ping","data":"{}"}}"#, "x".repeat(18 * UNIT));
+    world.raw_bytes(first, &frame(Opcode::Text, true, long.as_bytes()));
+    world.run();
+    world.take(first);
+    for (client, size, code) in
+        [(second, UNIT, json!("rate_limited")), (second, 100, json!(null)), (other, UNIT, json!(null))]
+    {
+        world.send(client, &typing(size));
+        world.run();
+        let frames = world.take_json(client);
+        let answer = frames.iter().find(|frame| frame["id"] == "c1");
+        assert_eq!(answer.map_or(json!(null), |frame| frame["data"]["code"].clone()), code, "{size} {frames:?}");
+    }
+    world.advance(1_000);
+    world.send(second, &typing(UNIT));
+    world.run();
+    assert!(world.take_json(second).iter().all(|frame| frame["type"] != "error"));
+}
+
+#[test]
 fn pongs_and_small_fragments_cost_a_command_each_and_large_ones_pay_for_themselves() {
     let limits = json!({"commands_per_s": 1, "commands_burst": 20, "refusals_max": 10});
     let begin = frame(Opcode::Text, false, b"");

@@ -210,17 +210,22 @@ impl ShardCore {
 
     /// Does not read the connection until what it owes is paid: for those who cannot be told that they are over a rate.
     pub(super) fn hold_while_owing(&mut self, slot: usize) {
-        let (hub, now_ms, traffic) = (&*self.hub, self.now.mono_ms, Traffic::Commands);
-        let conn = &self.conns[slot];
-        let own_ms = conn.commands.owes_ms(hub.rules.own_rate(traffic), now_ms);
-        let seat = conn.session.as_ref().map(|session| &session.seat);
-        let shared = seat.into_iter().flat_map(|seat| seat.buckets(&hub.rules, traffic, &hub.counters));
-        let owes_ms = shared.map(|(bucket, rate, _)| bucket.owes_ms(rate, now_ms)).fold(own_ms, u32::max);
+        let (owes_ms, now_ms) = (self.owes_ms(slot), self.now.mono_ms);
         if owes_ms > 0 {
             self.conns[slot].set(flag::HELD);
             self.conns[slot].cold().held_until_ms = now_ms + u64::from(owes_ms);
             self.look_at(slot);
         }
+    }
+
+    /// Milliseconds until the connection, its user and its address have paid for what was done already.
+    pub(super) fn owes_ms(&self, slot: usize) -> u32 {
+        let (hub, now_ms, traffic) = (&*self.hub, self.now.mono_ms, Traffic::Commands);
+        let conn = &self.conns[slot];
+        let own_ms = conn.commands.owes_ms(hub.rules.own_rate(traffic), now_ms);
+        let seat = conn.session.as_ref().map(|session| &session.seat);
+        let shared = seat.into_iter().flat_map(|seat| seat.buckets(&hub.rules, traffic, &hub.counters));
+        shared.map(|(bucket, rate, _)| bucket.owes_ms(rate, now_ms)).fold(own_ms, u32::max)
     }
 
     /// Reads a connection on that has paid what it owed.

@@ -2,6 +2,7 @@
 
 use super::ShardCore;
 use super::admission::page_milli;
+use super::input::LONG_UNIT;
 use crate::Confidential;
 use crate::channel::{HistoryFor, HistoryRequest, SubscribeRequest};
 use crate::channel_name::is_name;
@@ -111,10 +112,18 @@ impl ShardCore {
 
     /// Takes one message of a `json` endpoint. It never reads on: whoever has a credit to give back does so afterwards.
     pub(super) fn command_in(&mut self, slot: usize, bytes: &mut [u8], source: Source) -> Dispatched {
+        // Who still owes for long messages has the next one refused unread: its other connections may bring as many.
+        if source == Source::Client && bytes.len() >= LONG_UNIT {
+            let owes_ms = self.owes_ms(slot);
+            if owes_ms > 0 {
+                let id = readable_id(bytes);
+                return self.over_rate(slot, id.as_deref(), owes_ms, "Too many bytes");
+            }
+        }
         let mut scanner = std::mem::take(&mut self.scanner);
         let dispatched = match scanner.scan(bytes, self.hub.rules.limits.message_values_max) {
             Err(invalid) => {
-                let id = id_of(bytes).filter(|(id, value)| is_id(value, id)).map(|(id, _)| id);
+                let id = readable_id(bytes);
                 self.unreadable(slot, id.as_deref(), invalid.path(bytes).as_deref(), source)
             }
             Ok(envelope) => {
@@ -619,6 +628,11 @@ impl ShardCore {
         self.events.push(Event::Message { conn, route, id: command.boxed_id(), data, received_ms: self.now.wall_ms });
         Dispatched::WentUp
     }
+}
+
+/// The `id` of a message that is refused unread.
+fn readable_id(bytes: &[u8]) -> Option<Box<[u8]>> {
+    id_of(bytes).filter(|(id, value)| is_id(value, id)).map(|(id, _)| id)
 }
 
 fn is_id(id: &Value, bytes: &[u8]) -> bool {

@@ -19,7 +19,7 @@ use realtime_protocol::frame::Opcode;
 use realtime_protocol::handshake::{Head, Limits, parse_head};
 
 /// What is long, or is once it is inflated, costs a command for each of these: some tens of microseconds.
-const LONG_UNIT: usize = 64 << 10;
+pub(super) const LONG_UNIT: usize = 64 << 10;
 
 impl ShardCore {
     /// Takes bytes that were read from the connection; they are parsed (and unmasked) in place.
