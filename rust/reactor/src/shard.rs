@@ -17,6 +17,7 @@ use mio::event::Event as Readiness;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use realtime_hub::{ConnId, Event, Hub, Now, Release, ShardCore, TICK_MS, add_own};
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,6 +30,10 @@ pub(crate) const WAKE: Token = Token(ConnId::SLOTS_MAX);
 const READ_BYTES: usize = 256 << 10;
 /// What all connections together may bring in one turn before what they caused is sent.
 const TURN_BYTES_MAX: usize = 4 << 20;
+/// How long a turn may read before what was read is answered, in µs. The clock is asked behind long reads alone.
+const TURN_READS_US: u64 = 2_000;
+/// A read of as much may have taken long: to copy, to inflate, to check.
+const LONG_READ_BYTES: usize = 4 << 10;
 const POLL_EVENTS_MAX: usize = 1_024;
 /// How often a turn looks for more before it sends.
 const LOOKS_MAX: usize = 3;
@@ -52,8 +57,11 @@ pub(crate) struct Shard {
     polled: Events,
     sockets: Sockets,
     flusher: Flusher,
-    /// Connections that may be read without asking the poller; `LISTED` says that one stands here.
+    /// Connections that may be read without asking the poller; `LISTED` says that one stands here or in `lengthy`.
     ready: Vec<ConnId>,
+    /// Those of them that brought all that one may in a turn: they wait until the others are read.
+    lengthy: VecDeque<ConnId>,
+    reads: Reads,
     buffer: Box<[u8]>,
     tick_due_ms: u64,
     /// When the last turn ended.
@@ -63,11 +71,31 @@ pub(crate) struct Shard {
     scratch: Scratch,
 }
 
+/// What a turn has read, and since when.
+#[derive(Default)]
+struct Reads {
+    began_us: u64,
+    bytes: usize,
+    took_too_long: bool,
+}
+
+impl Reads {
+    const fn are_enough(&self) -> bool {
+        self.bytes >= TURN_BYTES_MAX || self.took_too_long
+    }
+
+    fn note(&mut self, bytes: usize, clock: &Clock) {
+        self.bytes += bytes;
+        if bytes >= LONG_READ_BYTES {
+            self.took_too_long = clock.now().mono_us.saturating_sub(self.began_us) >= TURN_READS_US;
+        }
+    }
+}
+
 /// Vectors that keep their room from turn to turn.
 #[derive(Default)]
 struct Scratch {
     arrivals: Vec<Arrival>,
-    again: Vec<ConnId>,
     gone: Vec<ConnId>,
     evictions: Vec<ConnId>,
     unpaused: Vec<ConnId>,
@@ -98,6 +126,8 @@ impl Shard {
             sockets: Sockets::default(),
             flusher: Flusher::default(),
             ready: Vec::new(),
+            lengthy: VecDeque::new(),
+            reads: Reads::default(),
             buffer: vec![0; READ_BYTES].into_boxed_slice(),
             tick_due_ms: 0,
             ended: Now::default(),
@@ -133,7 +163,9 @@ impl Shard {
         let now = self.shared.clock.now();
         self.take_readiness(now);
         self.take_arrivals(now);
+        self.reads = Reads { began_us: now.mono_us, ..Reads::default() };
         self.read_ready(now);
+        self.read_lengthy(now);
         self.look_again(now)?;
         if now.mono_ms >= self.tick_due_ms {
             self.tick_due_ms = now.mono_ms + TICK_MS;
@@ -158,6 +190,9 @@ impl Shard {
     /// call, a send to every member that could have been shared costs many.
     fn look_again(&mut self, now: Now) -> io::Result<()> {
         for _ in 0..LOOKS_MAX {
+            if self.reads.are_enough() {
+                return Ok(());
+            }
             match self.poll.poll(&mut self.polled, Some(Duration::ZERO)) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
                 _ if self.polled.is_empty() => return Ok(()),
@@ -173,7 +208,7 @@ impl Shard {
 
     /// How long the poller may sleep. The inbox is asked last: its word holds until [`realtime_hub::Inbox::woke`].
     fn timeout(&self) -> Duration {
-        let is_busy = !self.ready.is_empty() || self.unsettled || self.core.more_to_flush();
+        let is_busy = !self.ready.is_empty() || !self.lengthy.is_empty() || self.unsettled || self.core.more_to_flush();
         if is_busy || !self.shared.hub.inbox(self.index).may_sleep() {
             return Duration::ZERO;
         }
@@ -245,34 +280,50 @@ impl Shard {
         }
     }
 
+    fn list_lengthy(&mut self, conn: ConnId) {
+        if let Some(socket) = self.sockets.find(conn)
+            && !socket.has(LISTED)
+        {
+            socket.set(LISTED);
+            self.lengthy.push_back(conn);
+        }
+    }
+
     /// Reads the ready connections; those that the budget leaves over stand first in the next turn.
     fn read_ready(&mut self, now: Now) {
         let mut ready = std::mem::take(&mut self.ready);
-        let mut again = std::mem::take(&mut self.scratch.again);
-        let (mut taken, mut bytes) = (0, 0);
-        while taken < ready.len() && bytes < TURN_BYTES_MAX {
-            let conn = ready[taken];
+        let mut taken = 0;
+        while taken < ready.len() && !self.reads.are_enough() {
+            self.read_listed(ready[taken], now);
             taken += 1;
-            let Some(socket) = self.sockets.find(conn) else {
-                continue;
-            };
-            socket.clear(LISTED);
-            let fd = socket.fd();
-            bytes += self.read(conn, fd, now, &mut again);
         }
         ready.drain(..taken);
-        for conn in again.drain(..) {
-            if let Some(socket) = self.sockets.find(conn) {
-                socket.set(LISTED);
-                ready.push(conn);
-            }
-        }
-        self.scratch.again = again;
+        // What was listed meanwhile stands behind those that are left.
+        ready.append(&mut self.ready);
         self.ready = ready;
     }
 
+    /// Reads on those that bring much, in turn, while the budget lasts; one of them in any case.
+    fn read_lengthy(&mut self, now: Now) {
+        for _ in 0..self.lengthy.len() {
+            let Some(conn) = self.lengthy.pop_front() else { return };
+            self.read_listed(conn, now);
+            if self.reads.are_enough() {
+                return;
+            }
+        }
+    }
+
+    fn read_listed(&mut self, conn: ConnId, now: Now) {
+        let Some(socket) = self.sockets.find(conn) else { return };
+        socket.clear(LISTED);
+        let fd = socket.fd();
+        let bytes = self.read(conn, fd, now);
+        self.reads.note(bytes, &self.shared.clock);
+    }
+
     /// Reads one connection until nothing is there, its budget is used or the hub wants no more; returns the bytes.
-    fn read(&mut self, conn: ConnId, fd: RawFd, now: Now, again: &mut Vec<ConnId>) -> usize {
+    fn read(&mut self, conn: ConnId, fd: RawFd, now: Now) -> usize {
         let mut total = 0;
         loop {
             let is_discarded = !self.core.reads(conn);
@@ -280,7 +331,7 @@ impl Shard {
                 return total;
             }
             if total >= READ_BYTES {
-                again.push(conn);
+                self.list_lengthy(conn);
                 return total;
             }
             match receive(fd, &mut self.buffer) {
@@ -321,13 +372,11 @@ impl Shard {
         if self.scratch.evictions.is_empty() {
             return;
         }
-        let mut again = Vec::new();
         for conn in std::mem::take(&mut self.scratch.evictions) {
             if let Some(fd) = self.sockets.find(conn).map(|socket| socket.fd()) {
-                self.read(conn, fd, now, &mut again);
+                self.read(conn, fd, now);
             }
         }
-        again.into_iter().for_each(|conn| self.list(conn));
         self.core.end_evicted(now);
     }
 
