@@ -9,6 +9,7 @@ server from outside. Used by tests/integration, tests/conformance, tests/node an
 import asyncio
 import base64
 import contextlib
+import functools
 import hashlib
 import hmac
 import http.client
@@ -21,7 +22,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self
 from urllib.parse import urlsplit
@@ -41,23 +42,45 @@ QUIET_S = 0.3
 
 Frame = dict[str, Any]
 
-_ports = itertools.count()
+_PORTS_FIRST, _PORTS_PAST_LAST = 11_000, 32_000
+"""Ports that tests use: below those which the kernel takes for clients (from 32,768)."""
+
+_PORTS_EACH = 500
+"""Ports of one process of tests."""
+
+
+@functools.cache
+def _ports() -> Iterator[int]:
+    """Ports of this process alone, round and round.
+
+    A process claims a range by a name in the abstract namespace, which the kernel frees with the process. So workers of
+    pytest-xdist, and further runs on the same machine, never try the same port: between the look at a port and the
+    server's own bind another run's server would take it, and answer in place of ours.
+    """
+    for first in range(_PORTS_FIRST, _PORTS_PAST_LAST, _PORTS_EACH):
+        claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            claim.bind(f"\0realtime-edge-tests-ports-{first}")
+        except OSError:
+            claim.close()
+            continue
+        _claims.append(claim)
+        return itertools.cycle(range(first, first + _PORTS_EACH))
+    raise RuntimeError(f"other runs of the tests have all ports from {_PORTS_FIRST} to {_PORTS_PAST_LAST - 1}")
+
+
+_claims: list[socket.socket] = []
+"""Open for as long as the process lives."""
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on, below the range from which the kernel takes ports for clients.
-
-    Workers of pytest-xdist have ranges of their own, so that two of them never try the same port at once.
-    """
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    first = 11_000 + worker * 1_000
-    for _ in range(1_000):
-        port = first + (os.getpid() * 7 + next(_ports)) % 1_000
+    """Return a port that nobody listens on and that no other process of tests will try."""
+    for port in itertools.islice(_ports(), _PORTS_EACH):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("127.0.0.1", port))
             return port
-    raise RuntimeError(f"no free port from {first} to {first + 999}")
+    raise RuntimeError(f"all {_PORTS_EACH} ports of this process are taken")
 
 
 def answers_on(port: int) -> bool:
@@ -194,12 +217,17 @@ class Server:
 
     def start_now(self) -> None:
         """Start the process and block until it takes connections."""
+        written = self.output_path.stat().st_size if self.output_path.exists() else 0
         self.start_silently()
         self._answers(self.port)
         if "api.enabled=false" not in self._arguments:
             self._answers(self.api_port)
-        # What it says at start comes a moment after it listens.
-        while f":{self.port}/" not in self.output and self.is_running():
+        # Another program may have answered on a port that ours could not have, so the word of ours counts: it comes
+        # when all of it listens.
+        deadline = time.monotonic() + 60
+        while f":{self.port}/".encode() not in self.output_path.read_bytes()[written:]:
+            self._must_run()
+            assert time.monotonic() < deadline, f"the server did not say within 60 s that it serves:\n{self.output}"
             time.sleep(0.02)
 
     def start_silently(self, stdout: int | None = None) -> subprocess.Popen[bytes]:
@@ -227,16 +255,19 @@ class Server:
         return True
 
     def _answers(self, port: int) -> None:
-        assert self._process is not None
         deadline = time.monotonic() + 60
         while True:
-            if self._process.poll() is not None:
-                raise AssertionError(f"the server ended with {self._process.returncode}:\n{self.output}")
+            self._must_run()
             if answers_on(port):
                 return
             if time.monotonic() > deadline:
                 raise AssertionError(f"nothing answered on port {port} within 60 s:\n{self.output}")
             time.sleep(0.02)
+
+    def _must_run(self) -> None:
+        assert self._process is not None
+        if self._process.poll() is not None:
+            raise AssertionError(f"the server ended with {self._process.returncode}:\n{self.output}")
 
     def is_running(self) -> bool:
         """Whether the process lives."""

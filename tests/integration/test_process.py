@@ -43,6 +43,12 @@ def test_port_in_use_is_one_line_and_exit_2(tmp_path: Path) -> None:
         assert_refused(run("serve", cwd=tmp_path, API_PORT=port), port, "in use")
 
 
+async def test_a_test_server_whose_port_another_program_answers_on_has_not_started(tmp_path: Path) -> None:
+    server = Server(tmp_path)
+    with socket.create_server(("127.0.0.1", server.port)), pytest.raises(AssertionError, match="ended with 2"):
+        await server.start()
+
+
 def test_unwritable_data_directory_is_one_line_and_exit_2(tmp_path: Path) -> None:
     occupied = tmp_path / "occupied"
     occupied.write_text("a file, not a directory")
