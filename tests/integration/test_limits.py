@@ -19,14 +19,15 @@ async def status(server: Server, user: str, headers: str = "") -> tuple[int, dic
 
 
 async def test_all_connections_of_a_user_share_its_commands(serve: Callable[..., Server]) -> None:
-    server = serve("limits.user_commands_per_s=1", "limits.user_commands_burst=20")
+    # At one token a second no machine is so slow that half of the burst comes back meanwhile.
+    server = serve("limits.user_commands_per_s=1", "limits.user_commands_burst=100")
     async with server, clients(server, "alice", "alice", "bob") as (one, other, bob):
-        for number in range(20):
+        for number in range(100):
             await one.send("ping", id=number)
             await other.send("ping", id=number)
-        answers = [await peer.answer(number) for peer in (one, other) for number in range(20)]
+        answers = [await peer.answer(number) for peer in (one, other) for number in range(100)]
         errors = [frame["data"] for frame in answers if frame["type"] == "error"]
-        assert 15 <= len(errors) <= 20
+        assert 50 <= len(errors) <= 100
         assert {error["code"] for error in errors} == {"rate_limited"}
         assert all(0 < error["retryAfterMs"] <= 1000 and error["retryable"] for error in errors)
         assert await bob.is_alive()
@@ -36,17 +37,20 @@ async def test_all_connections_of_a_user_share_its_commands(serve: Callable[...,
 
 
 async def test_who_goes_on_after_refusals_is_closed_4003_and_may_come_back(serve: Callable[..., Server]) -> None:
-    server = serve("limits.commands_per_s=1", "limits.commands_burst=5", "limits.refusals_max=50")
+    server = serve("limits.commands_per_s=1", "limits.commands_burst=100", "limits.refusals_max=50")
     async with server, await server.connect("bob") as bob:
         async with await server.raw("alice") as peer:
             with contextlib.suppress(ConnectionError):
-                for _ in range(200):
+                for _ in range(300):
                     await peer.text('{"type":"ping","id":1}')
             assert await peer.close_frame() == (4003, "too many commands for too long")
-        # It is let in, with what the one before has left: nothing, until seconds are over.
+        # It is let in, with what the one before has left: a token for each second that has passed, and no new burst.
         async with await server.connect("alice") as again:
-            await again.send("ping", id=1)
-            assert (await again.answer(1))["data"]["code"] == "rate_limited"
+            for _ in range(99):
+                if (answer := await again.ask("ping"))["type"] == "error":
+                    break
+            assert answer["type"] == "error", "it has a new burst"
+            assert answer["data"]["code"] == "rate_limited"
         assert await bob.is_alive()
 
 
@@ -92,13 +96,20 @@ async def test_the_oldest_session_is_closed_4504_where_that_is_configured(serve:
 
 async def test_a_flood_of_handshakes_is_answered_429(serve: Callable[..., Server]) -> None:
     async with serve("limits.address_handshakes_per_s=1", "limits.address_handshakes_burst=10") as server:
-        answers = [await status(server, "alice", "Sec-WebSocket-Version: 8\r\n") for _ in range(15)]
-        assert [code for code, _, _ in answers[:9]] == [400] * 9
-        assert answers[-1][0] == 429
-        assert int(answers[-1][1]["retry-after"]) >= 1
-        async with await RawSocket.open(server.port) as peer:
-            await peer.upgrade("/ws?token=nobody-looks-at-it", V1)
-            assert (await peer.close_frame())[0] == 4005
+        answers = [await status(server, "alice", "Sec-WebSocket-Version: 8\r\n") for _ in range(9)]
+        assert [code for code, _, _ in answers] == [400] * 9
+        # One more comes back each second, which a slow machine may use up on its way.
+        while (answer := await status(server, "alice", "Sec-WebSocket-Version: 8\r\n"))[0] != 429:
+            assert answer[0] == 400
+        assert int(answer[1]["retry-after"]) >= 1
+
+        async def close_code() -> int:
+            async with await RawSocket.open(server.port) as peer:
+                await peer.upgrade("/ws?token=nobody-looks-at-it", V1)
+                return (await peer.close_frame())[0]
+
+        while (code := await close_code()) != 4005:
+            assert code == 4501
 
 
 async def test_only_a_listed_proxy_is_believed(serve: Callable[..., Server]) -> None:
@@ -129,16 +140,16 @@ async def test_a_proxy_that_is_no_address_refuses_the_start(serve: Callable[...,
 
 async def test_what_nobody_can_read_is_limited_too(serve: Callable[..., Server]) -> None:
     async with (
-        serve("limits.commands_per_s=1", "limits.commands_burst=5") as server,
+        serve("limits.commands_per_s=1", "limits.commands_burst=100") as server,
         await server.raw("alice") as peer,
     ):
-        for _ in range(20):
+        for _ in range(200):
             await peer.text("{not json")
         codes: list[str] = []
-        while len(codes) < 20:
+        while len(codes) < 200:
             _, payload = await peer.frame()
             frame = json.loads(payload)
             if frame["type"] == "error":
                 codes.append(frame["data"]["code"])
-        assert codes.count("invalid_message") <= 6
+        assert codes.count("invalid_message") <= 150
         assert set(codes) == {"invalid_message", "rate_limited"}
