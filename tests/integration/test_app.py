@@ -8,7 +8,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from tests.kit import Server, clients, eventually, token_for
+from tests.kit import Client, Frame, Server, clients, eventually, token_for
 
 APPS = Path(__file__).parent / "apps"
 
@@ -127,6 +127,36 @@ async def test_relay_inserts_checked_slices_with_their_types(votes: Server) -> N
             await alice.send("point", {"board": "1", "at": at})
             frame = await bob.expect("pointed")
             assert frame["data"] == {"userId": "alice", "at": at, "label": "by alice"}
+
+
+@pytest.mark.parametrize("subprotocols", [(), ("realtime.v1",)], ids=["legacy", "v1"])
+async def test_relay_whose_member_is_null_or_missing_is_answered_one_error_with_its_path(
+    votes: Server, subprotocols: tuple[str, ...]
+) -> None:
+    async with (
+        await votes.connect("alice", subprotocols=subprotocols, about="-") as alice,
+        await votes.connect("bob", about="-") as bob,
+    ):
+        await bob.subscribe("board:1")
+        wrong = (({"board": "1", "at": None}, "data.at"), ({"board": "1"}, "data.at"), ({"board": None}, "data.board"))
+        for data, path in wrong:
+            for frame in (await alice.ask("point", data), await told(alice, "point", data)):
+                assert (frame["type"], frame["data"]["code"], frame["data"]["path"]) == (
+                    "error",
+                    "invalid_message",
+                    path,
+                )
+        assert await alice.is_alive()
+        await alice.refute("error")
+        # Nothing was relayed: the next is the first.
+        await alice.send("point", {"board": "1", "at": 7})
+        assert (await bob.expect("pointed"))["data"]["at"] == 7
+
+
+async def told(client: Client, type: str, data: object) -> Frame:
+    """Send a command without an id, as a legacy client does, and return the error that it is told."""
+    await client.send(type, data)
+    return await client.expect("error")
 
 
 async def test_session_that_a_handler_closes_gets_the_code(votes: Server) -> None:
