@@ -174,10 +174,11 @@ def restore(file: Path, data_dir: Path) -> tuple[tuple[int, int, int], str | Non
         EngineError: a server runs there, or the file is no backup; the log is as it was.
     """
 
-def stored(data_dir: Path, channel: str) -> list[bytes] | None:
-    """Return the data of every event that a channel of a data directory's log keeps, oldest first, without the GIL.
+def stored(data_dir: Path, channel: str, after: int) -> list[tuple[int, bytes]] | None:
+    """Return a page of what a channel of a data directory's log keeps above the offset `after`, without the GIL.
 
-    A server may run on it. None where there is no log.
+    A server may run on it. A page is offset and data of each event, oldest first, at most 1 MiB of data but one event
+    at least; empty at the end. None where there is no log.
 
     Raises:
         EngineError: it cannot be read.

@@ -10,9 +10,11 @@ from msgspec import Struct
 from realtime.api.edge import Edge
 from realtime.api.guards import Guard
 from realtime.api.paths import User
+from realtime.broadcaster import PAGE_BYTES_MAX
 from realtime.codes import CloseCode
 from realtime.errors import Refused
 from realtime.messages import encode
+from realtime.steps import Turn
 
 
 class UserSession(Struct, rename="camel"):
@@ -23,10 +25,14 @@ class UserSession(Struct, rename="camel"):
 
 
 class Sessions(Struct, rename="camel"):
-    """The open sessions of a user, in the order they opened."""
+    """The open sessions of a user, in the order they opened.
+
+    With over 1 MiB of them `items` leaves the newest out, and `truncated` is true.
+    """
 
     user_id: str
     items: list[UserSession]
+    truncated: bool
 
 
 def routes(edge: Edge, guard: Guard) -> list[ControllerRouterHandler]:
@@ -43,8 +49,16 @@ def routes(edge: Edge, guard: Guard) -> list[ControllerRouterHandler]:
     async def sessions(request: Request[Any, Any, Any], user: User) -> Response[bytes]:
         """Return the open sessions of a user on this node. For the user, and for services."""
         await own_or_service(request, user)
-        items = [UserSession(each.id, endpoints[each.endpoint].path) for each in connections.by_user(user)]
-        return Response(encode(Sessions(user, items)), media_type="application/json")
+        items, size, is_cut, turn = list[UserSession](), 0, False, Turn()
+        for session in connections.by_user(user):
+            item = UserSession(session.id, endpoints[session.endpoint].path)
+            size += len(encode(item)) + 1
+            if size > PAGE_BYTES_MAX:
+                is_cut = True
+                break
+            items.append(item)
+            await turn.give_way()
+        return Response(encode(Sessions(user, items, is_cut)), media_type="application/json")
 
     @delete("/api/users/{user:str}/sessions", tags=["Users"])
     async def close_sessions(request: Request[Any, Any, Any], user: User) -> None:

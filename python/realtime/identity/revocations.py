@@ -155,15 +155,16 @@ def stored_in(data_dir: Path) -> Revoked | None:
     Raises:
         ConfigError: the log cannot be read.
     """
-    revoked = Revoked()
+    revoked, after = Revoked(), 0
     try:
-        entries = stored(data_dir, CHANNEL)
-        for data in entries or ():
-            with suppress(msgspec.ValidationError):
-                revoked.add(msgspec.json.decode(data, type=Revocation))
+        while page := (found := stored(data_dir, CHANNEL, after)):
+            for _, data in page:
+                with suppress(msgspec.ValidationError):
+                    revoked.add(msgspec.json.decode(data, type=Revocation))
+            after = page[-1][0]
     except (EngineError, msgspec.DecodeError) as error:
         raise ConfigError(f"the revocations in {data_dir} cannot be read: {error.args[0]}") from error
-    return None if entries is None else revoked
+    return None if found is None else revoked
 
 
 class _Read(Struct):

@@ -25,10 +25,15 @@ pub(crate) fn restore(py: Python<'_>, file: PathBuf, data_dir: PathBuf) -> PyRes
     Ok(((copied.channels, copied.events, copied.bytes), kept))
 }
 
-/// Reads what a channel of a data directory's log holds.
+/// Reads a page of what a channel of a data directory's log holds.
 #[pyfunction]
-pub(crate) fn stored<'py>(py: Python<'py>, data_dir: PathBuf, channel: &str) -> PyResult<Option<Bound<'py, PyList>>> {
-    let found = error::detached(py, || realtime_reactor::stored(&data_dir, channel))?;
+pub(crate) fn stored<'py>(
+    py: Python<'py>,
+    data_dir: PathBuf,
+    channel: &str,
+    after: u64,
+) -> PyResult<Option<Bound<'py, PyList>>> {
+    let found = error::detached(py, || realtime_reactor::stored(&data_dir, channel, after))?;
     let found = found.map_err(|failed| error::start_error(py, &failed))?;
-    found.map(|all| PyList::new(py, all.iter().map(|data| PyBytes::new(py, data)))).transpose()
+    found.map(|page| PyList::new(py, page.iter().map(|(offset, data)| (*offset, PyBytes::new(py, data))))).transpose()
 }

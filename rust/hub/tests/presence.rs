@@ -98,6 +98,22 @@ fn users_are_left_out_where_they_are_longer_than_an_event_may_be() {
 }
 
 #[test]
+fn users_are_left_out_where_they_are_longer_than_a_page_though_an_event_may_be() {
+    let mut options = options();
+    options["limits"] = json!({"enabled": false, "publication_bytes_max": 4 << 20, "log_queue_bytes_max": 16 << 20});
+    let mut world = World::with(&options, 1, Store::default());
+    // A user takes 203 bytes with its quotes and comma, but the first 202.
+    for (count, is_told) in [(5_164, true), (5_166, false)] {
+        let users: Vec<String> = (0..count).map(|n| format!("{n:0>200}")).collect();
+        mode(&mut world, Some(&users.iter().map(String::as_str).collect::<Vec<_>>()));
+        world.run();
+        let ann = connect(&mut world, 0, 0, false);
+        world.run();
+        assert_eq!(world.take_json(ann)[1]["data"]["users"].is_array(), is_told, "{count} users");
+    }
+}
+
+#[test]
 fn a_client_that_closes_is_told_no_more() {
     let mut world = World::new(1);
     let ann = world.connect(0, "ann");

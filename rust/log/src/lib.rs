@@ -42,5 +42,5 @@ pub use lock::{LOCK_NAME, LOCK_SOCKET};
 pub use log::Log;
 pub use open::{DATABASE_NAME, Options};
 pub use reader::Reader;
-pub use stored::stored;
+pub use stored::{StoredPage, stored};
 pub use terms::{Term, TermStarts};

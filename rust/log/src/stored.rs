@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use rusqlite::OpenFlags;
+use rusqlite::{OpenFlags, params};
 
 use crate::backup::{BUSY_MS, open};
 use crate::erasure::payload;
@@ -13,18 +13,24 @@ use crate::schema;
 const DATA: &str = concat!(
     "SELECT ",
     payload!(),
-    " FROM events JOIN channels ON channels.id = events.channel_id WHERE channels.name = ? ORDER BY offset"
+    ", offset FROM events JOIN channels ON channels.id = events.channel_id \
+     WHERE channels.name = ? AND offset > ? ORDER BY offset"
 );
 /// Of a log that no server of this version has opened yet: nothing is half erased in it.
-const OLDER: &str =
-    "SELECT data FROM events JOIN channels ON channels.id = events.channel_id WHERE channels.name = ? ORDER BY offset";
+const OLDER: &str = "SELECT data, offset FROM events JOIN channels ON channels.id = events.channel_id \
+     WHERE channels.name = ? AND offset > ? ORDER BY offset";
+/// Bytes of one page; as of the hub's pages.
+const PAGE_BYTES_MAX: usize = 1 << 20;
 
-/// The data of every event of a channel that is kept, oldest first; `None` where the data directory holds no log.
-/// The database is not written to.
+/// Offsets and data of events.
+pub type StoredPage = Vec<(u64, Box<[u8]>)>;
+
+/// Offset and data of events of a channel that are kept, oldest first, above the offset `after`: a page of at most 1 MiB,
+/// but one event at least; empty at the end. `None` where the data directory holds no log. The database is not written to.
 ///
 /// # Errors
 /// Why the log cannot be read.
-pub fn stored(data_dir: &Path, channel: &str) -> Result<Option<Vec<Box<[u8]>>>, Error> {
+pub fn stored(data_dir: &Path, channel: &str, after: u64) -> Result<Option<StoredPage>, Error> {
     let path = data_dir.join(DATABASE_NAME);
     if !path.is_file() {
         return Ok(None);
@@ -33,8 +39,18 @@ pub fn stored(data_dir: &Path, channel: &str) -> Result<Option<Vec<Box<[u8]>>>, 
     let read = || {
         let is_older = conn.pragma_query_value(None, "user_version", |row| row.get::<_, u32>(0))? < schema::ERASURES;
         let mut statement = conn.prepare(if is_older { OLDER } else { DATA })?;
-        let rows = statement.query_map([channel], |row| row.get::<_, Vec<u8>>(0).map(Vec::into_boxed_slice))?;
-        rows.collect::<Result<Vec<_>, _>>()
+        // Beyond what SQLite counts there is no event.
+        let mut rows = statement.query(params![channel, i64::try_from(after).unwrap_or(i64::MAX)])?;
+        let (mut page, mut bytes) = (Vec::new(), 0);
+        while let Some(row) = rows.next()? {
+            let data = row.get::<_, Vec<u8>>(0)?.into_boxed_slice();
+            bytes += data.len();
+            if bytes > PAGE_BYTES_MAX && !page.is_empty() {
+                break;
+            }
+            page.push((row.get::<_, i64>(1)?.cast_unsigned(), data));
+        }
+        Ok(page)
     };
     read().map(Some).map_err(|source| Error::from_sqlite(source, &path, BUSY_MS))
 }

@@ -65,8 +65,8 @@ fn what_is_erased_is_never_read_again_while_it_is_overwritten_slice_by_slice() {
     assert_eq!((deleted.offset, deleted.erased_up_to, deleted.amended.len()), (MANY + 2, MANY + 1, 1));
     assert!(log.is_erasing() && holds(&dir, "secret"));
     nothing_is_read(&mut log);
-    let told = stored(dir.path(), "a").unwrap().unwrap();
-    assert!(told[1..].iter().all(|data| **data == *b"\"deleted\""), "the command line reads it so, too");
+    let told = stored(dir.path(), "a", 0).unwrap().unwrap();
+    assert!(told[1..].iter().all(|(_, data)| **data == *b"\"deleted\""), "the command line reads it so, too");
     let first = log.erase().unwrap();
     assert!(first.events > 0 && first.events <= 256 && first.has_more, "a slice is not all: {first:?}");
     nothing_is_read(&mut log);

@@ -1,7 +1,7 @@
 //! What is done to a log without an engine, as the bindings call it: paths in, one line of error out.
 
 use crate::error::StartError;
-use realtime_log::Copied;
+use realtime_log::{Copied, StoredPage};
 use std::path::{Path, PathBuf};
 
 /// Copies the log of a data directory into a new file; a server may run on it.
@@ -20,10 +20,10 @@ pub fn restore(file: &Path, data_dir: &Path) -> Result<(Copied, Option<PathBuf>)
     Ok(realtime_log::restore(file, data_dir)?)
 }
 
-/// The data of every event of a channel that is kept, oldest first; `None` where there is no log. A server may run on it.
+/// Offset and data of a page of events above `after`, oldest first; `None` where there is no log. A server may run on it.
 ///
 /// # Errors
 /// One line that says why it cannot be read.
-pub fn stored(data_dir: &Path, channel: &str) -> Result<Option<Vec<Box<[u8]>>>, StartError> {
-    Ok(realtime_log::stored(data_dir, channel)?)
+pub fn stored(data_dir: &Path, channel: &str, after: u64) -> Result<Option<StoredPage>, StartError> {
+    Ok(realtime_log::stored(data_dir, channel, after)?)
 }

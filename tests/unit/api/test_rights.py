@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import quote
 
+import msgspec
 import pytest
 
 from realtime import Conversations, Grant, Publishing, Realtime, Session, user_channel
+from realtime.api import channels, users
 from realtime.auth import is_channel
 from realtime.config import ConversationSettings, LimitSettings
 from tests.unit.api.asking import World
@@ -272,6 +274,37 @@ async def test_a_user_of_any_id_reads_its_own_channel_by_both_doors_and_nobody_e
         assert (await world.call("POST", "/api/events", told, key=True)).status == 200
         await own.expect("told", n=3)
         eve.refute("told", n=2)
+
+
+@pytest.mark.parametrize(("bytes_max", "is_cut"), [(92, False), (91, True)])
+async def test_presence_over_a_page_leaves_users_out_and_says_so(
+    bytes_max: int, is_cut: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channels, "PAGE_BYTES_MAX", bytes_max)
+    app = Realtime()
+    app.allow("room:1", "subscribe")
+    async with World(app) as world:
+        for user in ("ann", "bob.b"):
+            await (await world.test.connect(user)).command("subscribe", channel="room:1")
+        # A user takes its JSON and 40 bytes.
+        found = (await world.call("GET", "/api/presence/room:1", key=True)).json
+        listed = [user["userId"] for user in found["users"]]
+        assert (listed, found["connections"]) == (["ann"] if is_cut else ["ann", "bob.b"], 2)
+        assert found["truncated"] == is_cut
+
+
+@pytest.mark.parametrize(("spare", "is_cut"), [(0, False), (-1, True)])
+async def test_sessions_over_a_page_are_left_out_and_it_says_so(
+    spare: int, is_cut: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with World(Realtime()) as world:
+        first, second = await world.test.connect("ann"), await world.test.connect("ann")
+        whole = await world.call("GET", "/api/users/ann/sessions", key=True)
+        items = [{"sessionId": each.session.id, "path": "/ws"} for each in (first, second)]
+        assert whole.json == {"userId": "ann", "items": items, "truncated": False}
+        monkeypatch.setattr(users, "PAGE_BYTES_MAX", 2 * len(msgspec.json.encode(items[0])) + 2 + spare)
+        found = (await world.call("GET", "/api/users/ann/sessions", key=True)).json
+        assert found == {"userId": "ann", "items": items[: 1 if is_cut else 2], "truncated": is_cut}
 
 
 async def test_every_path_with_a_user_or_a_channel_takes_a_slash() -> None:

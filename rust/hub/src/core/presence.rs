@@ -8,6 +8,7 @@
 use super::ShardCore;
 use crate::compose;
 use crate::conn::{Phase, flag};
+use crate::hub::PAGE_BYTES_MAX;
 use crate::options::Mode;
 use crate::outbox::{Class, Queued};
 use crate::prepared::{Form, Prepared};
@@ -78,7 +79,7 @@ impl ShardCore {
             (Told::Nothing, _) => return None,
             (_, Some(frame)) => Arc::clone(frame),
             (told, frame) => {
-                let most = self.hub.rules.limits.publication_bytes_max;
+                let most = self.hub.rules.limits.publication_bytes_max.min(PAGE_BYTES_MAX);
                 Arc::clone(frame.insert(Prepared::text(&to_json(told, most, self.now.wall_ms))))
             }
         };
@@ -86,7 +87,7 @@ impl ShardCore {
     }
 }
 
-/// The frame; `users` are left out where they would be longer than an event may be.
+/// The frame; `users` are left out where they would be longer than an event, or a page of events, may be.
 fn to_json(told: &Told, bytes_max: usize, wall_ms: u64) -> Vec<u8> {
     compose::reply(TYPE, None, wall_ms, |out| {
         let Told::Everyone(users) = told else { return out.extend_from_slice(b"{\"mode\":\"shared\"}") };
