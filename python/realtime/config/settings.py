@@ -283,8 +283,9 @@ class AuthSettings(Section, frozen=True):
     tickets_bytes_max: Annotated[
         Bytes,
         Meta(
-            description="Bytes of all unused tickets, with the rights that they stand for, and a sixteenth of it for "
-            "one user; more are answered 503."
+            description="Bytes of all unused tickets, with the rights that they stand for; more are answered 503. "
+            "Of it a user has a sixteenth, less as others take theirs, or one ticket, for which a quarter is kept; "
+            "more are answered 429."
         ),
     ] = 32 * 1024 * 1024
     revocations_bytes_max: Annotated[

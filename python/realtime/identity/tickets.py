@@ -3,10 +3,12 @@
 A ticket stands for the identity that asked for it, opens one connection and lives a minute. It is 256 random bits, of
 which only the hash is kept, in memory: a restart ends them all. Time is the server's clock.
 
-Unused tickets are bounded for each user, in number and in bytes, and in bytes for all. A user over the bound is refused
-and told when the oldest ticket ends. The oldest is not let go of instead: it may be in a URL that a client is about to
-open, which would then fail for a reason that nobody sees. A timer forgets those that were never shown, so that their
-bytes are free again though nobody asks for another ticket.
+Unused tickets are bounded for each user, in number and in bytes, and in bytes for all. A user's part in bytes shrinks
+as others take theirs, and a quarter of the whole is left to those who hold no ticket, so a newcomer finds room however
+many take all that they can get. A user over the bound is refused and told when the oldest ticket ends. The oldest is
+not let go of instead: it may be in a URL that a client is about to open, which would then fail for a reason that nobody
+sees. A timer forgets those that were never shown, so that their bytes are free again though nobody asks for another
+ticket.
 
 Called by `identities`.
 """
@@ -33,6 +35,11 @@ _FORGET_EVERY_MS: Final = 1000
 """The timer comes no more often, however many tickets end."""
 _ENTRY_BYTES: Final = 640
 """A ticket without its texts, with its part of both tables; 490 were measured."""
+
+_FREE_PARTS: Final = 8
+"""A user with a ticket may hold one part in so many of what stays free."""
+_FIRSTS_PARTS: Final = 4
+"""One part in so many of the whole is for first tickets alone: 500 of 16 KiB at the default."""
 
 
 class Ticket(Struct, frozen=True, rename="camel"):
@@ -87,10 +94,11 @@ class Tickets:
         grants = None if identity.grants is None else msgspec.json.encode(identity.grants)
         size = _ENTRY_BYTES + sum(getsizeof(text) for text in (user, identity.token_id, grants))
         own = self._by_user.get(user, ())
-        if len(own) >= self._per_user_max or self._charges.is_over_share(user, size):
+        if len(own) >= self._per_user_max or (own and self._charges.of(user) + size > self._share(size)):
             self._charges.refused += 1
             wait_ms = self._by_hash[next(iter(own))].ends_ms - now_ms
-            told = f"{len(own)} tickets of this user are unused (auth.tickets_per_user_max = {self._per_user_max})"
+            whole = f"auth.tickets_per_user_max = {self._per_user_max}, a share of auth.tickets_bytes_max"
+            told = f"{len(own)} tickets of this user are unused ({whole})"
             raise Refused("rate_limited", f"{told}; use one, or wait until the oldest ends", retry_after_ms=wait_ms)
         if not self._charges.has_room(user, size):
             self._charges.refused += 1
@@ -117,6 +125,12 @@ class Tickets:
         if unused.grants is None:
             return unused.identity
         return replace(unused.identity, grants=msgspec.json.decode(unused.grants, type=dict[str, list[str]]))
+
+    def _share(self, size: int) -> int:
+        """Return the bytes that a user may hold who asks for `size` more and has a ticket already."""
+        charges = self._charges
+        free = charges.bytes_max - charges.bytes_max // _FIRSTS_PARTS - charges.bytes - size
+        return min(charges.share_max, free // _FREE_PARTS)
 
     def _forget(self, digest: bytes) -> _Unused:
         unused = self._by_hash.pop(digest)

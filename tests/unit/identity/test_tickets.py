@@ -1,6 +1,7 @@
 """Tickets are bounded for each user and for all, and what is kept of them takes what is charged."""
 
 import tracemalloc
+from contextlib import suppress
 
 import pytest
 
@@ -85,6 +86,34 @@ def test_all_users_together_are_bounded_in_bytes() -> None:
     clock.advance_to(1_000 + TTL_S * 1000)
     made.issue(Identity("bob"))
     assert charges.bytes < 1_000
+
+
+def test_a_newcomer_finds_room_however_many_take_all_the_tickets_that_they_can_get() -> None:
+    made, clock, charges = tickets(per_user_max=100, bytes_max=1_000_000, share_max=62_500)
+    users = [Identity(f"greedy-{number}", grants=GRANTS) for number in range(40)]
+    for _ in range(100):
+        for user in users:
+            with suppress(Refused):
+                made.issue(user)
+    assert all(charges.of(user.user) for user in users), "each has one at least"
+    assert charges.bytes <= 750_000, "a quarter is for those who have none"
+    for number in range(20):
+        made.issue(Identity(f"good-{number}", grants=GRANTS))
+    with pytest.raises(Refused, match=r"rate_limited: .* a share of auth\.tickets_bytes_max") as refused:
+        made.issue(users[0])
+    assert refused.value.retry_after_ms == TTL_S * 1000
+    clock.advance_to(1_000 + TTL_S * 1000)
+    for _ in range(4):
+        made.issue(users[0])
+
+
+def test_a_user_alone_has_a_sixteenth_of_the_bytes() -> None:
+    made, _, charges = tickets(per_user_max=1_000, bytes_max=1_600_000, share_max=100_000)
+    identity = Identity("ann", grants=GRANTS)
+    with pytest.raises(Refused, match="rate_limited"):  # noqa: PT012 -- it is the last that counts
+        while True:
+            made.issue(identity)
+    assert 90_000 < charges.of("ann") <= 100_000
 
 
 def test_a_ticket_stands_for_the_whole_identity_but_its_token() -> None:
