@@ -85,6 +85,7 @@ class Control:
         self._most = BATCH_MAX
         self._left: list[EventTuple] = []
         self._presence_timer: Timer | None = None
+        self._presence_at_ms = 0
         self._start_timer: Timer | None = None
         self.figures = Figures()
         self.ledger = Ledger(settings)
@@ -347,6 +348,7 @@ class Control:
                     # Who comes meanwhile is told as it is.
                     self._commands.presence_change(notice.user, notice.status == "online")
             else:
+                self.figures.presence_switches += 1
                 self._tell_mode()
 
     def _tell_mode(self) -> None:
@@ -356,9 +358,13 @@ class Control:
 
     def _arm_presence(self) -> None:
         next_ms = self.presence.next_ms()
-        if self._presence_timer is None and next_ms is not None:
-            delay_s = max(0, next_ms - self.clock.monotonic_ms()) / 1000
-            self._presence_timer = self.clock.call_later(delay_s, self._presence_due)
+        if next_ms is None or (self._presence_timer is not None and self._presence_at_ms <= next_ms):
+            return
+        if self._presence_timer is not None:
+            self._presence_timer.cancel()
+        delay_s = max(0, next_ms - self.clock.monotonic_ms()) / 1000
+        self._presence_at_ms = next_ms
+        self._presence_timer = self.clock.call_later(delay_s, self._presence_due)
 
     def _presence_due(self) -> None:
         self._presence_timer = None

@@ -101,6 +101,8 @@ class Figures:
         """Tokens by why Python refused them."""
         self.presence_held = 0
         """Changes of users that were not told at once, over `presence.changes_per_s`."""
+        self.presence_switches = 0
+        """Switches between everybody and those who share a channel as those who are told."""
         self.lag_s = Histogram()
         self.lag_last_s = 0.0
         self.lag_max_s = Highest()
@@ -412,6 +414,8 @@ class Families(Collector):
         yield _by_label("rate_refusals", "What was over a rate, by whose bucket was empty.", "bucket", empty)
         text = "Changes of users that were not told at once, over `presence.changes_per_s`."
         yield CounterMetricFamily("realtime_presence_held", text, value=self._figures.presence_held)
+        text = "Switches between everybody and those who share a channel as those who are told of presence."
+        yield CounterMetricFamily("realtime_presence_switches", text, value=self._figures.presence_switches)
         errors = CounterMetricFamily(
             "realtime_errors", "Errors told to clients, and by whom.", labels=["source", "code"]
         )

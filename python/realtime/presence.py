@@ -4,7 +4,9 @@ A user is online from the first session to the last. The last one's end counts a
 (close 1000), after `grace_ms` otherwise, so that a reconnect tells nobody anything.
 
 Up to `everyone_max` open sessions everybody is told; above, until they fall below nine tenths of it, only those who
-share a channel with the user, and a switch is told to all. Where grants decide who takes part in a conversation it is
+share a channel with the user, and a switch is told to all. The switch back tells each of them who is online, so it
+comes `BACK_MS` after the other one at the earliest: whoever opens and closes sessions about the limit must not have
+that told each time. Where grants decide who takes part in a conversation it is
 always that second mode: who is there is no stranger's to know. In it:
 
 - somebody who goes is told of in the channels that the last session was subscribed to when it ended;
@@ -40,6 +42,8 @@ GONE_MAX: Final = 10_000
 """Users whose channels are remembered in the mode `shared` after they went."""
 GONE_CHANNELS_MAX: Final = 100_000
 """Channels that are remembered of all of them: some 20 MB. The user who went first is forgotten first."""
+BACK_MS: Final = 30_000
+"""How long those alone are told who share a channel, at least: 1,000 users are 17 KB to each of as many sessions."""
 RATED_MAX: Final = 100_000
 """Users whose rate is remembered: those with a change within the last seconds. The oldest are forgotten first."""
 AUDIENCE_MAX: Final = 1_000
@@ -142,6 +146,9 @@ class Presence:
         self._grace_ms = grace_ms
         self._everyone_max = everyone_max
         self._mode: Mode = "shared" if everyone_max is None else "everyone"
+        self._sessions = 0
+        # When everybody may be told again.
+        self._back_at_ms = 0
         # In the order of their deadlines, since the grace is the same for all.
         # Ordered, since the first of a plain dict is found behind all that went before it.
         self._leaving: OrderedDict[str, _Leaving] = OrderedDict()
@@ -165,7 +172,7 @@ class Presence:
         Returns:
             What is to be told, in this order.
         """
-        notices = self._switched(sessions)
+        notices = self._switched(sessions, now_ms)
         if not first:
             return notices
         leaving = self._leaving.pop(user, None)
@@ -191,7 +198,7 @@ class Presence:
         Returns:
             What is to be told, in this order.
         """
-        notices = self._switched(sessions)
+        notices = self._switched(sessions, now_ms)
         if not last:
             return notices
         if code == CloseCode.NORMAL or self._grace_ms == 0:
@@ -201,8 +208,8 @@ class Presence:
         return notices
 
     def due(self, now_ms: int) -> list[Notice]:
-        """Return what is to be told of users whose grace is over, and of those whose changes were held."""
-        notices: list[Notice] = []
+        """Return what is to be told of users whose grace is over, of those whose changes were held, and of a switch."""
+        notices = self._switched(self._sessions, now_ms)
         while self._held:
             user, waiting = next(iter(self._held.items()))
             if waiting.deadline_ms > now_ms:
@@ -222,9 +229,12 @@ class Presence:
         return [user for user, leaving in self._leaving.items() if leaving.audience is None]
 
     def next_ms(self) -> int | None:
-        """When `due` has something to say; None where nobody is leaving and nothing is held."""
+        """When `due` has something to say; None where nobody is leaving and nothing is held or to be switched."""
         firsts = (next(iter(self._leaving.values()), None), next(iter(self._held.values()), None))
-        return min((first.deadline_ms for first in firsts if first is not None), default=None)
+        times = [first.deadline_ms for first in firsts if first is not None]
+        if self._mode == "shared" and self._are_few():
+            times.append(self._back_at_ms)
+        return min(times, default=None)
 
     def _told(self, change: Change, now_ms: int) -> Change | Held:
         """Return a change as it is told now, or hold it until there is a token."""
@@ -252,12 +262,18 @@ class Presence:
     def _audience(self, channels: tuple[str, ...]) -> tuple[str, ...] | None:
         return None if self._mode == "everyone" else channels
 
-    def _switched(self, sessions: int) -> list[Notice]:
+    def _are_few(self) -> bool:
+        """Whether the sessions are so few that everybody is told again."""
+        return self._everyone_max is not None and self._sessions * 10 < self._everyone_max * 9
+
+    def _switched(self, sessions: int, now_ms: int) -> list[Notice]:
+        self._sessions = sessions
         if self._everyone_max is None:
             return []
         if self._mode == "everyone" and sessions > self._everyone_max:
             self._mode = "shared"
-        elif self._mode == "shared" and sessions * 10 < self._everyone_max * 9:
+            self._back_at_ms = now_ms + BACK_MS
+        elif self._mode == "shared" and self._are_few() and now_ms >= self._back_at_ms:
             self._mode = "everyone"
             self._gone.clear()
             self._gone_channels = 0

@@ -1,12 +1,13 @@
 """Who is online, as told to others; times are given, nothing is sent."""
 
 import random
+from collections.abc import Callable
 
 import pytest
 
 from realtime import Realtime, presence
 from realtime.config import PresenceSettings, Settings
-from realtime.presence import AUDIENCE_MAX, GONE_MAX, UNLIMITED, Change, Held, Notice, Presence, Rate, Switch
+from realtime.presence import AUDIENCE_MAX, BACK_MS, GONE_MAX, UNLIMITED, Change, Held, Notice, Presence, Rate, Switch
 from realtime.testing import TestApp
 
 
@@ -37,6 +38,11 @@ class World:
     def advance(self, ms: int) -> list[Notice]:
         self.now_ms += ms
         return self.presence.due(self.now_ms)
+
+
+def crowd(world: World, step: Callable[[World, str], list[Notice]]) -> list[Notice]:
+    """What is told when five sessions of the same user come or go."""
+    return [notice for _ in range(5) for notice in step(world, "crowd")]
 
 
 def test_a_user_is_online_from_the_first_session_to_the_last() -> None:
@@ -132,6 +138,7 @@ def test_everybody_is_told_again_below_nine_tenths_of_the_limit() -> None:
     world = World(everyone_max=10)
     for number in range(11):
         world.open(f"u{number}")
+    world.advance(BACK_MS)
     assert world.close("u0") == [Change("u0", "offline", ())]
     assert world.close("u1") == [Change("u1", "offline", ())]
     assert world.presence.mode == "shared"
@@ -143,6 +150,7 @@ def test_the_mode_when_a_session_ended_decides_who_is_told() -> None:
     world = World(everyone_max=10)
     for number in range(12):
         world.open(f"u{number}")
+    world.advance(BACK_MS)
     for number in range(4):
         world.close(f"u{number}", code=1006, channels=("a",))
     assert world.presence.mode == "everyone"
@@ -160,6 +168,31 @@ def test_a_count_that_hangs_about_the_limit_switches_once() -> None:
         world.open(f"u{number}")
     told = [notice for _ in range(20) for notice in (*world.open("ann"), *world.close("ann"))]
     assert [notice for notice in told if isinstance(notice, Switch)] == [Switch("shared")]
+
+
+def test_everybody_is_told_again_half_a_minute_after_the_switch_at_the_earliest() -> None:
+    world = World(everyone_max=10)
+    for number in range(8):
+        world.open(f"u{number}")
+    told = [notice for _ in range(50) for notice in (*crowd(world, World.open), *crowd(world, World.close))]
+    assert [notice for notice in told if isinstance(notice, Switch)] == [Switch("shared")]
+    assert world.presence.next_ms() == BACK_MS
+    assert world.advance(BACK_MS - 1) == []
+    assert world.advance(1) == [Switch("everyone")], "also where nobody comes or goes then"
+    assert world.presence.next_ms() is None
+    told = [notice for _ in range(50) for notice in (*crowd(world, World.open), *crowd(world, World.close))]
+    assert [notice for notice in told if isinstance(notice, Switch)] == [Switch("shared")]
+
+
+def test_those_who_are_many_again_when_the_time_is_over_are_told_nothing() -> None:
+    world = World(everyone_max=10)
+    for number in range(8):
+        world.open(f"u{number}")
+    for step in (World.open, World.close, World.open):
+        crowd(world, step)
+    assert world.presence.next_ms() is None
+    assert world.advance(BACK_MS) == []
+    assert world.presence.mode == "shared"
 
 
 def test_only_so_many_who_went_are_remembered() -> None:
@@ -195,6 +228,7 @@ def test_one_who_was_cut_off_while_few_were_told_is_told_online_once_everybody_i
     for number in range(10):
         world.open(f"user{number}")
     assert world.open("user10")[0] == Switch("shared")
+    world.advance(BACK_MS)
     world.close("user0", code=1006, channels=("conversation:1",))
     assert world.presence.leaving() == []
     told = [notice for number in range(1, 4) for notice in world.close(f"user{number}", code=1006)]
@@ -289,6 +323,37 @@ async def test_a_server_tells_the_last_state_when_its_turn_comes_and_whoever_com
         t.clock.advance(1.1)
         await bob.expect("user_presence", user_id="ann", status="online")
         assert t.control.figures.presence_held == 1
+
+
+async def test_a_held_change_is_told_in_time_also_where_somebodys_grace_ends_later() -> None:
+    settings = Settings(presence=PresenceSettings(changes_burst=1, grace_s=60))
+    async with TestApp(Realtime(), settings) as t:
+        bob = await t.connect(user="bob")
+        cyd = await t.connect(user="cyd")
+        ann = await t.connect(user="ann")
+        await bob.expect("user_presence", user_id="ann", status="online")
+        await cyd.close(1001)
+        await ann.close()
+        await t.settle()
+        t.clock.advance(1.1)
+        await bob.expect("user_presence", user_id="ann", status="offline")
+
+
+async def test_a_server_whose_sessions_hang_about_the_limit_says_who_is_online_once_in_half_a_minute() -> None:
+    settings = Settings(presence=PresenceSettings(everyone_max=4))
+    async with TestApp(Realtime(), settings) as t:
+        bob = await t.connect(user="bob")
+        await bob.expect("presence_mode", mode="everyone")
+        for _ in range(5):
+            for client in [await t.connect(user="crowd") for _ in range(4)]:
+                await client.close()
+            await t.settle()
+        assert t.control.figures.presence_switches == 1
+        await bob.expect("presence_mode", mode="shared")
+        bob.refute("presence_mode")
+        t.clock.advance(31)
+        await bob.expect("presence_mode", mode="everyone")
+        assert t.control.figures.presence_switches == 2
 
 
 def test_nothing_is_kept_of_users_whose_rate_is_full_again() -> None:
