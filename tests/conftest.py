@@ -76,8 +76,7 @@ def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
         lack = SOCKETIFY_LACKS.get(item.name, SOCKETIFY_LACKS.get(item.originalname))
         reason, passing = (lack, set[str]()) if isinstance(lack, str) else lack or ("", set())
         if reason and callspec.id.removeprefix("socketify-") not in passing:
-            # On a busy machine the kernel may hand the pieces over as one.
-            item.add_marker(pytest.mark.xfail(reason=reason, strict=reason is not _SPLIT))
+            item.add_marker(pytest.mark.xfail(reason=reason, strict=True))
 
 
 @pytest.fixture(params=SETS, scope="session")

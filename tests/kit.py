@@ -507,6 +507,27 @@ class RawSocket:
         with contextlib.suppress(ConnectionError):
             await self.writer.drain()
 
+    async def send_apart(self, payload: bytes) -> None:
+        """Send bytes and wait until the server has read them, so that none that follow come with the same read."""
+        await self.send(payload)
+        await eventually(self._is_read, what="that the server reads")
+
+    def _is_read(self) -> bool:
+        """Whether the server's kernel has all that was sent and its process has taken it, or has closed."""
+        names = (self.writer.get_extra_info(name) for name in ("sockname", "peername"))
+        here, there = (f":{port:04X}" for _, port in names)
+        # Of each end in /proc/net/tcp: its address, the other's, the state (01 is established), bytes that wait out and
+        # in, and the inode, which is 0 until the connection is accepted.
+        ends = {}
+        for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+            _, local, remote, state, queues, _, _, _, _, inode, *_ = line.split()
+            ends[local[-5:], remote[-5:]] = (state, inode, [int(size, 16) for size in queues.split(":")])
+        state, _, (unacknowledged, _) = ends.get((here, there), ("07", "0", [0, 0]))
+        if state != "01":
+            return True
+        _, inode, (_, unread) = ends.get((there, here), ("07", "0", [0, 0]))
+        return unacknowledged == 0 and inode != "0" and unread == 0
+
     async def upgrade(self, target: str, headers: str = "") -> str:
         """Send a good upgrade request for `target` with further header lines and return the head of the 101."""
         await self.send(upgrade_request(target, headers))
