@@ -189,6 +189,84 @@ fn a_raw_endpoint_over_its_rate_is_read_more_slowly_and_loses_nothing() {
     assert_eq!(world.take(client), []);
 }
 
+/// A client of `/ws` that offers no subprotocol; its hello is taken.
+fn legacy(world: &mut World, shard: usize, user: &str) -> usize {
+    let client = world.socket(shard);
+    let conn = world.clients[client].conn;
+    world.shards[shard].admit_as(conn, 0, user, None, true, world.now).unwrap();
+    world.run();
+    assert_eq!(world.take_json(client)[0]["type"], "connection_established");
+    client
+}
+
+fn confirmed(frames: &[Value]) -> Vec<&str> {
+    let confirmed = frames.iter().filter(|frame| frame["type"] == "subscription_confirmed");
+    confirmed.map(|frame| frame["data"]["channel"].as_str().unwrap()).collect()
+}
+
+#[test]
+fn a_legacy_client_owes_for_a_subscribe_over_its_rate_and_is_not_read_until_it_is_paid() {
+    let subscribes = |world: &mut World, client| {
+        for n in 0..4 {
+            world.send(client, &json!({"type": "subscribe", "data": {"channel": format!("ring:{n}")}}));
+        }
+        world.run();
+        world.take_json(client)
+    };
+    for limits in [
+        json!({"commands_per_s": 1, "commands_burst": 2}),
+        json!({"user_commands_per_s": 1, "user_commands_burst": 2}),
+        json!({"bytes_per_s": 64}),
+    ] {
+        let mut world = limited(&limits);
+        let client = legacy(&mut world, 0, "ann");
+        let frames = subscribes(&mut world, client);
+        let at_once = confirmed(&frames).len();
+        assert!((1..=3).contains(&at_once), "what it has, and the one that it owes for: {frames:?}");
+        assert_eq!(refused(&frames), 0);
+        let conn = world.clients[client].conn;
+        assert!(!world.shards[0].reads(conn));
+        world.advance(4_000);
+        assert_eq!(at_once + confirmed(&world.take_json(client)).len(), 4, "{limits}");
+        assert!(world.shards[0].reads(conn));
+    }
+}
+
+#[test]
+fn a_legacy_client_that_was_closed_over_its_rate_is_subscribed_when_it_comes_back() {
+    let mut world = limited(&json!({"commands_per_s": 1, "commands_burst": 2, "refusals_max": 3}));
+    let first = legacy(&mut world, 0, "ann");
+    for _ in 0..20 {
+        world.send(first, &json!({"type": "ping"}));
+    }
+    world.run();
+    assert!(world.take(first).contains(&Got::Close(Some(4003), "too many commands for too long".into())));
+    world.cut(first);
+    let next = legacy(&mut world, 1, "ann");
+    world.send(next, &json!({"type": "subscribe", "data": {"channel": "ring:1"}}));
+    world.run();
+    let frames = world.take_json(next);
+    assert_eq!((confirmed(&frames), refused(&frames)), (vec!["ring:1"], 0));
+}
+
+#[test]
+fn a_client_that_can_ask_again_is_refused_a_subscribe_over_its_rate() {
+    let mut world = limited(&json!({"commands_per_s": 1, "commands_burst": 2}));
+    let (v1, with_id) = (world.connect(0, "ann"), legacy(&mut world, 0, "bob"));
+    for (client, id) in [(v1, None), (with_id, Some(1))] {
+        for n in 0..4 {
+            let mut command = json!({"type": "subscribe", "data": {"channel": format!("ring:{n}")}});
+            if let Some(id) = id {
+                command["id"] = json!(id);
+            }
+            world.send(client, &command);
+        }
+        world.run();
+        let frames = world.take_json(client);
+        assert_eq!((confirmed(&frames).len(), refused(&frames)), (2, 2));
+    }
+}
+
 #[test]
 fn a_long_message_is_done_and_its_sender_not_read_until_its_length_is_paid() {
     const UNIT: usize = 64 << 10;

@@ -223,6 +223,7 @@ impl ShardCore {
         let (hub, now_ms, traffic) = (&*self.hub, self.now.mono_ms, Traffic::Commands);
         let conn = &self.conns[slot];
         let own_ms = conn.commands.owes_ms(hub.rules.own_rate(traffic), now_ms);
+        let own_ms = own_ms.max(conn.bytes.owes_ms(hub.rules.bytes_rate(), now_ms));
         let seat = conn.session.as_ref().map(|session| &session.seat);
         let shared = seat.into_iter().flat_map(|seat| seat.buckets(&hub.rules, traffic, &hub.counters));
         shared.map(|(bucket, rate, _)| bucket.owes_ms(rate, now_ms)).fold(own_ms, u32::max)

@@ -8,7 +8,7 @@ use crate::channel::{HistoryFor, HistoryRequest, SubscribeRequest};
 use crate::channel_name::is_name;
 use crate::command::{Publish, Reply};
 use crate::compose::{self, Fault};
-use crate::conn::LastingRelay;
+use crate::conn::{LastingRelay, flag};
 use crate::counters::add;
 use crate::event::Event;
 use crate::hub::{HISTORY_EVENTS_MAX, PAGE_BYTES_MAX, PYTHON_FULL, Relayed, TOO_LARGE, channel_member};
@@ -96,6 +96,11 @@ impl<'a> Command<'a> {
     }
 }
 
+/// What a command takes of the bytes that its connection may send.
+const fn bytes_units(command: &Command<'_>) -> u32 {
+    (command.bytes.len() as u32).div_ceil(BYTES_UNIT)
+}
+
 impl ShardCore {
     /// Runs a command that Python handed back, and tells Python so.
     ///
@@ -154,7 +159,9 @@ impl ShardCore {
         let kind = command.envelope.kind.map(|kind| kind.text(command.bytes));
         let verb = kind.as_ref().and_then(Option::as_ref).and_then(|kind| self.hub.rules.verbs.get(&**kind)).copied();
         let is_named = command.envelope.id.is_none_or(|id| is_id(&id, command.bytes));
-        if let Err((wait_ms, message)) = self.charge(command, verb) {
+        if let Err((wait_ms, message)) = self.charge(command, verb)
+            && !self.lends(command, verb)
+        {
             return self.over_rate(slot, command.id().filter(|_| is_named), wait_ms, message);
         }
         if !is_named {
@@ -193,12 +200,24 @@ impl ShardCore {
             return Ok(());
         }
         let traffic = if matches!(verb, Some(Verb::Relay(_))) { Traffic::Relays } else { Traffic::Commands };
-        let units = (command.bytes.len() as u32).div_ceil(BYTES_UNIT);
         let bytes = &mut self.conns[command.slot].bytes;
-        let taken = bytes.take_many(units, self.hub.rules.bytes_rate(), self.now.mono_ms);
+        let taken = bytes.take_many(bytes_units(command), self.hub.rules.bytes_rate(), self.now.mono_ms);
         taken.map_err(|wait_ms| (wait_ms, "Too many bytes"))?;
         let cost = if verb == Some(Verb::Refresh) { REFRESH_COST } else { 1 };
         self.take_tokens(command.slot, traffic, cost).map_err(|wait_ms| (wait_ms, "Too many commands"))
+    }
+
+    /// Lets a legacy client owe for its `subscribe`; false for any other command. It subscribes once a connection and
+    /// never again, so refused it would stay without events and not know it. It is not read until it has paid.
+    fn lends(&mut self, command: &Command<'_>, verb: Option<Verb>) -> bool {
+        let conn = &mut self.conns[command.slot];
+        if verb != Some(Verb::Subscribe) || conn.has(flag::VERSION_1) || command.envelope.id.is_some() {
+            return false;
+        }
+        conn.bytes.overdraw(bytes_units(command).saturating_mul(1_000), self.hub.rules.bytes_rate(), self.now.mono_ms);
+        self.overdraw(command.slot, 1_000);
+        self.hold_while_owing(command.slot);
+        true
     }
 
     /// Answers a command that is over a rate.
