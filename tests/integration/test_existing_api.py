@@ -330,21 +330,23 @@ async def test_no_more_requests_are_under_way_than_allowed(serve: Callable[..., 
     assert len(seen["posts"]) == 8
 
 
-async def test_an_api_that_is_down_is_left_alone_and_found_again(edge: Server, existing: ExistingApi) -> None:
-    async with clients(edge, "alice") as (alice,):
+async def test_an_api_that_is_down_is_left_alone_and_found_again(
+    serve: Callable[..., Server], existing: ExistingApi
+) -> None:
+    # The pause is longer than a busy machine needs for two commands.
+    sets = (f"api.url={existing.url}", "api.timeout_s=1", "api.breaker_pause_s=3")
+    async with serve(*sets) as edge, clients(edge, "alice") as (alice,):
         await alice.subscribe("conversation:7")
         await alice.say("7", "before")
         existing.stop()
         message = {"conversationId": "7", "content": "into the void"}
         for _ in range(5):
             assert (await alice.ask("send_message", message))["data"]["code"] == "upstream_failed"
-        began_s = time.monotonic()
         refused = (await alice.ask("send_message", message))["data"]
         assert refused["retryable"]
-        assert 0 < refused["retryAfterMs"] <= 500
-        assert time.monotonic() - began_s < 0.5
+        assert 0 < refused["retryAfterMs"] <= 3000
         # Half open: one try, which fails, and the others are refused again.
-        await asyncio.sleep(0.6)
+        await asyncio.sleep(refused["retryAfterMs"] / 1000 + 0.1)
         assert "retryAfterMs" not in (await alice.ask("send_message", message))["data"]
         assert "retryAfterMs" in (await alice.ask("send_message", message))["data"]
         existing.start(first=2001)

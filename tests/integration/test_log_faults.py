@@ -97,7 +97,7 @@ def take_away(folder: Path, how: str) -> str:
         "shared memory truncated",
     ],
 )
-async def test_files_that_are_taken_away_are_noticed_within_a_second_and_nothing_more_is_acknowledged(
+async def test_files_that_are_taken_away_are_noticed_within_seconds_and_nothing_more_is_acknowledged(
     serve: Callable[..., Server], how: str
 ) -> None:
     async with serve(api=True, env=KEYED) as server, clients(server, "alice", "bob") as (alice, bob):
@@ -106,7 +106,7 @@ async def test_files_that_are_taken_away_are_noticed_within_a_second_and_nothing
         await bob.expect("new_message", content="before")
         word = take_away(server.data_dir, how)
         # No client sends anything: the server itself looks.
-        reason = await not_ready(server, within_s=1.5)
+        reason = await not_ready(server, within_s=5)
         assert word in reason
         assert "restart" in reason
         assert str(server.folder) not in reason
@@ -138,10 +138,10 @@ async def test_files_that_come_back_unchanged_are_written_again(serve: Callable[
     async with serve(api=True, env=KEYED) as server, clients(server, "alice") as (alice,):
         await alice.say("1", "before")
         take_away(server.data_dir, "folder moved")
-        await not_ready(server, within_s=1.5)
+        await not_ready(server, within_s=5)
         await refused(alice)
         server.data_dir.with_name("elsewhere").rename(server.data_dir)
-        await eventually_ready(server, within_s=1.5)
+        await eventually_ready(server, within_s=5)
         assert (await alice.say("1", "after"))["number"] == 2
         assert len(lines(server, "writes again")) == 1
 
@@ -152,7 +152,7 @@ async def test_the_end_of_a_server_leaves_the_files_that_took_the_place_of_its_o
     async with serve(api=True, env=KEYED) as server, clients(server, "alice") as (alice,):
         await alice.say("1", "before")
         take_away(server.data_dir, "all files removed")
-        await not_ready(server, within_s=1.5)
+        await not_ready(server, within_s=5)
         replacement = server.data_dir / f"{DATABASE}-wal"
         replacement.write_bytes(b"of another database")
         assert await server.stop() == 0
@@ -213,7 +213,7 @@ async def test_a_log_that_fails_and_recovers_is_told_once_each_and_ready_follows
             assert "/" not in reason
             assert len(lines(server, "the log fails")) == 1
         # Nobody sends anything: a commit of the server's own finds out.
-        await eventually_ready(server, within_s=1.5)
+        await eventually_ready(server, within_s=5)
         assert len(lines(server, "the log fails")) == 1
         assert len(lines(server, "writes again")) == 1
         assert (await alice.say("1", "after"))["number"] == 2
