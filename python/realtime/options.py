@@ -4,6 +4,9 @@ Called by `server`, by `testing` and by the command line's check of a configurat
 """
 
 from pathlib import Path
+from typing import Final
+
+from msgspec.structs import asdict
 
 from realtime.auth import OWN_CHANNELS, Pattern
 from realtime.config import ConfigError, Keys, Settings, parse_retention
@@ -11,6 +14,9 @@ from realtime.descriptors import divided
 from realtime.identity import origin_rule, token_rule
 from realtime.messages import RESERVED_EVENTS, encode
 from realtime.rules import Route, Rules
+
+_OF_THE_HTTP_PORT: Final = frozenset({"address_requests_per_s", "address_requests_burst"})
+"""Limits that `api.listener` tells the front, and the shards do not know."""
 
 
 def engine_options(rules: Rules, settings: Settings, keys: Keys, *, in_memory: bool = False) -> bytes:
@@ -34,7 +40,7 @@ def engine_options(rules: Rules, settings: Settings, keys: Keys, *, in_memory: b
             "descriptors_kept": divided(settings).kept,
             "data_dir": None if in_memory else str(Path(settings.data_dir)),
             "compression": settings.compression,
-            "limits": settings.limits,
+            "limits": {name: value for name, value in asdict(settings.limits).items() if name not in _OF_THE_HTTP_PORT},
             "proxies": settings.server.proxies,
             "token": token_rule(auth, keys).document(),
             "tell_tokens": settings.api.url is not None,

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 import pytest
 
+from tests.chaos.watch import figures
 from tests.kit import RawSocket, Server, clients, token_for, upgrade_request
 
 SERVICE_KEY = "a-service-key-of-the-tests-0123456789abcdef"
@@ -251,3 +252,22 @@ async def test_the_documents_are_for_this_machine_and_load_nothing_from_elsewher
     for header in (*passed_on, {"host": "evil.example"}):
         assert (await call(api, "GET", "/docs/openapi.json", bearer=None, **header))[0] == 401
         assert (await call(api, "GET", "/docs/openapi.json", **header))[0] == 200
+
+
+async def test_an_address_that_shows_nothing_good_has_a_rate_and_callers_who_are_known_have_none_of_it(
+    serve: Callable[..., Server],
+) -> None:
+    sets = ["limits.address_requests_per_s=1", "limits.address_requests_burst=5", "api.wait_s=0"]
+    async with serve(*sets, api=True, env={"REALTIME_SERVICE_KEY": SERVICE_KEY}) as server:
+        path = "/api/presence/conversation:1"
+        for bearer in (SERVICE_KEY, token_for("alice")):
+            for _ in range(20):
+                assert (await call(server, "GET", path, bearer=bearer))[0] == 200
+        answers = [await call(server, "GET", path, bearer=None) for _ in range(40)]
+        assert [status for status, _, _ in answers[:5]] == [401] * 5
+        refused = [answer for answer in answers if answer[0] == 429]
+        _, told, headers = refused[0]
+        assert (told["code"], headers["retry-after"]) == ("rate_limited", "1")
+        assert (await call(server, "GET", "/health", bearer=None))[0] == 200
+        counted = await asyncio.to_thread(figures, server, 'realtime_http_refused_total{status="429"}')
+        assert list(counted.values()) == [len(refused)]

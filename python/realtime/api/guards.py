@@ -21,6 +21,7 @@ from realtime._engine import covers, named, named_by_client
 from realtime.api.collecting import Collecting
 from realtime.api.edge import Edge
 from realtime.api.local import is_local
+from realtime.api.peers import tell_known
 from realtime.api.problems import RefusedToken
 from realtime.auth import NAME_RULE, OWN_CHANNELS, Identity, InvalidToken, bearer_of, may
 from realtime.broadcaster import PAGE_BYTES_MAX
@@ -80,9 +81,12 @@ class Guard:
         collecting = Collecting.of(request.scope)
         if identity.service:
             collecting.caller = "service"
+            tell_known(request.scope)
             return Caller(None, peer)
         collecting.caller = f"user {identity.user}"
         self._control.charge(identity.user, peer)
+        # Not before: who is over the rate of a user is one of many of its address.
+        tell_known(request.scope)
         return Caller(identity, peer)
 
     @contextlib.contextmanager

@@ -134,6 +134,8 @@ class HttpListener:
             "answer_timeout_s": api.answer_timeout_s,
             "keep_alive_s": api.keep_alive_s,
             "wait_s": api.wait_s,
+            "address_requests_per_s": limits.address_requests_per_s if limits.enabled else 0,
+            "address_requests_burst": limits.address_requests_burst,
             "keeps_connections": not self._settings.one_port,
             "proxies": self._settings.server.proxies,
             "reserved": RESERVED,

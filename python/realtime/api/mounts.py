@@ -22,6 +22,7 @@ from typing import Any, Final, Self
 
 from realtime.api.answers import answer, problem
 from realtime.api.development import ROOT
+from realtime.api.peers import tell_known
 from realtime.api.routes import Routes
 from realtime.config import ConfigError
 from realtime.containment import contained, goes_on
@@ -98,6 +99,8 @@ class Mounts:
                 request.task.cancel()
 
     async def _pass_on(self, mount: Mount, scope: Scope, receive: Receive, send: Send) -> None:
+        # Whose its requests are, and how many, is the app's own matter.
+        tell_known(scope)
         request = _Request(receive, send)
         inner = {
             **scope,

@@ -507,6 +507,17 @@ class LimitSettings(Section, frozen=True):
     address_handshakes_burst: Annotated[
         Count, Meta(description="Upgrades of an address at once; 0 takes those of a second.")
     ] = 2000
+    address_requests_per_s: Annotated[
+        Count,
+        Meta(
+            description="HTTP requests a second of an address (IPv6: of a /64) without a token or key that is good; "
+            "more wait for `api.wait_s` and are answered 429. Those for `/health`, `/ready` and `/metrics` count by "
+            "themselves, those of mounted apps not at all. 0 sets no limit."
+        ),
+    ] = 300
+    address_requests_burst: Annotated[
+        Count, Meta(description="Such requests of an address at once; 0 takes those of a second.")
+    ] = 1000
     user_handshakes_per_s: Annotated[
         Count,
         Meta(description="Connections that a user may open a second; more are answered 429. 0 sets no limit."),

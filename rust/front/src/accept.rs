@@ -42,6 +42,7 @@ pub(crate) async fn sweep(state: &Rc<State>) {
         if state.table.borrow().len() > 0 {
             state.table.borrow_mut().sweep(now);
         }
+        state.rates.sweep(now);
         if state.upstream.is_unused() {
             state.upstream.sweep(now);
         }

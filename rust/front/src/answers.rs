@@ -17,6 +17,10 @@ impl Problem {
         Self { status: 503, code: "overloaded", detail }
     }
 
+    pub(crate) fn too_often(detail: String) -> Self {
+        Self { status: 429, code: "rate_limited", detail }
+    }
+
     pub(crate) fn too_slow(detail: String) -> Self {
         Self { status: 408, code: "timeout", detail }
     }
@@ -26,7 +30,7 @@ impl Problem {
         let title = phrase(self.status);
         let detail = serde_json::Value::from(self.detail.as_str());
         let (retry, retry_ms) =
-            if self.status == 503 { ("retry-after: 1\r\n", ",\"retryAfterMs\":1000") } else { ("", "") };
+            if matches!(self.status, 429 | 503) { ("retry-after: 1\r\n", ",\"retryAfterMs\":1000") } else { ("", "") };
         let body = format!(
             "{{\"type\":\"about:blank\",\"title\":\"{title}\",\"status\":{},\"detail\":{detail},\"code\":\"{}\"{retry_ms}}}",
             self.status, self.code
@@ -48,6 +52,7 @@ const fn phrase(status: u16) -> &'static str {
         400 => "Bad Request",
         408 => "Request Timeout",
         414 => "URI Too Long",
+        429 => "Too Many Requests",
         431 => "Request Header Fields Too Large",
         503 => "Service Unavailable",
         _ => "Internal Server Error",

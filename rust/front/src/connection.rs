@@ -4,6 +4,7 @@ use crate::answers::Problem;
 use crate::body::{Framing, Malformed};
 use crate::counters::{End, Purpose, add};
 use crate::options::Options;
+use crate::rates::Account;
 use crate::request::{Checked, check};
 use crate::slots::{Kind, Place, Slots};
 use crate::state::{PACE, State};
@@ -214,6 +215,9 @@ impl Connection<'_> {
         self.address = limited_as(request.client);
         self.said.set(Said::Asked);
         add(&self.state.counters.requests, 1);
+        if let Some(refused) = self.rated(&request).await? {
+            return Ok(refused);
+        }
         let mut content = Vec::new();
         let (is_head, is_kept) = (request.is_head, request.is_kept);
         let place = match self.body(&mut request, &mut content).await? {
@@ -238,6 +242,32 @@ impl Connection<'_> {
             self.write(b"HTTP/1.1 100 Continue\r\n\r\n").await?;
         }
         self.exchange(request, content, place).await
+    }
+
+    /// Whose rate a request takes.
+    pub(crate) fn account(&self, request: &Checked) -> Account {
+        Account { address: self.address, is_reserved: request.is_reserved }
+    }
+
+    /// Waits until the rate of the address lets the request go on. Where it does not, the refusal waits, too: a crowd
+    /// that asks again at once costs no more than one that waits.
+    async fn rated(&mut self, request: &Checked) -> io::Result<Option<Next>> {
+        let (now, most) = (Instant::now(), self.state.times.wait);
+        let taken = self.state.rates.take(self.account(request), now, most);
+        if taken == Ok(Duration::ZERO) {
+            return Ok(None);
+        }
+        self.enter(Stage::Waiting, None);
+        tokio::time::sleep(taken.unwrap_or(most)).await;
+        if taken.is_ok() {
+            return Ok(None);
+        }
+        let Options { address_requests_per_s: rate, .. } = self.state.options;
+        let problem = Problem::too_often(format!(
+            "over {rate} requests a second of this address without a token that is accepted \
+             (limits.address_requests_per_s); send fewer, or try again later"
+        ));
+        self.refuse(&problem, request.is_head, request.is_kept && request.body.is_whole()).await.map(Some)
     }
 
     /// Reads a head; None where the client has ended the connection instead.

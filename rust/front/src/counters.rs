@@ -63,7 +63,7 @@ impl End {
 }
 
 /// Statuses that the front answers by itself; others count as the last.
-const STATUSES: [u16; 8] = [400, 408, 414, 417, 431, 500, 503, 0];
+const STATUSES: [u16; 9] = [400, 408, 414, 417, 429, 431, 500, 503, 0];
 
 /// Counters and gauges.
 #[derive(Debug, Default)]
@@ -77,7 +77,7 @@ pub(crate) struct Counters {
     pub(crate) panics: AtomicU64,
     held: [AtomicU64; 3],
     ended: [AtomicU64; 8],
-    refused: [AtomicU64; 8],
+    refused: [AtomicU64; 9],
 }
 
 /// Only the front's thread writes.

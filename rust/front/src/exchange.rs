@@ -5,6 +5,7 @@ use crate::body::Framing;
 use crate::connection::{Connection, Next, Said, due_by, read_into, take_off};
 use crate::counters::Purpose;
 use crate::options::NUMBER_HEADER;
+use crate::rates::Account;
 use crate::relay::{Relay, Watched};
 use crate::request::Checked;
 use crate::response::{Client, SHORT_BODY};
@@ -35,6 +36,7 @@ pub(crate) enum Fault {
 impl Connection<'_> {
     /// Passes a request on and its answer back.
     pub(crate) async fn exchange(&mut self, request: Checked, content: Vec<u8>, place: Place) -> io::Result<Next> {
+        let account = self.account(&request);
         let client = Client {
             minor_version: request.minor_version,
             is_head: request.is_head,
@@ -76,7 +78,7 @@ impl Connection<'_> {
                 }
             }
         };
-        self.after(outcome, relay, behind, client, body.is_whole()).await
+        self.after(outcome, relay, behind, client, account, body.is_whole()).await
     }
 
     async fn after(
@@ -85,10 +87,14 @@ impl Connection<'_> {
         relay: Relay<'_>,
         behind: UnixStream,
         client: Client,
+        account: Account,
         is_whole: bool,
     ) -> io::Result<Next> {
         let is_reusable = relay.is_reusable && is_whole;
         let is_cut = relay.is_cut;
+        if relay.is_known {
+            self.state.rates.give_back(account);
+        }
         drop(relay);
         match outcome {
             Ok(is_kept) => {

@@ -16,6 +16,7 @@ mod counters;
 mod exchange;
 mod front;
 mod options;
+mod rates;
 mod relay;
 mod request;
 mod response;

@@ -12,6 +12,9 @@ pub(crate) const PEER_HEADER: &str = "x-realtime-peer";
 /// The header with the number of the request, by which the server behind says that it has begun it.
 pub(crate) const NUMBER_HEADER: &str = "x-realtime-request";
 
+/// The header of an answer by which the server behind says that it knew the caller; no client sees it.
+pub(crate) const KNOWN_HEADER: &str = "x-realtime-known";
+
 /// Limits and times, as JSON from the configuration.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -36,6 +39,10 @@ pub struct Options {
     pub keep_alive_s: f64,
     /// How long a request waits for its turn.
     pub wait_s: f64,
+    /// Requests a second of an address whose caller the server behind does not know; 0 sets no limit.
+    pub address_requests_per_s: u32,
+    /// And as many at once; 0 takes those of a second.
+    pub address_requests_burst: u32,
     /// Whether a connection may have a second request. Where the port is shared it may not: the second one may be an
     /// upgrade, which only the other side can answer, since proxies send what comes next on any connection they have.
     pub keeps_connections: bool,

@@ -52,6 +52,8 @@ pub(crate) struct Relay<'a> {
     pending: Option<(Instant, u64)>,
     /// Whether another request may follow on the connection to the server behind.
     pub(crate) is_reusable: bool,
+    /// Whether the server behind knew the caller.
+    pub(crate) is_known: bool,
     /// Whether a part of an answer was read that will not become whole.
     pub(crate) is_cut: bool,
 }
@@ -78,6 +80,7 @@ impl<'a> Relay<'a> {
             sent: 0,
             pending: None,
             is_reusable: false,
+            is_known: false,
             is_cut: false,
         }
     }
@@ -93,6 +96,7 @@ impl<'a> Relay<'a> {
                 break answer;
             }
         };
+        self.is_known = answer.is_known;
         self.watched.event_stream.set(answer.is_event_stream);
         if answer.is_event_stream && self.watched.half_closed.get() {
             return Err(Fault::Gone);

@@ -178,7 +178,7 @@ mod tests {
         let options = serde_json::json!({
             "upstream": "/s", "head_bytes_max": 16384, "connections_max": 64, "requests_max": 16, "bytes_max": 1 << 26,
             "head_timeout_s": 10, "body_timeout_s": 10, "answer_timeout_s": 10, "keep_alive_s": 10, "wait_s": 10,
-            "keeps_connections": keeps_connections, "proxies": ["10.9.0.0/16"], "reserved": ["/health"],
+            "keeps_connections": keeps_connections, "proxies": ["10.9.0.0/16"], "address_requests_per_s": 0, "address_requests_burst": 0, "reserved": ["/health"],
         });
         Options::from_json(options.to_string().as_bytes()).unwrap()
     }

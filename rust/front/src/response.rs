@@ -1,6 +1,7 @@
 //! The head of an answer from the server behind, and the head that the client gets of it.
 
 use crate::body::Framing;
+use crate::options::KNOWN_HEADER;
 use std::io;
 
 /// Header lines of an answer.
@@ -34,6 +35,8 @@ pub(crate) struct Answer {
     pub(crate) is_kept: bool,
     /// Whether another request may follow on the connection to the server behind.
     pub(crate) is_reusable: bool,
+    /// Whether the server behind knew the caller.
+    pub(crate) is_known: bool,
     /// Whether it is a stream of events, which has no end.
     pub(crate) is_event_stream: bool,
 }
@@ -85,6 +88,7 @@ fn answer(parsed: &httparse::Response<'_, '_>, status: u16, client: Client) -> A
         is_chunked,
         is_kept,
         is_reusable,
+        is_known: value(KNOWN_HEADER).is_some(),
         is_event_stream,
     }
 }
@@ -99,9 +103,10 @@ fn written(
     let mut head = Vec::with_capacity(512);
     head.extend_from_slice(format!("HTTP/1.1 {status} {}\r\n", parsed.reason.unwrap_or("")).as_bytes());
     for header in parsed.headers.iter() {
-        let is_of_connection = ["connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"]
-            .iter()
-            .any(|name| name.eq_ignore_ascii_case(header.name));
+        let is_of_connection =
+            ["connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade", KNOWN_HEADER]
+                .iter()
+                .any(|name| name.eq_ignore_ascii_case(header.name));
         let is_told_otherwise = is_chunked && header.name.eq_ignore_ascii_case("content-length");
         if !is_of_connection && !is_told_otherwise {
             head.extend_from_slice(header.name.as_bytes());

@@ -3,6 +3,7 @@
 use crate::connection;
 use crate::counters::{Counters, add};
 use crate::options::Options;
+use crate::rates::Rates;
 use crate::slots::{RESERVED, Slots};
 use crate::table::Table;
 use crate::upstream::Upstream;
@@ -33,6 +34,7 @@ pub(crate) struct State {
     pub(crate) slots: Rc<Slots>,
     /// Those of the reserved paths.
     pub(crate) reserve: Rc<Slots>,
+    pub(crate) rates: Rates,
     pub(crate) upstream: Upstream,
     pub(crate) counters: Arc<Counters>,
     pub(crate) times: Times,
@@ -57,6 +59,7 @@ impl State {
             )),
             slots: Slots::new(options.requests_max, 0, Arc::clone(&counters)),
             reserve: Slots::new(RESERVED, u64::MAX / 2, Arc::clone(&counters)),
+            rates: Rates::new(options.address_requests_per_s, options.address_requests_burst),
             upstream: Upstream::new(options.upstream.clone()),
             counters,
             times: Times {

@@ -97,7 +97,7 @@ fn world(changes: &str) -> World {
     let mut options = serde_json::json!({
         "upstream": path, "head_bytes_max": 16384, "connections_max": 64, "requests_max": 16, "bytes_max": 1 << 26,
         "head_timeout_s": 10, "body_timeout_s": 10, "answer_timeout_s": 10, "keep_alive_s": 10, "wait_s": 10,
-        "proxies": [], "keeps_connections": true,        "reserved": ["/health"],
+        "proxies": [], "keeps_connections": true, "address_requests_per_s": 0, "address_requests_burst": 0, "reserved": ["/health"],
     });
     let changes: serde_json::Value = serde_json::from_str(changes).unwrap();
     for (name, value) in changes.as_object().unwrap() {
@@ -411,4 +411,75 @@ fn an_adopted_connection_is_served_from_the_bytes_that_were_read_of_it() {
     assert!(asked.head.starts_with("GET /adopted HTTP/1.1\r\nHost: x\r\n"));
     asked.ok("taken");
     assert!(rest(&mut client).ends_with("taken"));
+}
+
+#[test]
+fn an_address_over_its_rate_waits_then_is_refused_and_may_still_ask_for_the_reserved_path() {
+    let world = world(r#"{"address_requests_per_s": 1, "address_requests_burst": 2, "wait_s": 0.2}"#);
+    let mut client = world.send(&b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".repeat(2));
+    world.asked().ok("one");
+    world.asked().ok("two");
+    let mut health = world.send(&get("/health"));
+    world.asked().ok("well");
+    assert!(rest(&mut health).ends_with("well"));
+    client.write_all(&get("/third")).unwrap();
+    let told = rest(&mut client);
+    assert!(told.contains("twoHTTP/1.1 429 Too Many Requests\r\n"), "{told}");
+    assert!(told.contains("retry-after: 1\r\n") && told.contains("\"code\":\"rate_limited\""), "{told}");
+    assert!(world.requests.try_recv().is_err(), "the server behind hears nothing of it");
+    assert_eq!(world.figure("refused.429"), 1);
+}
+
+#[test]
+fn a_request_over_the_rate_whose_time_is_near_is_answered() {
+    let world = world(r#"{"address_requests_per_s": 20, "address_requests_burst": 1}"#);
+    let mut client = world.send(&[b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", &get("/last")[..]].concat());
+    world.asked().ok("one");
+    world.asked().ok("two");
+    assert!(rest(&mut client).ends_with("two"));
+    assert_eq!(world.figure("refused.429"), 0);
+}
+
+#[test]
+fn a_request_whose_caller_is_known_costs_its_address_nothing() {
+    let world = world(r#"{"address_requests_per_s": 1, "address_requests_burst": 1, "wait_s": 0}"#);
+    let mut client = world.connect();
+    for _ in 0..20 {
+        client.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        world.asked().answer(b"HTTP/1.1 200 OK\r\nx-realtime-known: 1\r\ncontent-length: 5\r\n\r\nknown");
+        let mut got = [0; 43];
+        client.read_exact(&mut got).unwrap();
+        assert_eq!(got, *b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nknown", "no client sees the header");
+    }
+    client.write_all(&get("/")).unwrap();
+    world.asked().ok("unknown");
+    assert!(rest(&mut client).ends_with("unknown"));
+    assert!(rest(&mut world.send(&get("/"))).starts_with("HTTP/1.1 429 "));
+}
+
+#[test]
+fn a_connection_between_two_requests_is_closed_after_its_time() {
+    let world = world(r#"{"keep_alive_s": 0.3}"#);
+    let mut client = world.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+    world.asked().ok("one");
+    assert!(rest(&mut client).ends_with("one"));
+    assert_eq!(world.figure("ended.idle"), 1);
+    // A silent one has the time of a head, which is longer here.
+    let _silent = world.connect();
+    world.wait_for("accepted", 2);
+    let mut other = world.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+    world.asked().ok("two");
+    assert!(rest(&mut other).ends_with("two"));
+    assert_eq!((world.figure("ended.idle"), world.figure("connections")), (2, 1));
+}
+
+#[test]
+fn a_body_in_chunks_that_falls_silent_where_there_is_no_place_has_an_end() {
+    let world = world(r#"{"requests_max": 16, "body_timeout_s": 0.3}"#);
+    // Eight that the server behind has not begun: nothing more is passed on.
+    let _unbegun: Vec<TcpStream> = (0..8).map(|_| world.send(&get("/"))).collect();
+    world.wait_for("in_flight", 8);
+    let mut silent = world.send(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n");
+    assert!(rest(&mut silent).starts_with("HTTP/1.1 408 "));
+    assert_eq!((world.figure("in_flight"), world.figure("ended.body_timeout")), (8, 1));
 }

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from realtime.api.local import is_local
-from realtime.api.peers import Peers
+from realtime.api.peers import Peers, tell_known
 
 HOST = (b"host", b"localhost:3001")
 
@@ -49,3 +49,23 @@ async def test_the_front_hears_that_a_request_has_begun_and_the_number_is_gone()
     scope = await seen((b"x-realtime-peer", b"127.0.0.1:1"), (b"x-realtime-request", b"17"), begun=begun)
     assert begun == [17]
     assert scope["headers"] == [HOST]
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+async def test_the_front_hears_in_the_answer_whether_the_caller_is_known(is_known: bool) -> None:
+    sent = []
+
+    async def inner(scope: dict[str, Any], receive: object, send: Any) -> None:  # noqa: ARG001 -- as of ASGI
+        if is_known:
+            tell_known(scope)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"a", b"b")]})
+        await send({"type": "http.response.body", "body": b"x"})
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "headers": [HOST], "client": None, "server": ("unix", None)}
+    await Peers(inner, ("127.0.0.1", 3001), print)(scope, None, send)  # type: ignore[arg-type]
+    assert sent[0]["headers"] == [(b"a", b"b"), *([(b"x-realtime-known", b"1")] if is_known else [])]
+    assert sent[1]["body"] == b"x"
+    tell_known({})
