@@ -194,6 +194,12 @@ PURPOSES: Final = (
         share=16,
     ),
     Purpose(
+        name="leaving",
+        keys=("presence.leaving_bytes_max",),
+        # No part for each: above the limit the grace of the one who holds most ends.
+        share=1,
+    ),
+    Purpose(
         name="bodies",
         keys=("api.bodies_bytes_max",),
         # No part for each: above the limit the one who holds most gives way (`api.collecting`).

@@ -17,6 +17,9 @@ always that second mode: who is there is no stranger's to know. In it:
 The mode at a session's end decides who is told, not that at the end of the grace: when most of many sessions are cut at
 once, those that are left must not be told of each of them.
 
+The channels of those who are leaving are charged (`presence.leaving_bytes_max`). Above that the grace of who holds most
+ends at once, by the power of two: that user is told of as offline a little sooner, and nobody else is.
+
 A user who comes and goes again and again has a rate: `per_s` changes a second, `burst` of them at once. Above it a
 change is held, a newer one takes its place, and the last is told when there is a token. Whoever comes meanwhile is told
 as it is: `Held` says that something changed of which nobody else hears yet.
@@ -29,10 +32,12 @@ Called by `control` with what `connections` found (first session, last session) 
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from sys import getsizeof, maxsize
 from typing import Final, Literal, TypeAlias
 
 from msgspec import Struct
 
+from realtime.charges import Charges
 from realtime.codes import CloseCode
 
 Status: TypeAlias = Literal["online", "offline"]
@@ -44,6 +49,8 @@ GONE_CHANNELS_MAX: Final = 100_000
 """Channels that are remembered of all of them: some 20 MB. The user who went first is forgotten first."""
 BACK_MS: Final = 30_000
 """How long those alone are told who share a channel, at least: 1,000 users are 17 KB to each of as many sessions."""
+LEAVING_BYTES: Final = 512
+"""What one who is leaving takes beside the names of channels."""
 RATED_MAX: Final = 100_000
 """Users whose rate is remembered: those with a change within the last seconds. The oldest are forgotten first."""
 AUDIENCE_MAX: Final = 1_000
@@ -78,6 +85,7 @@ Notice: TypeAlias = Change | Switch | Held
 class _Leaving(Struct):
     deadline_ms: int
     audience: tuple[str, ...] | None
+    bytes: int
 
 
 class _Waiting(Struct):
@@ -137,9 +145,12 @@ class Presence:
         everyone_max: open sessions up to which everybody is told; None tells those alone that share a channel, however
             few there are.
         rate: of the changes of one user.
+        charges: of those who are leaving.
     """
 
-    def __init__(self, grace_ms: int, everyone_max: int | None, rate: Rate = UNLIMITED) -> None:
+    def __init__(
+        self, grace_ms: int, everyone_max: int | None, rate: Rate = UNLIMITED, charges: Charges | None = None
+    ) -> None:
         self._changes = _Changes(rate)
         # In the order of their deadlines, since a token takes as long for all.
         self._held: OrderedDict[str, _Waiting] = OrderedDict()
@@ -152,6 +163,9 @@ class Presence:
         # In the order of their deadlines, since the grace is the same for all.
         # Ordered, since the first of a plain dict is found behind all that went before it.
         self._leaving: OrderedDict[str, _Leaving] = OrderedDict()
+        self._charges = charges or Charges(maxsize, maxsize)
+        # Those who are leaving, by the bits of the number of their bytes.
+        self._leaving_by_size: dict[int, OrderedDict[str, None]] = {}
         self._gone: OrderedDict[str, tuple[str, ...]] = OrderedDict()
         self._gone_channels = 0
 
@@ -175,7 +189,7 @@ class Presence:
         notices = self._switched(sessions, now_ms)
         if not first:
             return notices
-        leaving = self._leaving.pop(user, None)
+        leaving = self._take_leaving(user)
         # One who was cut off where few were told counts as gone for everybody since everybody is told.
         if leaving is None or (leaving.audience is not None and self._mode == "everyone"):
             change = Change(user, "online", self._audience(self._forget_gone(user)))
@@ -204,7 +218,11 @@ class Presence:
         if code == CloseCode.NORMAL or self._grace_ms == 0:
             notices.append(self._told(Change(user, "offline", self._audience(tuple(channels))), now_ms))
         else:
-            self._leaving[user] = _Leaving(now_ms + self._grace_ms, self._audience(tuple(channels)))
+            self._leave(user, now_ms + self._grace_ms, self._audience(tuple(channels)))
+            while self._charges.bytes > self._charges.bytes_max and self._leaving:
+                self._charges.refused += 1
+                largest = next(iter(self._leaving_by_size[max(self._leaving_by_size)]))
+                notices += self._left(largest, now_ms)
         return notices
 
     def due(self, now_ms: int) -> list[Notice]:
@@ -220,8 +238,7 @@ class Presence:
             user, leaving = next(iter(self._leaving.items()))
             if leaving.deadline_ms > now_ms:
                 break
-            del self._leaving[user]
-            notices.append(self._told(Change(user, "offline", leaving.audience), now_ms))
+            notices += self._left(user, now_ms)
         return notices
 
     def leaving(self) -> list[str]:
@@ -235,6 +252,27 @@ class Presence:
         if self._mode == "shared" and self._are_few():
             times.append(self._back_at_ms)
         return min(times, default=None)
+
+    def _leave(self, user: str, deadline_ms: int, audience: tuple[str, ...] | None) -> None:
+        size = LEAVING_BYTES + getsizeof(user) + getsizeof(audience) + sum(map(getsizeof, audience or ()))
+        self._leaving[user] = _Leaving(deadline_ms, audience, size)
+        self._leaving_by_size.setdefault(size.bit_length(), OrderedDict())[user] = None
+        self._charges.take(user, size)
+
+    def _take_leaving(self, user: str) -> _Leaving | None:
+        leaving = self._leaving.pop(user, None)
+        if leaving is not None:
+            bits = leaving.bytes.bit_length()
+            del self._leaving_by_size[bits][user]
+            if not self._leaving_by_size[bits]:
+                del self._leaving_by_size[bits]
+            self._charges.give(user, leaving.bytes)
+        return leaving
+
+    def _left(self, user: str, now_ms: int) -> list[Notice]:
+        """End the grace of a user."""
+        leaving = self._take_leaving(user)
+        return [] if leaving is None else [self._told(Change(user, "offline", leaving.audience), now_ms)]
 
     def _told(self, change: Change, now_ms: int) -> Change | Held:
         """Return a change as it is told now, or hold it until there is a token."""

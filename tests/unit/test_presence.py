@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from realtime import Realtime, presence
+from realtime.charges import Charges
 from realtime.config import PresenceSettings, Settings
 from realtime.presence import AUDIENCE_MAX, BACK_MS, GONE_MAX, UNLIMITED, Change, Held, Notice, Presence, Rate, Switch
 from realtime.testing import TestApp
@@ -14,8 +15,11 @@ from realtime.testing import TestApp
 class World:
     """Counts sessions as `connections` does."""
 
-    def __init__(self, grace_ms: int = 5000, everyone_max: int | None = 1000, rate: Rate = UNLIMITED) -> None:
-        self.presence = Presence(grace_ms, everyone_max, rate)
+    def __init__(
+        self, grace_ms: int = 5000, everyone_max: int | None = 1000, rate: Rate = UNLIMITED, bytes_max: int = 1 << 40
+    ) -> None:
+        self.charges = Charges(bytes_max, bytes_max)
+        self.presence = Presence(grace_ms, everyone_max, rate, self.charges)
         self.sessions: dict[str, int] = {}
         self.now_ms = 0
 
@@ -354,6 +358,56 @@ async def test_a_server_whose_sessions_hang_about_the_limit_says_who_is_online_o
         t.clock.advance(31)
         await bob.expect("presence_mode", mode="everyone")
         assert t.control.figures.presence_switches == 2
+
+
+def long_names(count: int) -> tuple[str, ...]:
+    return tuple(f"conversation:{number}".ljust(128, "x") for number in range(count))
+
+
+def test_above_the_bytes_of_those_who_leave_the_grace_of_who_holds_most_ends_at_once() -> None:
+    world = World(everyone_max=None, bytes_max=50_000)
+    for user in ("ann", "eve", "bob", "cyd"):
+        world.open(user)
+    assert world.close("ann", code=1006, channels=("a",)) == []
+    assert world.close("eve", code=1006, channels=long_names(200)) == []
+    held = world.charges.bytes
+    assert 200 * 128 < held < 50_000
+    told = world.close("bob", code=1006, channels=long_names(10))
+    assert told == []
+    told = world.close("cyd", code=1006, channels=long_names(100))
+    assert told == [Change("eve", "offline", long_names(200))], "nobody else's"
+    assert world.charges.refused == 1
+    assert world.open("eve") == [Change("eve", "online", long_names(200))]
+    assert world.advance(4999) == []
+    assert [notice.user for notice in world.advance(1) if isinstance(notice, Change)] == ["ann", "bob", "cyd"]
+    assert world.charges.bytes == 0
+
+
+def test_who_alone_holds_more_than_all_may_has_no_grace() -> None:
+    world = World(everyone_max=None, bytes_max=10_000)
+    world.open("ann")
+    assert world.close("ann", code=1006, channels=long_names(100)) == [Change("ann", "offline", long_names(100))]
+    assert (world.charges.bytes, world.charges.refused, world.presence.next_ms()) == (0, 1, None)
+
+
+def test_the_bytes_of_one_who_comes_back_are_given_back() -> None:
+    world = World(everyone_max=None, bytes_max=40_000)
+    for _ in range(20):
+        world.open("ann")
+        assert world.close("ann", code=1006, channels=long_names(100)) == []
+    world.open("ann")
+    assert (world.charges.bytes, world.charges.refused) == (0, 0)
+
+
+async def test_a_server_counts_what_it_holds_of_those_who_leave() -> None:
+    async with TestApp(Realtime(), Settings(presence=PresenceSettings(grace_s=5))) as t:
+        ann = await t.connect(user="ann")
+        charges = t.control.ledger.of("leaving")
+        ann.drop()
+        await t.settle()
+        assert charges.bytes > 0
+        t.clock.advance(5.1)
+        assert charges.bytes == 0
 
 
 def test_nothing_is_kept_of_users_whose_rate_is_full_again() -> None:

@@ -617,6 +617,13 @@ class PresenceSettings(Section, frozen=True):
     grace_s: Annotated[
         Duration, Meta(description="Seconds that a user stays online after a lost connection, for a reconnect.")
     ] = 5.0
+    leaving_bytes_max: Annotated[
+        Bytes,
+        Meta(
+            description="Bytes of all who are within that time, with the names of their channels; above it the time of "
+            "the one with the most ends at once."
+        ),
+    ] = 32 * 1024 * 1024
     everyone_max: Annotated[
         Positive,
         Meta(
