@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.integration.test_metrics import scrape
 from tests.kit import Client, Server, clients
 
 
@@ -176,6 +177,28 @@ async def test_history_pages_from_a_position_to_the_end(server: Server, tag: str
                 break
             position = data["next"] if isinstance(data["next"], dict) else {"offset": data["next"], "epoch": epoch}
         assert seen == [*range(1, 11)]
+
+
+async def test_one_page_of_a_user_waits_where_one_may_and_more_are_refused(serve: Callable[..., Server]) -> None:
+    server = serve("limits.user_reads_waiting_max=1", "conversations.history=8", "limits.enabled=false", api=True)
+    async with server, clients(server, "alice", "bob") as (alice, bob):
+        for number in range(100):
+            assert (await alice.say("1", "x" * 5_000))["number"] == number + 1
+        epoch = (await bob.subscribe("conversation:1"))["position"]["epoch"]
+        channel = {"channel": "conversation:1", "position": {"offset": 0, "epoch": epoch}, "limit": 1000}
+        for _ in range(20):
+            assert (await alice.ask("history", channel))["type"] == "history", "one at a time is never refused"
+        ids = [f"page-{number}" for number in range(60)]
+        for id in ids:
+            await alice.send("history", channel, id=id)
+        answers = [await alice.answer(id) for id in ids]
+        refused = [answer["data"] for answer in answers if answer["type"] == "error"]
+        assert 0 < len(refused) < 60
+        assert {(data["code"], data["retryAfterMs"]) for data in refused} == {("overloaded", 1_000)}
+        assert (await bob.ask("history", channel))["type"] == "history", "of another user one may wait as well"
+        status, figures = await asyncio.to_thread(scrape, server)
+        assert status == 200
+        assert figures["realtime_log_pages_refused_total"] == len(refused)
 
 
 async def test_history_needs_no_subscription_and_gives_the_last(server: Server, tag: str) -> None:

@@ -246,6 +246,34 @@ STRAY = """
 """A damage: an event with a number that the channel has yet to give."""
 
 
+@pytest.mark.parametrize(("spare", "is_stored"), [(-(1 << 33), True), (1 << 33, False)])
+async def test_less_free_than_free_bytes_min_refuses_messages_and_ready_says_so(
+    serve: Callable[..., Server], tmp_path: Path, spare: int, is_stored: bool
+) -> None:
+    # What else writes to the disk meanwhile is far less than what is to spare.
+    least = max(0, min(1 << 40, shutil.disk_usage(tmp_path).free + spare))
+    if (shutil.disk_usage(tmp_path).free < least) == is_stored:
+        pytest.skip("the disk has too much or too little room for this")
+    async with (
+        serve(f"log.free_bytes_min={least}", api=True, env=KEYED) as server,
+        clients(server, "alice", "bob") as (alice, bob),
+    ):
+        await bob.subscribe("conversation:1")
+        if is_stored:
+            await alice.say("1", "there is room")
+            await bob.expect("new_message", content="there is room")
+            assert await readiness(server) == (200, [])
+            return
+        # Nothing has been sent: the server itself looks.
+        reason = await not_ready(server, within_s=1.5)
+        error = await refused(alice)
+        assert (error["code"], error["retryable"]) == ("unavailable", True)
+        assert "log.free_bytes_min" in reason
+        assert len(lines(server, f"log.free_bytes_min is {least}")) == 1
+        page = await bob.ask("history", {"channel": "conversation:1", "last": 5})
+        assert (page["type"], page["data"]["events"]) == ("history", []), "reading goes on"
+
+
 async def test_a_damaged_channel_fails_its_own_messages_and_no_others(serve: Callable[..., Server]) -> None:
     async with serve("limits.enabled=false", api=True, env=KEYED) as server, clients(server, "alice") as (alice,):
         for conversation in ("sound", "damaged"):

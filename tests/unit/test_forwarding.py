@@ -4,13 +4,16 @@ import asyncio
 from collections.abc import Awaitable
 from typing import Any, TypeVar
 
+import msgspec
 import pytest
 from msgspec import Raw
 
 from realtime import Realtime
 from realtime.charges import Charges
+from realtime.config.settings import ApiSettings, Settings
 from realtime.forwarding import Forwarding
 from realtime.handlers import Conversations
+from realtime.memory import Ledger
 from realtime.testing import TestApp
 from realtime.upstream import Outgoing
 
@@ -116,3 +119,29 @@ async def test_an_answer_and_a_hook_that_tell_the_same_message_are_one_event(is_
         await done(t, forward.publish_once("7", dict(told), user=None)[0])
         assert (b'"number":1' in answer, b'"clientMessageId":"c1"' in answer) == (True, not is_hook_first)
         assert len((await done(t, t.control.broadcaster.history("conversation:7"))).events) == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "purpose"), [("answers_bytes_max", "answers"), ("message_ids_bytes_max", "message_ids")]
+)
+async def test_what_is_remembered_of_an_api_reaches_its_key_and_above_it_the_oldest_goes(
+    key: str, purpose: str
+) -> None:
+    async with TestApp(conversations()) as t:
+
+        async def remembered(bytes_max: int, *users: str) -> Charges:
+            ledger = Ledger(
+                Settings(api=msgspec.structs.replace(ApiSettings(url="http://api.example"), **{key: bytes_max}))
+            )
+            forward = forwarding(t, Api(answer_bytes=100), ledger.of("answers"), ledger.of("message_ids"))
+            for user in users:
+                await send(t, forward, "c1", user=user)
+            return ledger.of(purpose)
+
+        size = (await remembered(1 << 20, "ann")).bytes
+        kept = await remembered(2 * size, "ann", "bob")
+        assert (kept.bytes, kept.refused) == (2 * size, 0)
+        kept = await remembered(2 * size, "ann", "bob", "cyd")
+        assert (kept.of("ann"), kept.bytes, kept.refused) == (0, 2 * size, 1)
+        kept = await remembered(2 * size - 1, "ann", "bob")
+        assert (kept.of("ann"), kept.bytes, kept.refused) == (0, size, 1)

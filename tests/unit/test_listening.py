@@ -364,6 +364,33 @@ async def test_a_served_listener_that_is_slow_hears_every_stored_event_once() ->
         assert heard[-1] == 401
 
 
+async def test_listener_events_max_wait_and_one_more_puts_the_listener_behind() -> None:
+    app, began = Realtime(), list[int | None]()
+    gate = asyncio.Semaphore(0)
+
+    @app.listen("poll:*", "tally")
+    async def listener(event: Heard[Raw]) -> None:
+        began.append(event.offset)
+        await gate.acquire()
+
+    async with TestApp(app, Settings(handlers=HandlerSettings(listener_events_max=3))) as t:
+        charges = t.control.ledger.of("listeners")
+        await app.publish("poll:1", "tally", {})
+        await t.until(lambda: len(began) == 1)
+        # That one is handled; these wait.
+        for _ in range(3):
+            await app.publish("poll:1", "tally", {})
+        await t.settle()
+        assert charges.refused == 0
+        await app.publish("poll:1", "tally", {})
+        await t.settle()
+        assert charges.refused == 1
+        for _ in range(5):
+            gate.release()
+        await t.until(lambda: not t.control.router.busy)
+        assert len(began) == 4, "what is not stored is not kept above the bound"
+
+
 def test_what_cannot_listen_is_refused_when_it_is_registered() -> None:
     app = Realtime()
 

@@ -8,8 +8,9 @@ import pytest
 from msgspec import Raw
 
 from realtime.charges import Charges
-from realtime.config.settings import ApiSettings
+from realtime.config.settings import ApiSettings, Settings
 from realtime.errors import Refused
+from realtime.memory import Ledger
 from realtime.upstream import FAILED, Breaker, Outgoing, Upstream, idempotency_key
 
 
@@ -94,10 +95,16 @@ async def _chunks() -> AsyncIterator[bytes]:
 class Held:
     """An API that answers nobody before it is told to."""
 
-    def __init__(self, settings: ApiSettings, bytes_max: int = 1 << 20, share_max: int = 1 << 20) -> None:
+    def __init__(
+        self,
+        settings: ApiSettings,
+        bytes_max: int = 1 << 20,
+        share_max: int = 1 << 20,
+    ) -> None:
         self.going_on = asyncio.Event()
         self.asked = 0
-        self.sending, self.reading = Charges(bytes_max, share_max), Charges(1 << 20, 1 << 20)
+        self.sending = Charges(bytes_max, share_max)
+        self.reading = Charges(1 << 20, 1 << 20)
         self.upstream = Upstream(settings, 1 << 20, str, sending=self.sending, reading=self.reading)
         self.upstream._client = httpx2.AsyncClient(transport=httpx2.MockTransport(self._answer))
         self.tasks: list[asyncio.Task[object]] = []
@@ -146,3 +153,35 @@ async def test_the_bytes_of_messages_under_way_are_bounded(bounds: dict[str, int
     assert (await api.send("bob")).done() == ("bytes_max" in bounds)
     assert sum(isinstance(outcome, Refused) for outcome in await api.end()) == api.sending.refused
     assert api.sending.bytes == 0
+
+
+def held_by(requests_bytes_max: int) -> Held:
+    api = ApiSettings(url="http://api.example", requests_bytes_max=requests_bytes_max)
+    charges = Ledger(Settings(api=api)).of("api_requests")
+    return Held(api, charges.bytes_max, charges.share_max)
+
+
+async def test_requests_bytes_max_is_reached_and_not_passed() -> None:
+    one = held_by(1 << 20)
+    assert not (await one.send("ann")).done()
+    size = one.sending.bytes
+    await one.end()
+    for bytes_max, has_room in ((2 * size, True), (2 * size - 1, False)):
+        api = held_by(bytes_max)
+        assert not (await api.send("ann")).done()
+        assert (await api.send("bob")).done() != has_room
+        assert (await api.send("cyd")).done()
+        assert (api.sending.bytes, api.sending.refused) == ((2 * size, 1) if has_room else (size, 2))
+        await api.end()
+
+
+async def test_a_user_has_a_sixteenth_of_requests_bytes_max() -> None:
+    one = held_by(1 << 20)
+    assert not (await one.send("ann")).done()
+    size = one.sending.bytes
+    await one.end()
+    api = held_by(16 * 2 * size)
+    assert [(await api.send("ann")).done() for _ in range(3)] == [False, False, True]
+    assert not (await api.send("bob")).done()
+    assert api.sending.refused == 1
+    await api.end()
