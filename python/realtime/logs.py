@@ -51,29 +51,31 @@ def written(settings: LogSettings, stream: TextIO | None = None) -> Iterator[Non
     """Write the process's log to `stream` (stderr) for the time of the block, by a thread."""
     handler = _Handler(stream or sys.stderr)
     handler.setFormatter(_formatter(settings))
-    waiting = _Waiting(settings.tracebacks_per_s)
-    listener = QueueListener(waiting.queue, handler)
+    lines = _Waiting(settings.tracebacks_per_s)
+    listener = QueueListener(lines.queue, handler)
     root = logging.getLogger()
     before = (root.level, root.handlers[:])
-    root.handlers = [waiting]
+    root.handlers = [lines]
     root.setLevel(settings.level.upper())
     _current.append(handler)
+    _waiting.append(lines)
     listener.start()
 
     def sever() -> None:
         # The thread that writes is the parent's.
-        root.handlers = [handler if one is waiting else one for one in root.handlers]
+        root.handlers = [handler if one is lines else one for one in root.handlers]
 
     try:
         with forks.severed(sever):
             yield
     finally:
         _current.remove(handler)
+        _waiting.remove(lines)
         root.handlers = before[1]
         root.setLevel(before[0])
         _stop(listener)
-        if waiting.lost:
-            handler.stream.write(f"realtime: {waiting.lost} lines of the log were lost; is stderr read?\n")
+        if lines.lost:
+            handler.stream.write(f"realtime: {lines.lost} lines of the log were lost; is stderr read?\n")
 
 
 def adjust(settings: LogSettings) -> None:
@@ -83,7 +85,13 @@ def adjust(settings: LogSettings) -> None:
         logging.getLogger().setLevel(settings.level.upper())
 
 
+def waiting() -> tuple[int, int]:
+    """Return the bytes of lines that wait for stderr, and how many lines were lost."""
+    return sum(one.queue.bytes for one in _waiting), sum(one.lost for one in _waiting)
+
+
 _current: list["_Handler"] = []
+_waiting: list["_Waiting"] = []
 
 
 class _Handler(logging.StreamHandler[TextIO]):

@@ -14,6 +14,7 @@ from typing import Final, cast
 import msgspec
 from msgspec import Struct
 
+from realtime import logs
 from realtime.charges import Charges
 from realtime.config import Settings, value_of
 from realtime.descriptors import divided
@@ -26,6 +27,8 @@ PROCESS_BYTES: Final = 128 * 1024 * 1024
 """The interpreter, its libraries, the engine's code and the HTTP side, warm, on one shard."""
 SHARD_BYTES: Final = 4 * 1024 * 1024
 """Buffers and the stack of each further shard."""
+LOG_BATCH_BYTES: Final = 2 * 8 * 1024 * 1024
+"""One commit of the log, as it is stored and as it is told; what came is in `log_queue`."""
 ALLOCATOR_OVERHEAD: Final = 1.25
 """What the allocator keeps for each byte that is held: size classes, and free memory between what is in use."""
 
@@ -40,6 +43,7 @@ class Purpose(Struct, frozen=True, kw_only=True):
         keys: keys of the configuration that bound it; the first is the bytes that it may hold, where `limit` is none.
         limit: these bytes under a configuration, where no key says them alone.
         refused: counters of `Commands.stats()` of what was refused, closed or dropped for the bound.
+        counted: tells bytes and refusals of what is the whole process's; then neither `held` nor `refused` is.
         share: one user may hold one part in so many, where Python holds it and `Ledger` counts it; 0 for the engine's.
     """
 
@@ -49,6 +53,7 @@ class Purpose(Struct, frozen=True, kw_only=True):
     keys: tuple[str, ...]
     limit: Callable[[Settings], int] | None = None
     refused: tuple[str, ...] = ()
+    counted: Callable[[], tuple[int, int]] | None = None
     share: int = 0
 
     def bytes_max(self, settings: Settings) -> int:
@@ -205,6 +210,12 @@ PURPOSES: Final = (
         # No part for each: above the limit the one who holds most gives way (`api.collecting`).
         share=1,
     ),
+    Purpose(
+        name="process_log",
+        keys=("log.connections_per_s", "log.tracebacks_per_s"),
+        limit=lambda settings: logs.LINES_BYTES_MAX,  # noqa: ARG005 -- no key says them
+        counted=logs.waiting,
+    ),
 )
 
 
@@ -246,6 +257,9 @@ def _usage(purpose: Purpose, limit: int, counters: Mapping[str, object], ledger:
     if purpose.share:
         charges = ledger.of(purpose.name)
         return Usage(purpose.name, charges.bytes, limit, charges.refused)
+    if purpose.counted is not None:
+        held, refused = purpose.counted()
+        return Usage(purpose.name, held, limit, refused)
     held = _counter(counters, purpose.held) * purpose.each
     return Usage(purpose.name, held, limit, sum(_counter(counters, name) for name in purpose.refused))
 
@@ -259,7 +273,8 @@ def budget(settings: Settings) -> dict[str, int]:
     """Return the bytes that the process may need, by purpose, with what it takes itself and the allocator's part."""
     parts = {purpose.name: purpose.bytes_max(settings) for purpose in PURPOSES}
     overhead = round(sum(parts.values()) * (ALLOCATOR_OVERHEAD - 1))
-    return {"process": PROCESS_BYTES + (shards(settings) - 1) * SHARD_BYTES, **parts, "allocator": overhead}
+    process = PROCESS_BYTES + LOG_BATCH_BYTES + (shards(settings) - 1) * SHARD_BYTES
+    return {"process": process, **parts, "allocator": overhead}
 
 
 def budget_lines(settings: Settings) -> Iterator[str]:

@@ -171,5 +171,5 @@ async def test_every_counter_of_a_purpose_is_one_of_the_engines() -> None:
     async with TestApp(Realtime()) as t:
         counters = t.control.stats().decode()
     for purpose in PURPOSES:
-        for name in () if purpose.share else (purpose.held, *purpose.refused):
+        for name in () if purpose.share or purpose.counted else (purpose.held, *purpose.refused):
             assert f'"{name}":' in counters, name

@@ -68,7 +68,12 @@ def test_bytes_that_wait_are_bounded_and_what_is_lost_is_told(stderr: Held, monk
     with logs.written(LogSettings(), stderr):
         for number in range(200):
             log.info("%d %s", number, "x" * 3_000)
+        held, lost = logs.waiting()
+        # One more may be taken where less than the bound waits.
+        assert 95_000 < held <= 100_000 + 3_000 + 1_100
+        assert lost > 150
         stderr.going_on.set()
+    assert logs.waiting() == (0, 0), "nothing is counted behind the end"
     text = stderr.getvalue()
     # A line is charged what a record takes besides its text, and one is with the thread.
     assert 70_000 < len(text) < 100_000
