@@ -72,23 +72,20 @@ class Unfinished(Attack):
 class Fragments(Attack):
     """Sends fragments of one byte without end."""
 
+    part = b"x"
+
     def script(self, peer: Peer) -> Script:  # noqa: ARG002
         yield from self.connected()
-        yield Send(frame(b"x", first=0x01))
+        yield Send(frame(self.part, first=0x01))
         while True:
-            yield Send(frame(b"x", first=0x00) * 10_000)
+            yield Send(frame(self.part, first=0x00) * 10_000)
             yield Pause(0.1)
 
 
-class EmptyContinuations(Attack):
+class EmptyContinuations(Fragments):
     """Sends empty continuation frames without end."""
 
-    def script(self, peer: Peer) -> Script:  # noqa: ARG002
-        yield from self.connected()
-        yield Send(frame(b"", first=0x01))
-        while True:
-            yield Send(frame(b"", first=0x00) * 10_000)
-            yield Pause(0.1)
+    part = b""
 
 
 class ByteWrites(Attack):
