@@ -468,7 +468,10 @@ class Commands:
         """Bytes queued for the connection behind what the kernel has taken; 0 where it is clear or gone."""
 
     def overloaded(self) -> bool:
-        """Whether commands that no shard has run pass their high-water mark in bytes: an awaited publish then waits."""
+        """Whether commands that no shard has run, or events for one shard, pass their high-water mark in bytes.
+
+        An awaited publish then waits, and no more events are taken.
+        """
 
     def stats(self) -> bytes:
         """JSON of the engine's counters, each since the start unless it says now; no walk over connections.
@@ -482,7 +485,7 @@ class Commands:
           what never happened is left out, what has no name is ``"other"``.
         - ``dropped_by_reason`` ``{"slow": n, "budget": n, "conflated": n, "replaying": n}``: over a reader's own limit,
           over that of all together, replaced by a newer event of its key, or volatile and published while the
-          subscriber was replaying.
+          subscriber was replaying, or refused since too much waited for a shard.
         - ``histograms``: ``connection_s``, ``delivery_s`` (from the read of a message to the last send of its fan-out,
           once on each shard with members), ``log_commit_s``, ``log_batch``, each
           ``{"bounds": [float], "counts": [int], "sum": float}`` with one count more than bounds, not cumulated.

@@ -29,6 +29,8 @@ SHARD_BYTES: Final = 4 * 1024 * 1024
 """Buffers and the stack of each further shard."""
 LOG_BATCH_BYTES: Final = 2 * 8 * 1024 * 1024
 """One commit of the log, as it is stored and as it is told; what came is in `log_queue`."""
+INBOX_BYTES: Final = 8 * 1024 * 1024
+"""Events that wait for one shard before more are refused; the engine's `HARD_BYTES`."""
 ALLOCATOR_OVERHEAD: Final = 1.25
 """What the allocator keeps for each byte that is held: size classes, and free memory between what is in use."""
 
@@ -99,6 +101,14 @@ PURPOSES: Final = (
         name="commands",
         held="commands_bytes",
         keys=("limits.commands_waiting_bytes_max",),
+    ),
+    Purpose(
+        name="inboxes",
+        held="inboxes_bytes",
+        # Beside these, what is committed goes in: it was of `log_queue` before, which is charged no more.
+        keys=("server.shards", "limits.log_queue_bytes_max"),
+        limit=lambda settings: shards(settings) * INBOX_BYTES,
+        refused=("inboxes_pauses", "inboxes_refused"),
     ),
     Purpose(
         name="outboxes",

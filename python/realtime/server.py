@@ -61,6 +61,7 @@ class Application(Protocol):
 
 class _Queues(Struct):
     events: int = 0
+    commands_bytes: int = 0
 
 
 class _Stats(Struct):
@@ -161,7 +162,8 @@ class Server:
         if stats.queues.events > events_max // 2:
             waiting = f"{stats.queues.events} events wait for Python"
             reasons.append(f"{waiting}, and nothing is read from limits.events_waiting_max = {events_max} on")
-        if self._engine.overloaded():
+        # Not `overloaded`: events for a shard pass their mark for one of its turns, and often.
+        if stats.queues.commands_bytes > self.settings.limits.commands_waiting_bytes_max:
             reasons.append("commands wait for the engine above limits.commands_waiting_bytes_max")
         return reasons + self._control.identities.reasons()
 

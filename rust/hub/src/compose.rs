@@ -137,7 +137,7 @@ pub fn reply(kind: &str, id: Option<&[u8]>, wall_ms: u64, fill: impl FnOnce(&mut
 }
 
 /// The facts of an `error`.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(PartialEq, Eq, Debug, Clone, Copy, Default)]
 pub struct Fault<'a> {
     /// One of the protocol's codes.
     pub code: &'a str,

@@ -174,6 +174,10 @@ counters! {
     events_pauses,
     /// How often a connection was not read since its user had too much in Python.
     user_pauses,
+    /// How often a publisher was held since too much waited for a shard.
+    inboxes_pauses,
+    /// Events that were refused since too much waited for a shard.
+    inboxes_refused,
     /// Large commands that were refused since Python had too much of all users.
     events_refused,
     /// Appends waiting for the log.

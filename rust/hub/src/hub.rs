@@ -17,6 +17,7 @@ pub(crate) use holdings::{CHANNELS_FULL, LOG_FULL, PYTHON_FULL, RETAINED_FULL};
 use identity::admitted;
 pub(crate) use membership::{Pull, Replay, confirmation};
 pub use pages::Read;
+pub(crate) use publishing::Pace;
 pub(crate) use relays::Relayed;
 
 use crate::accounts::Accounts;
@@ -29,7 +30,7 @@ use crate::event::Event;
 use crate::handshakes::Handshakes;
 use crate::holders::Holders;
 use crate::identity::IdentityRules;
-use crate::inbox::{Deliver, Inbox, ShardMsg, lock};
+use crate::inbox::{Deliver, Inbox, SOFT_BYTES, ShardMsg, lock};
 use crate::log_queue::{LogQueue, Reader};
 use crate::options::Options;
 use crate::pattern::Rights;
@@ -234,6 +235,29 @@ impl Hub {
         (behind.keys().copied().filter(|conn| conn.shard() == shard).collect(), behind.len())
     }
 
+    /// Bytes that wait for shards.
+    #[must_use]
+    pub fn inboxes_bytes(&self) -> usize {
+        self.inboxes.iter().map(Inbox::bytes).sum()
+    }
+
+    /// Whether so much waits for a shard that whoever publishes should wait.
+    #[must_use]
+    pub fn has_full_inbox(&self) -> bool {
+        self.inboxes.iter().any(|inbox| inbox.bytes() > SOFT_BYTES)
+    }
+
+    /// Whether a shard that has members of the channel takes no more events.
+    fn is_refused(&self, state: &State) -> bool {
+        self.inboxes.iter().zip(&state.members).any(|(inbox, count)| *count > 0 && inbox.is_full())
+    }
+
+    /// Gives credits back once a shard has taken what waits for it now.
+    pub(crate) fn give_back_through(&self, shard: usize, conn: ConnId, credits: u16) {
+        add(&self.counters.inboxes_pauses, 1);
+        self.inboxes[shard].push(ShardMsg::Passed { conn, credits });
+    }
+
     /// Tells the other shards.
     pub(crate) fn elsewhere(&self, shard: usize, message: impl Fn() -> ShardMsg) {
         for (_, inbox) in self.inboxes.iter().enumerate().filter(|(other, _)| *other != shard) {
@@ -430,7 +454,8 @@ impl Hub {
         }
     }
 
-    /// Hands an event to every shard that has members; the lock is held. `read_us` is when it came to the hub.
+    /// Hands an event to every shard that has members; the lock is held. `read_us` is when it came to the hub. Returns the
+    /// shard for which the most waits, where that is so much that the publisher should be held.
     fn deliver(
         &self,
         channel: &Channel,
@@ -439,13 +464,18 @@ impl Hub {
         offset: u64,
         key: Option<Arc<str>>,
         read_us: u64,
-    ) {
+    ) -> Option<usize> {
         add(&self.counters.publications, 1);
         let class = channel.class(offset, key);
-        for (inbox, _) in self.inboxes.iter().zip(&state.members).filter(|(_, count)| **count > 0) {
+        let (mut fullest, mut most) = (None, SOFT_BYTES);
+        for (shard, inbox) in self.inboxes.iter().enumerate().filter(|(shard, _)| state.members[*shard] > 0) {
             let (frame, class) = (Arc::clone(frame), class.clone());
-            inbox.push(ShardMsg::Deliver(Deliver { channel: channel.id, frame, offset, class, read_us }));
+            let bytes = inbox.push(ShardMsg::Deliver(Deliver { channel: channel.id, frame, offset, class, read_us }));
+            if bytes > most {
+                (fullest, most) = (Some(shard), bytes);
+            }
         }
+        fullest
     }
 }
 

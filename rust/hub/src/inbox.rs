@@ -2,6 +2,12 @@
 //!
 //! Who pushes for a channel holds that channel's lock, so all shards see its messages in one order. A shard that is
 //! awake is never woken again: it looks into its inbox before it sleeps.
+//!
+//! What waits is counted in bytes, a frame once in each inbox. Above [`SOFT_BYTES`] whoever publishes to the shard is
+//! held: a client by a credit that goes through this inbox ([`ShardMsg::Passed`]), so that it comes back when the shard
+//! has taken what was before it, and Python by `overloaded`. Above [`HARD_BYTES`] events are refused, however many
+//! publishers there are. What is committed, what ends and what is about one connection always goes in: the log's queue,
+//! the states that are kept and the credits bound it. Nobody ever waits here.
 
 use crate::ConnId;
 use crate::channel::{Channel, Publication};
@@ -9,9 +15,11 @@ use crate::command::Rejection;
 use crate::core::Eviction;
 use crate::identity::Identity;
 use crate::outbox::Class;
-use crate::prepared::Prepared;
+use crate::prepared::{Form, Prepared};
 use crate::revocations::Revocation;
 use crate::wake::Wake;
+use rustc_hash::FxHashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// A lock whose holder panicked is taken all the same: a panic ends one connection and never the process, and every
@@ -19,6 +27,15 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+/// Bytes in one inbox above which whoever publishes to its shard is held. A shard takes all at once, every turn, so that
+/// 4 MiB are some milliseconds of its work.
+pub(crate) const SOFT_BYTES: usize = 4 << 20;
+/// Bytes in one inbox above which events for its shard are refused: a message of each of many publishers comes in before
+/// they are held.
+pub(crate) const HARD_BYTES: usize = 2 * SOFT_BYTES;
+/// What a message takes beside its frame, in a list that may be twice as long as what is in it.
+const MESSAGE_BYTES: usize = 2 * size_of::<ShardMsg>();
 
 /// One thing that a shard has to do.
 #[derive(Debug)]
@@ -73,6 +90,8 @@ pub(crate) enum ShardMsg {
     Subscribe { conn: ConnId, channel: Arc<str> },
     /// Python takes a subscription away.
     Unsubscribe { conn: ConnId, channel: Arc<str>, code: Box<str>, retryable: bool },
+    /// A publisher's credits have come through an inbox that was too full: they go back to it.
+    Passed { conn: ConnId, credits: u16 },
     /// Credits come back.
     Done { conn: ConnId, count: u16 },
     /// Volatile events of a channel were dropped before its members had joined.
@@ -92,6 +111,14 @@ pub(crate) enum ShardMsg {
 }
 
 impl ShardMsg {
+    /// What it takes in an inbox; a frame of Python's is counted with its commands.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Deliver(deliver) => MESSAGE_BYTES + deliver.frame.wire_len(Form::Plain),
+            _ => MESSAGE_BYTES,
+        }
+    }
+
     /// The one connection that it is about.
     pub(crate) const fn conn(&self) -> Option<ConnId> {
         match self {
@@ -121,6 +148,7 @@ impl ShardMsg {
             | Self::AnnounceDrain { .. }
             | Self::CloseAll { .. }
             | Self::Revoke(_)
+            | Self::Passed { .. }
             | Self::Skipped { .. }
             | Self::LoseMembers { .. }
             | Self::MakeRoom
@@ -173,10 +201,20 @@ pub(crate) struct Deliver {
     pub read_us: u64,
 }
 
+/// What waits for a shard.
+#[derive(Default)]
+struct Pending {
+    messages: Vec<ShardMsg>,
+    /// How many events of a channel were refused of which nobody else is told; its members here are.
+    skipped: FxHashMap<u64, u64>,
+}
+
 /// One shard's inbox.
 #[derive(Default)]
 pub struct Inbox {
-    queue: Mutex<Vec<ShardMsg>>,
+    queue: Mutex<Pending>,
+    /// Of the messages; written under the lock alone, so that it takes no more than a store.
+    bytes: AtomicUsize,
     wake: Wake,
     waker: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
@@ -189,7 +227,10 @@ impl Inbox {
 
     /// To be called before polling: true when nothing waits, so that the shard may sleep.
     pub fn may_sleep(&self) -> bool {
-        self.wake.may_sleep(|| lock(&self.queue).is_empty())
+        self.wake.may_sleep(|| {
+            let queue = lock(&self.queue);
+            queue.messages.is_empty() && queue.skipped.is_empty()
+        })
     }
 
     /// To be called after polling.
@@ -206,15 +247,43 @@ impl Inbox {
         }
     }
 
-    pub(crate) fn push(&self, message: ShardMsg) {
-        lock(&self.queue).push(message);
+    /// Puts a message down; returns the bytes that wait then.
+    pub(crate) fn push(&self, message: ShardMsg) -> usize {
+        let mut queue = lock(&self.queue);
+        let bytes = self.bytes() + message.bytes();
+        self.bytes.store(bytes, Ordering::Relaxed);
+        queue.messages.push(message);
+        drop(queue);
+        self.wake();
+        bytes
+    }
+
+    /// Notes that an event of a channel was refused, behind what waits.
+    pub(crate) fn skip(&self, channel: u64) {
+        *lock(&self.queue).skipped.entry(channel).or_default() += 1;
         self.wake();
     }
 
     /// Swaps the queue with an empty one.
     pub(crate) fn take(&self, into: &mut Vec<ShardMsg>) {
         debug_assert!(into.is_empty());
-        std::mem::swap(&mut *lock(&self.queue), into);
+        let mut queue = lock(&self.queue);
+        self.bytes.store(0, Ordering::Relaxed);
+        std::mem::swap(&mut queue.messages, into);
+        if !queue.skipped.is_empty() {
+            let skipped = std::mem::take(&mut queue.skipped);
+            into.extend(skipped.into_iter().map(|(channel, count)| ShardMsg::Skipped { channel, count }));
+        }
+    }
+
+    /// Bytes that wait.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether it takes no more events.
+    pub(crate) fn is_full(&self) -> bool {
+        self.bytes() > HARD_BYTES
     }
 }
 

@@ -140,12 +140,14 @@ impl Handle {
         self.hub.get().map_or(0, |hub| hub.backlog(conn))
     }
 
-    /// Whether bytes of commands that no shard has run yet pass `commands_waiting_bytes_max`. What waits for the log has
+    /// Whether bytes of commands that no shard has run yet pass `commands_waiting_bytes_max`, or too much waits for a
+    /// shard. What waits for the log has
     /// a bound of its own, and each user a share of it: one who fills that holds nobody else up.
     #[must_use]
     pub fn overloaded(&self) -> bool {
-        let commands = self.hub.get().map_or(0, |hub| hub.counters().commands_bytes.load(Ordering::Relaxed));
-        usize::try_from(commands).unwrap_or(usize::MAX) > self.commands_waiting_bytes_max
+        let Some(hub) = self.hub.get() else { return false };
+        let commands = hub.counters().commands_bytes.load(Ordering::Relaxed);
+        usize::try_from(commands).unwrap_or(usize::MAX) > self.commands_waiting_bytes_max || hub.has_full_inbox()
     }
 
     /// Waits until everything handed to the log so far is committed, published and acknowledged.
@@ -198,8 +200,9 @@ impl Handle {
             .collect();
         let members = counters.to_json(hub.tallies());
         let json = format!(
-            "{},\"flush\":\"{}\",\"shards\":[{}],\"queues\":{{\"events\":{},\"commands_bytes\":{},\"log\":{},\"outbox_bytes\":{}}}}}",
+            "{},\"inboxes_bytes\":{},\"flush\":\"{}\",\"shards\":[{}],\"queues\":{{\"events\":{},\"commands_bytes\":{},\"log\":{},\"outbox_bytes\":{}}}}}",
             members.strip_suffix('}').unwrap_or("{"),
+            hub.inboxes_bytes(),
             self.flush(),
             shards.join(","),
             self.bridge.len(),

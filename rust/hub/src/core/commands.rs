@@ -11,7 +11,7 @@ use crate::compose::{self, Fault};
 use crate::conn::{LastingRelay, flag};
 use crate::counters::add;
 use crate::event::Event;
-use crate::hub::{HISTORY_EVENTS_MAX, PAGE_BYTES_MAX, PYTHON_FULL, Relayed, TOO_LARGE, channel_member};
+use crate::hub::{HISTORY_EVENTS_MAX, PAGE_BYTES_MAX, PYTHON_FULL, Pace, Relayed, TOO_LARGE, channel_member};
 use crate::json::{Envelope, Kind, Scanner, Value, id_of};
 use crate::options::Auth;
 use crate::outbox::latest_key;
@@ -496,8 +496,10 @@ impl ShardCore {
             reply: Some(Reply { conn, id: command.boxed_id(), failure: None, credits }),
         };
         let hub = Arc::clone(&self.hub);
-        if hub.publish(publish, self.now, &mut self.events) {
-            self.conns[command.slot].hold_back();
+        match hub.publish(publish, self.now, &mut self.events) {
+            Pace::On => {}
+            Pace::Behind => self.conns[command.slot].hold_back(),
+            Pace::Through(shard) => self.hold_through(command.slot, shard),
         }
         Dispatched::OnItsWay
     }
@@ -609,11 +611,14 @@ impl ShardCore {
             }
         }
         let sent = Relayed { rule, conn, user: &user, channel: &channel, data: &mut data, undo, key, now: self.now };
-        let lasting = match hub.relay(sent) {
-            Ok(lasting) => lasting,
+        let outcome = match hub.relay(sent) {
+            Ok(outcome) => outcome,
             Err(fault) => return self.refuse_command(command, Fault { channel: Some(&channel), ..fault }),
         };
-        if let Some(channel) = lasting {
+        if let Some(shard) = outcome.full {
+            self.hold_through(command.slot, shard);
+        }
+        if let Some(channel) = outcome.lasting {
             let ends_ms = relay.ends_after_ms.map_or(u64::MAX, |after| self.now.mono_ms + after);
             self.lasts_until(command.slot, LastingRelay { channel, rule, ends_ms });
         } else if let Some(start) = relay.ends {

@@ -109,6 +109,14 @@ impl ShardCore {
         }
     }
 
+    /// Has a connection not read until a shard has taken what waits for it now.
+    pub(super) fn hold_through(&mut self, slot: usize, shard: usize) {
+        let id = self.id(slot);
+        let credits = self.conns[slot].take_own_credit(0);
+        self.conns[slot].hold_back();
+        self.hub.give_back_through(shard, id, credits);
+    }
+
     /// Keeps the charge of what Python still has of a connection that ends.
     pub(super) fn leave_to_python(&mut self, slot: usize) {
         let id = self.id(slot);

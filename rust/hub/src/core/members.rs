@@ -109,6 +109,7 @@ impl ShardCore {
                 self.give_back_to(conn, credits);
             }
             ShardMsg::Done { conn, count } => self.give_back_to(conn, count),
+            ShardMsg::Passed { conn, credits } => self.hub.to(conn, ShardMsg::Done { conn, count: credits }),
             ShardMsg::ReadOn { conn } => self.read_on_for_user(conn),
             ShardMsg::GiveUp { conn } => self.give_up_chosen(conn),
             ShardMsg::Evict { conn, why } => self.evictions.push((conn, why)),

@@ -55,7 +55,7 @@ impl Hub {
             Waiting::Deliver { frame, key, is_over } => {
                 let by = Retained { user: waits.user.as_deref(), is_over, mono_ms: now.mono_ms };
                 self.retain(channel, state, &frame, key.as_ref(), by);
-                self.deliver(channel, state, &frame, 0, key, now.mono_us);
+                let _ = self.deliver(channel, state, &frame, 0, key, now.mono_us);
             }
             Waiting::Skipped { count } => {
                 for (inbox, _) in self.inboxes.iter().zip(&state.members).filter(|(_, count)| **count > 0) {

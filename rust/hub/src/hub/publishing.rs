@@ -3,7 +3,7 @@
 //! A durable event is committed, then published under its channel's lock, then acknowledged; a position is therefore
 //! what was published and never what was merely stored. Python's `publish`, the shards' commands and relays come here.
 
-use super::holdings::Retained;
+use super::holdings::{INBOX_FULL, Retained};
 use super::{CHANNELS_FULL, Hub, LOG_FULL, TOO_LARGE};
 use crate::Now;
 use crate::channel::{Channel, Head, Publication, State, Waiting, Waits};
@@ -12,7 +12,7 @@ use crate::command::{Publish, Reply};
 use crate::compose::{self, ChannelEvent, Fault};
 use crate::counters::{add, sub};
 use crate::event::{Event, Published};
-use crate::inbox::ShardMsg;
+use crate::inbox::{Inbox, ShardMsg};
 use crate::log_queue::{AppendError, AppendedEvent, LogRequest, StoredEvent};
 use crate::outbox::latest_key;
 use crate::portions::Full;
@@ -27,32 +27,48 @@ const WAITING_BYTES_MAX: usize = 1 << 20;
 /// Between two lines about events that the log numbered otherwise; each is counted.
 const GAP_TOLD_MS: u64 = 1_000;
 
+/// How a publisher goes on.
+#[must_use]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pace {
+    /// As before.
+    On,
+    /// Its user has so much with the log that no more should be read from the connection until that is stored.
+    Behind,
+    /// Too much waits for this shard: no more should be read from the connection until the shard has taken it.
+    Through(usize),
+}
+
 impl Hub {
-    /// Publishes what is not stored in the log: now.
+    /// Publishes what is not stored in the log: now. Returns a shard for which too much waits.
     ///
     /// # Errors
-    /// [`Full`]: there is no memory for the channel that it would make. Nobody got the event.
-    fn emit(&self, event: ChannelEvent<'_>, key: Option<Arc<str>>, now: Now) -> Result<(), Full> {
+    /// There is no memory for the channel that it would make, or a shard takes no more. Nobody got the event.
+    fn emit(&self, event: ChannelEvent<'_>, key: Option<Arc<str>>, now: Now) -> Result<Option<usize>, Fault<'static>> {
         let is_over = event.data == b"null";
         let policy = self.rules.policy_of(event.channel);
         let is_state = key.is_some() && policy.retain.keys > 0;
         let is_heard = self.rules.is_heard(event.channel);
-        let act =
-            |channel: &Arc<Channel>, state: &mut State| self.emit_locked(channel, state, event, key, is_over, now);
-        if policy.history > 0 || is_state && !is_over {
-            self.in_channel(event.channel, event.user, act)?;
+        let act = |channel: &Arc<Channel>, state: &mut State| {
+            if self.is_refused(state) {
+                return Err(INBOX_FULL);
+            }
+            Ok(self.emit_locked(channel, state, event, key, is_over, now))
+        };
+        let sent = if policy.history > 0 || is_state && !is_over {
+            self.in_channel(event.channel, event.user, act).map_err(|Full| CHANNELS_FULL)?
         } else if is_heard {
-            self.in_passing(event.channel, act);
+            self.in_passing(event.channel, act)
         } else {
-            self.in_known_channel(event.channel, act);
-        }
+            self.in_known_channel(event.channel, act).unwrap_or(Ok(None))
+        };
         if is_heard || is_state {
             self.forget_idle(event.channel);
         }
         if policy.history > 0 {
             self.make_room_in_rings();
         }
-        Ok(())
+        sent
     }
 
     /// Takes a channel out that was made for its order alone.
@@ -70,7 +86,7 @@ impl Hub {
         key: Option<Arc<str>>,
         is_over: bool,
         now: Now,
-    ) {
+    ) -> Option<usize> {
         let mut offset = 0;
         let is_state = key.is_some() && channel.policy.retain.keys > 0;
         if let (true, false, Head::Known(head)) = (channel.policy.history > 0, channel.policy.durable, state.head) {
@@ -78,13 +94,14 @@ impl Hub {
             state.head = Head::Known(offset);
             event.offset = Some(offset);
         } else if state.waiting.is_empty() && state.members_total() == 0 && !channel.is_heard && !is_state {
-            return;
+            return None;
         }
         let frame = Prepared::text(&event.to_json());
         let by = Retained { user: event.user, is_over, mono_ms: now.mono_ms };
         self.hear(channel, &frame);
         if offset == 0 && !state.waiting.is_empty() {
-            return self.deliver_later(channel, state, frame, key, by);
+            self.deliver_later(channel, state, frame, key, by);
+            return None;
         }
         if offset == 0 {
             self.retain(channel, state, &frame, key.as_ref(), by);
@@ -93,7 +110,7 @@ impl Hub {
             let publication = Publication { offset, frame: Arc::clone(&frame), since_ms: now.mono_ms };
             self.keep(channel, state, Arc::new(publication));
         }
-        self.deliver(channel, state, &frame, offset, key, now.mono_us);
+        self.deliver(channel, state, &frame, offset, key, now.mono_us)
     }
 
     /// Puts a volatile event behind the subscribes that wait for the head; where there is no room for it, who waits is
@@ -127,19 +144,39 @@ impl Hub {
         }
     }
 
-    /// Publishes an event, at once or by the log. True where its user has so much with the log that no more should be
-    /// read from the connection until that is stored.
-    pub(crate) fn publish(&self, publish: Publish, now: Now, events: &mut Vec<Event>) -> bool {
+    /// Publishes an event, at once or by the log.
+    pub(crate) fn publish(&self, publish: Publish, now: Now, events: &mut Vec<Event>) -> Pace {
         let refused = match self.try_publish(publish, now) {
-            Ok(is_much) => return is_much,
+            Ok(pace) => return pace,
             Err(refused) => refused,
         };
         let (publish, fault) = *refused;
+        if fault == INBOX_FULL {
+            add(&self.counters.inboxes_refused, 1);
+            if publish.reply.is_none() && !publish.notify {
+                self.tell_skipped(&publish.channel);
+            }
+        }
         self.fail(publish, fault, now, events);
-        false
+        Pace::On
     }
 
-    fn try_publish(&self, publish: Publish, now: Now) -> Result<bool, Box<(Publish, Fault<'static>)>> {
+    /// Whoever published the event is not told that nobody got it: those who should have got it are.
+    fn tell_skipped(&self, channel: &str) {
+        self.in_known_channel(channel, |channel, state| {
+            for (inbox, _) in self.inboxes.iter().zip(&state.members).filter(|(_, count)| **count > 0) {
+                inbox.skip(channel.id);
+            }
+        });
+    }
+
+    /// Whether an event for the log would be more than a shard takes; what is on its way there goes in.
+    fn is_refused_for_log(&self, channel: &str) -> bool {
+        self.inboxes.iter().any(Inbox::is_full)
+            && self.in_known_channel(channel, |_, state| self.is_refused(state)).unwrap_or(false)
+    }
+
+    fn try_publish(&self, publish: Publish, now: Now) -> Result<Pace, Box<(Publish, Fault<'static>)>> {
         if !is_channel_name(&publish.channel) {
             return refused(publish, INVALID_CHANNEL);
         }
@@ -149,6 +186,9 @@ impl Hub {
             return refused(publish, TOO_LARGE);
         }
         if self.rules.policy_of(&publish.channel).durable {
+            if self.is_refused_for_log(&publish.channel) {
+                return refused(publish, INBOX_FULL);
+            }
             let bytes = publish.bytes();
             if let Err(wait_ms) = self.charge_stored(publish.user.as_ref(), bytes, now) {
                 add(&self.counters.stored_refused, 1);
@@ -162,7 +202,7 @@ impl Hub {
             };
             add(&self.counters.log_waiting, 1);
             self.log.push(LogRequest::Append { publish, received_wall_ms: now.wall_ms });
-            return Ok(shares.is_much(held, total));
+            return Ok(if shares.is_much(held, total) { Pace::Behind } else { Pace::On });
         }
         if publish.amends.is_some() {
             return refused(publish, NO_SUCH_EVENT);
@@ -177,15 +217,20 @@ impl Hub {
             request: publish.request.as_deref(),
         };
         let key = publish.key.as_ref().map(|key| latest_key(&publish.event, key));
-        if self.emit(event, key, now).is_err() {
-            return refused(publish, CHANNELS_FULL);
-        }
-        self.succeed(publish.reply, b"null", now);
-        Ok(false)
+        let full = match self.emit(event, key, now) {
+            Ok(full) => full,
+            Err(fault) => return refused(publish, fault),
+        };
+        self.succeed(publish.reply, b"null", full, now);
+        Ok(full.map_or(Pace::On, Pace::Through))
     }
 
-    fn succeed(&self, reply: Option<Reply>, data: &[u8], now: Now) {
-        let Some(Reply { conn, id, credits, .. }) = reply else { return };
+    /// Acknowledges a publish. Where too much waits for the shard `full`, the credits come back through its inbox.
+    fn succeed(&self, reply: Option<Reply>, data: &[u8], full: Option<usize>, now: Now) {
+        let Some(Reply { conn, id, mut credits, .. }) = reply else { return };
+        if let (Some(shard), 1..) = (full, credits) {
+            self.give_back_through(shard, conn, std::mem::take(&mut credits));
+        }
         match id {
             Some(id) => {
                 let json = compose::reply("ack", Some(&id), now.wall_ms, |out| out.extend_from_slice(data));
@@ -218,11 +263,11 @@ impl Hub {
         stored: &StoredEvent,
         now: Now,
         events: &mut Vec<Event>,
-    ) {
+    ) -> Option<usize> {
         // Unknown or still loading: nobody is a member, and the head comes later in the same queue.
         let is_live = matches!(state.head, Head::Known(_));
         if !is_live && !channel.is_heard {
-            return;
+            return None;
         }
         let publication = publication_of(channel, stored);
         self.hear(channel, &publication.frame);
@@ -231,14 +276,18 @@ impl Hub {
         {
             self.lose_order(channel, state, stored.offset, head, now, events);
             self.keep(channel, state, publication);
+            None
         } else if is_live {
             state.head = Head::Known(stored.offset);
             self.terms.note(&mut state.starts, stored.offset);
             // The wall clock alone went to the log and back; a millisecond is fine beside a commit.
             let waited_ms = now.wall_ms.saturating_sub(stored.time_ms);
             let read_us = now.mono_us.saturating_sub(waited_ms * 1_000);
-            self.deliver(channel, state, &publication.frame, stored.offset, None, read_us);
+            let full = self.deliver(channel, state, &publication.frame, stored.offset, None, read_us);
             self.keep(channel, state, publication);
+            full
+        } else {
+            None
         }
     }
 
@@ -308,21 +357,23 @@ impl Hub {
                 return self.fail(publish, NOT_STORED, now, events);
             }
         };
+        let mut full = None;
         if !duplicate {
             add(&self.counters.log_events, 1);
             let act = |channel: &Arc<Channel>, state: &mut State| {
-                self.append_locked(channel, state, &stored, now, events);
+                let full = self.append_locked(channel, state, &stored, now, events);
                 self.change(channel, state, &amended, erased_up_to);
+                full
             };
             if self.rules.is_heard(&publish.channel) {
-                self.in_passing(&publish.channel, act);
+                full = self.in_passing(&publish.channel, act);
                 self.forget_idle(&publish.channel);
             } else {
-                self.in_known_channel(&publish.channel, act);
+                full = self.in_known_channel(&publish.channel, act).flatten();
             }
             self.make_room_in_rings();
         }
-        self.succeed(publish.reply, &stored.data, now);
+        self.succeed(publish.reply, &stored.data, full, now);
         if publish.notify {
             let published = Published { offset: stored.offset, duplicate, data: stored.data };
             events.push(Event::Published { ticket: publish.ticket, outcome: Ok(published) });
@@ -341,7 +392,7 @@ const fn plain(code: &'static str, message: &'static str) -> Fault<'static> {
 }
 
 /// A publish that is answered with an error; boxed, since it is rare and a publish is large.
-fn refused(publish: Publish, fault: Fault<'static>) -> Result<bool, Box<(Publish, Fault<'static>)>> {
+fn refused(publish: Publish, fault: Fault<'static>) -> Result<Pace, Box<(Publish, Fault<'static>)>> {
     Err(Box::new((publish, fault)))
 }
 

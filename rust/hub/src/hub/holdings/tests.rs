@@ -123,7 +123,7 @@ impl Walk {
         let mut data = b"{\"on\":true}".to_vec();
         let undo = (rule == 0).then(|| b"{\"on\":false}".to_vec());
         let sent = Relayed { rule, conn, user: &user, channel: &name, data: &mut data, undo, key: None, now: self.now };
-        if let Ok(Some(channel)) = self.hub.relay(sent)
+        if let Ok(Some(channel)) = self.hub.relay(sent).map(|outcome| outcome.lasting)
             && !self.lasting.iter().any(|(known, of)| Arc::ptr_eq(known, &channel) && *of == user)
         {
             self.lasting.push((channel, user));
