@@ -7,12 +7,12 @@ one that the protocol has for it (`Failed to send message`, `upstream_failed`), 
 What it may cost is bounded on every side: `api.requests_max` at once over as many pooled connections, as many waiting
 as `api.requests_waiting_max`, of one user no more than `api.requests_per_user_max`, `api.requests_bytes_max` of what is
 sent, one time for all of it (`api.timeout_s`), and an answer of at most the size of a publication, read as it comes and
-never unpacked. After `api.failures_max` failures in a row a `Breaker` refuses at
-once for `api.breaker_pause_s` and then lets a single request try, so an API that is down costs its callers no time and
-is not greeted by a crowd when it comes back. Redirects are not followed: they would carry the token elsewhere. For the
-same reason proxies and `.netrc` of the environment are not looked at.
+never unpacked. A place that becomes free goes to the user with the fewest requests under way. After `api.failures_max`
+failures in a row a `Breaker` refuses at once for `api.breaker_pause_s` and then lets single requests try, so an API
+that is down costs its callers no time and is not greeted by a crowd when it comes back. Redirects are not followed:
+they would carry the token elsewhere. For the same reason proxies and `.netrc` of the environment are not looked at.
 
-The breaker is our own: those on the index are without asyncio or without a release for years, and it is two counters.
+The breaker is our own: those on the index are without asyncio or without a release for years, and none knows users.
 Made by `control`; called by the handler of `send_message` and by the HTTP route, on the loop's thread.
 """
 
@@ -20,6 +20,7 @@ import asyncio
 import hashlib
 import logging
 import time
+from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final
@@ -48,6 +49,10 @@ _RETRYABLE_STATUSES: Final = frozenset({408, 425, 429})
 _USER_WAIT_MS: Final = 1000
 _TELL_EVERY_S: Final = 1.0
 _RETRY_AFTER_S_MAX: Final = 3600
+_USERS_FAILING: Final = 3
+"""Users whose failures together are the API's own; one or two send what it cannot take."""
+_FAILING_MAX: Final = 1000
+"""Users whose failures are remembered, some 300 bytes each; above it the one that failed longest ago is forgotten."""
 
 
 class UpstreamFailed(Refused):
@@ -70,65 +75,200 @@ class Outgoing(Struct, frozen=True, rename="camel"):
 
 
 class Breaker:
-    """Refuses at once while what is behind it fails, and lets one try when the pause is over.
+    """Refuses at once while what is behind it fails, and lets single requests try when the pause is over.
+
+    What a user sends can be the very thing that fails, so failures of one user alone stop nobody else: so many in a row
+    make that user wait, and only failures of several users, or a peer that cannot be reached, make everybody wait. Of
+    users only those count whose request before did not fail, or was nobody's: who fails all the time is no news. For
+    the same reason two may try after the pause: one of those who failed last, and one of all others.
 
     Args:
         failures_max: failures in a row that open it.
-        pause_s: how long it stays open before one may try.
+        pause_s: how long it stays open before somebody may try.
         now_s: seconds that never jump.
     """
 
-    __slots__ = ("_failures", "_failures_max", "_now_s", "_opened_s", "_pause_s", "_trying")
+    __slots__ = ("_failing", "_failures_max", "_fresh", "_now_s", "_pause_s", "_trying", "_until_s", "failures")
 
     def __init__(self, failures_max: int, pause_s: float, now_s: Callable[[], float] = time.monotonic) -> None:
         self._failures_max = failures_max
         self._pause_s = pause_s
         self._now_s = now_s
-        self._failures = 0
-        self._opened_s: float | None = None
-        self._trying = False
+        self.failures = 0
+        """In a row."""
+        self._fresh: set[str] = set()
+        """Users who began to fail in this row."""
+        self._failing: OrderedDict[str, _Failing] = OrderedDict()
+        """Users whose last request failed, the latest at the end."""
+        self._until_s: dict[bool, float] = {}
+        """When one may try: of those who fail, and of the others. Empty where it is closed."""
+        self._trying: dict[bool, str] = {}
 
     @property
     def is_open(self) -> bool:
-        """Whether what is behind it counts as failed, the one try included."""
-        return self._opened_s is not None
+        """Whether what is behind it counts as failed for everybody, those who try included."""
+        return bool(self._until_s)
 
-    def wait_s(self) -> float | None:
+    def wait_s(self, user: str) -> float | None:
         """Return None where a request may go, which must then be followed by one of the three below; else how long not.
 
         While one tries nobody knows how long it takes, so the others are told the whole pause.
         """
-        if self._opened_s is None:
+        now_s = self._now_s()
+        failing = self._failing.get(user)
+        if failing is not None and failing.until_s > now_s:
+            return failing.until_s - now_s
+        if not self._until_s:
             return None
-        left_s = self._opened_s + self._pause_s - self._now_s()
-        if self._trying or left_s > 0:
-            return max(left_s, 0.0) if not self._trying else self._pause_s
-        self._trying = True
+        fails = failing is not None
+        if fails in self._trying:
+            return self._pause_s
+        if self._until_s[fails] > now_s:
+            return self._until_s[fails] - now_s
+        self._trying[fails] = user
         return None
 
-    def succeeded(self) -> bool:
+    def succeeded(self, user: str) -> bool:
         """It answered. Returns whether it had been open."""
-        was_open, self._opened_s = self._opened_s is not None, None
-        self._failures = 0
-        self._trying = False
+        was_open = self.is_open
+        self._failing.pop(user, None)
+        self.failures = 0
+        self._fresh.clear()
+        self._until_s.clear()
+        self._trying.clear()
         return was_open
 
-    def failed(self) -> bool:
-        """It did not answer as it should. Returns whether this opened it."""
-        self._failures += 1
-        if self._opened_s is None:
-            if self._failures < self._failures_max:
-                return False
-            self._opened_s = self._now_s()
-            return True
-        if self._trying:
-            self._trying = False
-            self._opened_s = self._now_s()
-        return False
+    def failed(self, user: str, *, reached: bool = True) -> bool:
+        """It did not answer as it should; not `reached`: whatever was asked. Returns whether this opened it."""
+        until_s = self._now_s() + self._pause_s
+        self.failures += 1
+        if reached:
+            self._count(user, until_s)
+        if self._until_s:
+            for fails in self._released(user):
+                self._until_s[fails] = until_s
+                if fails and reached and len(self._failing) > 1:
+                    self._failing[user].until_s = until_s + self._pause_s  # the next of them goes first
+            return False
+        if self.failures < self._failures_max or (reached and len(self._fresh) < _USERS_FAILING):
+            return False
+        self._until_s = {True: until_s, False: until_s}
+        return True
 
-    def abandoned(self) -> None:
+    def abandoned(self, user: str) -> None:
         """Nobody waited for the end; that says nothing of what is behind it."""
-        self._trying = False
+        self._released(user)
+
+    def _count(self, user: str, until_s: float) -> None:
+        failing = self._failing.get(user)
+        if failing is None:
+            failing = self._failing[user] = _Failing(0, 0.0)
+            if len(self._fresh) < _USERS_FAILING:
+                self._fresh.add(user)
+            if len(self._failing) > _FAILING_MAX:
+                self._failing.popitem(last=False)
+        self._failing.move_to_end(user)
+        failing.failures += 1
+        if failing.failures >= self._failures_max:
+            failing.until_s = max(failing.until_s, until_s)
+
+    def _released(self, user: str) -> list[bool]:
+        """Let a user try no longer; return as which of the two it was."""
+        tried = [fails for fails, who in self._trying.items() if who == user]
+        for fails in tried:
+            del self._trying[fails]
+        return tried
+
+
+class _Failing(Struct):
+    """A user whose requests fail."""
+
+    failures: int
+    until_s: float
+
+
+class Places:
+    """So many may do something at once; a place that becomes free goes to the user who has the fewest.
+
+    Args:
+        places: at once.
+        waiting_max: that may wait for a place.
+    """
+
+    __slots__ = ("_free", "_under_way", "_waiting", "_waiting_max", "waiting")
+
+    def __init__(self, places: int, waiting_max: int) -> None:
+        self._free = places
+        self._waiting_max = waiting_max
+        self.waiting = 0
+        self._under_way: dict[str, int] = {}
+        # In the order of the asking, and of users who had their turn behind those who had not.
+        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
+
+    @asynccontextmanager
+    async def place(self, user: str) -> AsyncIterator[None]:
+        """Hold a place.
+
+        Raises:
+            UpstreamFailed: too many wait for one.
+        """
+        if self._free and not self.waiting:
+            self._take(user)
+        else:
+            if self.waiting >= self._waiting_max:
+                most = f"api.requests_waiting_max = {self._waiting_max}"
+                raise UpstreamFailed(f"{self.waiting} requests wait for it ({most})")
+            await self._turn(user)
+        try:
+            yield
+        finally:
+            self._give(user)
+
+    async def _turn(self, user: str) -> None:
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(user, deque()).append(turn)
+        self.waiting += 1
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._give(user)
+            else:
+                self._forget(user, turn)
+            raise
+
+    def _forget(self, user: str, turn: asyncio.Future[None]) -> None:
+        turns = self._waiting.get(user)
+        if turns is None or turn not in turns:  # it was passed over
+            return
+        self.waiting -= 1
+        turns.remove(turn)
+        if not turns:
+            del self._waiting[user]
+
+    def _take(self, user: str) -> None:
+        self._free -= 1
+        self._under_way[user] = self._under_way.get(user, 0) + 1
+
+    def _give(self, user: str) -> None:
+        self._free += 1
+        self._under_way[user] -= 1
+        if not self._under_way[user]:
+            del self._under_way[user]
+        while self._free and self._waiting:
+            self._call()
+
+    def _call(self) -> None:
+        """Call the user with the fewest, and of those who has waited longest for a turn; pass over who has gone."""
+        user = min(self._waiting, key=lambda each: self._under_way.get(each, 0))
+        turns = self._waiting.pop(user)
+        turn = turns.popleft()
+        self.waiting -= 1
+        if turns:
+            self._waiting[user] = turns
+        if not turn.done():
+            self._take(user)
+            turn.set_result(None)
 
 
 class Upstream:
@@ -160,8 +300,7 @@ class Upstream:
         self._message_bytes_max = message_bytes_max
         self._values_max = values_max
         self._sign = sign
-        self._running = asyncio.Semaphore(settings.requests_max)
-        self._waiting = 0
+        self._places = Places(settings.requests_max, settings.requests_waiting_max)
         self._sending = sending
         self._reading = reading
         self._by_user: dict[str, int] = {}
@@ -229,7 +368,7 @@ class Upstream:
     async def _post(  # noqa: PLR0917 -- as `post`
         self, conversation_id: str, body: bytes, user: str, token: str | None, request_id: str, idempotency_key: str
     ) -> dict[str, Raw] | None:
-        wait_s = self._breaker.wait_s()
+        wait_s = self._breaker.wait_s(user)
         if wait_s is not None:
             raise _failed_before(wait_s)
         try:
@@ -246,12 +385,14 @@ class Upstream:
                     "x-request-id": request_id,
                 },
             )
-            return await self._in_time(request, tries=self._breaker.is_open)
+            return await self._in_time(user, request, tries=self._breaker.is_open)
         except UpstreamFailed as failure:
+            # Where it was refused here, the API has said nothing; else the breaker knows already.
+            self._breaker.abandoned(user)
             self._tell(failure.detail)
             raise
         except BaseException:
-            self._breaker.abandoned()
+            self._breaker.abandoned(user)
             raise
 
     @contextmanager
@@ -277,42 +418,23 @@ class Upstream:
             else:
                 self._by_user[user] -= 1
 
-    async def _in_time(self, request: httpx2.Request, *, tries: bool) -> dict[str, Raw] | None:
+    async def _in_time(self, user: str, request: httpx2.Request, *, tries: bool) -> dict[str, Raw] | None:
         """Wait for a place, send, tell the breaker how it went; `tries`: this is what finds out whether it is back."""
         try:
-            async with asyncio.timeout(self._settings.timeout_s), self._place():
+            async with asyncio.timeout(self._settings.timeout_s), self._places.place(user):
                 if self._breaker.is_open and not tries:
                     raise _failed_before(self._settings.breaker_pause_s)
-                status, retry_after_ms, body = await self._exchanged(request)
+                status, retry_after_ms, body = await self._exchanged(user, request)
+        except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
+            raise self._failure(user, f"{type(error).__name__}: {error}", reached=False) from error
         except (TimeoutError, httpx2.TimeoutException) as error:
             # Where not even a place was had in time, the API is as slow as if this request had been sent.
-            raise self._failure(f"no answer within {self._settings.timeout_s:g} s") from error
+            raise self._failure(user, f"no answer within {self._settings.timeout_s:g} s") from error
         except (httpx2.HTTPError, OSError) as error:
-            raise self._failure(f"{type(error).__name__}: {error}") from error
-        return self._answer(status, retry_after_ms, body)
+            raise self._failure(user, f"{type(error).__name__}: {error}") from error
+        return self._answer(user, status, retry_after_ms, body)
 
-    @asynccontextmanager
-    async def _place(self) -> AsyncIterator[None]:
-        """Hold one of the places for requests, in the order of the asking.
-
-        Raises:
-            UpstreamFailed: too many wait for one.
-        """
-        if self._running.locked():
-            most = self._settings.requests_waiting_max
-            if self._waiting >= most:
-                raise UpstreamFailed(f"{self._waiting} requests wait for it (api.requests_waiting_max = {most})")
-        self._waiting += 1
-        try:
-            await self._running.acquire()
-        finally:
-            self._waiting -= 1
-        try:
-            yield
-        finally:
-            self._running.release()
-
-    async def _exchanged(self, request: httpx2.Request) -> tuple[int, int | None, bytes]:
+    async def _exchanged(self, user: str, request: httpx2.Request) -> tuple[int, int | None, bytes]:
         """Return status, time to wait and body of the answer; the body of a failure only as far as it matters."""
         response = await self._client.send(request, stream=True)
         body = bytearray()
@@ -327,41 +449,43 @@ class Upstream:
                         break
             if fine and len(body) > bytes_max:
                 # It took the message: sending it again would not make the answer shorter.
-                raise self._unusable(f"its answer is longer than limits.publication_bytes_max={bytes_max}")
+                raise self._unusable(user, f"its answer is longer than limits.publication_bytes_max={bytes_max}")
             return response.status_code, _retry_after_ms(response.headers.get("retry-after")), bytes(body)
         finally:
             self._reading.give(None, len(body))
             await response.aclose()
 
-    def _answer(self, status: int, retry_after_ms: int | None, body: bytes) -> dict[str, Raw] | None:
+    def _answer(self, user: str, status: int, retry_after_ms: int | None, body: bytes) -> dict[str, Raw] | None:
         if status >= 500:
-            raise self._failure(f"status {status}", retry_after_ms)
+            raise self._failure(user, f"status {status}", retry_after_ms)
         if not 200 <= status < 300:
             # It works, and does not want this one: that is no reason to keep others from asking.
-            self._worked()
+            self._worked(user)
             raise UpstreamFailed(
                 f"status {status}", retryable=status in _RETRYABLE_STATUSES, retry_after_ms=retry_after_ms
             )
         members = _members(body, self._values_max)
         if members is None and self.broadcasts:
-            raise self._failure(f"status {status} with a body that is not a JSON object")
-        self._worked()
+            raise self._failure(user, f"status {status} with a body that is not a JSON object")
+        self._worked(user)
         return members
 
-    def _worked(self) -> None:
-        if self._breaker.succeeded():
+    def _worked(self, user: str) -> None:
+        if self._breaker.succeeded(user):
             log.info("api.url answers again: %s", self._url)
 
-    def _failure(self, detail: str, retry_after_ms: int | None = None) -> UpstreamFailed:
-        if self._breaker.failed():
+    def _failure(
+        self, user: str, detail: str, retry_after_ms: int | None = None, *, reached: bool = True
+    ) -> UpstreamFailed:
+        if self._breaker.failed(user, reached=reached):
             log.error(
                 "api.url failed %d times in a row, last: %s; asking again in %g s: %s",
-                self._settings.failures_max, detail, self._settings.breaker_pause_s, self._url,
+                self._breaker.failures, detail, self._settings.breaker_pause_s, self._url,
             )  # fmt: skip
         return UpstreamFailed(detail, retry_after_ms=retry_after_ms)
 
-    def _unusable(self, detail: str) -> UpstreamFailed:
-        self._worked()
+    def _unusable(self, user: str, detail: str) -> UpstreamFailed:
+        self._worked(user)
         return UpstreamFailed(detail, retryable=False)
 
     def _tell(self, detail: str) -> None:

@@ -167,8 +167,11 @@ class ApiSettings(Section, frozen=True):
     ] = 1000
     requests_per_user_max: Annotated[
         Positive,
-        Meta(description="Messages of one user to `api.url`, waiting or under way; more are answered `overloaded`."),
-    ] = 64
+        Meta(
+            description="Messages of one user to `api.url`, waiting or under way; more are answered `overloaded`. "
+            "Well below `api.requests_max`, so that one user cannot have all places."
+        ),
+    ] = 16
     requests_bytes_max: Annotated[
         Bytes,
         Meta(
@@ -199,7 +202,11 @@ class ApiSettings(Section, frozen=True):
         ),
     ] = 64 * 1024 * 1024
     failures_max: Annotated[
-        Positive, Meta(description="Failures of `api.url` in a row after which messages are refused at once.")
+        Positive,
+        Meta(
+            description="Failures of `api.url` in a row after which messages are refused at once: a user's own, and "
+            "everybody's where three users or more failed, or no connection was had."
+        ),
     ] = 5
     breaker_pause_s: Annotated[
         float, Meta(ge=0.01, le=3600, description="Seconds until one message tries `api.url` again.")
