@@ -51,6 +51,8 @@ pub enum Error {
         dir: PathBuf,
         /// Bytes that are free.
         free: u64,
+        /// Bytes of these that copying the write-ahead log into the database will take.
+        owed: u64,
         /// Bytes that have to be (`log.free_bytes_min`).
         min: u64,
     },
@@ -208,10 +210,11 @@ impl fmt::Display for Error {
                 "no room on the disk for log file {}; free space there, the server then goes on by itself",
                 path.display()
             ),
-            Self::LowDisk { dir, free, min } => write!(
+            Self::LowDisk { dir, free, owed, min } => write!(
                 f,
-                "only {free} bytes are free on the disk of data directory {}, and log.free_bytes_min is {min}; free \
-                 space there, the server then goes on by itself",
+                "only {free} bytes are free on the disk of data directory {}, the database needs {owed} of them for what \
+                 waits in the write-ahead log, and log.free_bytes_min is {min}; free space there, the server then goes on \
+                 by itself",
                 dir.display()
             ),
             Self::Busy { path, waited_ms } => write!(

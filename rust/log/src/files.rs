@@ -26,6 +26,9 @@ pub(crate) struct Files {
     shared: Watched,
     index: Arc<Index>,
     wal_frames: u64,
+    wal_bytes: u64,
+    /// What the database will have once the write-ahead log is copied into it.
+    copied_bytes: u64,
     /// The database never becomes shorter: it is never vacuumed.
     database_bytes: u64,
     /// It did; its bytes do not come back.
@@ -64,7 +67,17 @@ impl Files {
         let index = Arc::new(Index { path, file, bytes: AtomicU64::new(0), is_cut: AtomicBool::new(false) });
         let database = Watched { path: database.to_path_buf(), identity: None };
         let wal = beside("-wal");
-        Self { database, wal, shared, index, wal_frames: 0, database_bytes: 0, is_cut: false }
+        Self {
+            database,
+            wal,
+            shared,
+            index,
+            wal_frames: 0,
+            wal_bytes: 0,
+            copied_bytes: 0,
+            database_bytes: 0,
+            is_cut: false,
+        }
     }
 
     /// For a connection beside the log's own.
@@ -75,6 +88,16 @@ impl Files {
     /// Frames of the write-ahead log, as of the last look.
     pub(crate) const fn wal_frames(&self) -> u64 {
         self.wal_frames
+    }
+
+    /// Bytes of the write-ahead log's file, as of the last look.
+    pub(crate) const fn wal_bytes(&self) -> u64 {
+        self.wal_bytes
+    }
+
+    /// By how much the database grows when the write-ahead log is copied into it, as of the last look.
+    pub(crate) const fn owed_bytes(&self) -> u64 {
+        self.copied_bytes.saturating_sub(self.database_bytes)
     }
 
     /// See [`Index::check`].
@@ -93,7 +116,9 @@ impl Files {
             return Err((self.database.path.clone(), Gone::Shortened));
         }
         let needed = self.wal_bytes_needed();
-        match self.wal.check()? {
+        let wal_bytes = self.wal.check()?;
+        self.wal_bytes = wal_bytes.unwrap_or(0);
+        match wal_bytes {
             Some(bytes) if bytes < needed => Err((self.wal.path.clone(), Gone::Shortened)),
             _ => Ok(()),
         }
@@ -106,9 +131,9 @@ impl Files {
     }
 
     /// Bytes of the frames that the write-ahead log's index says are there: page size and number of the last one
-    /// (SQLite's "WAL-mode File Format", 2.1).
+    /// (SQLite's "WAL-mode File Format", 2.1). Behind these stand the pages that the database then has.
     fn wal_bytes_needed(&mut self) -> u64 {
-        let mut header = [0; 20];
+        let mut header = [0; 24];
         let Some(index) = &self.index.file else { return 0 };
         if index.read_exact_at(&mut header, 0).is_err() {
             return 0;
@@ -119,6 +144,8 @@ impl Files {
         };
         let frames = u64::from(u32::from_ne_bytes([header[16], header[17], header[18], header[19]]));
         self.wal_frames = frames;
+        let pages = u64::from(u32::from_ne_bytes([header[20], header[21], header[22], header[23]]));
+        self.copied_bytes = if frames == 0 { 0 } else { pages * page_bytes };
         if frames == 0 { 0 } else { WAL_HEADER_BYTES + frames * (WAL_FRAME_HEADER_BYTES + page_bytes) }
     }
 }

@@ -42,6 +42,7 @@ pub struct Log {
     pub(crate) heads: Heads,
     /// The chain; the last one is this start's.
     pub(crate) terms: Vec<Term>,
+    pub(crate) is_term_written: bool,
     pub(crate) path: PathBuf,
     pub(crate) busy_timeout_ms: u64,
     pub(crate) is_patient: bool,
@@ -49,6 +50,8 @@ pub struct Log {
     pub(crate) erasures: Erasures,
     /// The file that was not there any more when the files were looked at last, and what became of it.
     pub(crate) gone: Option<(PathBuf, Gone)>,
+    /// The end leaves the write-ahead log as it is.
+    pub(crate) keeps_wal: bool,
     pub(crate) files: Option<Files>,
     pub(crate) _lock: Option<DirLock>,
 }
@@ -82,6 +85,7 @@ impl Log {
             return Ok(Vec::new());
         }
         self.look_before()?;
+        self.write_term()?;
         let term = self.term();
         match commit(&self.conn, &mut self.heads, term, self.dedupe_ms, batch) {
             Ok((appended, moved)) => {
@@ -148,6 +152,17 @@ impl Log {
         Ok(Page { events, head: known.head })
     }
 
+    /// Has this start's term on the disk, before anything that is stored in it.
+    fn write_term(&mut self) -> Result<(), Error> {
+        if !self.is_term_written
+            && let Some(term) = self.terms.last()
+        {
+            terms::write(&self.conn, term).map_err(|source| self.error(source))?;
+            self.is_term_written = true;
+        }
+        Ok(())
+    }
+
     /// The number of this start's term.
     pub(crate) fn term(&self) -> u64 {
         self.terms.last().map_or(0, |term| term.number)
@@ -157,6 +172,29 @@ impl Log {
     #[must_use]
     pub fn wal_frames(&self) -> u64 {
         self.files.as_ref().map_or(0, Files::wal_frames)
+    }
+
+    /// Bytes of the write-ahead log's file, as of the last commit or look; 0 in memory.
+    #[must_use]
+    pub fn wal_bytes(&self) -> u64 {
+        self.files.as_ref().map_or(0, Files::wal_bytes)
+    }
+
+    /// Bytes that the database grows by when the write-ahead log is copied into it, as of the last commit or look; 0 in
+    /// memory.
+    #[must_use]
+    pub fn owed_bytes(&self) -> u64 {
+        self.files.as_ref().map_or(0, Files::owed_bytes)
+    }
+
+    /// Has the end leave the write-ahead log as it is, for a disk without room for its copy. The next start reads it.
+    ///
+    /// # Errors
+    /// What SQLite reports.
+    pub fn keep_wal(&mut self) -> Result<(), Error> {
+        self.keeps_wal = true;
+        let kept = self.conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
+        kept.map(|_| ()).map_err(|source| self.error(source))
     }
 
     /// Copies the rest of the write-ahead log into the database, so that its file is used from its beginning again. To
@@ -243,7 +281,8 @@ impl Log {
             self.heads.clear();
             // SQLite's close would move the write-ahead log into a file that is gone, and remove by its name what may
             // be another database's.
-            let keep = self.conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, gone.is_some());
+            let keeps_wal = self.keeps_wal || gone.is_some();
+            let keep = self.conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, keeps_wal);
             keep.map_err(|source| self.error(source))?;
         }
         self.gone = gone;

@@ -198,7 +198,12 @@ fn prepare(lock: Option<DirLock>, mut conn: Connection, path: PathBuf, busy_time
         check(&mut conn, &path, busy_timeout_ms, CHECK_TIME_MAX)?;
     }
     schema::migrate(&conn, found).map_err(sqlite)?;
-    let terms = terms::begin(&conn).map_err(sqlite)?;
+    let (terms, is_term_written) = match terms::begin(&conn).map_err(sqlite) {
+        Ok(terms) => (terms, true),
+        // Whoever wants to read what is stored needs no room.
+        Err(Error::Full { .. }) => (terms::imagine(&conn).map_err(sqlite)?, false),
+        Err(error) => return Err(error),
+    };
     let erasures = Erasures::find(&conn).map_err(sqlite)?;
     conn.set_db_config(keep_wal, false).map_err(sqlite)?;
     let files = on_disk.then(|| Files::new(&path));
@@ -206,12 +211,14 @@ fn prepare(lock: Option<DirLock>, mut conn: Connection, path: PathBuf, busy_time
         conn,
         heads: Heads::default(),
         terms,
+        is_term_written,
         path,
         busy_timeout_ms,
         is_patient: true,
         dedupe_ms: DEDUPE_MS,
         erasures,
         gone: None,
+        keeps_wal: false,
         files,
         _lock: lock,
     };

@@ -71,7 +71,9 @@ impl Log {
         let done = self.conn.busy_timeout(Duration::ZERO).and_then(|()| {
             self.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0).map(|busy| busy == 0))
         });
-        self.conn.busy_timeout(self.patience()).and(done).map_err(|source| self.error(source))
+        let done = self.conn.busy_timeout(self.patience()).and(done).map_err(|source| self.error(source));
+        self.look_behind_commit()?;
+        done
     }
 }
 

@@ -5,9 +5,13 @@
 //! the chain and the offset is below the channel's first of every later term: what a client saw in a term that was cut
 //! short by a restored copy lies above. Offsets of a channel rise with its terms, so the next later row decides.
 //!
+//! Where the disk has no room at a start, what is stored can be read all the same: the term begins in memory, and is
+//! written before the first thing that is stored in it. A term that was never written leaves a position that no later start
+//! knows, which is what a client is told then.
+//!
 //! Both are bounded: the chain by [`CHAIN_MAX`], a channel's rows by [`CHANNEL_TERMS_MAX`]. What is older is not whole.
 
-use rusqlite::{Connection, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, Row, Transaction, TransactionBehavior, params};
 
 /// Terms of the chain: eleven years of a start a day.
 const CHAIN_MAX: i64 = 4_096;
@@ -15,6 +19,8 @@ const CHAIN_MAX: i64 = 4_096;
 const CHANNEL_TERMS_MAX: usize = 256;
 
 const BEGIN: &str = "INSERT INTO terms (epoch) VALUES (lower(hex(randomblob(8))))";
+const IMAGINE: &str = "SELECT coalesce(max(term), 0) + 1, lower(hex(randomblob(8))) FROM terms";
+const WRITE: &str = "INSERT INTO terms (term, epoch) VALUES (?1, ?2)";
 const SHORTEN: &str = "DELETE FROM terms WHERE term <= (SELECT max(term) FROM terms) - ?1";
 const CHAIN: &str = "SELECT term, epoch FROM terms ORDER BY term";
 const START: &str = "INSERT INTO term_starts (channel_id, term, offset) VALUES (?1, ?2, ?3)";
@@ -50,11 +56,29 @@ pub(crate) fn begin(conn: &Connection) -> rusqlite::Result<Vec<Term>> {
     Ok(chain)
 }
 
+/// The chain with a term at its end that [`write`] has on the disk later.
+pub(crate) fn imagine(conn: &Connection) -> rusqlite::Result<Vec<Term>> {
+    let mut chain = read_chain(conn)?;
+    chain.push(conn.query_row(IMAGINE, [], term)?);
+    Ok(chain)
+}
+
+/// Writes a term that was imagined.
+pub(crate) fn write(conn: &Connection, term: &Term) -> rusqlite::Result<()> {
+    let transaction = Transaction::new_unchecked(conn, TransactionBehavior::Immediate)?;
+    transaction.execute(WRITE, params![term.number.cast_signed(), term.epoch])?;
+    transaction.execute(SHORTEN, [CHAIN_MAX])?;
+    transaction.commit()
+}
+
 fn read_chain(conn: &Connection) -> rusqlite::Result<Vec<Term>> {
     let mut select = conn.prepare(CHAIN)?;
-    let chain =
-        select.query_map([], |row| Ok(Term { number: row.get::<_, i64>(0)?.cast_unsigned(), epoch: row.get(1)? }))?;
+    let chain = select.query_map([], term)?;
     chain.collect()
+}
+
+fn term(row: &Row<'_>) -> rusqlite::Result<Term> {
+    Ok(Term { number: row.get::<_, i64>(0)?.cast_unsigned(), epoch: row.get(1)? })
 }
 
 /// Notes a channel's first append in a term, within the transaction of the append.

@@ -220,6 +220,29 @@ fn a_full_disk_refuses_batches_until_there_is_room() {
     }
 }
 
+/// A start on a disk that is full to the last byte serves what is stored, and its term is written with what comes first.
+fn start_without_room(dir: &Path, mut log: Log, head: u64) {
+    log.keep_wal().unwrap();
+    drop(log);
+    let rest = dir.join("rest");
+    let mut file = File::create(&rest).unwrap();
+    while file.write_all(&[0; 4096]).is_ok() {}
+    let mut log = Log::open(&Options::new(dir)).unwrap();
+    assert_eq!(offsets(&all(&mut log, "a")), (1..=head).collect::<Vec<_>>());
+    assert!(matches!(log.append(&[event("a", "{}")]), Err(Error::Full { .. })));
+    let term = log.terms().last().unwrap().clone();
+    let ballast = dir.join("ballast");
+    fs::remove_file(&ballast).unwrap();
+    let appended = log.append(&[event("b", "{}")]).unwrap();
+    assert_eq!(appended[0].offset, 1);
+    assert_eq!(log.term_starts("b").unwrap().firsts, [(term.number, 1)]);
+    drop(log);
+    let log = Log::open(&Options::new(dir)).unwrap();
+    assert!(log.terms().contains(&term), "a later start knows it");
+    fs::remove_file(&rest).unwrap();
+    fs::write(&ballast, []).unwrap();
+}
+
 fn fill_the_disk(dir: &Path) {
     let open = || Log::open(&Options::new(dir)).unwrap();
     let mut log = open();
@@ -243,6 +266,8 @@ fn fill_the_disk(dir: &Path) {
         assert_eq!(offsets(&all(&mut log, "a")), (1..=head).collect::<Vec<_>>());
     }
 
+    start_without_room(dir, log, head);
+    let mut log = open();
     fs::remove_file(ballast).unwrap();
     let appended = log.append(&batch).unwrap();
     assert_eq!((appended[0].offset, appended[0].duplicate, appended[1].offset), (1, true, head + 1));

@@ -91,6 +91,13 @@ impl From<realtime_log::Error> for StartError {
                 StartCode::Io
             }
         };
-        Self::new(code, error.to_string())
+        let message = match &error {
+            // Nothing goes on by itself here.
+            Error::Full { path } => {
+                format!("no room on the disk for log file {}; free space there and start again", path.display())
+            }
+            _ => error.to_string(),
+        };
+        Self::new(code, message)
     }
 }

@@ -72,6 +72,13 @@ impl LogWorker {
             self.chores.age_ms = started.mono_ms + AGE_MS;
             self.hub.age(started);
         }
+        // What they write goes to the write-ahead log first.
+        if !self.room.fits(self.log.owed_bytes()) {
+            let Chores { sweep_ms, erase_ms, .. } = &mut self.chores;
+            *sweep_ms = (*sweep_ms).max(started.mono_ms + RETRY_MS);
+            *erase_ms = (*erase_ms).max(started.mono_ms + RETRY_MS);
+            return false;
+        }
         if self.log.is_erasing() && self.chores.erase_ms <= started.mono_ms {
             self.erase(started.mono_ms);
             let ended_ms = now().mono_ms;

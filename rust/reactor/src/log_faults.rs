@@ -111,7 +111,7 @@ impl LogWorker {
         }
         self.faults.look_ms = mono_ms + LOOK_MS;
         let probe_bytes = self.faults.failing.as_ref().map(|failing| failing.probe_bytes);
-        let looked = match (self.room.lack(probe_bytes.unwrap_or(0) as u64), probe_bytes) {
+        let looked = match (self.room.lack(probe_bytes.unwrap_or(0) as u64, self.log.owed_bytes()), probe_bytes) {
             (Some(error), _) => Err(error),
             (None, None) => self.log.look(),
             (None, Some(bytes)) => self.log.probe(bytes),

@@ -161,6 +161,7 @@ pub(crate) fn spawn(
             // It catches its own panics and tells of them.
             let _ = thread.join();
         }
+        worker.end_wal();
         // The file and the directory's lock are given back before anybody hears of the end.
         drop(worker);
         requests.end();

@@ -26,6 +26,8 @@ const APPENDS_MAX: usize = 512;
 const APPEND_BYTES_MAX: usize = 8 << 20;
 /// What an event takes on the disk beside its payload, about.
 const EVENT_BYTES: usize = 256;
+/// What a commit writes for each of its channels beside that: pages of the events, of the indexes and of the heads.
+const CHANNEL_BYTES: usize = 5 * 4_096;
 
 /// The log and whom its answers go to.
 pub(crate) struct LogWorker {
@@ -97,7 +99,9 @@ impl LogWorker {
         let batch: Vec<Append<'_>> = group.iter().map(|(publish, time_ms)| log_append(publish, *time_ms)).collect();
         let started = Instant::now();
         let bytes: usize = group.iter().map(|(publish, _)| publish.bytes() + EVENT_BYTES).sum();
-        let stored = match self.room.lack(bytes as u64) {
+        let channels: HashSet<&str> = group.iter().map(|(publish, _)| &*publish.channel).collect();
+        let bytes = bytes + channels.len() * CHANNEL_BYTES;
+        let stored = match self.lack(bytes as u64) {
             None => self.log.append(&batch),
             Some(error) => Err(error),
         };
