@@ -166,7 +166,7 @@ async def collected(request: Request[Any, Any, Any]) -> bytes:
             await _read_over(request)
         raise
     finally:
-        collecting.is_whole = True
+        collecting.end()
 
 
 async def _checked(check: Callable[..., FoundT], content: bytes, *limits: int) -> FoundT:

@@ -4,6 +4,9 @@ Where a chunk would pass the bound, the caller who holds most pays, and not whoe
 that is still being collected is cut off and answered `overloaded` (503). A body counts from its first chunk to the end
 of its request, since what is decoded stands on its bytes. Bodies of mounted apps are their own.
 
+A body that still comes has one of the places that the engine gives out by address. A user, who may have many addresses,
+has a quarter of these: for one more the user's oldest is cut off in the same way.
+
 `requests` makes a `Collecting` for each request and releases it; `guards` says whose it is; `bodies` takes from it.
 """
 
@@ -15,6 +18,10 @@ from realtime.charges import Charges
 from realtime.errors import Refused
 
 _KEY: Final = "realtime.collecting"
+USER: Final = "user "
+"""How a caller begins who is a user; the name follows."""
+COMING_PART: Final = 16
+"""A user's part of `api.in_flight_max`: a quarter of the quarter that bodies may hold which still come."""
 _RETRY_AFTER_MS: Final = 1000
 
 
@@ -24,18 +31,41 @@ class Bodies:
     Args:
         charges: of all of them (`api.bodies_bytes_max`).
         values_max: of one of them (`limits.message_values_max`).
+        coming_max: bodies of one user that still come.
     """
 
-    def __init__(self, charges: Charges, values_max: int) -> None:
+    def __init__(self, charges: Charges, values_max: int, coming_max: int) -> None:
         self.values_max = values_max
         self.charges = charges
         self._collecting: dict[str, set[Collecting]] = {}
+        self._coming_max = coming_max
+        # Of each user, the oldest first.
+        self._coming: dict[str, dict[Collecting, None]] = {}
 
     def of(self, scope: dict[str, Any]) -> "Collecting":
         """Return what a request collects, nothing as yet, and leave it in the scope for its route."""
         client = scope.get("client")
         scope[_KEY] = found = Collecting(self, client[0] if client else "")
         return found
+
+    def begin(self, collecting: "Collecting") -> None:
+        """Note that a body comes, and cut off the oldest of a user who has too many that do."""
+        caller = collecting.caller
+        if not caller.startswith(USER):
+            return
+        coming = self._coming.setdefault(caller, {})
+        coming[collecting] = None
+        if len(coming) > self._coming_max:
+            self.charges.refused += 1
+            next(iter(coming)).cut()
+
+    def end(self, collecting: "Collecting") -> None:
+        """Note that a body comes no more."""
+        coming = self._coming.get(collecting.caller)
+        if coming is not None:
+            coming.pop(collecting, None)
+            if not coming:
+                del self._coming[collecting.caller]
 
     def add(self, collecting: "Collecting", size: int) -> None:
         """Charge bytes to a caller.
@@ -102,6 +132,12 @@ class Collecting:
     def begin(self, timeout: asyncio.Timeout) -> None:
         """Collect under a time limit, which `cut` brings forward."""
         self._timeout = timeout
+        self._bodies.begin(self)
+
+    def end(self) -> None:
+        """Wait for nothing more."""
+        self.is_whole = True
+        self._bodies.end(self)
 
     def take(self, size: int) -> None:
         """Charge a chunk, before it is kept.
@@ -117,7 +153,8 @@ class Collecting:
 
     def cut(self) -> None:
         """Give its bytes back at once and end its collecting in the next turn of the loop."""
-        self.was_cut = self.is_whole = True
+        self.was_cut = True
+        self.end()
         self.release()
         if self._timeout is not None:
             self._timeout.reschedule(asyncio.get_running_loop().time())
@@ -135,5 +172,8 @@ class Collecting:
 
 def overloaded() -> Refused:
     """Return what a caller is told whose body finds no room."""
-    detail = "the server holds as many bytes of bodies as api.bodies_bytes_max allows; send it again later"
+    detail = (
+        "the server holds as many bytes of bodies as api.bodies_bytes_max allows, or too many bodies of yours still "
+        "come; send it again later"
+    )
     return Refused("overloaded", detail, retry_after_ms=_RETRY_AFTER_MS)

@@ -18,7 +18,7 @@ from litestar.types import Guard as RouteGuard
 from msgspec import Struct
 
 from realtime._engine import covers, named, named_by_client
-from realtime.api.collecting import Collecting
+from realtime.api.collecting import USER, Collecting
 from realtime.api.edge import Edge
 from realtime.api.local import is_local
 from realtime.api.peers import tell_known
@@ -83,7 +83,7 @@ class Guard:
             collecting.caller = "service"
             tell_known(request.scope)
             return Caller(None, peer)
-        collecting.caller = f"user {identity.user}"
+        collecting.caller = f"{USER}{identity.user}"
         self._control.charge(identity.user, peer)
         # Not before: who is over the rate of a user is one of many of its address.
         tell_known(request.scope)

@@ -8,6 +8,7 @@ new requests are answered 503, but for those that ask how it is; those under way
 import asyncio
 import contextlib
 import logging
+import sys
 import time
 from typing import Any, Final
 
@@ -15,7 +16,7 @@ from litestar import Request
 from litestar.types import ASGIApp, Receive, Send
 
 from realtime.api.answers import answer, problem
-from realtime.api.collecting import Bodies
+from realtime.api.collecting import COMING_PART, Bodies
 from realtime.api.edge import Edge
 from realtime.containment import goes_on
 from realtime.logs import facts
@@ -45,7 +46,8 @@ class Requests:
         self._edge = edge
         limits = edge.settings.limits
         self._head_bytes_max = limits.head_bytes_max
-        self._bodies = Bodies(edge.control.ledger.of("bodies"), limits.message_values_max)
+        places = max(1, edge.settings.api.in_flight_max // COMING_PART) if limits.enabled else sys.maxsize
+        self._bodies = Bodies(edge.control.ledger.of("bodies"), limits.message_values_max, places)
         self._under_way = 0
         self._none_under_way = asyncio.Event()
         self._none_under_way.set()

@@ -127,6 +127,11 @@ async fn last_words(state: &Rc<State>, stream: &TcpStream, end: End, said: Said)
             options.body_timeout_s
         )),
         End::Crowded => crowded(options),
+        End::GaveWay => Problem::overloaded(
+            "other addresses need the place of this body, of which this address has the most; send fewer at once, or \
+             try again later"
+                .into(),
+        ),
         End::Bytes => Problem::overloaded(format!(
             "HTTP requests and answers hold over {} bytes (api.bytes_max); send less at once, or try again later",
             options.bytes_max
@@ -138,7 +143,7 @@ async fn last_words(state: &Rc<State>, stream: &TcpStream, end: End, said: Said)
     // A socket to which nothing was written has room for it.
     let _ = stream.try_write(&problem.answer(false, false));
     let lingering = &state.lingering;
-    if matches!(end, End::Head | End::Body) && lingering.get() < LINGERING_MAX {
+    if matches!(end, End::Head | End::Body | End::GaveWay) && lingering.get() < LINGERING_MAX {
         lingering.set(lingering.get() + 1);
         linger(state, stream).await;
         lingering.set(lingering.get() - 1);
@@ -367,6 +372,11 @@ impl Connection<'_> {
             return place;
         }
         self.enter(Stage::Waiting, None);
+        if kind == Kind::Upload
+            && let Some(other) = slots.in_the_way(self.address)
+        {
+            self.state.table.borrow_mut().end(other, End::GaveWay);
+        }
         tokio::time::timeout(self.state.times.wait, slots.wait(self.address, kind)).await.ok().flatten()
     }
 

@@ -38,6 +38,8 @@ pub(crate) enum End {
     Answer,
     /// Its client closed its side, and no answer came for long.
     HalfClosed,
+    /// Another address needed the place of a body that still came.
+    GaveWay,
     /// The front held too many bytes, most of them for this address.
     Bytes,
     /// The front ends.
@@ -45,8 +47,17 @@ pub(crate) enum End {
 }
 
 impl End {
-    const ALL: [Self; 8] =
-        [Self::Crowded, Self::Idle, Self::Head, Self::Body, Self::Answer, Self::HalfClosed, Self::Bytes, Self::Stopped];
+    const ALL: [Self; 9] = [
+        Self::Crowded,
+        Self::Idle,
+        Self::Head,
+        Self::Body,
+        Self::Answer,
+        Self::HalfClosed,
+        Self::GaveWay,
+        Self::Bytes,
+        Self::Stopped,
+    ];
 
     const fn name(self) -> &'static str {
         match self {
@@ -56,6 +67,7 @@ impl End {
             Self::Body => "body_timeout",
             Self::Answer => "answer_timeout",
             Self::HalfClosed => "half_closed",
+            Self::GaveWay => "gave_way",
             Self::Bytes => "bytes",
             Self::Stopped => "stopped",
         }
@@ -76,7 +88,7 @@ pub(crate) struct Counters {
     pub(crate) waiting: AtomicU64,
     pub(crate) panics: AtomicU64,
     held: [AtomicU64; 3],
-    ended: [AtomicU64; 8],
+    ended: [AtomicU64; 9],
     refused: [AtomicU64; 9],
 }
 

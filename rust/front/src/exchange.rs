@@ -53,6 +53,10 @@ impl Connection<'_> {
         drop(content);
         let was_whole = body.is_whole();
         self.enter(if was_whole { Stage::InFlight } else { Stage::Upload }, None);
+        let number = place.number();
+        if !was_whole {
+            self.state.slots.comes(&place, self.id);
+        }
         let watched = Watched::default();
         let mut relay = Relay::new(self.state, self.stream, self.id, self.said, client, &watched, place);
         let upload = Upload { state: self.state, stream: self.stream, id: self.id, buffer: &mut self.buffer };
@@ -68,6 +72,7 @@ impl Connection<'_> {
                             is_sent = true;
                             let now = Instant::now();
                             if !was_whole {
+                                self.state.slots.came(number);
                                 self.state.table.borrow_mut().enter(self.id, Stage::InFlight, None, now);
                             }
                         }

@@ -3,7 +3,8 @@
 //! A place that becomes free goes to the waiting address that has the fewest; within an address to who came first. Only
 //! a part of the places may be held by requests whose body still comes, so that slow senders keep nobody else from being
 //! answered. Of either kind an address has at most [`SHARE`] times what stays free, so that the next one finds something,
-//! however slow the requests of one are. Paths that say how the server is have a few places of their own, and take no
+//! however slow the requests of one are. Where addresses one after the other have taken all places of bodies that still
+//! come, the oldest of the address with the most goes for a newcomer that has fewer by two ([`Slots::in_the_way`]). Paths that say how the server is have a few places of their own, and take no
 //! others: a flood of them is nobody else's.
 //!
 //! The server behind is a Python event loop, which serves WebSockets, too. It is given a few requests more than it has
@@ -12,8 +13,9 @@
 //! Invariant: nobody waits for whom there is a place. So a newcomer for whom there is one takes nobody's turn.
 
 use crate::counters::{Counters, add, sub};
+use crate::table::Id;
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -44,6 +46,8 @@ struct Inner {
     /// Numbers of the requests that the server behind has not begun.
     unbegun: HashSet<u64>,
     next: u64,
+    /// Requests whose body still comes from their client, by number, so the oldest first.
+    coming: BTreeMap<u64, (IpAddr, Id)>,
     held: HashMap<IpAddr, Held>,
     waiting: HashMap<IpAddr, VecDeque<(Kind, oneshot::Sender<Place>)>>,
 }
@@ -128,6 +132,39 @@ impl Slots {
         }
     }
 
+    /// The body of a request with a place comes from this connection.
+    pub(crate) fn comes(&self, place: &Place, id: Id) {
+        self.inner.borrow_mut().coming.insert(place.number, (place.address, id));
+    }
+
+    /// The body of a request is whole: nobody takes its place any more.
+    pub(crate) fn came(&self, number: u64) {
+        self.inner.borrow_mut().coming.remove(&number);
+    }
+
+    /// The connection that has to go for a body of this address, which is about to wait: the oldest body of the address
+    /// with the most, where all places are taken and this one has fewer by two and than three, those that wait included.
+    pub(crate) fn in_the_way(&self, address: IpAddr) -> Option<Id> {
+        let mut inner = self.inner.borrow_mut();
+        if inner.free_uploads > 0 {
+            return None;
+        }
+        let mut counts: HashMap<IpAddr, usize> = HashMap::new();
+        for (of, _) in inner.coming.values() {
+            *counts.entry(*of).or_default() += 1;
+        }
+        let (most, crowd) = counts.into_iter().map(|(of, count)| (count, of)).max()?;
+        let is_upload = |(kind, sender): &&(Kind, oneshot::Sender<Place>)| *kind == Kind::Upload && !sender.is_closed();
+        let waiting = inner.waiting.get(&address).map_or(0, |queue| queue.iter().filter(is_upload).count());
+        let has = inner.held(address).uploads + waiting;
+        // Of a single free place it may have no more than that.
+        if has >= SHARE || most < has + 2 {
+            return None;
+        }
+        let oldest = inner.coming.iter().find(|(_, (of, _))| *of == crowd).map(|(number, _)| *number)?;
+        inner.coming.remove(&oldest).map(|(_, id)| id)
+    }
+
     /// A place, when it is this one's turn.
     pub(crate) async fn wait(self: &Rc<Self>, address: IpAddr, kind: Kind) -> Option<Place> {
         if let Some(place) = self.try_take(address, kind) {
@@ -169,6 +206,7 @@ impl Drop for Place {
         {
             let mut inner = self.slots.inner.borrow_mut();
             inner.unbegun.remove(&self.number);
+            inner.coming.remove(&self.number);
             inner.free += 1;
             if self.kind == Kind::Upload {
                 inner.free_uploads += 1;
@@ -292,6 +330,58 @@ mod tests {
         assert!(slots.try_take(B, Kind::Upload).is_some() && slots.try_take(B, Kind::Whole).is_some());
         drop(uploads);
         assert_eq!(taken(Kind::Whole).len(), 12);
+    }
+
+    #[test]
+    fn where_bodies_hold_all_places_the_oldest_of_the_address_with_the_most_goes_for_a_newcomer() {
+        run(async {
+            let slots = slots(64);
+            let address = |last: u8| IpAddr::from([10, 0, 0, last]);
+            let mut held = HashMap::new();
+            for last in 1..=3 {
+                while let Some(place) = slots.try_take(address(last), Kind::Upload) {
+                    slots.begun(place.number());
+                    slots.comes(&place, place.number());
+                    held.insert(place.number(), place);
+                }
+            }
+            assert_eq!(held.len(), 16, "12, 3 and 1: all of them");
+            let mut given = Vec::new();
+            for _ in 0..20 {
+                let gone = slots.in_the_way(address(4));
+                let waiting = Rc::clone(&slots);
+                given.push(tokio::task::spawn_local(async move { waiting.wait(address(4), Kind::Upload).await }));
+                settled().await;
+                if let Some(number) = gone {
+                    drop(held.remove(&number));
+                    settled().await;
+                    assert!(given.last().unwrap().is_finished());
+                }
+            }
+            let mut left: Vec<u64> = held.into_keys().collect();
+            left.sort_unstable();
+            assert_eq!(left, (3..16).collect::<Vec<u64>>(), "the oldest, for three: further ones wait");
+        });
+    }
+
+    #[test]
+    fn a_body_that_is_whole_gives_way_to_nobody_and_neither_does_one_where_there_is_room() {
+        let slots = slots(64);
+        let take = |address| {
+            let place = slots.try_take(address, Kind::Upload)?;
+            slots.begun(place.number());
+            slots.comes(&place, place.number());
+            Some(place)
+        };
+        let mut held: Vec<_> = std::iter::from_fn(|| take(A)).collect();
+        assert_eq!(slots.in_the_way(B), None, "four are free");
+        held.extend((1..=4).map_while(|last| take(IpAddr::from([10, 0, 1, last]))));
+        assert_eq!(held.len(), 16);
+        slots.came(held[0].number());
+        assert_eq!(slots.in_the_way(B), Some(held[1].number()));
+        assert_eq!(slots.in_the_way(A), None);
+        held.iter().for_each(|place| slots.came(place.number()));
+        assert_eq!(slots.in_the_way(B), None);
     }
 
     #[test]

@@ -257,6 +257,32 @@ fn a_request_too_many_waits_and_is_refused_but_the_reserved_path_is_answered() {
 }
 
 #[test]
+fn a_newcomers_body_takes_the_place_of_the_oldest_of_the_address_with_the_most() {
+    let world = world(r#"{"requests_max": 16, "proxies": ["127.0.0.1"]}"#);
+    let post = |address: &str, body: &str| {
+        let length = body.len().max(1 << 21);
+        let head = format!(
+            "POST / HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: {address}\r\nConnection: close\r\n\
+             Content-Length: {length}\r\n\r\n{body}"
+        );
+        world.send(head.as_bytes())
+    };
+    let mut slow = Vec::new();
+    for address in ["10.0.0.1", "10.0.0.1", "10.0.0.1", "10.0.0.2"] {
+        slow.push(post(address, "x"));
+        world.wait_for("in_flight", slow.len() as u64);
+    }
+    let whole = "y".repeat(1 << 21);
+    let mut newcomer = post("10.0.0.3", &whole);
+    let told = rest(&mut slow[0]);
+    assert!(told.starts_with("HTTP/1.1 503 ") && told.contains("the place of this body"), "{told}");
+    assert_eq!(world.figure("ended.gave_way"), 1);
+    let asked = std::iter::repeat_with(|| world.asked()).find(|asked| asked.body.len() == whole.len()).unwrap();
+    asked.ok("served");
+    assert!(rest(&mut newcomer).ends_with("served"));
+}
+
+#[test]
 fn chunks_of_a_byte_come_through_as_one_body() {
     let world = world("{}");
     let mut sent = b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();

@@ -69,6 +69,27 @@ async def test_bodies_are_charged_up_to_the_limit_and_given_back_at_the_end_of_t
         assert world.test.control.ledger.of("bodies").refused == 0
 
 
+async def test_for_one_body_more_of_a_user_that_still_comes_the_users_oldest_gives_way() -> None:
+    async with World(api=ApiSettings(in_flight_max=48)) as world:
+        charges = world.test.control.ledger.of("bodies")
+        held = list[Held]()
+        for size in (1, 2, 3):
+            held.append(Held(world, "ann", MESSAGE[:1]))
+            await reached(world, size)
+        assert charges.refused == 0
+        other = Held(world, "bob", MESSAGE[:1])
+        await reached(world, 4)
+        held.append(Held(world, "ann", MESSAGE[:1]))
+        cut = await held[0].is_cut()
+        assert cut.problem == (503, "overloaded", None)
+        assert charges.refused == 1, "nobody else's"
+        for left in (*held[1:], other):
+            assert (await left.ends(MESSAGE[1:])).status == 201
+        await reached(world, 0)
+        for _ in range(10):
+            assert (await world.call("POST", PATH, {"content": "x"}, user="ann")).status == 201
+
+
 async def test_the_caller_who_holds_most_gives_way_to_whoever_comes() -> None:
     async with bounded(2 * len(MESSAGE) - 1) as world:
         ann, more = Held(world, "ann", MESSAGE), Held(world, "ann", b"{")
