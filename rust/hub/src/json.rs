@@ -140,7 +140,7 @@ impl Scanner {
     /// The member of `data` with this key, in the message scanned last; `null` is an absent member.
     #[must_use]
     pub fn member(&self, bytes: &[u8], key: &str) -> Option<Value> {
-        let found = self.members.iter().find(|member| *key_text(bytes, member.key, member.key_escaped) == *key);
+        let found = self.members.iter().find(|member| *text(bytes, member.key, member.key_escaped) == *key);
         found.map(|member| member.value).filter(|value| value.kind != Kind::Null)
     }
 }
@@ -161,7 +161,7 @@ pub fn members(bytes: &[u8], object: Span) -> Vec<(Cow<'_, str>, Value)> {
         Ok(())
     });
     debug_assert!(outcome.is_ok(), "the object was checked before");
-    found.into_iter().map(|(key, escaped, value)| (key_text(bytes, key, escaped), value)).collect()
+    found.into_iter().map(|(key, escaped, value)| (text(bytes, key, escaped), value)).collect()
 }
 
 /// Holds any JSON text to the rules of a message, of at most `values_max` values; nested containers count from 1.
@@ -182,10 +182,6 @@ fn text(bytes: &[u8], quoted: Span, escaped: bool) -> Cow<'_, str> {
     }
     let inner = &bytes[quoted.start + 1..quoted.end - 1];
     Cow::Borrowed(std::str::from_utf8(inner).unwrap_or_default())
-}
-
-fn key_text(bytes: &[u8], quoted: Span, escaped: bool) -> Cow<'_, str> {
-    text(bytes, quoted, escaped)
 }
 
 /// Where the characters of a string that mean nothing but themselves end: at a quote, a backslash or a control
@@ -269,7 +265,7 @@ impl<'a> Walk<'a> {
         self.count_values(1)?;
         self.space();
         self.object(1, &mut |walk, key, escaped| {
-            let name = key_text(walk.bytes, key, escaped);
+            let name = text(walk.bytes, key, escaped);
             let (is_data, place) = match &*name {
                 "type" => (false, Some(&mut envelope.kind)),
                 "id" => (false, Some(&mut envelope.id)),
@@ -407,16 +403,16 @@ impl<'a> Walk<'a> {
             let hashes = hashed.get_or_insert_with(|| {
                 let mut hashes = KeyHashes::default();
                 for &(known, known_escaped) in &self.keys[first_key..] {
-                    hashes.insert(&key_text(self.bytes, known, known_escaped));
+                    hashes.insert(&text(self.bytes, known, known_escaped));
                 }
                 hashes
             });
-            !hashes.insert(&key_text(self.bytes, key, escaped))
+            !hashes.insert(&text(self.bytes, key, escaped))
         };
         let stands_twice = may_stand_twice
             && self.keys[first_key..].iter().any(|&(known, known_escaped)| {
                 if escaped || known_escaped {
-                    key_text(self.bytes, key, escaped) == key_text(self.bytes, known, known_escaped)
+                    text(self.bytes, key, escaped) == text(self.bytes, known, known_escaped)
                 } else {
                     key.of(self.bytes) == known.of(self.bytes)
                 }
