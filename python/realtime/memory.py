@@ -101,6 +101,7 @@ PURPOSES: Final = (
         name="commands",
         held="commands_bytes",
         keys=("limits.commands_waiting_bytes_max",),
+        refused=("pages_refused",),
     ),
     Purpose(
         name="inboxes",
@@ -114,6 +115,8 @@ PURPOSES: Final = (
         name="outboxes",
         held="outbox_bytes",
         keys=("limits.outboxes_bytes_max",),
+        # A quarter more is what those may still hold that were closed for it.
+        limit=lambda settings: settings.limits.outboxes_bytes_max * 5 // 4,
         refused=("closed_slow", "dropped_slow", "dropped_budget"),
     ),
     Purpose(

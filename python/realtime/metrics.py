@@ -221,6 +221,7 @@ class _Stats(Struct):
     retained: int
     retained_bytes: int
     retained_refused: int
+    pages_refused: int
     panics: int
     refused_by_connection: int
     refused_by_user: int
@@ -280,6 +281,11 @@ _COUNTERS: Final = (
         "user_pauses",
         "user_pauses",
         "Times that a connection was not read since its user had too many bytes of commands in Python.",
+    ),
+    (
+        "pages_refused",
+        "pages_refused",
+        "Questions for a history that were refused since pages wait above `limits.commands_waiting_bytes_max`.",
     ),
     (
         "events_refused",

@@ -144,6 +144,8 @@ counters! {
     /// States that were not retained, and relays that were refused, since all channels together hold too much, or one
     /// user does, or one is too large.
     retained_refused,
+    /// Questions for a history that were refused since more than `commands_waiting_bytes_max` waits for shards.
+    pages_refused,
     /// Bytes of who open sessions are: users, rights, and tokens where Python is told them.
     identities_bytes,
     /// Sessions and renewals that were refused, since all identities together hold too much.

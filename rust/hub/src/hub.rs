@@ -13,7 +13,7 @@ mod relays;
 mod retention;
 
 use holdings::Bounds;
-pub(crate) use holdings::{CHANNELS_FULL, LOG_FULL, PYTHON_FULL, RETAINED_FULL};
+pub(crate) use holdings::{CHANNELS_FULL, LOG_FULL, PAGES_FULL, PYTHON_FULL, RETAINED_FULL};
 use identity::admitted;
 pub(crate) use membership::{Pull, Replay, confirmation};
 pub use pages::Read;

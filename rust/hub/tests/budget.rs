@@ -94,6 +94,22 @@ fn who_holds_most_loses_volatile_events_and_is_told_and_the_others_lose_none() {
 }
 
 #[test]
+fn who_is_closed_with_a_part_of_a_frame_unread_holds_the_rest_no_longer_than_there_is_room() {
+    let mut world = world(1);
+    let slow: Vec<usize> = (0..20).map(|n| reader(&mut world, 0, &format!("conversation:{n}"), Some(50))).collect();
+    for n in 0..20 {
+        world.publish(&format!("conversation:{n}"), "e", &json!({"n": n, "x": "y".repeat(9_000)}));
+        world.run();
+        let held = world.hub.counters().outbox_bytes.load(Ordering::Relaxed) as usize;
+        assert!(held <= MOST + MOST / 4, "{held} bytes are held");
+    }
+    let ends: Vec<Vec<Got>> = slow.iter().map(|client| open_up(&mut world, *client)).collect();
+    let whole = ends.iter().filter(|got| numbers(got).len() == 1).count();
+    assert!((3..=5).contains(&whole), "as many as fit: {whole}");
+    assert_eq!(world.hub.counters().outbox_bytes.load(Ordering::Relaxed), 0);
+}
+
+#[test]
 fn a_frame_that_many_hold_is_counted_once() {
     let mut world = world(1);
     let slow: Vec<usize> = (0..20).map(|_| reader(&mut world, 0, "conversation:1", Some(50))).collect();

@@ -419,6 +419,40 @@ fn a_page_of_history_is_charged_by_its_bytes() {
 }
 
 #[test]
+fn of_questions_that_come_together_each_is_paid_before_the_next_is_read() {
+    let mut world = limited(&json!({"commands_per_s": 4, "commands_burst": 16}));
+    ring_of_large_events(&mut world, 200_000);
+    let ann = world.connect(0, "ann");
+    let ask = r#"{"type":"history","data":{"channel":"ring:1","last":1},"id":1}"#;
+    let asked: Vec<u8> = (0..64).flat_map(|_| frame(Opcode::Text, true, ask.as_bytes())).collect();
+    world.raw_bytes(ann, &asked);
+    world.run();
+    let frames = world.take_json(ann);
+    let pages = frames.iter().filter(|frame| frame["type"] == "history").count();
+    // A page of 200 KB costs four tokens of sixteen; the last one may be owed for.
+    assert!((3..=5).contains(&pages), "{pages} pages");
+    assert_eq!(pages + refused(&frames), 64);
+}
+
+#[test]
+fn pages_are_refused_while_too_much_waits_for_shards() {
+    let mut options = world::options();
+    options["limits"] = json!({"enabled": false, "commands_waiting_bytes_max": 500_000});
+    let mut world = World::with(&options, 2, Store::default());
+    ring_of_large_events(&mut world, 200_000);
+    let clients: Vec<usize> = (0..10).map(|n| world.connect(0, &format!("u{n}"))).collect();
+    let ask = r#"{"type":"history","data":{"channel":"ring:1","last":1},"id":1}"#;
+    for client in &clients {
+        world.raw_bytes(*client, &frame(Opcode::Text, true, ask.as_bytes()));
+    }
+    world.run();
+    let frames: Vec<Value> = clients.iter().flat_map(|client| world.take_json(*client)).collect();
+    let overloaded = frames.iter().filter(|frame| frame["data"]["code"] == "overloaded").count();
+    assert_eq!((overloaded, counted(&world, "pages_refused")), (7, 7), "three pass before 500,000 bytes wait");
+    assert_eq!(world.ask(clients[9], ask)[0]["type"], "history", "they have gone out");
+}
+
+#[test]
 fn what_a_short_page_was_taken_for_too_much_comes_back() {
     let mut world = limited(&json!({"commands_per_s": 1, "commands_burst": 20}));
     ring_of_large_events(&mut world, 10);

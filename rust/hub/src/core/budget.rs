@@ -6,6 +6,8 @@
 //! closed with 4000, until an eighth of the budget is free. Somebody is always above the mean; where that is on
 //! another shard, it is asked.
 //!
+//! Who was closed for it may still read what it has; above the budget and a quarter it is ended, its Close unread.
+//!
 //! Nobody pays within a flush: a backlog must stay as it was between what it gave to a send and what the kernel took.
 
 use super::ShardCore;
@@ -14,6 +16,9 @@ use crate::inbox::ShardMsg;
 use crate::outbox::PLACE_BYTES;
 use std::cmp::Reverse;
 use std::sync::atomic::Ordering;
+
+/// What those that were closed may still hold beside the others: one part in so many of the budget.
+const LEAVING_PART: usize = 4;
 
 /// When the budget is looked at.
 #[derive(Debug, Default)]
@@ -80,6 +85,34 @@ impl ShardCore {
             }
         }
         is_over(self, leaving)
+    }
+
+    /// Ends those of this shard that were told to go and still hold what they do not read, the largest first, until all
+    /// is within the budget and a quarter: a frame of which the kernel has a part cannot be taken back, and whoever has
+    /// one would hold it until the time for its Close is over. Behind a flush, where no list of members is gone through.
+    pub(super) fn end_leaving(&mut self) {
+        let most = self.hub.rules.limits.outboxes_bytes_max;
+        let most = most + most / LEAVING_PART;
+        if self.outbox_bytes() <= most {
+            return;
+        }
+        let (behind, _) = self.hub.behind_on(self.shard);
+        let leaving = behind.into_iter().filter_map(|id| {
+            let slot = self.find(id)?;
+            let conn = &self.conns[slot];
+            let part = conn.backlog.as_ref().filter(|_| conn.phase == Phase::Closing)?.part();
+            Some((Reverse(part), slot))
+        });
+        let mut leaving: Vec<_> = leaving.collect();
+        leaving.sort_unstable();
+        for (_, slot) in leaving {
+            if self.outbox_bytes() <= most {
+                return;
+            }
+            self.end(slot);
+            // With it went what the last look found to be leaving.
+            self.budget.look_from = 0;
+        }
     }
 
     fn outbox_bytes(&self) -> usize {

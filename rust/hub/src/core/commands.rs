@@ -11,7 +11,9 @@ use crate::compose::{self, Fault};
 use crate::conn::{LastingRelay, flag};
 use crate::counters::add;
 use crate::event::Event;
-use crate::hub::{HISTORY_EVENTS_MAX, PAGE_BYTES_MAX, PYTHON_FULL, Pace, Relayed, TOO_LARGE, channel_member};
+use crate::hub::{
+    HISTORY_EVENTS_MAX, PAGE_BYTES_MAX, PAGES_FULL, PYTHON_FULL, Pace, Relayed, TOO_LARGE, channel_member,
+};
 use crate::json::{Envelope, Kind, Scanner, Value, id_of};
 use crate::options::Auth;
 use crate::outbox::latest_key;
@@ -22,6 +24,7 @@ use crate::relay::{Scope, WrongMember};
 use crate::rules::{BYTES_UNIT, Traffic, Verb};
 use crate::token::TOKEN_BYTES_MAX;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 pub(super) const INVALID: &str = "Invalid message format";
 const ID_CHARS_MAX: usize = 64;
@@ -531,6 +534,12 @@ impl ShardCore {
         if let Err(dispatched) = self.check_right(command, &name, Rights::HISTORY, None) {
             return dispatched;
         }
+        // A page from memory is made at once and waits for its way out.
+        let waiting = self.hub.counters.commands_bytes.load(Ordering::Relaxed) as usize;
+        if waiting > self.hub.rules.limits.commands_waiting_bytes_max {
+            add(&self.hub.counters.pages_refused, 1);
+            return self.refuse_command(command, Fault { channel: Some(&name), ..PAGES_FULL });
+        }
         let limit = if position.is_some() { limit } else { last.or(limit) };
         let limit = limit.unwrap_or(100) as usize;
         let (after, epoch) = position.unzip();
@@ -546,6 +555,8 @@ impl ShardCore {
         let user = self.conns[command.slot].session.as_ref().map(|session| Arc::clone(&session.user));
         let request = HistoryRequest { who, after, epoch, limit, reader: self.reader(command.slot) };
         hub.history(&name, request, user.as_deref(), self.now, &mut self.events);
+        // One page at a time: what it cost is known behind it, and nobody has a hundred made before the first is paid.
+        self.conns[command.slot].hold_back();
         Dispatched::OnItsWay
     }
 

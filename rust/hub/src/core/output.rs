@@ -326,6 +326,7 @@ impl ShardCore {
         }
         self.budget.is_flushing = false;
         self.make_room(0);
+        self.end_leaving();
     }
 
     /// Whether the turn's budget ran out before everything was sent.

@@ -51,6 +51,7 @@ pub(crate) const fn overloaded(message: &'static str) -> Fault<'static> {
 pub(crate) const LOG_FULL: Fault<'static> = overloaded("Too much waits for the log; try again later");
 pub(crate) const PYTHON_FULL: Fault<'static> = overloaded("Too much waits for handlers; try again later");
 pub(crate) const INBOX_FULL: Fault<'static> = overloaded("Too much waits for subscribers; try again later");
+pub(crate) const PAGES_FULL: Fault<'static> = overloaded("Too many pages wait to be sent; try again later");
 pub(crate) const CHANNELS_FULL: Fault<'static> = overloaded("Too many channels are in memory; try again later");
 pub(crate) const RETAINED_FULL: Fault<'static> = overloaded("Too many states are kept in memory; try again later");
 
