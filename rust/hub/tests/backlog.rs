@@ -142,6 +142,8 @@ fn what_waits_for_a_channels_head_is_charged_and_given_back() {
     for fails in [false, true] {
         let mut world = limited(&json!({}));
         let ann = world.connect(0, "ann");
+        // A connection has one page made at a time.
+        let askers: Vec<usize> = (0..30).map(|id| world.connect(0, &format!("bob{id}"))).collect();
         world.log_stands = true;
         let mut world = world;
         world.log_fails = fails;
@@ -150,7 +152,7 @@ fn what_waits_for_a_channels_head_is_charged_and_given_back() {
             let data = json!({"channel": format!("conversation:{id}"), "position": position});
             world.send(ann, &json!({"type": "subscribe", "id": id, "data": data}));
             world.send(
-                ann,
+                askers[id],
                 &json!({"type": "history", "id": 100 + id, "data": {"channel": format!("conversation:{id}")}}),
             );
         }
@@ -160,7 +162,7 @@ fn what_waits_for_a_channels_head_is_charged_and_given_back() {
         world.log_stands = false;
         world.run();
         assert_eq!(queued(&world), 0);
-        let answers = world.take_json(ann);
+        let answers: Vec<_> = [ann].iter().chain(&askers).flat_map(|client| world.take_json(*client)).collect();
         assert_eq!(answers.len(), 60);
         if !fails {
             assert!(answers.iter().any(|answer| answer["data"]["recovered"] == false));
