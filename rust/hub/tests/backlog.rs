@@ -147,12 +147,12 @@ fn what_waits_for_a_channels_head_is_charged_and_given_back() {
         world.log_stands = true;
         let mut world = world;
         world.log_fails = fails;
-        for id in 0..30 {
+        for (id, asker) in askers.iter().enumerate() {
             let position = json!({"offset": 3, "epoch": "e".repeat(40_000)});
             let data = json!({"channel": format!("conversation:{id}"), "position": position});
             world.send(ann, &json!({"type": "subscribe", "id": id, "data": data}));
             world.send(
-                askers[id],
+                *asker,
                 &json!({"type": "history", "id": 100 + id, "data": {"channel": format!("conversation:{id}")}}),
             );
         }
