@@ -256,7 +256,7 @@ async def test_without_an_id_only_what_the_first_version_answered_is_answered(se
 
 async def test_one_session_s_commands_take_effect_in_the_order_they_came(server: Server, tag: str) -> None:
     """A message sent right behind a subscribe, without waiting, reaches its own sender."""
-    async with await server.connect() as alice:
+    async with await server.connect(f"{tag}alice") as alice:
         for number in range(50):
             await alice.send("subscribe", {"channel": f"conversation:{tag}{number}"})
             await alice.send("send_message", {"conversationId": f"{tag}{number}", "content": "first"})

@@ -89,6 +89,6 @@ async def test_a_second_server_on_the_port_is_told_so(edge: Server, tmp_path: Pa
     other = Server(tmp_path / "other", sets=["engine.transport=socketify"])
     other.port = edge.port
     other._env["WS_PORT"] = str(edge.port)
-    await other.start()
+    other.start_silently()
     await eventually(lambda: not other.is_running(), what="the end of the second server")
     assert f"cannot listen on 127.0.0.1:{edge.port}; stop the program that uses it" in other.output

@@ -148,7 +148,11 @@ impl ShardCore {
 
     /// Whether bytes of the connection should be read now; else they stay in the kernel, which tells the peer.
     pub fn reads(&mut self, id: ConnId) -> bool {
-        let Some(slot) = self.find(id) else { return false };
+        self.find(id).is_some_and(|slot| self.reads_slot(slot) == (true, false))
+    }
+
+    /// Whether the connection may be read, and whether something of it was read already and waits.
+    fn reads_slot(&mut self, slot: usize) -> (bool, bool) {
         let may_read = self.hub.may_read();
         let soft = self.hub.rules.limits.outbox_soft_bytes;
         let (most, bytes_max) = (self.hub.rules.limits.commands_waiting_max, self.hub.rules.limits.message_bytes_max);
@@ -164,15 +168,16 @@ impl ShardCore {
             Phase::Handshake => may_read || self.hub.passes_on(),
             Phase::Deciding => false,
             Phase::Open => {
-                let has_unread = conn.cold.as_ref().is_some_and(|cold| !cold.unread.is_empty());
                 let may_read = may_read && !is_behind && !waits_for_user && !conn.has(flag::HELD);
-                may_read && !conn.is_full(most, bytes_max) && conn.backlog_bytes() <= soft && !has_unread
+                may_read && !conn.is_full(most, bytes_max) && conn.backlog_bytes() <= soft
             }
         };
-        if !reads {
+        // What was read already comes first.
+        let has_unread = conn.cold.as_ref().is_some_and(|cold| !cold.unread.is_empty());
+        if !reads || has_unread {
             conn.set(flag::PAUSED);
         }
-        reads
+        (reads, has_unread)
     }
 
     /// The socket ended or failed.
@@ -287,7 +292,7 @@ impl ShardCore {
         }
         self.conns[slot].clear(flag::PAUSED);
         let id = self.id(slot);
-        if self.reads(id) {
+        if self.reads_slot(slot).0 {
             // What the client said meanwhile has not been read: its silence begins now.
             self.conns[slot].silent_from = tick_of(self.now);
             self.unpaused.push(id);

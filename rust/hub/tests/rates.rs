@@ -299,6 +299,32 @@ fn a_long_message_is_done_and_its_sender_not_read_until_its_length_is_paid() {
 }
 
 #[test]
+fn what_a_driver_had_to_read_of_who_owes_waits_in_order_and_charged() {
+    const UNIT: usize = 64 << 10;
+    let limits = json!({"commands_per_s": 10, "commands_burst": 10, "message_bytes_max": 20 * UNIT});
+    let mut world = limited(&limits);
+    let client = nameless(&mut world, 0);
+    let unfinished = |world: &World| world.hub.counters().unfinished_bytes.load(std::sync::atomic::Ordering::Relaxed);
+    let long = frame(Opcode::Binary, true, &vec![b' '; 12 * UNIT]);
+    assert!(world.pushed_bytes(client, &long, UNIT));
+    assert!(world.pushed_bytes(client, &frame(Opcode::Binary, true, b"next"), UNIT));
+    assert!(world.pushed_bytes(client, &long, UNIT), "a message and the slack may wait");
+    assert!(!world.pushed_bytes(client, &long, UNIT), "no more");
+    world.run();
+    let lengths = |world: &mut World| -> Vec<usize> {
+        let raw = world.take_events().into_iter();
+        raw.filter_map(|event| if let Event::Raw { payload, .. } = event { Some(payload.len()) } else { None })
+            .collect()
+    };
+    assert_eq!(lengths(&mut world), [12 * UNIT]);
+    assert!(unfinished(&world) as usize >= long.len());
+    world.advance(1_000);
+    world.run();
+    assert_eq!(lengths(&mut world), [4, 12 * UNIT]);
+    assert_eq!(unfinished(&world), 0);
+}
+
+#[test]
 fn who_owes_for_a_long_message_has_the_next_one_refused_unread_on_every_connection() {
     const UNIT: usize = 64 << 10;
     let mut world = limited(&json!({"user_commands_per_s": 10, "user_commands_burst": 10}));

@@ -11,8 +11,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// What is handed in at once of what waited.
-const READ_BYTES: usize = 64 << 10;
+/// What a frame's buffer keeps.
+const FRAME_BYTES: usize = 64 << 10;
+/// What may wait of a connection that is not read, besides one message: the library hands on all that one read of its
+/// own brought (512 KiB) before it reads no more.
+const UNREAD_SLACK: usize = 1 << 20;
 
 pub(crate) struct LoopShard {
     hub: Arc<Hub>,
@@ -94,13 +97,16 @@ impl LoopShard {
         frame.clear();
         // With a key of zeros the payload is as it was.
         encode_masked_frame(opcode, true, payload, [0; 4], &mut frame);
-        let waits = self.sockets.find(conn).is_some_and(|socket| !socket.unread.is_empty());
-        if !waits && self.core.reads(conn) {
+        if self.core.reads(conn) {
             self.bytes_in(conn, &mut frame);
-        } else if !self.sockets.keep(conn, &frame) {
+        } else if !self.core.keep(conn, &frame, UNREAD_SLACK, self.now) {
             self.to_cut.push(conn);
         }
-        if frame.capacity() <= READ_BYTES {
+        // At once, and not with the next message: that may be a long one, of which the library has a part by now.
+        if !self.core.reads(conn) {
+            self.sockets.pause(conn);
+        }
+        if frame.capacity() <= FRAME_BYTES {
             self.frame = frame;
         }
     }
@@ -183,19 +189,13 @@ impl LoopShard {
         self.core.take_unpaused(&mut unpaused);
         let has_any = !unpaused.is_empty();
         for conn in unpaused.drain(..) {
-            let Some(socket) = self.sockets.find(conn) else { continue };
-            let mut unread = std::mem::take(&mut socket.unread);
-            let mut read = 0;
-            while read < unread.len() && self.core.reads(conn) {
-                let end = unread.len().min(read + READ_BYTES);
-                self.bytes_in(conn, &mut unread[read..end]);
-                read = end;
+            let Self { core, now, .. } = self;
+            if panics::caught(|| core.kept_in(conn, *now)).is_err() {
+                self.hub.counters().panics.fetch_add(1, Ordering::Relaxed);
+                self.to_cut.push(conn);
             }
-            if read == unread.len() && self.core.reads(conn) {
+            if self.core.reads(conn) {
                 self.sockets.resume(conn);
-            } else if let Some(socket) = self.sockets.find(conn) {
-                unread.drain(..read);
-                socket.unread = unread;
             }
         }
         self.unpaused = unpaused;

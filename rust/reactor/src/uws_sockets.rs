@@ -14,16 +14,12 @@ use std::sync::Arc;
 
 /// What the library may hold for one connection; the rest stays in our outbox, where its class says what becomes of it.
 const BUFFERED_MAX: usize = 64 << 10;
-/// What waits here for one connection that is not read: the library had read it before it was told to stop.
-const UNREAD_BYTES_MAX: usize = 1 << 20;
 const UPGRADE: &[u8] = b"HTTP/1.1 101";
 
 /// One connection's socket.
 pub(crate) struct Socket {
     conn: ConnId,
     stage: Stage,
-    /// Bytes that the hub does not read yet.
-    pub(crate) unread: Vec<u8>,
     is_paused: bool,
 }
 
@@ -95,7 +91,7 @@ impl UwsSockets {
         if slot >= self.slots.len() {
             self.slots.resize_with(slot + 1, || None);
         }
-        let socket = Socket { conn, stage: Stage::Asked(Box::new(request)), unread: Vec::new(), is_paused: false };
+        let socket = Socket { conn, stage: Stage::Asked(Box::new(request)), is_paused: false };
         self.count += 1;
         if let Some(before) = self.slots[slot].replace(socket) {
             self.count -= 1;
@@ -154,17 +150,14 @@ impl UwsSockets {
         }
     }
 
-    /// Keeps bytes that are not read now and has the library read no more; false where too many wait.
-    pub(crate) fn keep(&mut self, conn: ConnId, bytes: &[u8]) -> bool {
+    /// Has the library read no more of the connection.
+    pub(crate) fn pause(&mut self, conn: ConnId) {
         let (library, us_loop) = (self.library, self.us_loop);
-        let Some(socket) = self.find(conn) else { return true };
-        socket.is_paused = true;
-        socket.set_reading(&library, us_loop, false);
-        let fits = socket.unread.len() + bytes.len() <= UNREAD_BYTES_MAX;
-        if fits {
-            socket.unread.extend_from_slice(bytes);
+        if let Some(socket) = self.find(conn)
+            && !std::mem::replace(&mut socket.is_paused, true)
+        {
+            socket.set_reading(&library, us_loop, false);
         }
-        fits
     }
 
     /// Has the library read the connection again.
@@ -173,7 +166,6 @@ impl UwsSockets {
         if let Some(socket) = self.find(conn)
             && std::mem::replace(&mut socket.is_paused, false)
         {
-            socket.unread = Vec::new();
             socket.set_reading(&library, us_loop, true);
         }
     }

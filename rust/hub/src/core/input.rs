@@ -85,6 +85,29 @@ impl ShardCore {
         }
     }
 
+    /// Keeps bytes that a driver had to read although [`Self::reads`] says no; false where more waits than one message
+    /// and `slack` bytes, so that the connection must end.
+    pub fn keep(&mut self, id: ConnId, input: &[u8], slack: usize, now: Now) -> bool {
+        self.now = now;
+        let Some(slot) = self.find(id) else { return true };
+        self.conns[slot].heard(tick_of(now));
+        let known = self.conns[slot].cold.as_ref().map_or(0, |cold| cold.unread.len());
+        let fits = known + input.len() <= self.hub.rules.limits.message_bytes_max + slack;
+        if fits && matches!(self.conns[slot].phase, Phase::Open | Phase::Deciding) {
+            add_own(&self.tally().bytes_in, input.len() as u64);
+            self.keep_unread(slot, input);
+        }
+        fits
+    }
+
+    /// Takes what [`Self::keep`] has of a connection that is read again; some may wait on.
+    pub fn kept_in(&mut self, id: ConnId, now: Now) {
+        self.now = now;
+        if let Some(slot) = self.find(id).filter(|slot| self.conns[*slot].phase == Phase::Open) {
+            self.unread_in(slot);
+        }
+    }
+
     fn keep_unread(&mut self, slot: usize, rest: &[u8]) {
         if !rest.is_empty() {
             self.conns[slot].cold().unread.extend_from_slice(rest);

@@ -387,6 +387,17 @@ impl World {
         self.shards[shard].bytes_in(conn, &mut bytes.to_vec(), self.now);
     }
 
+    /// As a driver over another library's sockets: what it had to read although the connection is not read is kept, and
+    /// handed in once it is read again. False where the connection must end.
+    pub(crate) fn pushed_bytes(&mut self, client: usize, bytes: &[u8], slack: usize) -> bool {
+        let (conn, core) = (self.clients[client].conn, &mut self.shards[self.clients[client].shard]);
+        if core.reads(conn) {
+            core.bytes_in(conn, &mut bytes.to_vec(), self.now);
+            return true;
+        }
+        core.keep(conn, bytes, slack, self.now)
+    }
+
     pub(crate) fn send_text(&mut self, client: usize, text: &str) {
         let mut bytes = Vec::new();
         encode_masked_frame(Opcode::Text, true, text.as_bytes(), [1, 2, 3, 4], &mut bytes);
@@ -565,7 +576,11 @@ impl World {
         core.take_events(&mut self.events);
         let mut releases = Vec::new();
         core.take_releases(&mut releases);
-        core.take_unpaused(&mut Vec::new());
+        let mut unpaused = Vec::new();
+        core.take_unpaused(&mut unpaused);
+        for conn in unpaused {
+            core.kept_in(conn, self.now);
+        }
         let mut moved = self.events.len() > before || !releases.is_empty() || core.more_to_flush();
         for release in releases {
             let (Release::Shutdown(conn) | Release::Close(conn)) = release;
