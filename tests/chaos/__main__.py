@@ -25,6 +25,7 @@ def main() -> int:
     parser.add_argument("--anonymous", type=int, default=3_000, help="sockets without a token")
     parser.add_argument("--set", action="append", default=[], help="section.key=value, as for realtime serve")
     parser.add_argument("--descriptors", type=int, default=0, help="limit of the server's descriptors (RLIMIT_NOFILE)")
+    parser.add_argument("--folder", help="where the log is; one in memory leaves the disk out of it")
     parser.add_argument("--list", action="store_true", help="print the names of the attacks")
     chosen = parser.parse_args()
     without = set(filter(None, chosen.without.split(",")))
@@ -46,7 +47,7 @@ def main() -> int:
             sets=tuple(chosen.set),
             descriptors=chosen.descriptors,
         )
-        with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
+        with tempfile.TemporaryDirectory(prefix="chaos-", dir=chosen.folder) as folder:
             held &= _told(group, play(plan, Path(folder) / "server"))
     return 0 if held else 1
 
