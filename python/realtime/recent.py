@@ -15,8 +15,10 @@ from realtime.clock import Clock
 
 V = TypeVar("V")
 
+KEY_BYTES_MAX: Final = 48
+"""A longer key is a hash, where it is made of what others chose."""
 _ENTRY_BYTES: Final = 320
-"""An entry of a service, its key and its part of the table; 280 were measured."""
+"""An entry of a service, its key and its part of the table; 284 were measured, with the longest key."""
 _OF_USER_BYTES: Final = 192
 """What an entry of a user takes more: its part of a second table; 160 were measured."""
 
@@ -62,25 +64,28 @@ class Recent(Generic[V]):
         """Keep `value` under `key` from now on; an older one is replaced. O(1) on average.
 
         Args:
-            key: at most some 32 bytes: a hash, where it is made of what others chose.
+            key: at most `KEY_BYTES_MAX`.
             value: what is kept.
             user: who is charged; None for the server and for services, which have no share.
             size: bytes of the value.
         """
         now_ms = self._clock.monotonic_ms()
         # Out and in again, so that the order of the table is the order of the times.
-        self._forget(key)
-        while self._entries and self._entries[oldest := next(iter(self._entries))].ends_ms <= now_ms:
+        entries = self._entries
+        if key in entries:
+            self._forget(key)
+        while entries and entries[oldest := next(iter(entries))].ends_ms <= now_ms:
             self._forget(oldest)
         size += _ENTRY_BYTES if user is None else _ENTRY_BYTES + _OF_USER_BYTES
         if size > self._charges.bytes_max:
             self._charges.refused += 1
             return
         self._charges.take(user, size)
-        self._entries[key] = _Entry(now_ms + self._keep_ms, value, user, size)
+        entries[key] = _Entry(now_ms + self._keep_ms, value, user, size)
         if user is not None:
             self._by_user.setdefault(user, OrderedDict())[key] = None
-        self._make_room(user)
+        if user is not None or self._charges.bytes > self._charges.bytes_max:
+            self._make_room(user)
 
     def grow(self, key: str | bytes, value: V, size: int) -> None:
         """Charge `size` bytes more for `key` if `value` is what stands there: it is as large only now."""

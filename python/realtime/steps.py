@@ -27,13 +27,14 @@ class Turn:
     def __init__(self) -> None:
         self._until_s = perf_counter() + _HOLD_S
 
-    async def give_way(self) -> bool:
-        """Let others in where this has held the loop for 5 ms. Returns whether it did."""
-        if perf_counter() < self._until_s:
-            return False
+    def is_over(self) -> bool:
+        """Whether this has held the loop for 5 ms, so that it should `give_way`. A coroutine a part would cost more."""
+        return perf_counter() >= self._until_s
+
+    async def give_way(self) -> None:
+        """Let others in."""
         await asyncio.sleep(0)
         self._until_s = perf_counter() + _HOLD_S
-        return True
 
 
 class _Timed:

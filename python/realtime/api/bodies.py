@@ -127,7 +127,8 @@ class ArrayBody(Generic[BodyT]):
                 items += self._items.decoded(b"".join((b"[", content[start:end], b"]")))
             except msgspec.ValidationError as error:
                 raise _placed(error, len(items)) from None
-            await turn.give_way()
+            if turn.is_over():
+                await turn.give_way()
         return items, True
 
 

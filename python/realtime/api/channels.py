@@ -92,7 +92,8 @@ def routes(edge: Edge, guard: Guard) -> list[ControllerRouterHandler]:
                         counts[session.user] = counts.get(session.user, 0) + 1
                     else:
                         is_cut = True
-                await turn.give_way()
+                if turn.is_over():
+                    await turn.give_way()
             users, size = list[Member](), 0
             for user, count in sorted(counts.items()):
                 size += len(encode(user)) + _MEMBER_BYTES

@@ -32,7 +32,7 @@ from realtime.errors import Refused
 from realtime.forwarding import Forwarding
 from realtime.messages import RESERVED_EVENTS, encode
 from realtime.publishing import Publishing
-from realtime.recent import Recent
+from realtime.recent import KEY_BYTES_MAX, Recent
 from realtime.steps import Turn
 
 BODY_BYTES_MAX: Final = 16 * 1024 * 1024
@@ -161,13 +161,15 @@ class EventHooks:
         turn = Turn()
         channels: list[str | None] = []
         for index, event in enumerate(events):
-            channels.append(self._checked(event, "" if single else f"[{index}]"))
-            await turn.give_way()
+            channels.append(self._checked(event, None if single else index))
+            if turn.is_over():
+                await turn.give_way()
         await self._broadcaster.room()
         under_way: list[tuple[Publishing, bool]] = []
         duplicates = 0
         for event, channel in zip(events, channels, strict=True):
-            if await turn.give_way():
+            if turn.is_over():
+                await turn.give_way()
                 await self._broadcaster.room()
             if channel is not None and event.type not in VOLATILE and self._broadcaster.is_durable(channel):
                 publishing, again = self._stored(event, channel, request)
@@ -183,40 +185,50 @@ class EventHooks:
             duplicates += again or (publication is not None and publication.duplicate)
         return Accepted(len(events) - duplicates, duplicates)
 
-    def _checked(self, event: HookEvent, at: str) -> str | None:
+    def _checked(self, event: HookEvent, place: int | None) -> str | None:
         """Return the channel of an event; None where it goes to a user or to everybody.
+
+        Args:
+            event: one of the batch.
+            place: its place in the array; None where there was none.
 
         Raises:
             Refused: names what is wrong with it and where.
         """
         if event.type in RESERVED:
-            raise Refused("forbidden", f"type {event.type!r} is the engine's own", path=_path(at, "type"))
+            raise Refused("forbidden", f"type {event.type!r} is the engine's own", path=_path(place, "type"))
         if event.data == _NULL:
             # As msgspec says it of one that is not there.
-            raise Refused("invalid_message", _MISSING + (f" - at `${at}`" if at else ""), path=_path(at, "data"))
+            raise Refused(
+                "invalid_message",
+                _MISSING + ("" if place is None else f" - at `$[{place}]`"),
+                path=_path(place, "data"),
+            )
         size = len(event.data)
         if size > self._bytes_max:
             detail = f"{size} bytes exceed limits.publication_bytes_max={self._bytes_max}"
-            raise Refused("too_large", detail, path=_path(at, "data"))
+            raise Refused("too_large", detail, path=_path(place, "data"))
         conversation, user, channel = event.conversation_id, event.user_id, event.channel
         if (conversation is not None) + (user is not None) + (channel is not None) + event.all != 1:
             raise Refused(
-                "invalid_message", "name exactly one of conversationId, userId, channel and all", path=at or None
+                "invalid_message",
+                "name exactly one of conversationId, userId, channel and all",
+                path=None if place is None else f"[{place}]",
             )
         if conversation is not None:
             if event.type == "new_message" and not bytes(event.data).startswith(b"{"):
-                raise Refused("invalid_message", "a message is an object", path=_path(at, "data"))
+                raise Refused("invalid_message", "a message is an object", path=_path(place, "data"))
             channel = f"conversation:{conversation}"
         if channel is not None:
             member = "channel" if conversation is None else "conversationId"
             if channel.startswith(OWN_CHANNELS):
-                raise Refused("forbidden", "the server's own channel", path=_path(at, member))
+                raise Refused("forbidden", "the server's own channel", path=_path(place, member))
             if conversation == "":
-                raise Refused("invalid_message", "a conversation's id is not empty", path=_path(at, member))
+                raise Refused("invalid_message", "a conversation's id is not empty", path=_path(place, member))
             try:
                 channel = channel_named(channel)
             except ValueError as error:
-                raise Refused("invalid_message", str(error), path=_path(at, member)) from error
+                raise Refused("invalid_message", str(error), path=_path(place, member)) from error
         return channel
 
     def _stored(self, event: HookEvent, channel: str, request: str) -> tuple[Publishing, bool]:
@@ -243,7 +255,9 @@ class EventHooks:
     def _is_new(self, event: HookEvent, channel: str | None) -> bool:
         if event.id is None:
             return True
-        key = hashlib.blake2b(encode([channel, event.user_id, event.id]), digest_size=16).digest()
+        key = encode([channel, event.user_id, event.id])
+        if len(key) > KEY_BYTES_MAX:
+            key = hashlib.blake2b(key, digest_size=16).digest()
         if self._seen.get(key):
             return False
         self._seen.put(key, value=True)
@@ -276,5 +290,5 @@ def _state_key(event: HookEvent) -> str | None:
         return None
 
 
-def _path(at: str, member: str) -> str:
-    return f"{at}.{member}" if at else member
+def _path(place: int | None, member: str) -> str:
+    return member if place is None else f"[{place}].{member}"

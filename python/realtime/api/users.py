@@ -57,7 +57,8 @@ def routes(edge: Edge, guard: Guard) -> list[ControllerRouterHandler]:
                 is_cut = True
                 break
             items.append(item)
-            await turn.give_way()
+            if turn.is_over():
+                await turn.give_way()
         return Response(encode(Sessions(user, items, is_cut)), media_type="application/json")
 
     @delete("/api/users/{user:str}/sessions", tags=["Users"])
