@@ -121,7 +121,8 @@ class Control:
         everyone_max = None if settings.conversations.access == "grants" else settings.presence.everyone_max
         told = settings.presence
         rate = Rate(told.changes_per_s if limits.enabled else 0, told.changes_burst)
-        self.presence = Presence(round(told.grace_s * 1000), everyone_max, rate, self.ledger.of("leaving"))
+        leaving, gone = self.ledger.of("leaving"), self.ledger.of("gone")
+        self.presence = Presence(round(told.grace_s * 1000), everyone_max, rate, leaving, gone)
         self.router = Router(
             rules,
             self.connections,

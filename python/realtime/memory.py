@@ -218,6 +218,13 @@ PURPOSES: Final = (
         share=1,
     ),
     Purpose(
+        name="gone",
+        keys=("presence.leaving_bytes_max",),
+        limit=lambda settings: settings.presence.leaving_bytes_max // 2,
+        # No part for each: the first is forgotten first.
+        share=1,
+    ),
+    Purpose(
         name="bodies",
         keys=("api.bodies_bytes_max",),
         # No part for each: above the limit the one who holds most gives way (`api.collecting`).

@@ -17,8 +17,9 @@ always that second mode: who is there is no stranger's to know. In it:
 The mode at a session's end decides who is told, not that at the end of the grace: when most of many sessions are cut at
 once, those that are left must not be told of each of them.
 
-The channels of those who are leaving are charged (`presence.leaving_bytes_max`). Above that the grace of who holds most
-ends at once, by the power of two: that user is told of as offline a little sooner, and nobody else is.
+The channels of those who are leaving or whose change is held are charged (`presence.leaving_bytes_max`). Above that
+the grace of who holds most ends at once, by the power of two, and then what is held longest is told: that user is told
+of a little sooner, and nobody else is. Those who went have half as much besides; the first of them are forgotten.
 
 A user who comes and goes again and again has a rate: `per_s` changes a second, `burst` of them at once. Above it a
 change is held, a newer one takes its place, and the last is told when there is a token. Whoever comes meanwhile is told
@@ -45,14 +46,12 @@ Mode: TypeAlias = Literal["everyone", "shared"]
 
 GONE_MAX: Final = 10_000
 """Users whose channels are remembered in the mode `shared` after they went."""
-GONE_CHANNELS_MAX: Final = 100_000
-"""Channels that are remembered of all of them: some 20 MB. The user who went first is forgotten first."""
 BACK_MS: Final = 30_000
 """How long those alone are told who share a channel, at least: 1,000 users are 17 KB to each of as many sessions."""
 LEAVING_BYTES: Final = 512
-"""What one who is leaving takes beside the names of channels."""
-RATED_MAX: Final = 100_000
-"""Users whose rate is remembered: those with a change within the last seconds. The oldest are forgotten first."""
+"""What one who is leaving, held or gone takes beside the names of channels."""
+RATED_MAX: Final = 20_000
+"""Users whose rate is remembered: those with a change within the last seconds, 8 MB. The oldest are forgotten first."""
 AUDIENCE_MAX: Final = 1_000
 """Channels in which a change that is held is told, of all that it took the place of together; the newest count."""
 
@@ -145,11 +144,17 @@ class Presence:
         everyone_max: open sessions up to which everybody is told; None tells those alone that share a channel, however
             few there are.
         rate: of the changes of one user.
-        charges: of those who are leaving.
+        leaving: bounds the bytes of those who are leaving or held.
+        gone: bounds the bytes of those who went.
     """
 
     def __init__(
-        self, grace_ms: int, everyone_max: int | None, rate: Rate = UNLIMITED, charges: Charges | None = None
+        self,
+        grace_ms: int,
+        everyone_max: int | None,
+        rate: Rate = UNLIMITED,
+        leaving: Charges | None = None,
+        gone: Charges | None = None,
     ) -> None:
         self._changes = _Changes(rate)
         # In the order of their deadlines, since a token takes as long for all.
@@ -163,11 +168,11 @@ class Presence:
         # In the order of their deadlines, since the grace is the same for all.
         # Ordered, since the first of a plain dict is found behind all that went before it.
         self._leaving: OrderedDict[str, _Leaving] = OrderedDict()
-        self._charges = charges or Charges(maxsize, maxsize)
+        self._charges = leaving or Charges(maxsize, maxsize)
         # Those who are leaving, by the bits of the number of their bytes.
         self._leaving_by_size: dict[int, OrderedDict[str, None]] = {}
         self._gone: OrderedDict[str, tuple[str, ...]] = OrderedDict()
-        self._gone_channels = 0
+        self._gone_charges = gone or Charges(maxsize, maxsize)
 
     @property
     def mode(self) -> Mode:
@@ -219,10 +224,7 @@ class Presence:
             notices.append(self._told(Change(user, "offline", self._audience(tuple(channels))), now_ms))
         else:
             self._leave(user, now_ms + self._grace_ms, self._audience(tuple(channels)))
-            while self._charges.bytes > self._charges.bytes_max and self._leaving:
-                self._charges.refused += 1
-                largest = next(iter(self._leaving_by_size[max(self._leaving_by_size)]))
-                notices += self._left(largest, now_ms)
+        self._make_room(notices, now_ms)
         return notices
 
     def due(self, now_ms: int) -> list[Notice]:
@@ -232,13 +234,14 @@ class Presence:
             user, waiting = next(iter(self._held.items()))
             if waiting.deadline_ms > now_ms:
                 break
-            del self._held[user]
+            self._forget_held(user)
             notices.append(self._told(waiting.change, now_ms))
         while self._leaving:
             user, leaving = next(iter(self._leaving.items()))
             if leaving.deadline_ms > now_ms:
                 break
             notices += self._left(user, now_ms)
+        self._make_room(notices, now_ms)
         return notices
 
     def leaving(self) -> list[str]:
@@ -254,7 +257,7 @@ class Presence:
         return min(times, default=None)
 
     def _leave(self, user: str, deadline_ms: int, audience: tuple[str, ...] | None) -> None:
-        size = LEAVING_BYTES + getsizeof(user) + getsizeof(audience) + sum(map(getsizeof, audience or ()))
+        size = _size(user, audience)
         self._leaving[user] = _Leaving(deadline_ms, audience, size)
         self._leaving_by_size.setdefault(size.bit_length(), OrderedDict())[user] = None
         self._charges.take(user, size)
@@ -279,22 +282,55 @@ class Presence:
         user = change.user
         waiting = self._held.get(user)
         if waiting is not None:
+            before = _size(user, waiting.change.channels)
             waiting.change = Change(user, change.status, _both(waiting.change.channels, change.channels))
+            self._charges.give(user, before)
+            self._charges.take(user, _size(user, waiting.change.channels))
         elif not self._changes.take(user, now_ms):
             self._held[user] = _Waiting(now_ms + self._changes.token_ms, change)
+            self._charges.take(user, _size(user, change.channels))
         else:
-            if change.status == "offline" and change.channels:
-                self._forget_gone(user)
-                self._gone[user] = change.channels
-                self._gone_channels += len(change.channels)
-                while len(self._gone) > GONE_MAX or self._gone_channels > GONE_CHANNELS_MAX:
-                    self._forget_gone(next(iter(self._gone)))
+            self._note_gone(change)
             return change
         return Held(user, change.status, change.channels is None)
 
+    def _note_gone(self, change: Change) -> None:
+        """Remember where a going is told, for when the user is back."""
+        user, channels = change.user, change.channels
+        if change.status != "offline" or not channels:
+            return
+        self._forget_gone(user)
+        self._gone[user] = channels
+        gone = self._gone_charges
+        gone.take(user, _size(user, channels))
+        while len(self._gone) > GONE_MAX or gone.bytes > gone.bytes_max:
+            self._forget_gone(next(iter(self._gone)))
+            gone.refused += 1
+
+    def _make_room(self, notices: list[Notice], now_ms: int) -> None:
+        """Tell at once, above the limit of bytes, of those who leave, and then what is held."""
+        charges = self._charges
+        while charges.bytes > charges.bytes_max:
+            if self._leaving:
+                largest = next(iter(self._leaving_by_size[max(self._leaving_by_size)]))
+                notices += self._left(largest, now_ms)
+            elif self._held:
+                change = self._forget_held(next(iter(self._held)))
+                self._note_gone(change)
+                notices.append(change)
+            else:
+                return
+            charges.refused += 1
+
+    def _forget_held(self, user: str) -> Change:
+        change = self._held.pop(user).change
+        self._charges.give(user, _size(user, change.channels))
+        return change
+
     def _forget_gone(self, user: str) -> tuple[str, ...]:
         channels = self._gone.pop(user, ())
-        self._gone_channels -= len(channels)
+        if channels:
+            self._gone_charges.give(user, _size(user, channels))
         return channels
 
     def _audience(self, channels: tuple[str, ...]) -> tuple[str, ...] | None:
@@ -313,11 +349,15 @@ class Presence:
             self._back_at_ms = now_ms + BACK_MS
         elif self._mode == "shared" and self._are_few() and now_ms >= self._back_at_ms:
             self._mode = "everyone"
-            self._gone.clear()
-            self._gone_channels = 0
+            while self._gone:
+                self._forget_gone(next(iter(self._gone)))
         else:
             return []
         return [Switch(self._mode)]
+
+
+def _size(user: str, channels: tuple[str, ...] | None) -> int:
+    return LEAVING_BYTES + getsizeof(user) + getsizeof(channels) + sum(map(getsizeof, channels or ()))
 
 
 def _both(earlier: tuple[str, ...] | None, later: tuple[str, ...] | None) -> tuple[str, ...] | None:

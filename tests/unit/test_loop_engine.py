@@ -259,8 +259,11 @@ def test_a_sender_that_is_not_read_waits_in_the_kernel_and_goes_on_in_order(worl
 def test_who_makes_the_library_read_on_all_the_same_is_cut(world: World) -> None:
     world.buffered = FULL
     world.send("x" * 2_000_000)
-    for _ in range(3):
-        world.message(b"x" * 500_000)
+    for _ in range(17):
+        world.message(b"x" * 1_000_000)
+    world.engine.turn()
+    assert world.named("close") == [], "a message and 1 MiB may wait"
+    world.message(b"x" * 1_000_000)
     world.engine.turn()
     assert world.named("close") == [("close",)]
 

@@ -3,9 +3,7 @@
 import random
 from collections.abc import Callable
 
-import pytest
-
-from realtime import Realtime, presence
+from realtime import Realtime
 from realtime.charges import Charges
 from realtime.config import PresenceSettings, Settings
 from realtime.presence import AUDIENCE_MAX, BACK_MS, GONE_MAX, UNLIMITED, Change, Held, Notice, Presence, Rate, Switch
@@ -19,7 +17,8 @@ class World:
         self, grace_ms: int = 5000, everyone_max: int | None = 1000, rate: Rate = UNLIMITED, bytes_max: int = 1 << 40
     ) -> None:
         self.charges = Charges(bytes_max, bytes_max)
-        self.presence = Presence(grace_ms, everyone_max, rate, self.charges)
+        self.gone = Charges(bytes_max, bytes_max)
+        self.presence = Presence(grace_ms, everyone_max, rate, self.charges, self.gone)
         self.sessions: dict[str, int] = {}
         self.now_ms = 0
 
@@ -210,21 +209,32 @@ def test_only_so_many_who_went_are_remembered() -> None:
     assert world.open(f"u{GONE_MAX}") == [Change(f"u{GONE_MAX}", "online", ("c",))]
 
 
-def test_the_channels_of_those_who_are_gone_are_bounded_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(presence, "GONE_CHANNELS_MAX", 6)
-    world = World(everyone_max=None)
-    channels = ("a", "b", "c")
-    for user in ("ann", "bob"):
+def test_the_bytes_of_those_who_are_gone_are_bounded_and_the_first_is_forgotten_first() -> None:
+    world = World(everyone_max=None, bytes_max=30_000)
+    for user in ("ann", "bob", "eve"):
         world.open(user)
-        world.close(user, channels=channels)
-    for user in ("ann", "bob"):
-        assert world.open(user) == [Change(user, "online", channels)]
-        world.close(user, channels=channels)
-    world.open("eve")
-    world.close("eve", channels=("d",))
+        world.close(user, channels=long_names(60))
+    assert world.gone.bytes <= 30_000
+    assert world.gone.refused == 1
     assert world.open("ann") == [Change("ann", "online", ())]
-    assert world.open("bob") == [Change("bob", "online", channels)]
-    assert world.open("eve") == [Change("eve", "online", ("d",))]
+    for user in ("bob", "eve"):
+        assert world.open(user) == [Change(user, "online", long_names(60))]
+    assert world.gone.bytes == 0
+
+
+def test_above_the_bytes_what_is_held_is_told_at_once_behind_those_who_leave() -> None:
+    world = World(everyone_max=None, rate=Rate(1, 1), bytes_max=60_000)
+    for user in ("ann", "bob", "eve"):
+        world.open(user)
+    assert world.close("ann", channels=long_names(200)) == [Held("ann", "offline", everyone=False)]
+    assert world.charges.bytes > 30_000
+    assert world.close("bob", code=1006, channels=long_names(100)) == []
+    told = world.close("eve", channels=long_names(200))
+    assert [type(notice) for notice in told] == [Held, Held, Change], "bob has no token either"
+    assert told[-1] == Change("ann", "offline", long_names(200))
+    assert world.charges.bytes <= 60_000
+    world.advance(1001)
+    assert world.charges.bytes == 0
 
 
 def test_one_who_was_cut_off_while_few_were_told_is_told_online_once_everybody_is() -> None:

@@ -627,8 +627,8 @@ class PresenceSettings(Section, frozen=True):
     leaving_bytes_max: Annotated[
         Bytes,
         Meta(
-            description="Bytes of all who are within that time, with the names of their channels; above it the time of "
-            "the one with the most ends at once."
+            description="Bytes of all who are within that time or whose change is held, with the names of their "
+            "channels; above it the time of the one with the most ends at once. Of those who went, half as much."
         ),
     ] = 32 * 1024 * 1024
     everyone_max: Annotated[

@@ -84,7 +84,10 @@ def test_a_ttl_has_a_unit(run: Run, ttl: str, seconds: int) -> None:
         (["serve", "--set", "server.prot=1"], "server.prot (from --set) is not a key; did you mean server.port?"),
         (["serve", "--config", "missing.toml"], "missing.toml cannot be read: No such file or directory"),
         (["serve", "missing:app"], "there is no module missing for missing:app"),
-        (["serve", "--set", "server.host=0.0.0.0"], "server.host = '0.0.0.0' is not a loopback address"),
+        (
+            ["serve", "--set", "server.host=0.0.0.0", "--set", "api.enabled=false"],
+            "server.host = '0.0.0.0' is not a loopback address",
+        ),
         (["sub", "c"], "there is no secret in data: no server has run there"),
         (["sub", "c", "--token", "t", "--url", "ws://127.0.0.1:9/ws"], "nothing answers at ws://127.0.0.1:9/ws"),
         (["chat", "c", "--token", "t", "--url", "nonsense"], "nonsense is not the URL of a WebSocket endpoint"),
