@@ -123,6 +123,9 @@ def flush_of(asked: str) -> str:
     Raises EngineError with code ``options`` where `asked` is ``uring`` and io_uring cannot be used here.
     """
 
+def shard_count(asked: int) -> int:
+    """Return how many shards an engine has that is asked for so many; 0 is as many as suit this machine."""
+
 def json_fault(text: bytes, values_max: int) -> tuple[str, str | None] | None:
     """Say what is wrong with a JSON text by the rules that messages of clients are held to, without the GIL.
 

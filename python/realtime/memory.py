@@ -7,7 +7,6 @@ Invariant: what a purpose holds is counted by whoever holds it and never passes 
 each shard. Called by `metrics`, `control` and `cli.check`.
 """
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final, cast
 
@@ -15,6 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from realtime import logs
+from realtime._engine import shard_count
 from realtime.charges import Charges
 from realtime.config import Settings, value_of
 from realtime.descriptors import divided
@@ -308,7 +308,7 @@ def budget_lines(settings: Settings) -> Iterator[str]:
 
 def shards(settings: Settings) -> int:
     """Return how many shards serve."""
-    return settings.server.shards or min(8, max(1, len(os.sched_getaffinity(0)) - 1))
+    return 1 if settings.engine.transport == "socketify" else shard_count(settings.server.shards)
 
 
 def _counter(counters: Mapping[str, object], name: str) -> int:

@@ -26,8 +26,6 @@ from realtime.errors import Refused
 from realtime.nulls import decoded_again
 from realtime.steps import Turn
 
-TIMEOUT_S = 30.0
-"""For the whole of a body: whoever sends a byte now and then must not hold a connection and memory without end."""
 READ_OVER_BYTES_MAX: Final = 16 << 20
 READ_OVER_S: Final = 5.0
 CHUNKS_FREE: Final = 1000
@@ -154,13 +152,17 @@ async def collected(request: Request[Any, Any, Any]) -> bytes:
     try:
         if len(announced) > _DIGITS_MAX or int(announced) > bytes_max:
             raise _too_long(bytes_max)
-        async with asyncio.timeout(TIMEOUT_S) as timeout:
+        async with asyncio.timeout(collecting.timeout_s) as timeout:
             collecting.begin(timeout)
             return await _whole(request, collecting, bytes_max)
     except TimeoutError as error:
         if collecting.was_cut:
             raise overloaded() from None
-        raise Refused("invalid_message", f"the body did not come within {TIMEOUT_S:g} s") from error
+        detail = (
+            f"the body did not come within {collecting.timeout_s:g} s (api.body_timeout_s) and one more for each "
+            "4 KiB; send it faster"
+        )
+        raise Refused("invalid_message", detail) from error
     except HTTPException as error:
         if error.status_code == HTTP_413_REQUEST_ENTITY_TOO_LARGE:
             collecting.release()
@@ -192,6 +194,7 @@ async def _whole(request: Request[Any, Any, Any], collecting: Collecting, bytes_
         content += chunk
         if not message.get("more_body", False):
             return bytes(content)
+        collecting.goes_on()
         chunks += 1
         if chunks > CHUNKS_FREE and len(content) < chunks * CHUNK_BYTES_MIN:
             collecting.refused()

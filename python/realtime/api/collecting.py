@@ -23,6 +23,7 @@ USER: Final = "user "
 COMING_PART: Final = 16
 """A user's part of `api.in_flight_max`: a quarter of the quarter that bodies may hold which still come."""
 _RETRY_AFTER_MS: Final = 1000
+_BYTES_A_SECOND: Final = 4096
 
 
 class Bodies:
@@ -32,10 +33,12 @@ class Bodies:
         charges: of all of them (`api.bodies_bytes_max`).
         values_max: of one of them (`limits.message_values_max`).
         coming_max: bodies of one user that still come.
+        timeout_s: for one of them, and a second more for each 4 KiB that came (`api.body_timeout_s`).
     """
 
-    def __init__(self, charges: Charges, values_max: int, coming_max: int) -> None:
+    def __init__(self, charges: Charges, values_max: int, coming_max: int, timeout_s: float) -> None:
         self.values_max = values_max
+        self.timeout_s = timeout_s
         self.charges = charges
         self._collecting: dict[str, set[Collecting]] = {}
         self._coming_max = coming_max
@@ -71,7 +74,7 @@ class Bodies:
         """Charge bytes to a caller.
 
         Raises:
-            Refused: `overloaded`: there is no room, and nobody else holds more.
+            Refused: `overloaded`: there is no room, and nobody else holds more that still comes.
         """
         caller, charges = collecting.caller, self.charges
         while not charges.has_room(None, size):
@@ -113,6 +116,7 @@ class Collecting:
     def __init__(self, bodies: Bodies, caller: str) -> None:
         self._bodies = bodies
         self._timeout: asyncio.Timeout | None = None
+        self._began_s = 0.0
         self.caller = caller
         self.size = 0
         self.is_whole = False
@@ -129,10 +133,24 @@ class Collecting:
         """`limits.message_values_max`."""
         return self._bodies.values_max
 
+    @property
+    def timeout_s(self) -> float:
+        """`api.body_timeout_s`."""
+        return self._bodies.timeout_s
+
     def begin(self, timeout: asyncio.Timeout) -> None:
-        """Collect under a time limit, which `cut` brings forward."""
+        """Collect under a time limit, which `cut` brings forward and `goes_on` puts off."""
         self._timeout = timeout
+        self._began_s = asyncio.get_running_loop().time()
         self._bodies.begin(self)
+
+    def goes_on(self) -> None:
+        """Put the time limit off by a second for each 4 KiB that came.
+
+        Whoever sends a byte now and then must not hold a connection and memory without end.
+        """
+        if self._timeout is not None:
+            self._timeout.reschedule(self._began_s + self.timeout_s + self.size / _BYTES_A_SECOND)
 
     def end(self) -> None:
         """Wait for nothing more."""

@@ -19,6 +19,7 @@ from realtime.api.answers import answer, problem
 from realtime.api.collecting import COMING_PART, Bodies
 from realtime.api.edge import Edge
 from realtime.containment import goes_on
+from realtime.descriptors import divided
 from realtime.logs import facts
 from realtime.messages import new_id
 
@@ -46,8 +47,11 @@ class Requests:
         self._edge = edge
         limits = edge.settings.limits
         self._head_bytes_max = limits.head_bytes_max
-        places = max(1, edge.settings.api.in_flight_max // COMING_PART) if limits.enabled else sys.maxsize
-        self._bodies = Bodies(edge.control.ledger.of("bodies"), limits.message_values_max, places)
+        # Inside of another program that one's server has the connections.
+        requests_max = divided(edge.settings).http_requests or edge.settings.api.in_flight_max
+        places = max(1, requests_max // COMING_PART) if limits.enabled else sys.maxsize
+        charges = edge.control.ledger.of("bodies")
+        self._bodies = Bodies(charges, limits.message_values_max, places, edge.settings.api.body_timeout_s)
         self._under_way = 0
         self._none_under_way = asyncio.Event()
         self._none_under_way.set()

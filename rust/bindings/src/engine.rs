@@ -74,6 +74,12 @@ impl Engine {
     }
 }
 
+/// How many shards an engine has that is asked for so many; 0 is as many as suit this machine.
+#[pyfunction]
+pub(crate) fn shard_count(asked: usize) -> usize {
+    realtime_reactor::shard_count(asked)
+}
+
 /// What the sends of an engine that is asked for this would go through on this machine.
 #[pyfunction]
 pub(crate) fn flush_of(py: Python<'_>, asked: &str) -> PyResult<&'static str> {

@@ -25,7 +25,8 @@ impl HttpFront {
         let is_adopting = listener.is_none();
         let options = Options::from_json(options).map_err(|line| error::options_error(py, line))?;
         let handle = Arc::clone(engine.handle());
-        let start = || Front::start(listener, options, move |line| handle.fail(line));
+        let sockets = Arc::clone(&handle);
+        let start = || Front::start(listener, options, move || sockets.evict_one(), move |line| handle.fail(line));
         let front = error::caught(py, start)?
             .map_err(|failed| error::io_error(py, format!("cannot start the thread of the HTTP port: {failed}")))?;
         let front = Arc::new(front);
@@ -38,6 +39,12 @@ impl HttpFront {
             };
             engine.handle().pass_on(adopt).map_err(|failed| error::start_error(py, &failed))?;
         }
+        let elsewhere = Arc::downgrade(&front);
+        engine.handle().make_room_elsewhere(move || {
+            if let Some(front) = elsewhere.upgrade() {
+                front.make_room();
+            }
+        });
         engine.attach(&front);
         Ok(Self { front })
     }

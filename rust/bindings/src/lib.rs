@@ -45,6 +45,7 @@ fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<frames::Frame>()?;
     module.add_class::<frames::Deflate>()?;
     module.add_function(wrap_pyfunction!(engine::flush_of, module)?)?;
+    module.add_function(wrap_pyfunction!(engine::shard_count, module)?)?;
     module.add_function(wrap_pyfunction!(json::json_fault, module)?)?;
     module.add_function(wrap_pyfunction!(json::json_slices, module)?)?;
     module.add_function(wrap_pyfunction!(forks::close_inherited, module)?)?;

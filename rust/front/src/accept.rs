@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 /// How long nothing is accepted after the system refused a socket and nobody could go for it.
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long one that was ended gets to close its socket.
-const MOMENT: Duration = Duration::from_millis(1);
+pub(crate) const MOMENT: Duration = Duration::from_millis(1);
 /// How often it is looked who is overdue.
 const SWEEP: Duration = Duration::from_millis(250);
 
@@ -25,7 +25,7 @@ pub(crate) async fn accept(state: &Rc<State>, listener: &TcpListener) {
             }
             Err(error) if is_exhausted(&error) => {
                 add(&state.counters.accept_errors, 1);
-                let has_room = state.table.borrow_mut().make_room();
+                let has_room = state.make_room();
                 tokio::time::sleep(if has_room { MOMENT } else { PAUSE }).await;
             }
             // The peer went away between the handshake and here: the next one is not concerned.
@@ -37,19 +37,17 @@ pub(crate) async fn accept(state: &Rc<State>, listener: &TcpListener) {
 /// Ends whoever is overdue, for as long as it is polled.
 pub(crate) async fn sweep(state: &Rc<State>) {
     loop {
-        tokio::time::sleep(SWEEP).await;
         let now = Instant::now();
         if state.table.borrow().len() > 0 {
             state.table.borrow_mut().sweep(now);
         }
         state.rates.sweep(now);
-        if state.upstream.is_unused() {
-            state.upstream.sweep(now);
-        }
+        state.upstream.sweep(now).await;
+        tokio::time::sleep(SWEEP).await;
     }
 }
 
 /// No descriptor or no memory: trying again at once would only burn the processor.
-fn is_exhausted(error: &io::Error) -> bool {
+pub(crate) fn is_exhausted(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
 }

@@ -59,6 +59,8 @@ pub(crate) struct Connection<'a> {
     peer: SocketAddr,
     /// Whose turn its requests take: the peer's, or of whom a proxy passes the request on.
     address: IpAddr,
+    /// Whose rate its request has taken one of.
+    pub(crate) charged: Account,
     /// What was read and belongs to nothing yet.
     pub(crate) buffer: Vec<u8>,
 }
@@ -93,6 +95,7 @@ pub(crate) async fn serve(
         said: &said,
         peer,
         address: limited_as(peer.ip()),
+        charged: Account { address: limited_as(peer.ip()), is_reserved: false },
         buffer: begun,
     };
     let end = tokio::select! {
@@ -249,22 +252,24 @@ impl Connection<'_> {
         self.exchange(request, content, place).await
     }
 
-    /// Whose rate a request takes.
-    pub(crate) fn account(&self, request: &Checked) -> Account {
-        Account { address: self.address, is_reserved: request.is_reserved }
-    }
-
     /// Waits until the rate of the address lets the request go on. Where it does not, the refusal waits, too: a crowd
     /// that asks again at once costs no more than one that waits.
     async fn rated(&mut self, request: &Checked) -> io::Result<Option<Next>> {
         let (now, most) = (Instant::now(), self.state.times.wait);
-        let taken = self.state.rates.take(self.account(request), now, most);
-        if taken == Ok(Duration::ZERO) {
-            return Ok(None);
+        let account = Account { address: self.address, is_reserved: request.is_reserved };
+        let taken = self.state.rates.take(account, now, most);
+        let (wait, is_let) = match taken {
+            Ok((wait, charged)) => {
+                self.charged = charged;
+                (wait, true)
+            }
+            Err(_) => (most, false),
+        };
+        if !wait.is_zero() {
+            self.enter(Stage::Waiting, None);
+            tokio::time::sleep(wait).await;
         }
-        self.enter(Stage::Waiting, None);
-        tokio::time::sleep(taken.unwrap_or(most)).await;
-        if taken.is_ok() {
+        if is_let {
             return Ok(None);
         }
         let Options { address_requests_per_s: rate, .. } = self.state.options;

@@ -1,5 +1,6 @@
 //! One request with the server behind: it goes out, and its answer comes back, at the same time where the body is long.
 
+use crate::accept::{MOMENT, is_exhausted};
 use crate::answers::Problem;
 use crate::body::Framing;
 use crate::connection::{Connection, Next, Said, due_by, read_into, take_off};
@@ -36,16 +37,20 @@ pub(crate) enum Fault {
 impl Connection<'_> {
     /// Passes a request on and its answer back.
     pub(crate) async fn exchange(&mut self, request: Checked, content: Vec<u8>, place: Place) -> io::Result<Next> {
-        let account = self.account(&request);
+        let account = self.charged;
         let client = Client {
             minor_version: request.minor_version,
             is_head: request.is_head,
             is_kept: request.is_kept,
             has_long_body: !request.body.is_whole() || content.len() > SHORT_BODY,
         };
-        let Ok(behind) = self.state.upstream.take().await else {
-            drop(place);
-            return self.refuse(&unanswered(), client.is_head, false).await;
+        let behind = match self.behind().await {
+            Ok(behind) => behind,
+            Err(error) => {
+                drop(place);
+                let problem = if is_exhausted(&error) { crowded() } else { unanswered() };
+                return self.refuse(&problem, client.is_head, false).await;
+            }
         };
         let Checked { mut head, mut body, has_length, .. } = request;
         head.extend_from_slice(format!("{NUMBER_HEADER}: {}\r\n", place.number()).as_bytes());
@@ -84,6 +89,21 @@ impl Connection<'_> {
             }
         };
         self.after(outcome, relay, behind, client, account, body.is_whole()).await
+    }
+
+    /// A connection to the server behind. Where no descriptor is left for one, connections that ask for nothing go, and
+    /// one that is there already is waited for.
+    async fn behind(&self) -> io::Result<UnixStream> {
+        let until = Instant::now() + self.state.times.wait;
+        loop {
+            match self.state.upstream.take().await {
+                Err(error) if is_exhausted(&error) && Instant::now() < until => {
+                    self.state.make_room();
+                    tokio::time::sleep(MOMENT).await;
+                }
+                outcome => return outcome,
+            }
+        }
     }
 
     async fn after(
@@ -129,6 +149,10 @@ impl Connection<'_> {
 
 fn unanswered() -> Problem {
     Problem { status: 500, code: "internal", detail: "the request was not answered".into() }
+}
+
+fn crowded() -> Problem {
+    Problem::overloaded("the process has no descriptor left for another request; try again later".into())
 }
 
 /// The head, its frame, and what is there of the body.

@@ -23,6 +23,7 @@ const STOP_POLL: Duration = Duration::from_millis(2);
 enum Order {
     Adopt(std::net::TcpStream, SocketAddr, Vec<u8>),
     Begun(u64),
+    MakeRoom,
     Stop(Duration),
 }
 
@@ -38,14 +39,16 @@ impl Front {
     /// Starts the thread.
     ///
     /// # Arguments
-    /// `listener`: where connections come from; None where all are given by [`Self::adopt`]. `on_fatal` is told in one
-    /// line why the thread has ended by itself.
+    /// `listener`: where connections come from; None where all are given by [`Self::adopt`]. `make_room` is asked where
+    /// the system has no descriptor left and no connection here may go: it has a socket of another part of the process
+    /// end, or says that there is none. `on_fatal` is told in one line why the thread has ended by itself.
     ///
     /// # Errors
     /// The system gives no thread or no descriptor.
     pub fn start(
         listener: Option<TcpListener>,
         options: Options,
+        make_room: impl Fn() -> bool + Send + 'static,
         on_fatal: impl FnOnce(String) + Send + 'static,
     ) -> io::Result<Self> {
         let counters = Arc::<Counters>::default();
@@ -54,7 +57,7 @@ impl Front {
         let shared = Arc::clone(&counters);
         let thread = std::thread::Builder::new().name("realtime-http".into()).spawn(move || {
             let served = catch_unwind(AssertUnwindSafe(|| {
-                LocalSet::new().block_on(&runtime, serve(listener, options, shared, received))
+                LocalSet::new().block_on(&runtime, serve(listener, State::new(options, shared, make_room), received))
             }));
             let why = match served {
                 Ok(Ok(())) => return,
@@ -80,6 +83,12 @@ impl Front {
     pub fn begun(&self, number: u64) {
         // Lost only where the thread is far behind; the request's end stands for it then.
         let _ = self.orders.try_send(Order::Begun(number));
+    }
+
+    /// Has a connection end that asks for nothing, where another part of the process needs its descriptor. Never blocks.
+    pub fn make_room(&self) {
+        // Where the thread is far behind, who needs it asks again.
+        let _ = self.orders.try_send(Order::MakeRoom);
     }
 
     /// Takes no more connections, gives requests under way their time, and ends. Idempotent.
@@ -111,14 +120,9 @@ impl Drop for Front {
     }
 }
 
-async fn serve(
-    listener: Option<TcpListener>,
-    options: Options,
-    counters: Arc<Counters>,
-    mut orders: mpsc::Receiver<Order>,
-) -> io::Result<()> {
+async fn serve(listener: Option<TcpListener>, state: State, mut orders: mpsc::Receiver<Order>) -> io::Result<()> {
     let listener = listener.map(tokio::net::TcpListener::from_std).transpose()?;
-    let state = Rc::new(State::new(options, counters));
+    let state = Rc::new(state);
     let accepting = async {
         match &listener {
             Some(listener) => accept::accept(&state, listener).await,
@@ -154,6 +158,9 @@ async fn obey(state: &Rc<State>, orders: &mut mpsc::Receiver<Order>) -> Duration
             Order::Begun(number) => {
                 state.slots.begun(number);
                 state.reserve.begun(number);
+            }
+            Order::MakeRoom => {
+                state.table.borrow_mut().give_up_one(Instant::now());
             }
             Order::Adopt(socket, peer, begun) => {
                 let stream = socket.set_nonblocking(true).and_then(|()| tokio::net::TcpStream::from_std(socket));

@@ -46,12 +46,12 @@ impl Rates {
         Self { interval, burst, full_at: RefCell::default() }
     }
 
-    /// Takes one; how long its request has to wait.
+    /// Takes one; how long its request has to wait, and whose it is, for [`Self::give_back`].
     ///
     /// # Errors
     /// How long it would have had to wait, where that is more than `most`: nothing is taken.
-    pub(crate) fn take(&self, account: Account, now: Instant, most: Duration) -> Result<Duration, Duration> {
-        let Some(interval) = self.interval else { return Ok(Duration::ZERO) };
+    pub(crate) fn take(&self, account: Account, now: Instant, most: Duration) -> Result<(Duration, Account), Duration> {
+        let Some(interval) = self.interval else { return Ok((Duration::ZERO, account)) };
         let mut full_at = self.full_at.borrow_mut();
         let account =
             if full_at.len() < ADDRESSES_MAX || full_at.contains_key(&account) { account } else { account.shared() };
@@ -62,7 +62,7 @@ impl Rates {
             return Err(wait);
         }
         full_at.insert(account, after);
-        Ok(wait)
+        Ok((wait, account))
     }
 
     /// Gives one back.
@@ -90,6 +90,10 @@ mod tests {
 
     const MOST: Duration = Duration::from_secs(2);
 
+    fn wait(rates: &Rates, account: Account, now: Instant, most: Duration) -> Result<Duration, Duration> {
+        rates.take(account, now, most).map(|(wait, _)| wait)
+    }
+
     fn of(last: u32) -> Account {
         Account { address: IpAddr::V4(std::net::Ipv4Addr::from_bits(last)), is_reserved: false }
     }
@@ -98,35 +102,36 @@ mod tests {
     fn a_burst_goes_at_once_then_each_waits_for_its_time_and_is_refused_where_that_is_far() {
         let (rates, now) = (Rates::new(10, 3), Instant::now());
         for _ in 0..3 {
-            assert_eq!(rates.take(of(1), now, MOST), Ok(Duration::ZERO));
+            assert_eq!(wait(&rates, of(1), now, MOST), Ok(Duration::ZERO));
         }
         for tenths in 1..=20 {
-            assert_eq!(rates.take(of(1), now, MOST), Ok(Duration::from_millis(100 * tenths)));
+            assert_eq!(wait(&rates, of(1), now, MOST), Ok(Duration::from_millis(100 * tenths)));
         }
-        assert_eq!(rates.take(of(1), now, MOST), Err(Duration::from_millis(2_100)));
-        assert_eq!(rates.take(of(2), now, MOST), Ok(Duration::ZERO), "another address");
+        assert_eq!(wait(&rates, of(1), now, MOST), Err(Duration::from_millis(2_100)));
+        assert_eq!(wait(&rates, of(2), now, MOST), Ok(Duration::ZERO), "another address");
         assert_eq!(
-            rates.take(Account { is_reserved: true, ..of(1) }, now, MOST),
+            wait(&rates, Account { is_reserved: true, ..of(1) }, now, MOST),
             Ok(Duration::ZERO),
             "a reserved path"
         );
-        assert_eq!(rates.take(of(1), now + MOST, MOST), Ok(Duration::from_millis(100)), "refused ones cost nothing");
-        assert_eq!(rates.take(of(1), now + 3 * MOST, MOST), Ok(Duration::ZERO));
+        assert_eq!(wait(&rates, of(1), now + MOST, MOST), Ok(Duration::from_millis(100)), "refused ones cost nothing");
+        assert_eq!(wait(&rates, of(1), now + 3 * MOST, MOST), Ok(Duration::ZERO));
     }
 
     #[test]
     fn whoever_is_known_asks_as_often_as_it_likes() {
         let (rates, now) = (Rates::new(10, 3), Instant::now());
         for _ in 0..1_000 {
-            assert_eq!(rates.take(of(1), now, MOST), Ok(Duration::ZERO));
-            rates.give_back(of(1));
+            let (wait, charged) = rates.take(of(1), now, MOST).unwrap();
+            assert_eq!(wait, Duration::ZERO);
+            rates.give_back(charged);
         }
     }
 
     #[test]
     fn a_rate_of_zero_is_none() {
         let (rates, now) = (Rates::new(0, 0), Instant::now());
-        assert!((0..100_000).all(|_| rates.take(of(1), now, MOST) == Ok(Duration::ZERO)));
+        assert!((0..100_000).all(|_| wait(&rates, of(1), now, MOST) == Ok(Duration::ZERO)));
         assert!(rates.full_at.borrow().is_empty());
     }
 
@@ -134,13 +139,22 @@ mod tests {
     fn more_addresses_than_are_known_share_one_rate_until_others_are_forgotten() {
         let (rates, now) = (Rates::new(1, 1), Instant::now());
         for last in 0..u32::try_from(ADDRESSES_MAX).unwrap() {
-            assert_eq!(rates.take(of(last), now, Duration::ZERO), Ok(Duration::ZERO));
+            assert_eq!(wait(&rates, of(last), now, Duration::ZERO), Ok(Duration::ZERO));
         }
-        assert_eq!(rates.take(of(1 << 20), now, Duration::ZERO), Ok(Duration::ZERO));
-        assert!(rates.take(of(2 << 20), now, Duration::ZERO).is_err());
+        assert_eq!(wait(&rates, of(1 << 20), now, Duration::ZERO), Ok(Duration::ZERO));
+        assert!(wait(&rates, of(2 << 20), now, Duration::ZERO).is_err());
         assert_eq!(rates.full_at.borrow().len(), ADDRESSES_MAX + 1);
+        let (rates, others) = (Rates::new(1, 1), 3 << 20);
+        for last in 0..u32::try_from(ADDRESSES_MAX).unwrap() {
+            assert_eq!(wait(&rates, of(last), now, Duration::ZERO), Ok(Duration::ZERO));
+        }
+        for stranger in 0..1_000 {
+            let (wait, charged) = rates.take(of(others + stranger), now, Duration::ZERO).unwrap();
+            assert_eq!(wait, Duration::ZERO, "what was known of them is given back to all of them");
+            rates.give_back(charged);
+        }
         rates.sweep(now + Duration::from_secs(1));
         assert_eq!(rates.full_at.borrow().capacity(), 0);
-        assert_eq!(rates.take(of(2 << 20), now + Duration::from_secs(1), Duration::ZERO), Ok(Duration::ZERO));
+        assert_eq!(wait(&rates, of(2 << 20), now + Duration::from_secs(1), Duration::ZERO), Ok(Duration::ZERO));
     }
 }

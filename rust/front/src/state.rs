@@ -44,10 +44,12 @@ pub(crate) struct State {
     pub(crate) lingering: Cell<u64>,
     /// For reads of all connections: what a read has brought is copied before anything else happens.
     pub(crate) scratch: RefCell<Box<[u8]>>,
+    /// Has a socket of another part of the process end.
+    elsewhere: Box<dyn Fn() -> bool>,
 }
 
 impl State {
-    pub(crate) fn new(options: Options, counters: Arc<Counters>) -> Self {
+    pub(crate) fn new(options: Options, counters: Arc<Counters>, elsewhere: impl Fn() -> bool + 'static) -> Self {
         let duration = |seconds: f64| Duration::from_secs_f64(seconds);
         let keep_alive = duration(options.keep_alive_s);
         Self {
@@ -72,7 +74,14 @@ impl State {
             is_stopping: Cell::new(false),
             lingering: Cell::new(0),
             scratch: RefCell::new(vec![0; READ_BYTES].into_boxed_slice()),
+            elsewhere: Box::new(elsewhere),
         }
+    }
+
+    /// The system has no descriptor left: has a connection end that asks for nothing, here or elsewhere. False where
+    /// there is none.
+    pub(crate) fn make_room(&self) -> bool {
+        self.table.borrow_mut().give_up_one(Instant::now()) || (self.elsewhere)()
     }
 
     /// Takes a connection in, for which another one may have to go; `begun` is what was read of it already.

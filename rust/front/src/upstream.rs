@@ -8,6 +8,9 @@ use tokio::net::UnixStream;
 
 /// How long an unused connection is kept: less than the server behind keeps one, so that none ends under a request.
 const KEPT: Duration = Duration::from_secs(15);
+/// Connections that are open whether somebody asks or not: where no descriptor is left for another one, they serve one
+/// request after the other.
+const SPARES: usize = 2;
 
 /// The connections that nobody uses.
 pub(crate) struct Upstream {
@@ -40,13 +43,16 @@ impl Upstream {
         self.unused.borrow_mut().push((stream, now));
     }
 
-    /// Closes those that were unused for long.
-    pub(crate) fn sweep(&self, now: Instant) {
-        // The longest unused are the first: they are taken from the end.
-        self.unused.borrow_mut().retain(|(_, since)| now.duration_since(*since) < KEPT);
-    }
-
-    pub(crate) fn is_unused(&self) -> bool {
-        !self.unused.borrow().is_empty()
+    /// Opens what is missing of the spare ones, then closes those that were unused for long.
+    pub(crate) async fn sweep(&self, now: Instant) {
+        let is_fresh = |since: &Instant| now.duration_since(*since) < KEPT;
+        let mut fresh = self.unused.borrow().iter().filter(|(_, since)| is_fresh(since)).count();
+        while fresh < SPARES {
+            // Where it cannot be, those that are there stay: `take` looks whether they still stand.
+            let Ok(stream) = UnixStream::connect(&self.path).await else { return };
+            self.give_back(stream, now);
+            fresh += 1;
+        }
+        self.unused.borrow_mut().retain(|(_, since)| is_fresh(since));
     }
 }

@@ -107,7 +107,7 @@ fn world(changes: &str) -> World {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     let port = listener.local_addr().unwrap().port();
-    let front = Front::start(Some(listener), options, |why| panic!("{why}")).unwrap();
+    let front = Front::start(Some(listener), options, || false, |why| panic!("{why}")).unwrap();
     World { front, port, folder, requests }
 }
 

@@ -340,7 +340,10 @@ impl<K: Key> Accounts<K> {
             return Arc::clone(&entry.account);
         }
         let account = Self::account_of_newcomer(&stripe, mono_ms, counters);
-        if !self.has_room(key, counters) || Arc::ptr_eq(&account, &stripe.others) {
+        if Arc::ptr_eq(&account, &stripe.others) {
+            return account;
+        }
+        if !self.has_room(key, counters) {
             add(&counters.accounts_refused, 1);
             return Arc::clone(&stripe.others);
         }

@@ -76,7 +76,7 @@ pub(crate) enum ShardMsg {
     Renew { conn: ConnId, id: Option<Box<[u8]>>, identity: Option<Box<Identity>> },
     /// Sessions whose token was revoked have to end.
     Revoke(Arc<Revocation>),
-    /// A connection has to end; None as code for all of them.
+    /// A connection has to end.
     Close { conn: ConnId, code: u16, reason: Box<str> },
     /// The process ends soon: clients are told when to come back.
     AnnounceDrain { spread_ms: u64 },

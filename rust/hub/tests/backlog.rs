@@ -303,3 +303,22 @@ fn a_queue_that_holds_less_than_four_events_is_refused_at_the_start() {
     options["limits"]["log_queue_bytes_max"] = json!(3_999);
     assert!(hub(&options).unwrap_err().contains("log_queue_bytes_max=3999 holds less than 4 events"));
 }
+
+#[test]
+fn what_lasts_in_a_channel_whose_head_cannot_be_read_is_given_back() {
+    let mut world = limited(&json!({}));
+    let ann = world.connect(0, "ann");
+    let retained = |world: &World| read(&world.hub.counters().retained_bytes);
+    (world.log_stands, world.log_fails) = (true, true);
+    world.send(ann, &json!({"type": "subscribe", "data": {"channel": "conversation:1"}}));
+    world.send(ann, &json!({"type": "typing_start", "data": {"conversationId": "1"}}));
+    world.run();
+    assert!(retained(&world) > 0);
+    world.log_stands = false;
+    world.run();
+    assert_eq!(retained(&world), 0);
+    world.send(ann, &json!({"type": "typing_stop", "data": {"conversationId": "1"}}));
+    world.cut(ann);
+    world.run();
+    assert_eq!(retained(&world), 0);
+}

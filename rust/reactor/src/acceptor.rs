@@ -9,6 +9,7 @@
 
 use crate::arrivals::{Arrival, Arrivals};
 use crate::bridge::Bridge;
+use crate::handle::Elsewhere;
 use crate::panics;
 use mio::net::TcpListener;
 use mio::{Events, Interest, Poll, Token, Waker};
@@ -18,8 +19,8 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, Shutdown, TcpStream};
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -62,6 +63,7 @@ pub(crate) struct Admission {
     pub(crate) sockets_max: usize,
     pub(crate) bridge: Arc<Bridge>,
     pub(crate) hub: Arc<Hub>,
+    pub(crate) elsewhere: Arc<OnceLock<Elsewhere>>,
 }
 
 struct Acceptor {
@@ -182,7 +184,12 @@ impl Acceptor {
         let had_lingering = !self.lingering.is_empty();
         self.lingering.clear();
         let ended = (0..MAKING_ROOM_MAX).take_while(|_| self.admission.hub.evict_one()).count();
-        had_lingering || ended > 0
+        let makes_room = had_lingering || ended > 0;
+        if !makes_room && let Some(make_room) = self.admission.elsewhere.get() {
+            // Whether one goes there is not known: it is tried again after the long pause.
+            make_room();
+        }
+        makes_room
     }
 
     fn pause(&mut self, is_making_room: bool) {

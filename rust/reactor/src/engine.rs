@@ -143,6 +143,7 @@ impl Engine {
             sockets_max,
             bridge: Arc::clone(&handle.bridge),
             hub: Arc::clone(&hub),
+            elsewhere: Arc::clone(&handle.elsewhere),
         };
         let mut running = Running {
             shared: Arc::clone(&shared),
@@ -301,7 +302,9 @@ fn join(thread: JoinHandle<()>) {
     let _ = thread.join();
 }
 
-fn shard_count(asked: usize) -> usize {
+/// How many shards an engine has that is asked for so many; 0 leaves one core to Python.
+#[must_use]
+pub fn shard_count(asked: usize) -> usize {
     if asked > 0 {
         return asked;
     }

@@ -24,6 +24,9 @@ const READ_PATIENCE: Duration = Duration::from_secs(30);
 /// Takes a socket that somebody else serves, with what was read of it.
 pub(crate) type Passer = Box<dyn Fn(OwnedFd, Vec<u8>) + Send + Sync>;
 
+/// Has a socket that somebody else serves end.
+pub(crate) type Elsewhere = Box<dyn Fn() + Send + Sync>;
+
 /// Python's end of an engine.
 pub struct Handle {
     pub(crate) hub: OnceLock<Arc<Hub>>,
@@ -36,6 +39,7 @@ pub struct Handle {
     /// How sends reach the kernel; never set where there is no kernel, as over virtual links.
     pub(crate) flushes: OnceLock<Arc<Flushes>>,
     pub(crate) passer: Arc<OnceLock<Passer>>,
+    pub(crate) elsewhere: Arc<OnceLock<Elsewhere>>,
     commands_waiting_bytes_max: usize,
 }
 
@@ -54,6 +58,7 @@ impl Handle {
             stopped: AtomicBool::new(false),
             flushes: OnceLock::new(),
             passer: Arc::default(),
+            elsewhere: Arc::default(),
             commands_waiting_bytes_max: limits.commands_waiting_bytes_max,
         }))
     }
@@ -159,6 +164,19 @@ impl Handle {
     /// How sends reach the kernel now: `uring`, `send` or `mixed`; `none` where there is no kernel, or before the start.
     pub(crate) fn flush(&self) -> &'static str {
         self.flushes.get().map_or("none", |flushes| flushes.name())
+    }
+
+    /// From now on `make_room` is called where the system has no descriptor left for a socket and no connection of the
+    /// engine's may go. The first one stays.
+    pub fn make_room_elsewhere(&self, make_room: impl Fn() + Send + Sync + 'static) {
+        let _ = self.elsewhere.set(Box::new(make_room));
+    }
+
+    /// Has a connection without a session end, where another part of the process needs its descriptor. False where there
+    /// is none.
+    #[must_use]
+    pub fn evict_one(&self) -> bool {
+        self.hub.get().is_some_and(|hub| hub.evict_one())
     }
 
     /// From now on, requests for other paths than those of endpoints go to `passer`, with their sockets. Once, and after

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from realtime.api import bodies
-from realtime.config import LimitSettings
+from realtime.config import ApiSettings, LimitSettings
 from tests.unit.api.asking import LOCAL, SERVICE_KEY, Answer, World
 
 ROUTES = [
@@ -97,9 +96,8 @@ def test_nothing_that_is_sent_is_answered_as_our_failure(
         assert answer.problem[1]
 
 
-async def test_a_body_that_does_not_come_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bodies, "TIMEOUT_S", 0.01)
-    async with World() as world:
+async def test_a_body_that_does_not_come_is_not_waited_for_without_end() -> None:
+    async with World(api=ApiSettings(body_timeout_s=0.01)) as world:
         never = asyncio.Event()
 
         async def receive() -> Any:

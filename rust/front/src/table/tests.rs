@@ -32,6 +32,17 @@ fn the_longest_idle_connection_of_the_address_with_the_most_goes() {
 }
 
 #[test]
+fn for_another_part_of_the_process_none_goes_that_has_come_only_now() {
+    let mut table = table(4, 0);
+    let now = Instant::now();
+    let (_, fate) = table.open(address(1), now + SECOND, now);
+    assert!(!table.give_up_one(now + YOUNG / 2));
+    assert_eq!(fate.end.get(), None);
+    assert!(table.give_up_one(now + YOUNG));
+    assert_eq!(fate.end.get(), Some(End::Crowded));
+}
+
+#[test]
 fn one_that_waits_for_its_turn_goes_last_and_one_at_work_never() {
     let mut table = table(8, 0);
     let now = Instant::now();

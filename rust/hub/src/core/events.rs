@@ -29,8 +29,9 @@ const SHARE_DIVISOR: usize = 8;
 /// A user has this part of the whole however little is free: most users never have more, and for them what is free need
 /// not be known.
 const SHARE_LEAST: usize = 1_024;
-/// After this a command of a connection that is gone counts as done: no handler takes so long.
-const ORPHAN_MS: u64 = 600_000;
+/// After this a command of a connection that is gone counts as done: `handlers.timeout_s` may be an hour, and Python
+/// tells of each end. Only one on a thread may take longer, and is charged no more.
+const ORPHAN_MS: u64 = 3_660_000;
 
 /// Commands under way of a connection that has ended.
 #[derive(Debug)]

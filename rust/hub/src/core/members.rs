@@ -589,7 +589,7 @@ impl ShardCore {
 
     /// Whose turn it is when a page is read for a connection.
     pub(super) fn reader(&self, slot: usize) -> Reader {
-        let session = self.conns[slot].session.as_ref();
+        let session = self.conns[slot].session.as_ref().filter(|session| !session.user.is_empty());
         session.map_or_else(|| Reader::Conn(self.id(slot)), |session| Reader::User(Arc::clone(&session.user)))
     }
 

@@ -147,6 +147,10 @@ impl Hub {
         state.ring.clear(&self.counters);
         self.rings.forget(&mut state.ring);
         state.latest.clear(&self.bounds.retained, &self.counters);
+        // What began here lasts no longer: who ends it finds no channel.
+        for ((_, user), lasting) in state.lasting.drain() {
+            self.lasted(&user, &lasting);
+        }
         drop(state);
         let cost = Channel::cost(channel.name(), self.shards());
         self.bounds.channels.give(channel.owner.as_deref(), cost, &self.counters.channels_bytes);
