@@ -4,7 +4,7 @@
 that follows from the configuration. Each purpose has rows in docs/topics/limits.md, which lists the single collections.
 
 Invariant: what a purpose holds is counted by whoever holds it and never passes its limit by more than one message of
-each shard. Called by `metrics`, `control` and `cli.check`.
+each shard; but for `inboxes`, which takes whatever is committed. Called by `metrics`, `control` and `cli.check`.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -44,7 +44,7 @@ class Purpose(Struct, frozen=True, kw_only=True):
         each: bytes that one of `held` stands for.
         keys: keys of the configuration that bound it; the first is the bytes that it may hold, where `limit` is none.
         limit: these bytes under a configuration, where no key says them alone.
-        refused: counters of `Commands.stats()` of what was refused, closed or dropped for the bound.
+        refused: counters of `Commands.stats()` of what was refused, closed, dropped or held back for the bound.
         counted: tells bytes and refusals of what is the whole process's; then neither `held` nor `refused` is.
         share: one user may hold one part in so many, where Python holds it and `Ledger` counts it; 0 for the engine's.
     """

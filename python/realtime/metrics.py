@@ -480,7 +480,7 @@ def _of_http(http: _Http) -> Iterator[Metric]:
 def _of_memory(found: list[Usage], budget_bytes: int) -> Iterator[Metric]:
     held = GaugeMetricFamily("realtime_memory_bytes", "Bytes held for clients, by purpose.", labels=["purpose"])
     most = GaugeMetricFamily("realtime_memory_limit_bytes", "Bytes that may be held, by purpose.", labels=["purpose"])
-    text = "What a bound on memory refused, closed or dropped, by purpose."
+    text = "What a bound on memory refused, closed, dropped or held back, by purpose."
     refused = CounterMetricFamily("realtime_bound_refusals", text, labels=["bound"])
     for usage in found:
         held.add_metric([usage.purpose], usage.bytes)

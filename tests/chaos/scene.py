@@ -131,7 +131,10 @@ def _turn(plan: Plan, server: Server, watch: Watch, outcome: Outcome, turn: str)
             outcome.lag_max_s = max(outcome.lag_max_s, *figures(server, "realtime_loop_lag_max_seconds").values())
         for process in processes:
             printed, _ = process.communicate(timeout=30)
-            outcome.attackers.append(json.loads(printed or "{}"))
+            counts = json.loads(printed or "{}")
+            outcome.attackers.append(counts)
+            if process.returncode or not counts.get("opened"):
+                outcome.faults.setdefault("attack", {})["the attackers did not attack"] = 1
     finally:
         for process in processes:
             _end(process)

@@ -40,6 +40,8 @@ def objections(outcome: Outcome) -> list[str]:
         for kind, count in faults.items()
     ]
     memory = max(outcome.memory_bytes.values())
+    if not memory:
+        found.append("memory was never read")
     if memory > outcome.budget_bytes:
         found.append(f"memory: {memory / 1e6:.0f} MB, the budget is {outcome.budget_bytes / 1e6:.0f} MB")
     if ratio(outcome) > FACTOR:

@@ -3,7 +3,7 @@
 A section is a frozen Struct and a key is a field of it, with a `Meta` that carries the sentence and the bounds. The
 loader, the messages of `ConfigError` and docs/reference/configuration.md are all made from these declarations, so a
 key exists in one place. Units are the last word of a name. The fields of `LimitSettings` are handed to the engine
-under the same names.
+under the same names, but for those in `options._OF_THE_HTTP_PORT`.
 """
 
 from typing import Annotated, Literal
@@ -327,8 +327,8 @@ class LimitSettings(Section, frozen=True):
     enabled: Annotated[
         bool,
         Meta(
-            description="False lets a load test through: no rate applies, and no limit of one user or address; sizes "
-            "stay."
+            description="False lets a load test through: no rate of clients applies, and no limit of the sessions, "
+            "channels and bytes of one user or address; sizes stay."
         ),
     ] = True
     message_bytes_max: Annotated[Bytes, Meta(description="Bytes of one inbound message; more closes 1009.")] = (

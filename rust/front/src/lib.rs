@@ -4,7 +4,7 @@
 //! to the server that calls Python, and passes the answer back. Whoever is slow, silent or one too many is the
 //! front's matter: Python is asked only for requests that are whole, or whose long body comes at a fair pace.
 //!
-//! Invariants: every wait has an end, every buffer is charged to the connection's address, and at each limit the one
+//! Invariants: every wait for a client has an end, every buffer is charged to the connection's address, and at each limit the one
 //! who holds most goes, never the newcomer. A request is framed anew on its way: what two programs could read
 //! differently (two lengths, a length beside chunks, bare line feeds) is refused. The thread never takes the GIL.
 

@@ -106,3 +106,17 @@ async def test_a_body_that_does_not_come_is_not_waited_for_without_end() -> None
         answer = await world.call("POST", "/api/conversations/7/messages", user="ann", receive=receive)
     assert answer.problem == (400, "invalid_message", None)
     assert "did not come within" in answer.json["detail"]
+
+
+async def test_a_body_that_comes_slowly_has_a_second_more_for_each_4_kib() -> None:
+    chunks = [b'{"content":"' + b"x" * 8_000, b'"}']
+
+    async with World(api=ApiSettings(body_timeout_s=0.1)) as world:
+
+        async def receive() -> Any:
+            if len(chunks) == 1:
+                await asyncio.sleep(0.3)
+            return {"type": "http.request", "body": chunks.pop(0), "more_body": bool(chunks)}
+
+        answer = await world.call("POST", "/api/conversations/7/messages", user="ann", receive=receive)
+    assert answer.status == 201
