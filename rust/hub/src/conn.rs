@@ -158,6 +158,8 @@ pub(crate) struct Cold {
     pub unread: Vec<u8>,
     /// Rights that hooks gave, by channel.
     pub granted: Vec<(Arc<str>, Rights)>,
+    /// Bytes that were read behind our last word.
+    pub in_vain: usize,
     /// Relays of this session that last.
     pub lasting: Vec<LastingRelay>,
     /// When a phase is over, monotonic ms.
@@ -297,6 +299,7 @@ impl Cold {
             answer: None,
             unread: Vec::new(),
             granted: Vec::new(),
+            in_vain: 0,
             lasting: Vec::new(),
             phase_ends_ms: 0,
             finish: None,
@@ -310,6 +313,7 @@ impl Cold {
             && self.answer.is_none()
             && self.unread.is_empty()
             && self.granted.is_empty()
+            && self.in_vain == 0
             && self.lasting.is_empty()
             && self.finish.is_none()
             && self.phase_ends_ms == 0

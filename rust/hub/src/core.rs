@@ -244,6 +244,7 @@ impl ShardCore {
         self.drop_head(slot);
         self.end_lasting(slot, None);
         self.forget_unfinished(slot);
+        self.forget_granted(slot, |_| true);
         self.leave_to_python(slot);
         let subscriptions = std::mem::take(&mut self.conns[slot].subscriptions);
         let mut channels = Vec::with_capacity(if announced { subscriptions.len() } else { 0 });

@@ -13,7 +13,7 @@ mod relays;
 mod retention;
 
 use holdings::Bounds;
-pub(crate) use holdings::{CHANNELS_FULL, LOG_FULL, PAGES_FULL, PYTHON_FULL, RETAINED_FULL};
+pub(crate) use holdings::{CHANNELS_FULL, GRANTS_FULL, LOG_FULL, PAGES_FULL, PYTHON_FULL, RETAINED_FULL};
 use identity::admitted;
 pub(crate) use membership::{Pull, Replay, confirmation};
 pub use pages::Read;
@@ -487,7 +487,7 @@ impl std::fmt::Debug for Hub {
 
 pub(crate) const TOO_LARGE: Fault<'static> = Fault {
     code: "too_large",
-    message: "The publication is larger than publication_bytes_max",
+    message: "The publication is larger than limits.publication_bytes_max; send less at once",
     path: None,
     channel: None,
     retry_after_ms: None,

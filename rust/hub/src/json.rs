@@ -116,6 +116,8 @@ pub struct Envelope {
     pub id: Option<Value>,
     /// The value of `data`.
     pub data: Option<Value>,
+    /// How many values there are in all.
+    pub values: u32,
 }
 
 /// Reused from message to message, so that a walk allocates nothing.
@@ -134,7 +136,9 @@ impl Scanner {
         self.keys.clear();
         self.members.clear();
         let mut walk = Walk::new(bytes, values_max, &mut self.keys, &mut self.members);
-        walk.envelope().map_err(|fault| Invalid { fault, at: walk.at })
+        let mut envelope = walk.envelope().map_err(|fault| Invalid { fault, at: walk.at })?;
+        envelope.values = u32::try_from(values_max - walk.values_left).unwrap_or(u32::MAX);
+        Ok(envelope)
     }
 
     /// The member of `data` with this key, in the message scanned last; `null` is an absent member.

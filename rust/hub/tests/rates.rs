@@ -299,6 +299,78 @@ fn a_long_message_is_done_and_its_sender_not_read_until_its_length_is_paid() {
 }
 
 #[test]
+fn a_long_message_that_never_becomes_one_is_owed_for_by_the_users_next_connection() {
+    const UNIT: usize = 64 << 10;
+    let limits =
+        json!({"commands_per_s": 10, "commands_burst": 10, "user_commands_per_s": 10, "user_commands_burst": 10});
+    let mut long = frame(Opcode::Text, true, &[b"x".repeat(30 * UNIT), vec![0xff]].concat());
+    for (ends, code) in [(false, None), (true, Some(1007))] {
+        let mut world = limited(&limits);
+        let client = world.connect(0, "mallory");
+        let most = if ends { long.len() } else { long.len() - 1 };
+        for piece in long[..most].chunks_mut(4 * UNIT) {
+            world.raw_bytes(client, piece);
+        }
+        world.run();
+        let got = world.take(client);
+        assert_eq!(got.iter().find_map(|got| if let Got::Close(code, _) = got { *code } else { None }), code);
+        world.cut(client);
+        let next = world.connect(0, "mallory");
+        world.send(next, &json!({"type": "ping", "id": 1}));
+        world.run();
+        assert!(world.take_json(next).iter().all(|frame| frame["type"] != "pong"), "{ends}");
+        world.advance(3_000);
+        world.send(next, &json!({"type": "ping", "id": 2}));
+        world.run();
+        assert!(world.take_json(next).iter().any(|frame| frame["type"] == "pong"), "{ends}");
+    }
+}
+
+#[test]
+fn what_is_thrown_away_behind_a_close_is_owed_for_and_bounded() {
+    const UNIT: usize = 64 << 10;
+    let limits = json!({"message_bytes_max": 20 * UNIT, "commands_per_s": 10, "commands_burst": 10});
+    let mut world = limited(&limits);
+    let client = world.connect(0, "mallory");
+    let conn = world.clients[client].conn;
+    world.raw_bytes(client, &frame(Opcode::Binary, true, &[]));
+    world.raw_bytes(client, &[0xff; 2]);
+    world.run();
+    for _ in 0..21 {
+        assert!(world.shards[0].reads(conn));
+        world.raw_bytes(client, &vec![b'x'; UNIT]);
+    }
+    world.raw_bytes(client, &vec![b'x'; UNIT]);
+    world.run();
+    assert!(!world.shards[0].reads(conn), "a message and 64 KiB");
+    let next = world.connect(0, "mallory");
+    world.send(next, &json!({"type": "ping", "id": 1}));
+    world.run();
+    assert!(world.take_json(next).iter().all(|frame| frame["type"] != "pong"));
+    // Without a session a request is all that may be under way.
+    let stranger = world.socket(0);
+    let conn = world.clients[stranger].conn;
+    world.raw_bytes(stranger, b"GET /ws HTTP/1.1\r\nHost: edge\r\n\r\n");
+    world.run();
+    world.raw_bytes(stranger, &vec![b'x'; UNIT]);
+    world.raw_bytes(stranger, b"x");
+    world.run();
+    assert!(!world.shards[0].reads(conn));
+}
+
+#[test]
+fn a_command_for_python_is_charged_for_its_values() {
+    let mut world = limited(&json!({}));
+    let client = world.connect(0, "ann");
+    let data: Vec<Value> = (0..5_000).map(|_| json!([])).collect();
+    world.send(client, &json!({"type": "send_message", "data": {"conversationId": "1", "metadata": data}}));
+    world.run();
+    let stats: Value = serde_json::from_str(&world.hub.counters().to_json(world.hub.tallies())).unwrap();
+    let held = stats["events_bytes"].as_u64().unwrap();
+    assert!((480_000..520_000).contains(&held), "{held}");
+}
+
+#[test]
 fn what_a_driver_had_to_read_of_who_owes_waits_in_order_and_charged() {
     const UNIT: usize = 64 << 10;
     let limits = json!({"commands_per_s": 10, "commands_burst": 10, "message_bytes_max": 20 * UNIT});

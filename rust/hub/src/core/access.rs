@@ -7,8 +7,10 @@
 
 use super::ShardCore;
 use super::commands::{Command, Dispatched, INVALID, Source};
+use crate::accounts::Full;
 use crate::channel_name::{is_own_channel, named_by_client};
 use crate::compose::Fault;
+use crate::counters::sub;
 use crate::event::Event;
 use crate::pattern::{Rights, rights_on};
 use crate::relay::{Scope, WrongMember};
@@ -22,6 +24,13 @@ enum Verdict {
     Forbidden,
     /// An `authorize` hook decides, by its place among the rules.
     Ask(u16),
+}
+
+/// What a granted channel takes beside its name.
+const GRANTED_BYTES: usize = 48;
+
+fn granted_bytes(channel: &str) -> usize {
+    GRANTED_BYTES + channel.len()
 }
 
 impl ShardCore {
@@ -76,6 +85,32 @@ impl ShardCore {
         open.and(granted).and(hooked.map_or(Rights::NONE, |(_, rights)| *rights))
     }
 
+    /// Remembers what a hook has granted, charged as a part of the identity.
+    pub(super) fn remember_granted(&mut self, slot: usize, channel: Arc<str>, rights: Rights) -> Result<(), Full> {
+        let most = self.hub.rules.limits.channels_per_session_max.max(1);
+        let granted = &mut self.conns[slot].cold().granted;
+        if let Some((_, known)) = granted.iter_mut().find(|(name, _)| *name == channel) {
+            *known = known.and(rights);
+            return Ok(());
+        }
+        // Python is asked again for what is forgotten; names without end would be memory without end.
+        let oldest = (granted.len() >= most).then(|| Arc::clone(&granted[0].0));
+        if let Some(oldest) = oldest {
+            self.forget_granted(slot, |name| *name == *oldest);
+        }
+        self.charge_identity(0, granted_bytes(&channel))?;
+        self.conns[slot].cold().granted.push((channel, rights));
+        Ok(())
+    }
+
+    /// Forgets what a hook has granted on channels, and gives back what that was charged.
+    pub(super) fn forget_granted(&mut self, slot: usize, is_gone: impl Fn(&str) -> bool) {
+        let Some(cold) = self.conns[slot].cold.as_deref_mut() else { return };
+        let gone: usize =
+            cold.granted.extract_if(.., |(name, _)| is_gone(name)).map(|(name, _)| granted_bytes(&name)).sum();
+        sub(&self.hub.counters.identities_bytes, gone as u64);
+    }
+
     fn verdict(&self, slot: usize, channel: &str, right: Rights) -> Verdict {
         if self.rights(slot, channel).has(right) {
             return Verdict::Allowed;
@@ -103,7 +138,7 @@ impl ShardCore {
             Verdict::Allowed => Ok(()),
             Verdict::Ask(rule) if command.source != Source::Granted => {
                 let conn = self.id(command.slot);
-                self.go_up(command.slot, command.bytes.len(), command.is_handed_back());
+                self.go_up(command.slot, command.held_bytes(), command.is_handed_back());
                 let (id, raw) = (command.boxed_id(), command.bytes.into());
                 let right = right.name();
                 self.events.push(Event::Authorize { conn, rule, channel: channel.into(), right, id, raw });

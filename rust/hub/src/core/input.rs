@@ -41,7 +41,12 @@ impl ShardCore {
                 self.keep_unread(slot, input);
             }
             Phase::Open => self.frames_in(slot, input),
-            Phase::Closing => self.last_frames_in(slot, input),
+            Phase::Closing => {
+                if self.is_read_in_vain(slot, input.len()) {
+                    return self.end(slot);
+                }
+                self.last_frames_in(slot, input);
+            }
         }
     }
 
@@ -168,6 +173,7 @@ impl ShardCore {
                 kept = input.len() - at;
                 break;
             }
+            let held = inbound.bytes_held();
             match inbound.receive(&mut input[at..], message_bytes_max, inflater.as_deref_mut()) {
                 Ok((used, item)) => {
                     at += used;
@@ -186,9 +192,10 @@ impl ShardCore {
                     }
                 }
                 Err(violation) => {
-                    // It ends with this, so that what was inflated in vain is owed by the next of the same user.
+                    // It ends with this, so that what was read and inflated in vain is owed by the next of the same
+                    // user.
                     let cost = self.inflated(inflater.as_deref_mut()).unwrap_or(0);
-                    self.overdraw(slot, cost.saturating_mul(1_000));
+                    self.overdraw(slot, cost.saturating_add(long_units(held)).saturating_mul(1_000));
                     self.conns[slot].set(flag::BROKEN);
                     self.finish(slot, violation.code.0, violation.reason);
                 }
@@ -240,7 +247,7 @@ impl ShardCore {
     /// copying it keeps a shard as busy as many short ones.
     fn charge_long(&mut self, slot: usize, len: usize) {
         if matches!(self.conns[slot].phase, Phase::Open) {
-            self.overdraw(slot, ((len / LONG_UNIT) as u32).saturating_mul(1_000));
+            self.overdraw(slot, long_units(len).saturating_mul(1_000));
             self.hold_while_owing(slot);
         }
     }
@@ -327,6 +334,18 @@ impl ShardCore {
         }
     }
 
+    /// Counts what is thrown away behind our last word, which a session owes for as for any message. Whether it is more
+    /// than a peer may have under way that has not read that word yet: one message, or a request without a session.
+    fn is_read_in_vain(&mut self, slot: usize, len: usize) -> bool {
+        let has_session = self.conns[slot].session.is_some();
+        let most = if has_session { self.hub.rules.limits.message_bytes_max + LONG_UNIT } else { LONG_UNIT };
+        let before = self.conns[slot].cold().in_vain;
+        let after = before.saturating_add(len);
+        self.conns[slot].cold().in_vain = after;
+        self.overdraw(slot, (long_units(after) - long_units(before)).saturating_mul(1_000));
+        after > most
+    }
+
     /// After our Close only the peer's is looked for.
     fn last_frames_in(&mut self, slot: usize, input: &mut [u8]) {
         let conn = &mut self.conns[slot];
@@ -358,6 +377,11 @@ impl ShardCore {
             self.end(slot);
         }
     }
+}
+
+/// What so many bytes of a message cost in commands.
+pub(super) const fn long_units(bytes: usize) -> u32 {
+    (bytes / LONG_UNIT) as u32
 }
 
 /// Bytes of a message; 0 for a control frame.

@@ -2,13 +2,14 @@
 
 use super::ShardCore;
 use super::admission::page_milli;
-use super::commands::Source;
+use super::commands::{Source, readable_id};
 use super::output::Run;
+use crate::accounts::Full;
 use crate::channel::{Channel, Publication};
 use crate::compose::{self, Fault};
 use crate::conn::{NOTHING, Phase, Subscription, flag};
 use crate::counters::{add, add_own, sub};
-use crate::hub::{Pull, Replay, channel_member, confirmation};
+use crate::hub::{GRANTS_FULL, Pull, Replay, channel_member, confirmation};
 use crate::inbox::{Deliver, Join, Resubscribe, ShardMsg};
 use crate::log_queue::Reader;
 use crate::options::Limits;
@@ -446,14 +447,24 @@ impl ShardCore {
         let Limits { channels_per_session_max, channels_per_user_max, members_bytes_max, .. } = limits;
         let conn = &self.conns[slot];
         if conn.subscriptions.len() >= *channels_per_session_max {
-            return Err(format!("More than {channels_per_session_max} channels"));
+            return Err(format!(
+                "More than {channels_per_session_max} channels of one connection (limits.channels_per_session_max); \
+                 unsubscribe from some"
+            ));
         }
         let of_user = conn.session.as_ref().map_or(0, |session| session.seat.channels_of_user());
         if *channels_per_user_max > 0 && of_user >= *channels_per_user_max {
-            return Err(format!("More than {channels_per_user_max} channels of one user, all connections together"));
+            return Err(format!(
+                "More than {channels_per_user_max} channels of one user, all connections together \
+                 (limits.channels_per_user_max); unsubscribe from some"
+            ));
         }
         if self.hub.counters.members_bytes.load(Ordering::Relaxed) as usize + MEMBERSHIP_BYTES > *members_bytes_max {
-            return Err("All connections together are subscribed to as much as may be".into());
+            return Err(
+                "All connections together are subscribed to as much as may be (limits.members_bytes_max); try \
+                        again later"
+                    .into(),
+            );
         }
         Ok(())
     }
@@ -487,9 +498,7 @@ impl ShardCore {
 
     fn evict(&mut self, conn: ConnId, name: &str, code: &str, retryable: bool) {
         let Some(slot) = self.answerable(conn) else { return };
-        if let Some(cold) = self.conns[slot].cold.as_deref_mut() {
-            cold.granted.retain(|(granted, _)| **granted != *name);
-        }
+        self.forget_granted(slot, |granted| *granted == *name);
         if !self.conns[slot].subscriptions.iter().any(|s| s.is_wanted && **s.channel.name() == *name) {
             return;
         }
@@ -510,17 +519,11 @@ impl ShardCore {
 
     fn granted(&mut self, conn: ConnId, channel: Arc<str>, rights: Rights, mut raw: Box<[u8]>) {
         let Some(slot) = self.answerable(conn) else { return self.give_back_to(conn, 1) };
-        let most = self.hub.rules.limits.channels_per_session_max.max(1);
-        let granted = &mut self.conns[slot].cold().granted;
-        match granted.iter_mut().find(|(name, _)| *name == channel) {
-            Some((_, known)) => *known = known.and(rights),
-            None => {
-                // Python is asked again for what is forgotten; names without end would be memory without end.
-                if granted.len() >= most {
-                    granted.remove(0);
-                }
-                granted.push((channel, rights));
-            }
+        if let Err(Full) = self.remember_granted(slot, channel, rights) {
+            self.events.push(Event::Carried { conn, goes_on: false });
+            let id = readable_id(&raw);
+            self.fault(slot, GRANTS_FULL, id.as_deref());
+            return self.give_back_to(conn, 1);
         }
         self.carry_out(slot, &mut raw, Source::Granted);
     }

@@ -99,7 +99,9 @@ impl ShardCore {
 
     /// Gives everything back that the connection was charged; it ends.
     pub(super) fn forget_unfinished(&mut self, slot: usize) {
-        self.conns[slot].inbound = Inbound::new(Role::Server);
+        let inbound = std::mem::replace(&mut self.conns[slot].inbound, Inbound::new(Role::Server));
+        // A message that its sender never ends has kept the shard as busy as one that is whole.
+        self.overdraw(slot, super::input::long_units(inbound.bytes_held()).saturating_mul(1_000));
         self.drop_unread(slot);
         self.charge_unfinished(slot);
     }

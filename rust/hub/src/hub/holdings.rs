@@ -52,6 +52,7 @@ pub(crate) const LOG_FULL: Fault<'static> = overloaded("Too much waits for the l
 pub(crate) const PYTHON_FULL: Fault<'static> = overloaded("Too much waits for handlers; try again later");
 pub(crate) const INBOX_FULL: Fault<'static> = overloaded("Too much waits for subscribers; try again later");
 pub(crate) const PAGES_FULL: Fault<'static> = overloaded("Too many pages wait to be sent; try again later");
+pub(crate) const GRANTS_FULL: Fault<'static> = overloaded("Too many rights are remembered; try again later");
 pub(crate) const CHANNELS_FULL: Fault<'static> = overloaded("Too many channels are in memory; try again later");
 pub(crate) const RETAINED_FULL: Fault<'static> = overloaded("Too many states are kept in memory; try again later");
 
