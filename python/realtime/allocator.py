@@ -23,6 +23,8 @@ LARGE_BYTES: Final = 1024 * 1024
 """Blocks of this size and above are mapped for themselves."""
 UNUSED_BYTES_MAX: Final = 64 * 1024 * 1024
 _LOOK_S: Final = 10.0
+_LOOKS_MAX: Final = 6
+"""Looks from one trim to the next where the one before could not give back enough."""
 _M_MMAP_THRESHOLD: Final = -3
 
 
@@ -57,17 +59,22 @@ async def giving_back(held_bytes: Callable[[], int], look_s: float = _LOOK_S) ->
 
 
 async def _watch(library: Any, held_bytes: Callable[[], int], look_s: float) -> None:
-    # What is resident besides: the interpreter and its libraries, and what trimming cannot give back.
-    besides = resident_bytes() - held_bytes()
+    # What is resident besides: the interpreter and its libraries, and what the last trim could not give back.
+    least = besides = resident_bytes() - held_bytes()
+    looks = 0
     while True:
         await asyncio.sleep(look_s)
-        if resident_bytes() - held_bytes() - besides < UNUSED_BYTES_MAX:
+        unused = resident_bytes() - held_bytes()
+        looks += 1
+        # What could not be given back may have been in use without being counted: now and then it is tried again.
+        besides = min(besides, unused) if looks < _LOOKS_MAX else least
+        if unused - besides < UNUSED_BYTES_MAX:
             continue
         before, began_s = resident_bytes(), time.perf_counter()
         await asyncio.to_thread(library.malloc_trim, 0)
         after = resident_bytes()
         log.debug("trimmed %d MiB in %.0f ms", (before - after) >> 20, (time.perf_counter() - began_s) * 1000)
-        besides = max(besides, after - held_bytes())
+        besides, looks = max(least, after - held_bytes()), 0
 
 
 def _glibc() -> Any:

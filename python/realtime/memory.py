@@ -7,7 +7,10 @@ Invariant: what a purpose holds is counted by whoever holds it and never passes 
 each shard; but for `inboxes`, which takes whatever is committed. Called by `metrics`, `control` and `cli.check`.
 """
 
+import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Final, cast
 
 import msgspec
@@ -304,6 +307,16 @@ def budget_lines(settings: Settings) -> Iterator[str]:
     for name, size in (*parts.items(), ("all", sum(parts.values()))):
         yield f"{name:{max(map(len, parts))}}  {_mib(size):>10}  {keys.get(name, '')}".rstrip()
     yield f"and {_mib(divided(settings).sockets * CONNECTION_KERNEL_BYTES)} of the kernel's for connections"
+
+
+def memory_bytes() -> int | None:
+    """Return what the process may have at most: the machine's memory, or less in a cgroup; None where nobody says."""
+    found = []
+    with suppress(OSError, ValueError):
+        found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    with suppress(OSError, ValueError):
+        found.append(int(Path("/sys/fs/cgroup/memory.max").read_text("ascii")))
+    return min(found, default=None)
 
 
 def shards(settings: Settings) -> int:

@@ -22,6 +22,7 @@ from realtime._engine import EngineError, flush_of
 from realtime.app import Realtime
 from realtime.config import (
     ALL,
+    ApiSettings,
     AuthSettings,
     ConfigError,
     DrainSettings,
@@ -33,7 +34,7 @@ from realtime.config import (
     value_of,
 )
 from realtime.descriptors import Descriptors, divided
-from realtime.memory import budget, budget_lines, shards
+from realtime.memory import budget, budget_lines, memory_bytes, shards
 from realtime.options import engine_options
 
 _GRACE_ADVICE = "handlers that take longer are cut off at a restart"
@@ -209,12 +210,6 @@ def _errors(settings: Settings) -> Iterator[str]:
             if not is_loopback(host):
                 yield f"{section}.host = {host!r} is not a loopback address and no secret is configured"
     yield from _of_data_dir(Path(settings.data_dir))
-    wanted, descriptors = settings.limits.connections_max, divided(settings)
-    if wanted > descriptors.all - descriptors.kept:
-        yield (
-            f"limits.connections_max = {wanted} needs {wanted + descriptors.kept} descriptors and the process may "
-            f"have {descriptors.all}; raise that by ulimit -n or LimitNOFILE"
-        )
 
 
 def _warnings(settings: Settings, *, asks: bool) -> Iterator[str]:
@@ -239,6 +234,8 @@ def _warnings(settings: Settings, *, asks: bool) -> Iterator[str]:
             yield f"auth.origins: no browser sends {origin!r}; write it as https://app.example.com"
     if not settings.api.enabled:
         yield "api.enabled = false: nothing answers /ready and /metrics"
+    yield from _of_machine(settings)
+    yield from _useless(settings)
     auth = settings.auth
     if settings.api.url is not None and not auth.secrets and (auth.public_keys or auth.jwks_url):
         who = "every message" if settings.api.token == "minted" else "messages of whoever came without a token"  # noqa: S105
@@ -251,11 +248,73 @@ def _warnings(settings: Settings, *, asks: bool) -> Iterator[str]:
             )
 
 
+def _of_machine(settings: Settings) -> Iterator[str]:
+    """Yield what the process may not have."""
+    wanted, descriptors = settings.limits.connections_max, divided(settings)
+    room = descriptors.all - descriptors.kept
+    if room <= 0 or wanted > room:
+        who = f"limits.connections_max = {wanted}" if wanted else "one connection"
+        yield (
+            f"{who} needs {max(wanted, 1) + descriptors.kept} descriptors and the process may have {descriptors.all}; "
+            "raise that by ulimit -n or LimitNOFILE"
+        )
+    api = settings.api
+    for key, asked, had in (
+        ("connections_max", api.connections_max, descriptors.http_connections),
+        ("in_flight_max", api.in_flight_max, descriptors.http_requests),
+    ):
+        # What nobody has set is no surprise, and the table above shows it.
+        if api.enabled and had < asked != getattr(ApiSettings(), key):
+            yield (
+                f"api.{key} = {asked} is more than the descriptors allow: {had} are taken, as an eighth of "
+                f"{descriptors.all} is for the HTTP port; raise that by ulimit -n or LimitNOFILE"
+            )
+    most, needed = memory_bytes(), sum(budget(settings).values())
+    if most is not None and needed > most:
+        yield (
+            f"the limits add up to {needed >> 20:,} MiB and there are {most >> 20:,} MiB here; lower the largest keys "
+            "above, or give the process more"
+        )
+
+
+def _useless(settings: Settings) -> Iterator[str]:
+    """Yield the limits below which nobody is served."""
+    limits, api = settings.limits, settings.api
+    for key, value, least, what in (
+        ("limits.command_bytes_max", limits.command_bytes_max, 1 << 10, "commands of clients are too_large"),
+        ("limits.identities_bytes_max", limits.identities_bytes_max, 64 << 10, "clients cannot connect"),
+        ("limits.members_bytes_max", limits.members_bytes_max, 64 << 10, "clients cannot subscribe"),
+        ("limits.channels_bytes_max", limits.channels_bytes_max, 1 << 20, "clients cannot subscribe"),
+        ("api.bytes_max", api.bytes_max, 1 << 20, "HTTP requests are answered 503"),
+        ("api.bodies_bytes_max", api.bodies_bytes_max, 1 << 20, "HTTP bodies are answered 503"),
+    ):
+        if value < least:
+            yield f"{key} = {value} is below {least}: {what}"
+    if api.enabled and api.body_timeout_s < 1:
+        yield f"api.body_timeout_s = {api.body_timeout_s:g} is below 1: bodies that come behind their head are cut off"
+    stored = limits.user_stored_bytes_burst or limits.user_stored_bytes_per_s
+    if limits.user_stored_bytes_per_s and stored < limits.publication_bytes_max:
+        yield (
+            f"limits.user_stored_bytes_burst = {stored} is below limits.publication_bytes_max = "
+            f"{limits.publication_bytes_max}: a longer event counts as {stored} bytes"
+        )
+    for part, whole in (
+        ("ring_bytes_max", "rings_bytes_max"),
+        ("user_reads_waiting_max", "reads_waiting_max"),
+        ("user_waiting_bytes_max", "events_waiting_bytes_max"),
+        ("command_bytes_max", "message_bytes_max"),
+    ):
+        low, high = getattr(limits, part), getattr(limits, whole)
+        if low > high:
+            yield f"limits.{part} = {low} is above limits.{whole} = {high}, which holds first"
+
+
 def _notes(settings: Settings) -> Iterator[str]:
     if settings.engine.transport == "socketify":
         yield (
             "engine.transport = socketify: one shard on the event loop's thread (server.shards and engine.flush mean "
-            "nothing), no compressed frames, and an upgrade that is split over TCP segments is refused or dropped; "
+            "nothing), no compressed frames, an upgrade that is split over TCP segments is refused or dropped, and "
+            "what uWebSockets itself holds of messages that are not complete or not taken is in no budget; "
             "docs/topics/socketify.md lists everything"
         )
     if not is_loopback(settings.server.host) and not settings.server.proxies:

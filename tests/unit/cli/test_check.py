@@ -94,7 +94,6 @@ def test_what_a_start_would_fail_by_is_an_error(tmp_path: Path) -> None:
                 data_dir=str(tmp_path / "file"),
                 server=ServerSettings(port=port),
                 api=ApiSettings(enabled=False),
-                limits=LimitSettings(connections_max=1_000_000_000),
             ),
             {},
             Realtime(),
@@ -102,7 +101,32 @@ def test_what_a_start_would_fail_by_is_an_error(tmp_path: Path) -> None:
     told = "\n".join(found.errors)
     assert f"server.port = {port}" in told
     assert "is not a directory" in told
-    assert "limits.connections_max = 1000000000 needs" in told
+
+
+@pytest.mark.parametrize(
+    ("sections", "told"),
+    [
+        ({"limits": LimitSettings(connections_max=1_000_000_000)}, "limits.connections_max = 1000000000 needs"),
+        ({"limits": LimitSettings(outboxes_bytes_max=1 << 40)}, "the limits add up to"),
+        ({"limits": LimitSettings(members_bytes_max=1)}, "limits.members_bytes_max = 1 is below 65536: clients cannot"),
+        ({"limits": LimitSettings(user_stored_bytes_burst=1000)}, "a longer event counts as 1000 bytes"),
+        (
+            {"limits": LimitSettings(ring_bytes_max=1 << 30)},
+            "above limits.rings_bytes_max = 67108864, which holds first",
+        ),
+        (
+            {"api": ApiSettings(port=0, in_flight_max=60_000, connections_max=65_000)},
+            "api.in_flight_max = 60000 is more",
+        ),
+        ({"api": ApiSettings(port=0, body_timeout_s=0)}, "api.body_timeout_s = 0 is below 1"),
+    ],
+)
+def test_limits_that_the_machine_does_not_have_or_that_serve_nobody_are_warnings(
+    tmp_path: Path, sections: dict[str, Any], told: str
+) -> None:
+    found = report(Settings(data_dir=str(tmp_path), **{**FREE, **sections}), {}, Realtime())
+    assert not found.errors
+    assert told in "\n".join(found.warnings)
 
 
 def test_a_directory_that_a_server_uses_is_an_error(tmp_path: Path) -> None:
