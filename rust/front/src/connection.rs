@@ -241,8 +241,8 @@ impl Connection<'_> {
         let Some(place) = self.place(place, slots, kind).await else {
             let Options { requests_max, wait_s, .. } = &self.state.options;
             let problem = Problem::overloaded(format!(
-                "{requests_max} requests are under way (api.in_flight_max) and no turn came within {wait_s} s \
-                 (api.wait_s); send fewer at once, or try again later"
+                "no turn came within {wait_s} s (api.wait_s): {requests_max} requests are under way (api.in_flight_max), \
+                 or three quarters of these for this address; send fewer at once, or try again later"
             ));
             return self.refuse(&problem, is_head, is_kept && is_whole).await;
         };
@@ -274,8 +274,8 @@ impl Connection<'_> {
         }
         let Options { address_requests_per_s: rate, .. } = self.state.options;
         let problem = Problem::too_often(format!(
-            "over {rate} requests a second of this address without a token that is accepted \
-             (limits.address_requests_per_s); send fewer, or try again later"
+            "this address has sent over {rate} requests a second without a token that is accepted \
+             (limits.address_requests_per_s), so no other is looked at; try again later"
         ));
         self.refuse(&problem, request.is_head, request.is_kept && request.body.is_whole()).await.map(Some)
     }
