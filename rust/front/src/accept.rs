@@ -7,10 +7,6 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 
-/// How long nothing is accepted after the system refused a socket and nobody could go for it.
-const PAUSE: Duration = Duration::from_millis(100);
-/// How long one that was ended gets to close its socket.
-pub(crate) const MOMENT: Duration = Duration::from_millis(1);
 /// How often it is looked who is overdue.
 const SWEEP: Duration = Duration::from_millis(250);
 
@@ -25,8 +21,7 @@ pub(crate) async fn accept(state: &Rc<State>, listener: &TcpListener) {
             }
             Err(error) if is_exhausted(&error) => {
                 add(&state.counters.accept_errors, 1);
-                let has_room = state.make_room();
-                tokio::time::sleep(if has_room { MOMENT } else { PAUSE }).await;
+                state.make_room().await;
             }
             // The peer went away between the handshake and here: the next one is not concerned.
             Err(_) => {}

@@ -59,8 +59,6 @@ pub(crate) struct Connection<'a> {
     peer: SocketAddr,
     /// Whose turn its requests take: the peer's, or of whom a proxy passes the request on.
     address: IpAddr,
-    /// Whose rate its request has taken one of.
-    pub(crate) charged: Account,
     /// What was read and belongs to nothing yet.
     pub(crate) buffer: Vec<u8>,
 }
@@ -95,7 +93,6 @@ pub(crate) async fn serve(
         said: &said,
         peer,
         address: limited_as(peer.ip()),
-        charged: Account { address: limited_as(peer.ip()), is_reserved: false },
         buffer: begun,
     };
     let end = tokio::select! {
@@ -223,9 +220,10 @@ impl Connection<'_> {
         self.address = limited_as(request.client);
         self.said.set(Said::Asked);
         add(&self.state.counters.requests, 1);
-        if let Some(refused) = self.rated(&request).await? {
-            return Ok(refused);
-        }
+        let account = match self.rated(&request).await? {
+            Ok(account) => account,
+            Err(refused) => return Ok(refused),
+        };
         let mut content = Vec::new();
         let (is_head, is_kept) = (request.is_head, request.is_kept);
         let place = match self.body(&mut request, &mut content).await? {
@@ -249,35 +247,29 @@ impl Connection<'_> {
         if request.expects && !is_whole && content.is_empty() {
             self.write(b"HTTP/1.1 100 Continue\r\n\r\n").await?;
         }
-        self.exchange(request, content, place).await
+        self.exchange(request, content, place, account).await
     }
 
-    /// Waits until the rate of the address lets the request go on. Where it does not, the refusal waits, too: a crowd
-    /// that asks again at once costs no more than one that waits.
-    async fn rated(&mut self, request: &Checked) -> io::Result<Option<Next>> {
+    /// Waits until the rate of the address lets the request go on, and says who was charged. Where it does not, the
+    /// refusal waits, too: a crowd that asks again at once costs no more than one that waits.
+    async fn rated(&mut self, request: &Checked) -> io::Result<Result<Account, Next>> {
         let (now, most) = (Instant::now(), self.state.times.wait);
         let account = Account { address: self.address, is_reserved: request.is_reserved };
         let taken = self.state.rates.take(account, now, most);
-        let (wait, is_let) = match taken {
-            Ok((wait, charged)) => {
-                self.charged = charged;
-                (wait, true)
-            }
-            Err(_) => (most, false),
-        };
+        let wait = taken.map_or(most, |(wait, _)| wait);
         if !wait.is_zero() {
             self.enter(Stage::Waiting, None);
             tokio::time::sleep(wait).await;
         }
-        if is_let {
-            return Ok(None);
+        if let Ok((_, charged)) = taken {
+            return Ok(Ok(charged));
         }
         let Options { address_requests_per_s: rate, .. } = self.state.options;
         let problem = Problem::too_often(format!(
             "this address has sent over {rate} requests a second without a token that is accepted \
              (limits.address_requests_per_s), so no other is looked at; try again later"
         ));
-        self.refuse(&problem, request.is_head, request.is_kept && request.body.is_whole()).await.map(Some)
+        self.refuse(&problem, request.is_head, request.is_kept && request.body.is_whole()).await.map(Err)
     }
 
     /// Reads a head; None where the client has ended the connection instead.

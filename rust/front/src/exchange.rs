@@ -1,6 +1,6 @@
 //! One request with the server behind: it goes out, and its answer comes back, at the same time where the body is long.
 
-use crate::accept::{MOMENT, is_exhausted};
+use crate::accept::is_exhausted;
 use crate::answers::Problem;
 use crate::body::Framing;
 use crate::connection::{Connection, Next, Said, due_by, read_into, take_off};
@@ -36,8 +36,13 @@ pub(crate) enum Fault {
 
 impl Connection<'_> {
     /// Passes a request on and its answer back.
-    pub(crate) async fn exchange(&mut self, request: Checked, content: Vec<u8>, place: Place) -> io::Result<Next> {
-        let account = self.charged;
+    pub(crate) async fn exchange(
+        &mut self,
+        request: Checked,
+        content: Vec<u8>,
+        place: Place,
+        account: Account,
+    ) -> io::Result<Next> {
         let client = Client {
             minor_version: request.minor_version,
             is_head: request.is_head,
@@ -98,8 +103,7 @@ impl Connection<'_> {
         loop {
             match self.state.upstream.take().await {
                 Err(error) if is_exhausted(&error) && Instant::now() < until => {
-                    self.state.make_room();
-                    tokio::time::sleep(MOMENT).await;
+                    self.state.make_room().await;
                 }
                 outcome => return outcome,
             }

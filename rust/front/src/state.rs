@@ -14,6 +14,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 
+/// How long nothing is accepted after the system refused a socket and nobody could go for it.
+const PAUSE: Duration = Duration::from_millis(100);
+/// How long one that was ended gets to close its socket.
+const MOMENT: Duration = Duration::from_millis(1);
 /// Bytes a second that a body or an answer has to move at, once its first time is over.
 pub(crate) const PACE: u64 = 4 * 1024;
 /// Bytes of one read.
@@ -78,10 +82,11 @@ impl State {
         }
     }
 
-    /// The system has no descriptor left: has a connection end that asks for nothing, here or elsewhere. False where
-    /// there is none.
-    pub(crate) fn make_room(&self) -> bool {
-        self.table.borrow_mut().give_up_one(Instant::now()) || (self.elsewhere)()
+    /// The system has no descriptor left: has a connection end that asks for nothing, here or elsewhere, and waits for
+    /// its end; longer where there is none, as trying again at once would only burn the processor.
+    pub(crate) async fn make_room(&self) {
+        let has_room = self.table.borrow_mut().give_up_one(Instant::now()) || (self.elsewhere)();
+        tokio::time::sleep(if has_room { MOMENT } else { PAUSE }).await;
     }
 
     /// Takes a connection in, for which another one may have to go; `begun` is what was read of it already.

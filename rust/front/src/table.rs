@@ -269,27 +269,22 @@ impl Table {
 
     /// Ends one connection, to have room for another: false where all of them are at work.
     pub(crate) fn make_room(&mut self) -> bool {
-        let first = self.first_to_go();
-        if let Some(id) = first {
-            self.end(id, End::Crowded);
-        }
-        first.is_some()
+        self.end_first(|_| true)
     }
 
     /// As [`Self::make_room`], for another part of the process: not of one that has come only now, as its request may
     /// be in the kernel.
     pub(crate) fn give_up_one(&mut self, now: Instant) -> bool {
-        let is_old = |id: &Id| self.entries.get(id).is_some_and(|entry| now.duration_since(entry.entered) >= YOUNG);
-        let first = self.first_to_go().filter(is_old);
-        if let Some(id) = first {
-            self.end(id, End::Crowded);
-        }
-        first.is_some()
+        self.end_first(|entry| now.duration_since(entry.entered) >= YOUNG)
     }
 
-    fn first_to_go(&self) -> Option<Id> {
-        let (_, address) = self.crowds.last()?;
-        self.addresses.get(address)?.may_go.first().map(|(_, _, id)| *id)
+    fn end_first(&mut self, may_go: impl Fn(&Entry) -> bool) -> bool {
+        let first = self.crowds.last().and_then(|(_, address)| self.addresses.get(address)?.may_go.first().copied());
+        let Some((_, _, id)) = first.filter(|(_, _, id)| self.entries.get(id).is_some_and(may_go)) else {
+            return false;
+        };
+        self.end(id, End::Crowded);
+        true
     }
 
     /// Ends a connection by its task; it counts no more from here on.
