@@ -148,18 +148,29 @@ impl ShardCore {
 
     /// Whether bytes of the connection should be read now; else they stay in the kernel, which tells the peer.
     pub fn reads(&mut self, id: ConnId) -> bool {
-        self.find(id).is_some_and(|slot| self.reads_slot(slot) == (true, false))
+        let Some(slot) = self.find(id) else { return false };
+        // What was read already comes first.
+        let reads = self.is_readable(slot) && !self.has_unread(slot);
+        if !reads {
+            self.conns[slot].set(flag::PAUSED);
+        }
+        reads
     }
 
-    /// Whether the connection may be read, and whether something of it was read already and waits.
-    fn reads_slot(&mut self, slot: usize) -> (bool, bool) {
+    /// Whether something of the connection was read already and waits.
+    fn has_unread(&self, slot: usize) -> bool {
+        self.conns[slot].cold.as_ref().is_some_and(|cold| !cold.unread.is_empty())
+    }
+
+    /// Whether nothing stands between the connection and its reading.
+    fn is_readable(&mut self, slot: usize) -> bool {
         let may_read = self.hub.may_read();
         let soft = self.hub.rules.limits.outbox_soft_bytes;
         let (most, bytes_max) = (self.hub.rules.limits.commands_waiting_max, self.hub.rules.limits.message_bytes_max);
         let waits_for_user = self.waits_for_user(slot);
         let is_behind = self.hub.is_behind();
         let conn = &mut self.conns[slot];
-        let reads = match conn.phase {
+        match conn.phase {
             Phase::Free => false,
             // What a peer still sends after our last word is read and thrown away, so that this word arrives.
             Phase::Closing => true,
@@ -171,13 +182,7 @@ impl ShardCore {
                 let may_read = may_read && !is_behind && !waits_for_user && !conn.has(flag::HELD);
                 may_read && !conn.is_full(most, bytes_max) && conn.backlog_bytes() <= soft
             }
-        };
-        // What was read already comes first.
-        let has_unread = conn.cold.as_ref().is_some_and(|cold| !cold.unread.is_empty());
-        if !reads || has_unread {
-            conn.set(flag::PAUSED);
         }
-        (reads, has_unread)
     }
 
     /// The socket ended or failed.
@@ -288,16 +293,15 @@ impl ShardCore {
 
     /// Looks again whether a paused connection may be read.
     fn unpause(&mut self, slot: usize) {
-        if !self.conns[slot].has(flag::PAUSED) {
+        if !self.conns[slot].has(flag::PAUSED) || !self.is_readable(slot) {
             return;
         }
-        self.conns[slot].clear(flag::PAUSED);
-        let id = self.id(slot);
-        if self.reads_slot(slot).0 {
-            // What the client said meanwhile has not been read: its silence begins now.
-            self.conns[slot].silent_from = tick_of(self.now);
-            self.unpaused.push(id);
+        if !self.has_unread(slot) {
+            self.conns[slot].clear(flag::PAUSED);
         }
+        // What the client said meanwhile has not been read: its silence begins now.
+        self.conns[slot].silent_from = tick_of(self.now);
+        self.unpaused.push(self.id(slot));
     }
 }
 

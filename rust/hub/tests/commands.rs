@@ -256,6 +256,35 @@ fn rights_are_those_of_the_open_rules_and_of_hooks() {
 }
 
 #[test]
+fn what_hooks_grant_is_charged_with_the_identities_and_above_their_bound_the_command_is_overloaded() {
+    let mut options = world::options();
+    options["limits"]["identities_bytes_max"] = json!(2_000);
+    let mut world = World::with(&options, 1, Store::default());
+    let ann = world.connect(0, "ann");
+    let held = |world: &World| world.hub.counters().identities_bytes.load(std::sync::atomic::Ordering::Relaxed);
+    let before = held(&world);
+    let channels: Vec<String> = (0..20).map(|n| format!("poll:{n:0>120}")).collect();
+    let mut answers = Vec::new();
+    for channel in &channels {
+        world.take_events();
+        world.ask(ann, &json!({"type": "subscribe", "id": 1, "data": {"channel": channel}}).to_string());
+        let [Event::Authorize { conn, channel, raw, .. }] = &world.take_events()[..] else { panic!("not asked") };
+        let (conn, channel, raw) = (*conn, channel.clone(), raw.clone());
+        world.submit(Command::Grant { conn, channel, rights: vec!["subscribe".into()], raw });
+        world.run();
+        answers.extend(world.take_json(ann));
+    }
+    let given = answers.iter().filter(|answer| answer["type"] == "subscription_confirmed").count();
+    let refused = answers.iter().filter(|answer| answer["data"]["code"] == "overloaded" && answer["id"] == 1).count();
+    assert!(given > 5 && refused > 5 && given + refused == 20, "{given} and {refused}");
+    assert_eq!(held(&world), before + given as u64 * (48 + 125));
+    assert!(held(&world) <= 2_000);
+    world.cut(ann);
+    world.run();
+    assert_eq!(held(&world), 0);
+}
+
+#[test]
 fn publish_needs_the_right_and_a_name_that_is_not_reserved() {
     let mut world = World::new(1);
     let (ann, bob) = (world.connect(0, "ann"), world.connect(0, "bob"));

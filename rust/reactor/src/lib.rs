@@ -47,8 +47,7 @@ mod virtual_engine;
 mod wiring;
 
 pub use backup::{backup, restore, stored};
-pub use engine::Engine;
-pub use engine::shard_count;
+pub use engine::{Engine, shard_count};
 pub use error::{StartCode, StartError};
 pub use flush::flush_of;
 pub use forks::close_inherited;

@@ -94,9 +94,9 @@ impl ShardCore {
             return Ok(());
         }
         // Python is asked again for what is forgotten; names without end would be memory without end.
-        let oldest = (granted.len() >= most).then(|| Arc::clone(&granted[0].0));
-        if let Some(oldest) = oldest {
-            self.forget_granted(slot, |name| *name == *oldest);
+        if granted.len() >= most {
+            let (oldest, _) = granted.remove(0);
+            sub(&self.hub.counters.identities_bytes, granted_bytes(&oldest) as u64);
         }
         self.charge_identity(0, granted_bytes(&channel))?;
         self.conns[slot].cold().granted.push((channel, rights));

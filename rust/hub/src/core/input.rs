@@ -27,16 +27,15 @@ impl ShardCore {
         self.now = now;
         let Some(slot) = self.find(id) else { return };
         add_own(&self.tally().bytes_in, input.len() as u64);
-        let conn = &mut self.conns[slot];
-        conn.heard(tick_of(now));
-        match conn.phase {
+        self.conns[slot].heard(tick_of(now));
+        match self.conns[slot].phase {
             Phase::Free => {}
             Phase::Handshake => self.head_in(slot, input),
             // Frames before the 101 wait for it.
             Phase::Deciding => self.keep_unread(slot, input),
             // Nothing comes behind a Close, or behind a fault.
             Phase::Finishing => {}
-            Phase::Open if conn.cold.as_ref().is_some_and(|cold| !cold.unread.is_empty()) => {
+            Phase::Open if self.has_unread(slot) => {
                 // A driver that does not ask `reads` first still keeps the order.
                 self.keep_unread(slot, input);
             }
@@ -339,9 +338,10 @@ impl ShardCore {
     fn is_read_in_vain(&mut self, slot: usize, len: usize) -> bool {
         let has_session = self.conns[slot].session.is_some();
         let most = if has_session { self.hub.rules.limits.message_bytes_max + LONG_UNIT } else { LONG_UNIT };
-        let before = self.conns[slot].cold().in_vain;
+        let in_vain = &mut self.conns[slot].cold().in_vain;
+        let before = *in_vain;
         let after = before.saturating_add(len);
-        self.conns[slot].cold().in_vain = after;
+        *in_vain = after;
         self.overdraw(slot, (long_units(after) - long_units(before)).saturating_mul(1_000));
         after > most
     }
