@@ -15,7 +15,6 @@ Made by `control`; called by the handler of `send_message` and by the HTTP route
 """
 
 import asyncio
-import hashlib
 from functools import partial
 from typing import Final
 
@@ -29,7 +28,7 @@ from realtime.clock import Clock
 from realtime.errors import Refused
 from realtime.messages import INVALID, encode, new_id
 from realtime.publishing import Publication, Publishing
-from realtime.recent import Recent
+from realtime.recent import Recent, key_of
 from realtime.upstream import Outgoing, Upstream, UpstreamFailed, idempotency_key
 
 ONCE_WITHIN_S: Final = 600
@@ -205,8 +204,8 @@ _frame: Final = msgspec.json.Decoder(_Frame).decode
 
 
 def _id_key(conversation_id: str, identifier: Raw) -> bytes:
-    """Return what a message is known by: a hash, since an API chooses how long its ids are."""
-    return hashlib.blake2b(encode([conversation_id, str(msgspec.json.decode(identifier))]), digest_size=16).digest()
+    """Return what a message is known by; an API may give an id as a text or as a number."""
+    return key_of(conversation_id, str(msgspec.json.decode(identifier)))
 
 
 def _placed(publication: Publication) -> Publication:

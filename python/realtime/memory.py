@@ -309,7 +309,7 @@ def budget_lines(settings: Settings) -> Iterator[str]:
     yield f"and {_mib(divided(settings).sockets * CONNECTION_KERNEL_BYTES)} of the kernel's for connections"
 
 
-def memory_bytes() -> int | None:
+def machine_bytes() -> int | None:
     """Return what the process may have at most: the machine's memory, or less in a cgroup; None where nobody says."""
     found = []
     with suppress(OSError, ValueError):

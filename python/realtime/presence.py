@@ -199,6 +199,7 @@ class Presence:
         if leaving is None or (leaving.audience is not None and self._mode == "everyone"):
             change = Change(user, "online", self._audience(self._forget_gone(user)))
             notices.append(self._told(change, now_ms))
+        self._make_room(notices, now_ms)
         return notices
 
     def closed(
@@ -234,8 +235,7 @@ class Presence:
             user, waiting = next(iter(self._held.items()))
             if waiting.deadline_ms > now_ms:
                 break
-            self._forget_held(user)
-            notices.append(self._told(waiting.change, now_ms))
+            notices.append(self._told(self._forget_held(user), now_ms))
         while self._leaving:
             user, leaving = next(iter(self._leaving.items()))
             if leaving.deadline_ms > now_ms:

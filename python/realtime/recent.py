@@ -5,6 +5,7 @@ for a time from when it was put. Over a user's share the user's oldest entries g
 all: whoever floods it forgets sooner and never grows it. For one thread, by the server's clock.
 """
 
+import hashlib
 from collections import OrderedDict
 from typing import Final, Generic, TypeVar
 
@@ -12,6 +13,7 @@ from msgspec import Struct
 
 from realtime.charges import Charges
 from realtime.clock import Clock
+from realtime.messages import encode
 
 V = TypeVar("V")
 
@@ -21,6 +23,12 @@ _ENTRY_BYTES: Final = 320
 """An entry of a service, its key and its part of the table; 284 were measured, with the longest key."""
 _OF_USER_BYTES: Final = 192
 """What an entry of a user takes more: its part of a second table; 160 were measured."""
+
+
+def key_of(*parts: str | None) -> bytes:
+    """Return the key of what these parts name; others choose how long they are."""
+    key = encode(parts)
+    return key if len(key) <= KEY_BYTES_MAX else hashlib.blake2b(key, digest_size=16).digest()
 
 
 class _Entry(Struct, Generic[V], gc=False):

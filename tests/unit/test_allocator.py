@@ -3,6 +3,8 @@
 import asyncio
 import ctypes
 
+import pytest
+
 from realtime import allocator
 
 _MIB = 1024 * 1024
@@ -48,5 +50,24 @@ async def test_nothing_is_trimmed_while_what_is_resident_is_held() -> None:
     held -= allocator.UNUSED_BYTES_MAX
     async with asyncio.timeout(5):
         while not trimmed:  # noqa: ASYNC110 -- a timer of its own
+            await asyncio.sleep(0.001)
+    task.cancel()
+
+
+async def test_what_could_not_be_given_back_once_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    resident = 100 * _MIB
+    trimmed: list[int] = []
+
+    class Library:
+        @staticmethod
+        def malloc_trim(_: int) -> None:
+            trimmed.append(resident)
+
+    monkeypatch.setattr(allocator, "resident_bytes", lambda: resident)
+    task = asyncio.create_task(allocator._watch(Library(), lambda: 0, 0.001))
+    await asyncio.sleep(0)
+    resident = 600 * _MIB
+    async with asyncio.timeout(5):
+        while len(trimmed) < 3:  # noqa: ASYNC110 -- a timer of its own
             await asyncio.sleep(0.001)
     task.cancel()

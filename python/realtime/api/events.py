@@ -9,7 +9,6 @@ Some types are volatile by nature (`VOLATILE`): on a channel that keeps its even
 and are stored nowhere. Types that answer commands or belong to the connection are the engine's alone.
 """
 
-import hashlib
 from collections.abc import Sequence
 from typing import Annotated, Any, Final
 
@@ -30,9 +29,9 @@ from realtime.clock import Clock
 from realtime.config import Settings
 from realtime.errors import Refused
 from realtime.forwarding import Forwarding
-from realtime.messages import RESERVED_EVENTS, encode
+from realtime.messages import RESERVED_EVENTS
 from realtime.publishing import Publishing
-from realtime.recent import KEY_BYTES_MAX, Recent
+from realtime.recent import Recent, key_of
 from realtime.steps import Turn
 
 BODY_BYTES_MAX: Final = 16 * 1024 * 1024
@@ -255,9 +254,7 @@ class EventHooks:
     def _is_new(self, event: HookEvent, channel: str | None) -> bool:
         if event.id is None:
             return True
-        key = encode([channel, event.user_id, event.id])
-        if len(key) > KEY_BYTES_MAX:
-            key = hashlib.blake2b(key, digest_size=16).digest()
+        key = key_of(channel, event.user_id, event.id)
         if self._seen.get(key):
             return False
         self._seen.put(key, value=True)

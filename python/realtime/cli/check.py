@@ -13,7 +13,7 @@ import socket
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from msgspec import Struct, to_builtins
 
@@ -31,12 +31,20 @@ from realtime.config import (
     Settings,
     is_loopback,
     keys_of,
+    parts_above,
     value_of,
 )
 from realtime.descriptors import Descriptors, divided
-from realtime.memory import budget, budget_lines, memory_bytes, shards
+from realtime.memory import budget, budget_lines, machine_bytes, shards
 from realtime.options import engine_options
 
+_PARTS: Final = (
+    ("ring_bytes_max", "rings_bytes_max"),
+    ("user_reads_waiting_max", "reads_waiting_max"),
+    ("user_waiting_bytes_max", "events_waiting_bytes_max"),
+    ("command_bytes_max", "message_bytes_max"),
+)
+"""Keys of `[limits]` that say nothing where the second says less."""
 _GRACE_ADVICE = "handlers that take longer are cut off at a restart"
 
 
@@ -269,7 +277,7 @@ def _of_machine(settings: Settings) -> Iterator[str]:
                 f"api.{key} = {asked} is more than the descriptors allow: {had} are taken, as an eighth of "
                 f"{descriptors.all} is for the HTTP port; raise that by ulimit -n or LimitNOFILE"
             )
-    most, needed = memory_bytes(), sum(budget(settings).values())
+    most, needed = machine_bytes(), sum(budget(settings).values())
     if most is not None and needed > most:
         yield (
             f"the limits add up to {needed >> 20:,} MiB and there are {most >> 20:,} MiB here; lower the largest keys "
@@ -298,15 +306,8 @@ def _useless(settings: Settings) -> Iterator[str]:
             f"limits.user_stored_bytes_burst = {stored} is below limits.publication_bytes_max = "
             f"{limits.publication_bytes_max}: a longer event counts as {stored} bytes"
         )
-    for part, whole in (
-        ("ring_bytes_max", "rings_bytes_max"),
-        ("user_reads_waiting_max", "reads_waiting_max"),
-        ("user_waiting_bytes_max", "events_waiting_bytes_max"),
-        ("command_bytes_max", "message_bytes_max"),
-    ):
-        low, high = getattr(limits, part), getattr(limits, whole)
-        if low > high:
-            yield f"limits.{part} = {low} is above limits.{whole} = {high}, which holds first"
+    for above in parts_above(limits, _PARTS):
+        yield f"{above}, which holds first"
 
 
 def _notes(settings: Settings) -> Iterator[str]:

@@ -26,7 +26,7 @@ from realtime.config.settings import (
     Settings,
     TypingSettings,
 )
-from realtime.config.sources import load, origins, overlooked
+from realtime.config.sources import load, origins, overlooked, parts_above
 
 __all__ = [
     "ALL",
@@ -54,5 +54,6 @@ __all__ = [
     "origins",
     "overlooked",
     "parse_retention",
+    "parts_above",
     "value_of",
 ]

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from realtime.config.keys import ALL, SECTIONS, Key
 from realtime.config.secret import is_loopback
-from realtime.config.settings import AuthSettings, ConfigError, Section, Settings
+from realtime.config.settings import AuthSettings, ConfigError, LimitSettings, Section, Settings
 
 FILE_NAME = "realtime.toml"
 """Read from the working directory where neither `--config` nor `REALTIME_CONFIG` names another one."""
@@ -47,6 +47,13 @@ _FILE_BYTES_MAX = 64 * 1024
 _SECRET_BYTES_MIN = 32
 _SECRET_BYTES_OF = {"HS384": 48, "HS512": 64}
 """As many as the hash has (RFC 7518 §3.2)."""
+_PARTS = (
+    ("outbox_soft_bytes", "outbox_hard_bytes"),
+    ("outbox_hard_bytes", "outboxes_bytes_max"),
+    ("message_bytes_max", "unfinished_bytes_max"),
+    ("head_bytes_max", "heads_bytes_max"),
+)
+"""Keys of `[limits]` that are wrong where the second says less."""
 _PORT_BESIDE_API = 3003
 
 
@@ -311,15 +318,8 @@ def _check_together(settings: Settings) -> None:
                 )
     _check_algorithms(auth)
     limits = settings.limits
-    for smaller, larger in (
-        ("outbox_soft_bytes", "outbox_hard_bytes"),
-        ("outbox_hard_bytes", "outboxes_bytes_max"),
-        ("message_bytes_max", "unfinished_bytes_max"),
-        ("head_bytes_max", "heads_bytes_max"),
-    ):
-        low, high = getattr(limits, smaller), getattr(limits, larger)
-        if low > high:
-            raise ConfigError(f"limits.{smaller} = {low} is above limits.{larger} = {high}; raise the second")
+    for above in parts_above(limits, _PARTS):
+        raise ConfigError(f"{above}; raise the second")
     if settings.api.enabled and settings.server.port == settings.api.port != 0 and not settings.one_port:
         both = f"server.port and api.port are both {settings.api.port}"
         raise ConfigError(f"{both} on two hosts; set server.host and api.host to one, or API_PORT to another port")
@@ -330,6 +330,14 @@ def _check_together(settings: Settings) -> None:
         raise ConfigError(f"drain.grace_s = {drain.grace_s:g} does not outlast {what} = {spent_s:g}; raise the first")
     if settings.api.url is not None:
         _check_api(settings, settings.api.url)
+
+
+def parts_above(limits: LimitSettings, pairs: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """Yield which keys of `[limits]` are above those that should be as large, by pairs."""
+    for part, whole in pairs:
+        low, high = getattr(limits, part), getattr(limits, whole)
+        if low > high:
+            yield f"limits.{part} = {low} is above limits.{whole} = {high}"
 
 
 def _check_algorithms(auth: AuthSettings) -> None:
