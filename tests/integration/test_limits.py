@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.kit import RawSocket, Server, clients, token_for, upgrade_request
+from tests.kit import RawSocket, Server, clients, eventually, token_for, upgrade_request
 
 V1 = "Sec-WebSocket-Protocol: realtime.v1\r\n"
 
@@ -44,6 +44,8 @@ async def test_who_goes_on_after_refusals_is_closed_4003_and_may_come_back(serve
                 for _ in range(300):
                     await peer.text('{"type":"ping","id":1}')
             assert await peer.close_frame() == (4003, "too many commands for too long")
+        # Until it has ended, on its shard, the next one is a second connection.
+        await eventually(lambda: 'user="alice" code=4003' in server.output)
         # It is let in, with what the one before has left: a token for each second that has passed, and no new burst.
         async with await server.connect("alice") as again:
             for _ in range(99):

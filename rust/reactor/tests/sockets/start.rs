@@ -104,10 +104,14 @@ fn one_connection_too_many_is_told_so() {
     let server = Server::start(2, &json!({"limits": limits}));
     let mut open = [(); 2].map(|()| Client::connect(server.port(), "/raw"));
     // Beside the two there is room to read 64 requests: the oldest that says nothing makes room for one more.
-    let silent: Vec<_> = (0..65).map(|_| TcpStream::connect(("127.0.0.1", server.port())).unwrap()).collect();
+    let connect = || TcpStream::connect(("127.0.0.1", server.port())).unwrap();
+    let mut first = connect();
+    // A shard that is slow would begin it behind one of the other shard's, and that one would be the oldest.
+    crate::server::eventually("the first is begun", || server.stat("accepted") == 3);
+    let silent: Vec<_> = (0..64).map(|_| connect()).collect();
     let mut oldest = String::new();
-    (&silent[0]).read_to_string(&mut oldest).unwrap();
-    let mut speaking = &silent[64];
+    first.read_to_string(&mut oldest).unwrap();
+    let mut speaking = &silent[63];
     write!(speaking, "GET /raw HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
     let mut answer = String::new();
     speaking.read_to_string(&mut answer).unwrap();
