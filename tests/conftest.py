@@ -61,8 +61,8 @@ SOCKETIFY_LACKS: dict[str, str | tuple[str, set[str]]] = {
     "test_plain_handler_that_blocks_two_seconds_is_named_and_the_engine_goes_on": "sockets are on the loop's thread",
     "test_an_idle_connection_costs_at_most_1000_bytes": "uWebSockets keeps some 500 bytes of its own for a socket",
 }
-"""Tests that fail over socketify, and why: docs/topics/socketify.md says what happens instead. With the parameters that
-pass all the same."""
+"""Tests that fail over socketify, and why: docs/topics/uwebsockets.md says what happens instead. With the parameters
+that pass all the same."""
 
 _tests = itertools.count(1)
 

@@ -1,4 +1,4 @@
-"""A cookie as the sign-in: the example of docs/howto/authentication.md runs as printed, for pages on other ports."""
+"""A cookie as the sign-in: the example of docs/howto/authenticate.md runs as printed, for pages on other ports."""
 
 import json
 import tomllib
@@ -14,7 +14,7 @@ from tests.kit import RawSocket, Server, token_for
 async def test_the_cookie_example_of_the_docs_runs_with_a_page_on_another_port(
     serve: Callable[..., Server], tmp_path: Path
 ) -> None:
-    shown = {block.language: block.text for block in pages.blocks("docs/howto/authentication.md") if _is_example(block)}
+    shown = {block.language: block.text for block in pages.blocks("docs/howto/authenticate.md") if _is_example(block)}
     app = tmp_path / "cookies.py"
     begin = "from realtime import Conversations, Identity, Realtime, UpgradeRequest\n\napp = Realtime()\n"
     app.write_text(f"{begin}app.include(Conversations())\n\n\n{shown['python']}")

@@ -28,7 +28,7 @@ from tests.kit import PATIENCE_S, eventually, free_port
 from tests.pages import Block
 from tests.scratch import Scratch
 
-PAGE = "docs/howto/deploy.md"
+PAGE = "docs/howto/production.md"
 SITE = "chat.example.com"
 NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
 EXPOSURE_MAX = 20

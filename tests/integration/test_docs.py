@@ -43,7 +43,7 @@ async def a_vote_is_acknowledged_and_told(scratch: Scratch) -> None:
         assert (await ann.ask("vote", {"poll": "lunch", "choice": 4}))["data"]["code"] == "not_found"
 
 
-@check("docs/start.md", "poll.py")
+@check("docs/tutorial/1-first-app.md", "poll.py")
 async def a_poll_is_counted(scratch: Scratch) -> None:
     async with await scratch.connect(scratch.token("ann")) as ann:
         await ann.subscribe("poll:lunch")
@@ -52,7 +52,7 @@ async def a_poll_is_counted(scratch: Scratch) -> None:
         assert (await ann.ask("vote", {"poll": "lunch", "choice": "2"}))["data"]["path"] == "data.choice"
 
 
-@check("docs/howto/authentication.md", "access.py")
+@check("docs/howto/authenticate.md", "access.py")
 async def a_cookie_says_who_somebody_is(scratch: Scratch) -> None:
     cookie = {"additional_headers": {"Cookie": "session=7f3a"}, "established": False}
     async with await scratch.connect("", **cookie) as alice:
@@ -61,7 +61,7 @@ async def a_cookie_says_who_somebody_is(scratch: Scratch) -> None:
         assert (await nobody.closed())[0] == 4501
 
 
-@check("docs/topics/socketify.md", "engine.transport=socketify")
+@check("docs/topics/uwebsockets.md", "engine.transport=socketify")
 async def a_client_is_answered_over_socketify(scratch: Scratch) -> None:
     async with await scratch.connect(scratch.token("ann")) as ann:
         await ann.subscribe("conversation:1")
@@ -69,7 +69,7 @@ async def a_client_is_answered_over_socketify(scratch: Scratch) -> None:
         await ann.expect("new_message", content="hi")
 
 
-@check("docs/howto/frames-and-fanout.md")
+@check("docs/howto/fan-out-alone.md")
 async def connections_of_another_server_get_what_is_published(scratch: Scratch) -> None:
     page = runpy.run_path(str(scratch.home / "page.py"))
     async with (
@@ -81,7 +81,7 @@ async def connections_of_another_server_get_what_is_published(scratch: Scratch) 
         assert await client.recv() == '{"price": 8}'
 
 
-@check("docs/howto/existing-api.md")
+@check("docs/howto/keep-your-api.md")
 async def an_existing_api_gets_the_request_of_the_page(scratch: Scratch) -> None:
     heard: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
@@ -103,7 +103,7 @@ async def an_existing_api_gets_the_request_of_the_page(scratch: Scratch) -> None
         async with await scratch.connect(token) as ann:
             stored = await ann.say("42", "hi", metadata={"tone": "warm"})
             assert stored == {"id": "m-1", "content": "hi", "number": 1}
-    (shown,) = (block for block in pages.blocks("docs/howto/existing-api.md") if block.language == "http")
+    (shown,) = (block for block in pages.blocks("docs/howto/keep-your-api.md") if block.language == "http")
     head, _, body = (await heard).decode().partition("\r\n\r\n")
     shown_head, _, shown_body = shown.text.partition("\n\n")
     request, *lines = head.split("\r\n")
@@ -123,8 +123,8 @@ async def the_first_frame_is_as_the_page_shows_it(scratch: Scratch) -> None:
         assert alike(json.loads(shown.text), frame), frame
 
 
-FIRST = ("README.md", "docs/start.md")
-"""The pages that a reader begins with; the others rely on what `docs/start.md` does to the PATH."""
+FIRST = ("README.md", "docs/tutorial/1-first-app.md")
+"""The pages that a reader begins with; the others rely on what `docs/tutorial/1-first-app.md` does to the PATH."""
 
 PAGES = [
     page

@@ -1,4 +1,4 @@
-"""A client of the first version goes on working unchanged: docs/topics/compatibility.md, row by row."""
+"""A client of the first version goes on working unchanged: docs/topics/legacy-clients.md, row by row."""
 
 import asyncio
 import contextlib

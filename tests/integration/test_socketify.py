@@ -1,4 +1,4 @@
-"""What happens over socketify where the transport cannot do what our own sockets do: docs/topics/socketify.md."""
+"""What happens over socketify where the transport cannot do what our own sockets do: docs/topics/uwebsockets.md."""
 
 import json
 from collections.abc import AsyncIterator

@@ -59,7 +59,7 @@ def test_nothing_is_installed_from_an_index_that_lacks_it() -> None:
 
 
 def test_the_first_page_puts_the_commands_of_the_others_on_the_path() -> None:
-    shells = [block.text for block in BLOCKS if block.page == "docs/start.md" and block.language == "sh"]
+    shells = [block.text for block in BLOCKS if block.page == "docs/tutorial/1-first-app.md" and block.language == "sh"]
     assert 'export PATH="$PWD/.venv/bin:$PATH"\n' in shells
 
 
@@ -212,6 +212,13 @@ def test_links_of_a_page_lead_somewhere(page: str) -> None:
         target = (ROOT / page).parent / place if place else ROOT / page
         assert target.exists(), f"{link} leads nowhere"
         assert not anchor or anchor in _anchors(target), f"{link}: there is no such heading"
+
+
+def test_the_index_names_every_page() -> None:
+    named = {(ROOT / "docs" / link).resolve() for link in _LINK.findall(pages.prose_of("docs/README.md"))}
+    unnamed = [page for page in pages.pages() if page.startswith("docs/") and "decisions" not in page]
+    unnamed = [page for page in unnamed if page != "docs/README.md" and ROOT / page not in named]
+    assert not unnamed, f"name these in docs/README.md: {unnamed}"
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="the shell of the pages is bash")

@@ -316,7 +316,7 @@ def _notes(settings: Settings) -> Iterator[str]:
             "engine.transport = socketify: one shard on the event loop's thread (server.shards and engine.flush mean "
             "nothing), no compressed frames, an upgrade that is split over TCP segments is refused or dropped, and "
             "what uWebSockets itself holds of messages that are not complete or not taken is in no budget; "
-            "docs/topics/socketify.md lists everything"
+            "docs/topics/uwebsockets.md lists everything"
         )
     if not is_loopback(settings.server.host) and not settings.server.proxies:
         yield "server.proxies is not set: if there is a proxy in front, limits by address take all clients for one"
