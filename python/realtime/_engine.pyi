@@ -589,7 +589,7 @@ class Engine(Commands):
         """Wait up to `timeout_ms` for connections to end, then end the threads and close the log. Idempotent."""
 
 @disjoint_base
-class LoopEngine(Commands):
+class UwsEngine(Commands):
     """One shard on the thread of an event loop, over sockets of uWebSockets, and the log's own thread."""
 
     def __new__(cls, options: bytes) -> Self: ...

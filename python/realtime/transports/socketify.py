@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable
 from typing import Any, Final
 
-from realtime._engine import EngineError, LoopEngine
+from realtime._engine import EngineError, UwsEngine
 
 _TICK_S: Final = 0.25
 _MISSING: Final = "engine.transport = socketify needs"
@@ -57,7 +57,7 @@ def _addresses(path: str, names: Iterable[str]) -> dict[str, int]:
     return {name: address(name) for name in names}
 
 
-class SocketifyEngine(LoopEngine):
+class SocketifyEngine(UwsEngine):
     """Listener, one shard on the loop's thread, and the log's thread."""
 
     def __init__(self, options: bytes) -> None:

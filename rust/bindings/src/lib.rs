@@ -14,10 +14,10 @@ mod frames;
 mod http_front;
 mod json;
 mod load;
-mod loop_engine;
 mod names;
 mod origins;
 mod tokens;
+mod uws_engine;
 mod virtual_engine;
 
 use pyo3::prelude::*;
@@ -35,7 +35,7 @@ fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("EngineError", engine_error)?;
     module.add_class::<commands::Commands>()?;
     module.add_class::<engine::Engine>()?;
-    module.add_class::<loop_engine::LoopEngine>()?;
+    module.add_class::<uws_engine::UwsEngine>()?;
     module.add_class::<virtual_engine::VirtualEngine>()?;
     module.add_class::<http_front::HttpFront>()?;
     module.add_class::<origins::Origins>()?;

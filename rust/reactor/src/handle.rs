@@ -6,10 +6,8 @@
 use crate::bridge::Bridge;
 use crate::clock::Clock;
 use crate::error::StartError;
-use crate::flush::Flushes;
-use crate::log_health::LogHealth;
-use crate::log_reads::{LogReads, ReadBounds};
-use crate::log_thread::LogRequests;
+use crate::log::{LogHealth, LogReads, LogRequests, ReadBounds};
+use crate::tcp::Flushes;
 use realtime_hub::{Command, ConnId, Counters, Event, Hub};
 use std::io;
 use std::net::IpAddr;

@@ -1,12 +1,9 @@
 //! What every engine is made of, whatever moves its bytes: options that were checked, a log, and a hub that both it and
 //! Python's end are tied to.
 
-use crate::disk_room::DiskRoom;
 use crate::error::{StartCode, StartError};
 use crate::handle::Handle;
-use crate::log_reads::{self, Ways};
-use crate::log_thread::{self, LogPort};
-use crate::log_worker::LogWorker;
+use crate::log::{self, DiskRoom, LogPort, LogWorker, Ways};
 use realtime_hub::{Hub, LogQueue, LogRequest, Options, Terms};
 use realtime_log::Log;
 use std::path::Path;
@@ -74,10 +71,10 @@ pub(crate) fn spawn_log(log: LogWorker, handle: &Handle) -> Result<JoinHandle<()
                 bridge: Arc::clone(&bridge),
                 clock: Arc::clone(&clock),
             };
-            Some(log_reads::spawn(reader, ways).map_err(failed)?)
+            Some(log::spawn_reader(reader, ways).map_err(failed)?)
         }
     };
-    log_thread::spawn(log, reading, requests, bridge, clock).map_err(failed)
+    log::spawn(log, reading, requests, bridge, clock).map_err(failed)
 }
 
 /// Passes the bridge's high-water mark on: the hub stops reading and wakes its shards when it is over; `eased` wakes

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from realtime._engine import RAW, EngineError, LoopEngine
+from realtime._engine import RAW, EngineError, UwsEngine
 
 SOCKET = 0x5EED
 RESPONSE, CONTEXT, LOOP = 0xA5, 0xC0, 0x10
@@ -66,7 +66,7 @@ class World:
             name: ctypes.CFUNCTYPE(*prototype)(getattr(self, name)) for name, prototype in _PROTOTYPES.items()
         }
         self.addresses = {name: ctypes.cast(made, _pointer).value or 0 for name, made in self._functions.items()}
-        self.engine = LoopEngine(OPTIONS)
+        self.engine = UwsEngine(OPTIONS)
         self.callbacks = self.engine.open(self.addresses, LOOP, LOOP)
         self.happens("upgrade", RESPONSE, 1, CONTEXT)
 
@@ -303,8 +303,8 @@ def test_a_socket_that_ended_after_the_stop_is_not_closed_again(world: World) ->
 
 
 def test_it_is_opened_once_and_with_a_whole_library(world: World) -> None:
-    assert set(world.addresses) == set(LoopEngine.functions())
+    assert set(world.addresses) == set(UwsEngine.functions())
     with pytest.raises(EngineError, match="make a new one"):
         world.engine.open(world.addresses, LOOP, LOOP)
     with pytest.raises(EngineError, match="no function uws_ws_end"):
-        LoopEngine(OPTIONS).open(world.addresses | {"uws_ws_end": 0}, LOOP, LOOP)
+        UwsEngine(OPTIONS).open(world.addresses | {"uws_ws_end": 0}, LOOP, LOOP)

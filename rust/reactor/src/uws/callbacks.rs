@@ -5,10 +5,10 @@
 //! ours (an end is told before the function that ends a socket returns), so they are noted, and handed in when the
 //! loop has run. No call of the engine's is held up: what the hub answers to a message is sent by the turn.
 
-use crate::loop_shard::LoopShard;
 use crate::panics;
-use crate::uws_library::{Library, Pointer, Text, bytes};
-use crate::uws_sockets::Request;
+use crate::uws::library::{Library, Pointer, Text, bytes};
+use crate::uws::shard::UwsShard;
+use crate::uws::sockets::Request;
 use realtime_hub::ConnId;
 use realtime_protocol::frame::Opcode;
 use std::ffi::c_int;
@@ -79,7 +79,7 @@ impl Heard {
 pub(crate) struct Context {
     library: Library,
     heard: Arc<Heard>,
-    shard: Arc<Mutex<LoopShard>>,
+    shard: Arc<Mutex<UwsShard>>,
     sockets_max: usize,
 }
 
@@ -87,14 +87,14 @@ impl Context {
     pub(crate) const fn new(
         library: Library,
         heard: Arc<Heard>,
-        shard: Arc<Mutex<LoopShard>>,
+        shard: Arc<Mutex<UwsShard>>,
         sockets_max: usize,
     ) -> Self {
         Self { library, heard, shard, sockets_max }
     }
 
     /// Has the shard do something; a panic must not reach the library, and the turn tells of it.
-    fn with_shard<T>(&self, work: impl FnOnce(MutexGuard<'_, LoopShard>) -> T) -> Option<T> {
+    fn with_shard<T>(&self, work: impl FnOnce(MutexGuard<'_, UwsShard>) -> T) -> Option<T> {
         self.heard.any.store(true, Ordering::Relaxed);
         match panics::caught(|| work(self.shard.lock().unwrap_or_else(PoisonError::into_inner))) {
             Ok(done) => Some(done),

@@ -3,8 +3,8 @@
 use crate::bridge::Bridge;
 use crate::clock::Clock;
 use crate::panics;
-use crate::uws_callbacks::{Heard, Note};
-use crate::uws_sockets::{Request, UwsSockets};
+use crate::uws::callbacks::{Heard, Note};
+use crate::uws::sockets::{Request, UwsSockets};
 use realtime_hub::{ConnId, Event, Hub, Now, Release, ShardCore, TICK_MS, add_own};
 use realtime_protocol::frame::{Opcode, encode_masked_frame};
 use std::net::IpAddr;
@@ -17,7 +17,7 @@ const FRAME_BYTES: usize = 64 << 10;
 /// own brought (512 KiB) before it reads no more.
 const UNREAD_SLACK: usize = 1 << 20;
 
-pub(crate) struct LoopShard {
+pub(crate) struct UwsShard {
     hub: Arc<Hub>,
     bridge: Arc<Bridge>,
     clock: Arc<Clock>,
@@ -35,7 +35,7 @@ pub(crate) struct LoopShard {
     unpaused: Vec<ConnId>,
 }
 
-impl LoopShard {
+impl UwsShard {
     pub(crate) fn new(
         hub: Arc<Hub>,
         bridge: Arc<Bridge>,

@@ -5,7 +5,7 @@
 //! While it is failing no append waits for another program's lock. Twice a second the files are looked at as well, so
 //! that a file that was taken away is noticed by a server without traffic. Beside that stand channels that fail alone.
 
-use crate::log_worker::LogWorker;
+use crate::log::worker::LogWorker;
 use realtime_hub::{Event, LogFailure};
 use realtime_log::Error;
 use std::collections::HashSet;

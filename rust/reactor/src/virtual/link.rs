@@ -4,7 +4,7 @@
 //! has read. The client's side is a WebSocket client with a browser's manners: it answers pings, echoes a close and
 //! sees the end of the stream after what was sent before it. How fast it reads is set by the test.
 
-use crate::link_client::{LinkClient, Received};
+use crate::r#virtual::link_client::{LinkClient, Received};
 use realtime_hub::{ConnId, Outcome};
 
 /// What the link holds between server and client when the client does not read: the kernel's part.

@@ -1,22 +1,22 @@
-//! `LoopEngine`: the engine on the thread of an event loop, over another library's sockets.
+//! `UwsEngine`: the engine on the thread of an event loop, over another library's sockets.
 
 use crate::commands::Commands;
 use crate::error;
 use pyo3::prelude::*;
-use realtime_reactor::{Callbacks, FUNCTIONS, Handle, LoopEngine as Reactor};
+use realtime_reactor::{Callbacks, FUNCTIONS, Handle, UwsEngine as Reactor};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// One shard that the caller's thread drives, and the log's thread.
 #[pyclass(extends = Commands, subclass, frozen, module = "realtime._engine")]
-pub(crate) struct LoopEngine {
+pub(crate) struct UwsEngine {
     reactor: Reactor,
     handle: Arc<Handle>,
 }
 
 #[pymethods]
-impl LoopEngine {
+impl UwsEngine {
     #[new]
     fn new(py: Python<'_>, options: &[u8]) -> PyResult<PyClassInitializer<Self>> {
         let reactor = error::caught(py, || Reactor::new(options))?;

@@ -8,10 +8,10 @@
 
 use crate::bridge::Bridge;
 use crate::clock::Clock;
-use crate::log_thread::LogRequests;
-use crate::log_worker::hub_stored;
+use crate::log::thread::LogRequests;
+use crate::log::turns::Turns;
+use crate::log::worker::hub_stored;
 use crate::panics;
-use crate::turns::Turns;
 use realtime_hub::{Hub, LogFailure, LogRequest, PageRequest, Read, Reader as Who};
 use realtime_log::Reader;
 use std::io;

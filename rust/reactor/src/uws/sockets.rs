@@ -4,8 +4,8 @@
 //! bytes for a connection are taken for an answer, and what follows is taken apart by the heads of its frames. A stale
 //! name never finds the socket that took its slot: names carry a generation, and are looked up before each call.
 
-use crate::uws_callbacks::Heard;
-use crate::uws_library::{Library, POLL_READABLE, Pointer};
+use crate::uws::callbacks::Heard;
+use crate::uws::library::{Library, POLL_READABLE, Pointer};
 use realtime_hub::{ConnId, Outcome, SendOp, Wire};
 use realtime_protocol::frame::Opcode;
 use std::collections::HashMap;

@@ -2,10 +2,10 @@
 //!
 //! One slice at a time, and at most a fifth of the thread's time (of erasure half of it while nobody waits): an append
 //! waits for one slice, some milliseconds, and never for a pass. A pass over all channels begins with the start and again a minute after the last has ended. What
-//! was erased or let go stays in the write-ahead log until that is emptied ([`crate::log_wal`]): in the first idle moment,
+//! was erased or let go stays in the write-ahead log until that is emptied ([`crate::log::wal`]): in the first idle moment,
 //! not more often than once a second, and after ten seconds also when the log is never idle.
 
-use crate::log_worker::LogWorker;
+use crate::log::worker::LogWorker;
 use realtime_hub::{Event, Now};
 use realtime_log::Keep;
 use std::time::Duration;

@@ -3,11 +3,11 @@
 //! SQLite writes a page first to the write-ahead log and copies it later. The writer would do that as part of a commit,
 //! and everybody would wait for up to 64 MiB and two syncs. So the reading thread copies most of it, beside commits, and
 //! the writer the little that came meanwhile, in a moment in which nobody reads: then the file is used from its
-//! beginning again, or emptied where something in it was erased, or where the disk has little room ([`crate::disk_room`]).
+//! beginning again, or emptied where something in it was erased, or where the disk has little room ([`crate::log::disk_room`]).
 //! Nothing is copied that the disk has no room for. A log in memory has none, and one without a reading
 //! thread leaves it to the writer.
 
-use crate::log_worker::LogWorker;
+use crate::log::worker::LogWorker;
 use realtime_log::Error;
 
 /// Frames (4 KiB) after which it is copied: 40 MiB. SQLite itself would do so at 62 MiB, in a commit.
@@ -165,8 +165,8 @@ impl LogWorker {
 mod tests {
     use super::*;
     use crate::clock::Clock;
-    use crate::disk_room::DiskRoom;
     use crate::handle::Handle;
+    use crate::log::disk_room::DiskRoom;
     use crate::wiring::{Wired, check_options, wire};
     use realtime_hub::{Event, LogRequest, Publish};
     use serde_json::json;

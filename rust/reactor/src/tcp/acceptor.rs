@@ -7,10 +7,10 @@
 //! where no unfinished handshake is left a peer is answered 503 and let go; that `connections_max` are open is told by
 //! the hub. The thread ends when accepting ends; the port is free then.
 
-use crate::arrivals::{Arrival, Arrivals};
 use crate::bridge::Bridge;
 use crate::handle::Elsewhere;
 use crate::panics;
+use crate::tcp::arrivals::{Arrival, Arrivals};
 use mio::net::TcpListener;
 use mio::{Events, Interest, Poll, Token, Waker};
 use realtime_hub::Hub;

@@ -6,13 +6,13 @@
 //! socket is ready, the inbox is empty by its own protocol and nothing is left to send. A panic while one connection's
 //! bytes are handled ends that connection; anywhere else it ends the engine, and Python is told.
 
-use crate::arrivals::{Arrival, Arrivals};
 use crate::bridge::Bridge;
 use crate::clock::Clock;
-use crate::flush::{Flusher, Flushes};
 use crate::handle::Passer;
 use crate::panics;
-use crate::sockets::{BLOCKED, ENDING, LISTED, READABLE, SHUT, Sockets};
+use crate::tcp::arrivals::{Arrival, Arrivals};
+use crate::tcp::flush::{Flusher, Flushes};
+use crate::tcp::sockets::{BLOCKED, ENDING, LISTED, READABLE, SHUT, Sockets};
 use mio::event::Event as Readiness;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
@@ -505,7 +505,7 @@ fn receive(fd: RawFd, buffer: &mut [u8]) -> io::Result<usize> {
 #[cfg(test)]
 mod tests {
     use crate::Engine;
-    use crate::arrivals::Arrivals;
+    use crate::tcp::arrivals::Arrivals;
     use realtime_hub::Event;
     use realtime_protocol::frame::{Opcode, encode_masked_frame};
     use std::cell::Cell;

@@ -2,15 +2,15 @@
 //!
 //! Requests are served in the order they were asked, consecutive appends together. Nothing is published that is not
 //! committed, and a commit that fails refuses its own events only: the next goes on. Where one channel may be the cause
-//! each channel's events are tried by themselves. Pages come here that nobody reads beside ([`crate::log_reads`]). It has no thread and no queue;
-//! [`LogThread`](crate::log_thread) and the virtual engine call it.
+//! each channel's events are tried by themselves. Pages come here that nobody reads beside ([`crate::log::reads`]). It has no thread and no queue;
+//! [`LogThread`](crate::log::thread) and the virtual engine call it.
 
-use crate::disk_room::DiskRoom;
-use crate::log_chores::Chores;
-use crate::log_faults::LogFaults;
-use crate::log_health::LogHealth;
-use crate::log_reads::LogReads;
-use crate::log_wal::Wal;
+use crate::log::chores::Chores;
+use crate::log::disk_room::DiskRoom;
+use crate::log::faults::LogFaults;
+use crate::log::health::LogHealth;
+use crate::log::reads::LogReads;
+use crate::log::wal::Wal;
 use realtime_hub::{
     AppendError, AppendedEvent, Bounds, Event, Hub, LogFailure, LogRequest, Now, Publish, Read, StoredEvent, TermStarts,
 };

@@ -3,10 +3,10 @@
 //! Every send carries `MSG_DONTWAIT`, so the kernel answers it while it takes the submission: it never keeps a buffer
 //! and never waits for a socket. All answers of a batch are taken before `send_batch` returns; buffers are therefore
 //! plain borrows. Containers often forbid these calls (seccomp), and old kernels do otherwise: [`SendRing::open`] tries
-//! it all on a full socket pair, and whoever is refused takes the [send loop](crate::send_loop).
+//! it all on a full socket pair, and whoever is refused takes the [send loop](crate::tcp::send_loop).
 
-use crate::send_loop::{FLAGS, SendLoop};
-use crate::sockets::{BLOCKED, Sockets};
+use crate::tcp::send_loop::{FLAGS, SendLoop};
+use crate::tcp::sockets::{BLOCKED, Sockets};
 use io_uring::{IoUring, opcode, types};
 use realtime_hub::{ConnId, Outcome, SendOp, Wire};
 use std::io;

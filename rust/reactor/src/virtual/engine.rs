@@ -10,9 +10,9 @@
 use crate::clock::Clock;
 use crate::error::StartError;
 use crate::handle::Handle;
-use crate::link::Link;
-use crate::link_client::{LinkClient, Received};
-use crate::log_worker::LogWorker;
+use crate::log::LogWorker;
+use crate::r#virtual::link::Link;
+use crate::r#virtual::link_client::{LinkClient, Received};
 use crate::wiring::{self, Wired, check_options};
 use realtime_hub::{ConnId, Event, Hub, Now, Outcome, Release, SendOp, ShardCore, TICK_MS, Wire};
 use std::collections::{HashMap, HashSet};

@@ -5,10 +5,10 @@
 //! is counted, and [`Flushes`] says what is in use.
 
 use crate::error::StartError;
-use crate::send_loop::SendLoop;
+use crate::tcp::send_loop::SendLoop;
 #[cfg(target_os = "linux")]
-use crate::send_ring::{RingSends, SendRing};
-use crate::sockets::Sockets;
+use crate::tcp::send_ring::{RingSends, SendRing};
+use crate::tcp::sockets::Sockets;
 use realtime_hub::{ConnId, FlushOption, Now, ShardCore};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -4,17 +4,17 @@
 //! stops it; between the two it is reached through its [`Handle`] alone. Threads: one acceptor, one for each shard,
 //! one for the log. None of them ever takes the GIL.
 
-use crate::acceptor::{self, Admission, Door};
-use crate::arrivals::Arrivals;
 use crate::clock::Clock;
 use crate::descriptors;
 use crate::error::StartError;
-use crate::flush::{FlushKind, Flushes};
 use crate::forks::Mark;
 use crate::handle::Handle;
-use crate::listener;
-use crate::log_thread::{LogRequests, far_deadline};
-use crate::shard::{self, Shard, Shared};
+use crate::log::{LogRequests, far_deadline};
+use crate::tcp::acceptor::{self, Admission, Door};
+use crate::tcp::arrivals::Arrivals;
+use crate::tcp::flush::{FlushKind, Flushes};
+use crate::tcp::listener;
+use crate::tcp::shard::{self, Shard, Shared};
 use crate::wiring::{self, Wired, check_options};
 use mio::{Poll, Waker};
 use realtime_hub::{Hub, Options};

@@ -4,7 +4,7 @@
 //! that it has room, so a slow reader costs no system call while it sleeps. A wire that hands a whole batch to the
 //! kernel at once takes its place behind the same trait.
 
-use crate::sockets::{BLOCKED, Sockets};
+use crate::tcp::sockets::{BLOCKED, Sockets};
 use realtime_hub::{ConnId, Outcome, SendOp, Wire};
 use std::io;
 use std::os::fd::RawFd;

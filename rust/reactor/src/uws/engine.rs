@@ -8,13 +8,13 @@ use crate::clock::Clock;
 use crate::descriptors;
 use crate::error::StartError;
 use crate::handle::Handle;
-use crate::log_thread::far_deadline;
-use crate::loop_shard::LoopShard;
+use crate::log::far_deadline;
 use crate::notify::Notify;
 use crate::panics;
-use crate::uws_callbacks::{Callbacks, Context, Heard};
-use crate::uws_library::{Library, Pointer, RUN_NOWAIT};
-use crate::uws_sockets::UwsSockets;
+use crate::uws::callbacks::{Callbacks, Context, Heard};
+use crate::uws::library::{Library, Pointer, RUN_NOWAIT};
+use crate::uws::shard::UwsShard;
+use crate::uws::sockets::UwsSockets;
 use crate::wiring::{self, Wired, check_options};
 use realtime_hub::{Hub, Options};
 use std::os::fd::RawFd;
@@ -30,7 +30,7 @@ const ROUNDS_MAX: usize = 2;
 const STOP_POLL: Duration = Duration::from_millis(2);
 
 /// One shard on the caller's thread, and the log on its own.
-pub struct LoopEngine {
+pub struct UwsEngine {
     options: Options,
     handle: Arc<Handle>,
     wake: Arc<Notify>,
@@ -42,13 +42,13 @@ struct Running {
     uv_loop: usize,
     heard: Arc<Heard>,
     hub: Arc<Hub>,
-    shard: Arc<Mutex<LoopShard>>,
+    shard: Arc<Mutex<UwsShard>>,
     epoch: String,
     log: Mutex<Option<JoinHandle<()>>>,
     has_failed: AtomicBool,
 }
 
-impl LoopEngine {
+impl UwsEngine {
     /// Checks the options (JSON, see [`Options`]); `host`, `port` and `shards` mean nothing here.
     ///
     /// # Errors
@@ -104,7 +104,7 @@ impl LoopEngine {
         let heard = Arc::new(Heard::default());
         let sockets = UwsSockets::new(library, us_loop, Arc::clone(&heard));
         let (bridge, clock) = (Arc::clone(&self.handle.bridge), Arc::clone(&self.handle.clock));
-        let shard = LoopShard::new(Arc::clone(&hub), bridge, clock, Arc::clone(&heard), sockets);
+        let shard = UwsShard::new(Arc::clone(&hub), bridge, clock, Arc::clone(&heard), sockets);
         let shard = Arc::new(Mutex::new(shard));
         let context = Context::new(library, Arc::clone(&heard), Arc::clone(&shard), sockets_max);
         let _ = self.handle.hub.set(Arc::clone(&hub));
@@ -205,14 +205,14 @@ impl LoopEngine {
     }
 }
 
-impl Drop for LoopEngine {
+impl Drop for UwsEngine {
     fn drop(&mut self) {
         self.stop(Duration::ZERO);
     }
 }
 
 impl Running {
-    fn shard(&self) -> MutexGuard<'_, LoopShard> {
+    fn shard(&self) -> MutexGuard<'_, UwsShard> {
         self.shard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -6,8 +6,8 @@
 
 use crate::bridge::Bridge;
 use crate::clock::Clock;
-use crate::log_reads::{LogReads, NotTaken};
-use crate::log_worker::LogWorker;
+use crate::log::reads::{LogReads, NotTaken};
+use crate::log::worker::LogWorker;
 use crate::panics;
 use realtime_hub::{LogQueue, LogRequest, PageRequest};
 use std::collections::VecDeque;
