@@ -10,8 +10,7 @@ from collections import defaultdict
 
 import msgspec
 
-from realtime import Grant, Realtime, Refused, Session
-from realtime.handlers import Conversations
+from realtime import Conversations, Grant, Realtime, Refused, Session
 
 CHOICES = ("soup", "pasta", "salad", "nothing")
 

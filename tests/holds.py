@@ -16,7 +16,7 @@ from typing import Any, Final
 from unittest.mock import patch
 
 from realtime import Conversations, Realtime, Session, _engine
-from realtime.config import LimitSettings
+from realtime.base.config import LimitSettings
 from tests.unit.api.asking import JSON, SERVICE_KEY, World
 from tests.unit.engine import Half
 

@@ -37,16 +37,16 @@ _check_installation()
 
 if TYPE_CHECKING:
     from realtime._engine import Deflate, Frame, FrameEncoder, user_channel
-    from realtime.app import Module, Realtime
-    from realtime.auth import Grant, Identity, InvalidToken, UpgradeRequest, mint_token
-    from realtime.codes import CloseCode
-    from realtime.connections import Session
-    from realtime.errors import NotRunning, PublishFailed, Refused
+    from realtime.app.app import Module, Realtime
+    from realtime.base.codes import CloseCode
+    from realtime.base.errors import NotRunning, PublishFailed, Refused
+    from realtime.control.connections import Session
+    from realtime.control.listening import Heard
+    from realtime.control.middleware import Call, Proceed
+    from realtime.control.publishing import Publication, Publishing
+    from realtime.conversations import Conversations
     from realtime.fanout import Fanout
-    from realtime.handlers import Conversations
-    from realtime.listening import Heard
-    from realtime.middleware import Call, Proceed
-    from realtime.publishing import Publication, Publishing
+    from realtime.identity.auth import Grant, Identity, InvalidToken, UpgradeRequest, mint_token
 
 __all__ = [
     "Call",
@@ -75,28 +75,28 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Call": "middleware",
-    "CloseCode": "codes",
-    "Conversations": "handlers",
+    "Call": "control.middleware",
+    "CloseCode": "base.codes",
+    "Conversations": "conversations",
     "Deflate": "_engine",
     "Fanout": "fanout",
     "Frame": "_engine",
     "FrameEncoder": "_engine",
-    "Grant": "auth",
-    "Heard": "listening",
-    "Identity": "auth",
-    "InvalidToken": "auth",
-    "Module": "app",
-    "NotRunning": "errors",
-    "Proceed": "middleware",
-    "Publication": "publishing",
-    "PublishFailed": "errors",
-    "Publishing": "publishing",
-    "Realtime": "app",
-    "Refused": "errors",
-    "Session": "connections",
-    "UpgradeRequest": "auth",
-    "mint_token": "auth",
+    "Grant": "identity.auth",
+    "Heard": "control.listening",
+    "Identity": "identity.auth",
+    "InvalidToken": "identity.auth",
+    "Module": "app.app",
+    "NotRunning": "base.errors",
+    "Proceed": "control.middleware",
+    "Publication": "control.publishing",
+    "PublishFailed": "base.errors",
+    "Publishing": "control.publishing",
+    "Realtime": "app.app",
+    "Refused": "base.errors",
+    "Session": "control.connections",
+    "UpgradeRequest": "identity.auth",
+    "mint_token": "identity.auth",
     "user_channel": "_engine",
 }
 """The module of each public name. It is imported when the name is first used: frames need no HTTP client."""

@@ -26,20 +26,20 @@ from typing import Any, Final, Self
 import msgspec
 from msgspec import Struct
 
-from realtime import forks
 from realtime._engine import VirtualEngine
-from realtime.auth import RIGHTS, checked_grants
-from realtime.clock import ManualClock
-from realtime.codes import CloseCode
-from realtime.config import Keys, Settings
-from realtime.connections import Session
-from realtime.control import Control
+from realtime.base import forks
+from realtime.base.clock import ManualClock
+from realtime.base.codes import CloseCode
+from realtime.base.config import Keys, Settings
+from realtime.base.loop_time import LoopTime
+from realtime.base.messages import camel, encode
+from realtime.control.connections import Session
+from realtime.control.control import Control
+from realtime.control.rules import Rules
 from realtime.identity import token_for
-from realtime.loop_time import LoopTime
-from realtime.messages import camel, encode
-from realtime.options import engine_options
-from realtime.rules import Rules
-from realtime.server import Application
+from realtime.identity.auth import RIGHTS, checked_grants
+from realtime.serving.options import engine_options
+from realtime.serving.server import Application
 
 _SECRET: Final = "a secret that only tests use, 32 bytes and more"  # noqa: S105 -- it opens nothing
 _START_MS: Final = 1_767_268_800_000

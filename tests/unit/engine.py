@@ -12,10 +12,10 @@ import msgspec
 import pytest
 
 from realtime import Realtime, _engine
-from realtime.clock import ManualClock
-from realtime.config import Keys, Settings
-from realtime.control import Control
-from realtime.logs import TextLines
+from realtime.base.clock import ManualClock
+from realtime.base.config import Keys, Settings
+from realtime.base.logs import TextLines
+from realtime.control.control import Control
 
 STAMP: Final = "1970-01-01T00:16:40.000Z"
 """What the clock of a `Half` shows."""

@@ -5,7 +5,7 @@ import ctypes
 
 import pytest
 
-from realtime import allocator
+from realtime.serving import allocator
 
 _MIB = 1024 * 1024
 

@@ -12,7 +12,7 @@ import pytest
 from msgspec import Struct
 
 from realtime import NotRunning, Realtime, Session, UpgradeRequest
-from realtime.config import Settings
+from realtime.base.config import Settings
 from tests.unit.engine import Half
 
 

@@ -7,7 +7,7 @@ import jwt
 import pytest
 
 from realtime._engine import covers, is_name
-from realtime.auth import (
+from realtime.identity.auth import (
     NAME_PATTERN,
     RIGHTS,
     Grant,

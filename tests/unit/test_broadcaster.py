@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from realtime import Publication, PublishFailed, Publishing, Realtime, Refused, _engine
-from realtime.broadcaster import History
-from realtime.config import LimitSettings, Settings
+from realtime.base.config import LimitSettings, Settings
+from realtime.control.broadcaster import History
 from realtime.testing import TestApp
 from tests.unit.engine import Half
 

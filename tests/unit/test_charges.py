@@ -1,6 +1,6 @@
 """Bytes by user: what there is room for, up to the limit and above it."""
 
-from realtime.charges import Charges
+from realtime.base.charges import Charges
 
 
 def test_there_is_room_up_to_the_limit_of_all_and_not_above() -> None:

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from realtime.clock import ManualClock, SystemClock
+from realtime.base.clock import ManualClock, SystemClock
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from realtime import Refused
-from realtime.codes import RETRYABLE, CloseCode
+from realtime.base.codes import RETRYABLE, CloseCode
 
 RUST = Path(__file__).parents[2] / "rust"
 

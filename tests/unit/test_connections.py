@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from msgspec import Struct
 
-from realtime.connections import Connections, Session
+from realtime.control.connections import Connections, Session
 from tests.unit.engine import RecordingEngine
 
 JSON, RAW = 0, 1

@@ -15,8 +15,8 @@ from typing import Any, NoReturn
 import pytest
 
 from realtime import Call, Grant, Heard, Identity, Realtime, Session, UpgradeRequest
-from realtime.config import HandlerSettings, Settings
-from realtime.containment import goes_on
+from realtime.base.config import HandlerSettings, Settings
+from realtime.base.containment import goes_on
 from realtime.testing import NotLetIn, TestApp
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from realtime.config import ApiSettings, LimitSettings, Settings
-from realtime.descriptors import HTTP_RESERVED, KEPT, of_limit
+from realtime.base.config import ApiSettings, LimitSettings, Settings
+from realtime.base.descriptors import HTTP_RESERVED, KEPT, of_limit
 
 
 @pytest.mark.parametrize("limit", [256, 1024, 4096, 20_000, 1_000_000])

@@ -15,8 +15,9 @@ import pytest
 import typer.main
 import yaml
 
+from docs import layers
+from realtime.base.config import ALL, load
 from realtime.cli import app as command_line
-from realtime.config import ALL, load
 from tests import pages
 from tests.kit import ROOT
 from tests.pages import Block
@@ -141,16 +142,7 @@ def _are_files_of_the_folder(block: Block) -> None:
 
 
 def _are_the_layers_of_import_linter(block: Block) -> None:
-    (contract,) = (
-        each
-        for each in tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]["contracts"]
-        if each["id"] == "layers"
-    )
-    layers = {name: place for place, layer in enumerate(contract["layers"]) for name in re.findall(r"\w+", layer)}
-    lines = [line for line in block.text.splitlines() if not line.startswith((" ", "_engine"))]
-    shown = [name for line in lines for name in re.findall(r"\w+", line.split("  ")[0])]
-    assert set(shown) == set(layers) - {"__main__"}
-    assert [layers[name] for name in shown] == sorted(layers[name] for name in shown)
+    assert block.text.rstrip("\n") == layers.picture(), "run: python docs/layers.py"
 
 
 TEXTS = {"benches/README.md": _are_files_of_the_folder, "ARCHITECTURE.md": _are_the_layers_of_import_linter}

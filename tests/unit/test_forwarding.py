@@ -9,13 +9,13 @@ import pytest
 from msgspec import Raw
 
 from realtime import Realtime
-from realtime.charges import Charges
-from realtime.config.settings import ApiSettings, Settings
-from realtime.forwarding import Forwarding
-from realtime.handlers import Conversations
-from realtime.memory import Ledger
+from realtime.base.charges import Charges
+from realtime.base.config.settings import ApiSettings, Settings
+from realtime.base.memory import Ledger
+from realtime.control.forwarding import Forwarding
+from realtime.control.upstream import Outgoing
+from realtime.conversations import Conversations
 from realtime.testing import TestApp
-from realtime.upstream import Outgoing
 
 T = TypeVar("T")
 

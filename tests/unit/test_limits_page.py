@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from realtime import Realtime
-from realtime.config import ALL
-from realtime.memory import PURPOSES
+from realtime.base.config import ALL
+from realtime.base.memory import PURPOSES
 from realtime.testing import TestApp
 from tests import pages
 from tests.kit import ROOT

@@ -11,11 +11,11 @@ import pytest
 from msgspec import Raw, Struct
 
 from realtime import Conversations, Heard, Realtime
-from realtime.broadcaster import History
-from realtime.charges import Charges
-from realtime.config import HandlerSettings, Settings
-from realtime.errors import Refused
-from realtime.listening import _ENVELOPE_BYTES, Listeners, bind
+from realtime.base.charges import Charges
+from realtime.base.config import HandlerSettings, Settings
+from realtime.base.errors import Refused
+from realtime.control.broadcaster import History
+from realtime.control.listening import _ENVELOPE_BYTES, Listeners, bind
 from realtime.testing import TestApp
 from tests.unit.engine import STAMP
 

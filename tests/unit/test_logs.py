@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from realtime import logs
-from realtime.config.settings import LogSettings
+from realtime.base import logs
+from realtime.base.config.settings import LogSettings
 
 log = logging.getLogger("realtime")
 

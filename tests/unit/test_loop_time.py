@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from realtime import Grant, Heard, Identity, Realtime, Session, UpgradeRequest
-from realtime.config import HandlerSettings, Settings
+from realtime.base.config import HandlerSettings, Settings
 from realtime.testing import Peer, TestApp
 
 LONG_S = 600

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 from msgspec import Meta, Struct
 
-from realtime.messages import ErrorData, Payload, ack_frame, camel, check_names, error_frame, error_path, new_id
+from realtime.base.messages import ErrorData, Payload, ack_frame, camel, check_names, error_frame, error_path, new_id
 
 STAMP = "2026-01-01T12:00:00.000Z"
 

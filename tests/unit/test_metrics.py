@@ -15,8 +15,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from realtime import Realtime, Session
-from realtime.memory import CONNECTION_BYTES, PURPOSES
-from realtime.metrics import SECONDS, Families, Figures, Highest, Histogram, LoopLag, text_of
+from realtime.base.memory import CONNECTION_BYTES, PURPOSES
+from realtime.base.metrics import SECONDS, Families, Figures, Highest, Histogram, LoopLag, text_of
 from realtime.testing import TestApp
 
 

@@ -13,7 +13,7 @@ import pytest
 from msgspec import Struct
 
 from realtime import Call, Proceed, Publishing, Realtime, Refused, Session
-from realtime.config import HandlerSettings, Settings
+from realtime.base.config import HandlerSettings, Settings
 from realtime.testing import TestApp
 from tests.unit.engine import Half
 

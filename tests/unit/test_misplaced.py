@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from realtime import Realtime
-from realtime.config import ServerSettings, Settings
+from realtime.base.config import ServerSettings, Settings
 
 
 async def test_an_asgi_server_that_asks_for_the_lifespan_is_refused_with_what_to_do() -> None:

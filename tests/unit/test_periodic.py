@@ -10,7 +10,7 @@ import time
 import pytest
 
 from realtime import Realtime, Refused
-from realtime.config import HandlerSettings, Settings
+from realtime.base.config import HandlerSettings, Settings
 from realtime.testing import TestApp
 
 

@@ -4,9 +4,20 @@ import random
 from collections.abc import Callable
 
 from realtime import Realtime
-from realtime.charges import Charges
-from realtime.config import PresenceSettings, Settings
-from realtime.presence import AUDIENCE_MAX, BACK_MS, GONE_MAX, UNLIMITED, Change, Held, Notice, Presence, Rate, Switch
+from realtime.base.charges import Charges
+from realtime.base.config import PresenceSettings, Settings
+from realtime.control.presence import (
+    AUDIENCE_MAX,
+    BACK_MS,
+    GONE_MAX,
+    UNLIMITED,
+    Change,
+    Held,
+    Notice,
+    Presence,
+    Rate,
+    Switch,
+)
 from realtime.testing import TestApp
 
 

@@ -2,9 +2,9 @@
 
 import tracemalloc
 
-from realtime.charges import Charges
-from realtime.clock import ManualClock
-from realtime.recent import _ENTRY_BYTES, _OF_USER_BYTES, Recent
+from realtime.base.charges import Charges
+from realtime.base.clock import ManualClock
+from realtime.base.recent import _ENTRY_BYTES, _OF_USER_BYTES, Recent
 
 OF_USER = _ENTRY_BYTES + _OF_USER_BYTES
 

@@ -11,7 +11,7 @@ import pytest
 from msgspec import Struct
 
 from realtime import Publication, Publishing, Realtime, Refused, Session, _engine
-from realtime.config import HandlerSettings, Settings
+from realtime.base.config import HandlerSettings, Settings
 from tests.unit.engine import Half, ack, decoded, error, lines
 
 QUICK = Settings(handlers=HandlerSettings(timeout_s=2, slow_ms=5, threads=2))

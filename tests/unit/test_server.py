@@ -17,9 +17,8 @@ import pytest
 from msgspec.structs import replace
 from websockets.sync.client import connect
 
-from realtime import Realtime, Session, _engine, control
-from realtime.auth import mint_token
-from realtime.config import (
+from realtime import Realtime, Session, _engine
+from realtime.base.config import (
     ApiSettings,
     AuthSettings,
     ConfigError,
@@ -30,10 +29,12 @@ from realtime.config import (
     ServerSettings,
     Settings,
 )
-from realtime.control import BATCH_MAX
-from realtime.handlers import Conversations
-from realtime.options import engine_options
-from realtime.server import Server, serve
+from realtime.control import control
+from realtime.control.control import BATCH_MAX
+from realtime.conversations import Conversations
+from realtime.identity.auth import mint_token
+from realtime.serving.options import engine_options
+from realtime.serving.server import Server, serve
 from tests.unit.engine import Half, RecordingEngine
 
 SECRET = "s" * 32
@@ -332,7 +333,7 @@ class Socketless(RecordingEngine):
 
 @pytest.fixture
 def engines(monkeypatch: pytest.MonkeyPatch) -> list[Socketless]:
-    monkeypatch.setattr("realtime.transports.Engine", Socketless)
+    monkeypatch.setattr("realtime.serving.transports.Engine", Socketless)
     Socketless.made.clear()
     return Socketless.made
 
@@ -550,8 +551,8 @@ async def test_a_batch_is_as_large_as_its_events_allow(monkeypatch: pytest.Monke
         nonlocal now_s
         now_s += costs_s
 
-    monkeypatch.setattr("realtime.control.perf_counter", lambda: now_s)
-    monkeypatch.setattr("realtime.routing.perf_counter", lambda: now_s)
+    monkeypatch.setattr("realtime.control.control.perf_counter", lambda: now_s)
+    monkeypatch.setattr("realtime.control.routing.perf_counter", lambda: now_s)
     half = Half(app)
     half.open(1)
     half.engine.events = [(_engine.MESSAGE, 1, 0, None, None, 0)] * 10_000

@@ -9,7 +9,7 @@ from contextlib import suppress
 import pytest
 
 from realtime import Realtime, Session
-from realtime.config.settings import HandlerSettings, Settings
+from realtime.base.config.settings import HandlerSettings, Settings
 from realtime.testing import TestApp
 
 

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from realtime.steps import timed
+from realtime.base.steps import timed
 
 
 async def test_a_step_that_holds_the_loop_is_named(caplog: pytest.LogCaptureFixture) -> None:

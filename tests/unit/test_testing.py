@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from realtime import Grant, Identity, Realtime, Refused, Session, UpgradeRequest
-from realtime.config import LimitSettings, Settings
+from realtime.base.config import LimitSettings, Settings
 from realtime.testing import NotLetIn, TestApp
 
 GREETINGS = {"connection_established", "presence_mode", "user_presence"}

@@ -7,11 +7,11 @@ import httpx2
 import pytest
 from msgspec import Raw
 
-from realtime.charges import Charges
-from realtime.config.settings import ApiSettings, Settings
-from realtime.errors import Refused
-from realtime.memory import Ledger
-from realtime.upstream import FAILED, Breaker, Outgoing, Places, Upstream, UpstreamFailed, idempotency_key
+from realtime.base.charges import Charges
+from realtime.base.config.settings import ApiSettings, Settings
+from realtime.base.errors import Refused
+from realtime.base.memory import Ledger
+from realtime.control.upstream import FAILED, Breaker, Outgoing, Places, Upstream, UpstreamFailed, idempotency_key
 
 
 class Now:

@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 import pytest
 
 from realtime import Publication, PublishFailed, Publishing, Realtime, Refused, Session
-from realtime.broadcaster import History, Members
+from realtime.base.waiter import Waiter
+from realtime.control.broadcaster import History, Members
 from realtime.testing import TestApp
-from realtime.waiter import Waiter
 from tests.unit.engine import Half
 from tests.unit.test_broadcaster import make_half, outcome
 
@@ -190,5 +190,5 @@ async def test_an_outcome_that_comes_while_a_wait_begins_is_not_waited_for(monke
             # As another thread's does: behind the look at the outcome, before the wait is noted.
             publishing.settle(None, None)
 
-    monkeypatch.setattr("realtime.publishing.Waiter", Late)
+    monkeypatch.setattr("realtime.control.publishing.Waiter", Late)
     assert await asyncio.wait_for(publishing, 1) is None

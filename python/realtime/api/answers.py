@@ -7,7 +7,7 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, Final
 
-from realtime.messages import encode
+from realtime.base.messages import encode
 
 PROBLEM_HEADERS: Final = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 """Headers of each error: nobody stores it, and no browser takes it for anything else."""

@@ -22,9 +22,9 @@ from msgspec import Meta, inspect
 
 from realtime._engine import json_fault, json_slices
 from realtime.api.collecting import Collecting, overloaded
-from realtime.errors import Refused
-from realtime.nulls import decoded_again
-from realtime.steps import Turn
+from realtime.base.errors import Refused
+from realtime.base.nulls import decoded_again
+from realtime.base.steps import Turn
 
 READ_OVER_BYTES_MAX: Final = 16 << 20
 READ_OVER_S: Final = 5.0

@@ -12,10 +12,10 @@ from msgspec import Raw, Struct
 from realtime.api.edge import Edge
 from realtime.api.guards import Guard
 from realtime.api.paths import User
-from realtime.broadcaster import PAGE_BYTES_MAX
-from realtime.errors import Refused
-from realtime.messages import encode
-from realtime.steps import Turn
+from realtime.base.errors import Refused
+from realtime.base.messages import encode
+from realtime.base.steps import Turn
+from realtime.control.broadcaster import PAGE_BYTES_MAX
 
 _OFFSET_MAX: Final = 2**53
 _LIMIT_MAX: Final = 1000

@@ -14,8 +14,8 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any, Final
 
-from realtime.charges import Charges
-from realtime.errors import Refused
+from realtime.base.charges import Charges
+from realtime.base.errors import Refused
 
 _KEY: Final = "realtime.collecting"
 USER: Final = "user "

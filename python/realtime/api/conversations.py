@@ -1,7 +1,7 @@
 """`/api/conversations`: messages posted, read page by page, changed and deleted; a conversation changed.
 
 Each change is a durable event of the conversation, so whoever is subscribed hears of it, and is stored when the answer
-says so. What it means is in `realtime.conversations`; here is who may, and what a request looks like.
+says so. What it means is in `realtime.conversations.archive`; here is who may, and what a request looks like.
 """
 
 from typing import Annotated, Any, Final
@@ -12,15 +12,15 @@ from litestar.params import PathParameter, QueryParameter
 from litestar.types import ControllerRouterHandler
 from msgspec import Meta, Raw, Struct
 
-from realtime import conversations
 from realtime.api.bodies import Body
 from realtime.api.edge import Edge
 from realtime.api.guards import Caller, Guard, shown_by
 from realtime.api.requests import request_id
-from realtime.conversations import PAGE_MAX, MessagePage
-from realtime.errors import Refused
-from realtime.messages import encode
-from realtime.upstream import Outgoing
+from realtime.base.errors import Refused
+from realtime.base.messages import encode
+from realtime.control.upstream import Outgoing
+from realtime.conversations import archive as conversations
+from realtime.conversations.archive import PAGE_MAX, MessagePage
 
 _NUMBER_MAX: Final = 2**53
 _PATH: Final = "/api/conversations/{conversation_id:str}"

@@ -21,7 +21,7 @@ from urllib.parse import parse_qsl
 
 from realtime.api.answers import answer
 from realtime.api.local import Scope, is_local
-from realtime.server import Server
+from realtime.serving.server import Server
 
 COOKIE_S: Final = 7 * 24 * 3600
 """How long a browser stays admitted, in seconds."""

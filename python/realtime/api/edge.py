@@ -9,10 +9,10 @@ from functools import cached_property
 from msgspec import Struct
 
 from realtime.api.development import DevelopmentAccess
-from realtime.config import Settings
-from realtime.control import Control
-from realtime.conversations import Archive
-from realtime.server import Server
+from realtime.base.config import Settings
+from realtime.control.control import Control
+from realtime.conversations.archive import Archive
+from realtime.serving.server import Server
 
 
 class Edge(Struct, frozen=True, dict=True):

@@ -15,7 +15,7 @@ from realtime.api.development import ROOT, DevelopmentAccess, access_to, address
 from realtime.api.edge import edge_of
 from realtime.api.http import application
 from realtime.api.requests import Requests
-from realtime.server import Server
+from realtime.serving.server import Server
 
 _PASSED_ON: Final = (
     "type",

@@ -22,17 +22,17 @@ from realtime.api.bodies import ArrayBody
 from realtime.api.edge import Edge
 from realtime.api.guards import Guard
 from realtime.api.requests import request_id
-from realtime.auth import NAME_PATTERN, OWN_CHANNELS, channel_named
-from realtime.broadcaster import Broadcaster
-from realtime.charges import Charges
-from realtime.clock import Clock
-from realtime.config import Settings
-from realtime.errors import Refused
-from realtime.forwarding import Forwarding
-from realtime.messages import RESERVED_EVENTS
-from realtime.publishing import Publishing
-from realtime.recent import Recent, key_of
-from realtime.steps import Turn
+from realtime.base.charges import Charges
+from realtime.base.clock import Clock
+from realtime.base.config import Settings
+from realtime.base.errors import Refused
+from realtime.base.messages import RESERVED_EVENTS
+from realtime.base.recent import Recent, key_of
+from realtime.base.steps import Turn
+from realtime.control.broadcaster import Broadcaster
+from realtime.control.forwarding import Forwarding
+from realtime.control.publishing import Publishing
+from realtime.identity.auth import NAME_PATTERN, OWN_CHANNELS, channel_named
 
 BODY_BYTES_MAX: Final = 16 * 1024 * 1024
 BATCH_MAX: Final = 10_000

@@ -23,9 +23,9 @@ from realtime.api.edge import Edge
 from realtime.api.local import is_local
 from realtime.api.peers import tell_known
 from realtime.api.problems import RefusedToken
-from realtime.auth import NAME_RULE, OWN_CHANNELS, Identity, InvalidToken, bearer_of, may
-from realtime.broadcaster import PAGE_BYTES_MAX
-from realtime.errors import Refused
+from realtime.base.errors import Refused
+from realtime.control.broadcaster import PAGE_BYTES_MAX
+from realtime.identity.auth import NAME_RULE, OWN_CHANNELS, Identity, InvalidToken, bearer_of, may
 
 _ROLES: Final = "role"
 _ITEM_BYTES_ASSUMED: Final = 4096

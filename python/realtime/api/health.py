@@ -5,7 +5,7 @@ from litestar.types import ControllerRouterHandler
 from msgspec import Struct
 
 from realtime.api.edge import Edge
-from realtime.memory import Memory
+from realtime.base.memory import Memory
 
 
 class Health(Struct):

@@ -27,7 +27,7 @@ from realtime.api import (
 from realtime.api.edge import Edge
 from realtime.api.guards import Guard
 from realtime.api.routes import Routes
-from realtime.errors import Refused
+from realtime.base.errors import Refused
 
 BODY_BYTES_MAX = 1024 * 1024
 

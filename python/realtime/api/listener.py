@@ -27,9 +27,9 @@ from granian.server.embed import Server
 
 from realtime._engine import Commands, HttpFront
 from realtime.api.peers import Peers
-from realtime.config import ConfigError, Settings
-from realtime.descriptors import HTTP_RESERVED, divided
-from realtime.messages import encode
+from realtime.base.config import ConfigError, Settings
+from realtime.base.descriptors import HTTP_RESERVED, divided
+from realtime.base.messages import encode
 
 START_TIMEOUT_S = 15.0
 RESERVED: Final = ("/health", "/ready", "/metrics")

@@ -15,7 +15,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from realtime.api.edge import Edge
 from realtime.api.guards import Guard
-from realtime.metrics import Families
+from realtime.base.metrics import Families
 
 TEXTS_PER_S: Final = 20
 

@@ -24,9 +24,9 @@ from realtime.api.answers import answer, problem
 from realtime.api.development import ROOT
 from realtime.api.peers import tell_known
 from realtime.api.routes import Routes
-from realtime.config import ConfigError
-from realtime.containment import contained, goes_on
-from realtime.rules import Mount
+from realtime.base.config import ConfigError
+from realtime.base.containment import contained, goes_on
+from realtime.control.rules import Mount
 
 ASIDE: Final = "/playground"
 """Where our routes that give way are where an app is mounted at `/`."""

@@ -18,9 +18,9 @@ from msgspec import Struct
 
 from realtime.api.answers import PROBLEM_HEADERS
 from realtime.api.requests import request_id
-from realtime.errors import Refused
-from realtime.logs import facts
-from realtime.messages import path_of
+from realtime.base.errors import Refused
+from realtime.base.logs import facts
+from realtime.base.messages import path_of
 
 MEDIA_TYPE: Final = "application/problem+json"
 

@@ -18,10 +18,10 @@ from litestar.types import ASGIApp, Receive, Send
 from realtime.api.answers import answer, problem
 from realtime.api.collecting import COMING_PART, Bodies
 from realtime.api.edge import Edge
-from realtime.containment import goes_on
-from realtime.descriptors import divided
-from realtime.logs import facts
-from realtime.messages import new_id
+from realtime.base.containment import goes_on
+from realtime.base.descriptors import divided
+from realtime.base.logs import facts
+from realtime.base.messages import new_id
 
 _HEADER: Final = b"x-request-id"
 _ID: Final = "realtime.request_id"

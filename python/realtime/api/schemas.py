@@ -7,7 +7,7 @@ body is JSON as sockets take it, without a key twice and without integers beyond
 
 from typing import Any, Final
 
-from realtime.auth import NAME_PATTERN
+from realtime.identity.auth import NAME_PATTERN
 
 _INTEGER_MAX: Final = 2**53
 _CONVERSATION: Final = "^[A-Za-z0-9_.:@-]{1,115}$"

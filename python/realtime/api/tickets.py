@@ -8,8 +8,8 @@ from litestar.types import ControllerRouterHandler
 
 from realtime.api.edge import Edge
 from realtime.api.guards import Guard
+from realtime.base.messages import encode
 from realtime.identity import Ticket
-from realtime.messages import encode
 
 
 def routes(edge: Edge, guard: Guard) -> list[ControllerRouterHandler]:

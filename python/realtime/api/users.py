@@ -10,11 +10,11 @@ from msgspec import Struct
 from realtime.api.edge import Edge
 from realtime.api.guards import Guard
 from realtime.api.paths import User
-from realtime.broadcaster import PAGE_BYTES_MAX
-from realtime.codes import CloseCode
-from realtime.errors import Refused
-from realtime.messages import encode
-from realtime.steps import Turn
+from realtime.base.codes import CloseCode
+from realtime.base.errors import Refused
+from realtime.base.messages import encode
+from realtime.base.steps import Turn
+from realtime.control.broadcaster import PAGE_BYTES_MAX
 
 
 class UserSession(Struct, rename="camel"):

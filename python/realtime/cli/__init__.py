@@ -17,11 +17,10 @@ from typing import Annotated, Any
 
 import typer
 
-from realtime import stdio
 from realtime._engine import EngineError
 from realtime._engine import backup as backup_log
 from realtime._engine import restore as restore_log
-from realtime.auth import RIGHTS
+from realtime.base.config import ConfigError, Settings, bracketed, keys_of, load, origins, overlooked
 from realtime.cli import check as checking
 from realtime.cli import explain as explaining
 from realtime.cli import loading, terminal
@@ -29,8 +28,9 @@ from realtime.cli import reload as reloading
 from realtime.cli.serving import run
 from realtime.cli.target import load_app, watched
 from realtime.client import ClientError
-from realtime.config import ConfigError, Settings, bracketed, keys_of, load, origins, overlooked
 from realtime.identity import token_for
+from realtime.identity.auth import RIGHTS
+from realtime.serving import stdio
 
 app = typer.Typer(
     name="realtime",

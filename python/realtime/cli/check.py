@@ -17,10 +17,9 @@ from typing import Any, Final
 
 from msgspec import Struct, to_builtins
 
-from realtime import transports
 from realtime._engine import EngineError, flush_of
-from realtime.app import Realtime
-from realtime.config import (
+from realtime.app.app import Realtime
+from realtime.base.config import (
     ALL,
     ApiSettings,
     AuthSettings,
@@ -34,9 +33,10 @@ from realtime.config import (
     parts_above,
     value_of,
 )
-from realtime.descriptors import Descriptors, divided
-from realtime.memory import budget, budget_lines, machine_bytes, shards
-from realtime.options import engine_options
+from realtime.base.descriptors import Descriptors, divided
+from realtime.base.memory import budget, budget_lines, machine_bytes, shards
+from realtime.serving import transports
+from realtime.serving.options import engine_options
 
 _PARTS: Final = (
     ("ring_bytes_max", "rings_bytes_max"),

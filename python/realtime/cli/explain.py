@@ -15,8 +15,8 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from realtime.clock import SystemClock
-from realtime.config import AuthSettings, Settings, keys_of
+from realtime.base.clock import SystemClock
+from realtime.base.config import AuthSettings, Settings, keys_of
 from realtime.identity import TokenRule, VerifyKey, token_rule
 from realtime.identity.key_sets import KeySet
 from realtime.identity.revocations import stored_in

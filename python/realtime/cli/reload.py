@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
-from realtime.signals import REPEAT_S
+from realtime.serving.signals import REPEAT_S
 
 _INTERVAL_S = 0.5
 _WAIT_S = 0.1

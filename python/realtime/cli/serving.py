@@ -14,17 +14,18 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib import metadata
 from pathlib import Path
 
-from realtime import allocator, containment, logs, stdio
 from realtime.api.development import DevelopmentAccess, access_to
 from realtime.api.edge import edge_of
 from realtime.api.http import application
 from realtime.api.listener import HttpListener
 from realtime.api.mounts import ASIDE, Mounts
 from realtime.api.requests import Requests
-from realtime.app import Realtime
-from realtime.config import Settings, bracketed, is_loopback, overlooked
+from realtime.app.app import Realtime
+from realtime.base import containment, logs
+from realtime.base.config import Settings, bracketed, is_loopback, overlooked
 from realtime.identity import token_for
-from realtime.server import Mount, Server, serve
+from realtime.serving import allocator, stdio
+from realtime.serving.server import Mount, Server, serve
 
 DEVELOPMENT_USER = "dev"
 DEVELOPMENT_TTL_S = 12 * 3600

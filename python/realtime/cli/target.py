@@ -12,9 +12,9 @@ import traceback
 from pathlib import Path
 from types import ModuleType
 
-from realtime.app import Realtime
-from realtime.config import ConfigError
-from realtime.handlers import Conversations
+from realtime.app.app import Realtime
+from realtime.base.config import ConfigError
+from realtime.conversations import Conversations
 
 DEFAULT_NAME = "app"
 

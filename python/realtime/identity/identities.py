@@ -21,22 +21,22 @@ from urllib.parse import parse_qsl
 
 from msgspec.structs import replace
 
-from realtime.auth import Identity, InvalidToken, UpgradeRequest, bearer_of, checked_grants
-from realtime.broadcaster import Broadcaster
-from realtime.charges import Charges
-from realtime.clock import Clock
-from realtime.config import Keys, Settings, keys_of
-from realtime.errors import Refused
+from realtime.base.charges import Charges
+from realtime.base.clock import Clock
+from realtime.base.config import Keys, Settings, keys_of
+from realtime.base.errors import Refused
+from realtime.base.messages import encode
+from realtime.identity.auth import Identity, InvalidToken, UpgradeRequest, bearer_of, checked_grants
 from realtime.identity.key_sets import KeySet
 from realtime.identity.origins import origin_rule
 from realtime.identity.refusals import SENTENCES, TokenRefusals
 from realtime.identity.revocations import Revocations
 from realtime.identity.tickets import Ticket, Tickets
 from realtime.identity.tokens import KeyNotFetched, identity_of, token_for, token_rule
-from realtime.messages import encode
 
 if TYPE_CHECKING:
     from realtime._engine import Commands
+    from realtime.control.broadcaster import Broadcaster
 
 _SHOWN: Final = ("token", "ticket")
 _LINE_MS: Final = 1_000
@@ -64,7 +64,7 @@ class Identities:
         settings: Settings,
         keys: Keys,
         commands: "Commands",
-        broadcaster: Broadcaster,
+        broadcaster: "Broadcaster",
         clock: Clock,
         *,
         refusals: TokenRefusals,

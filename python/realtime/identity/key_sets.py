@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 
 import httpx2
 
-from realtime.clock import Clock, Timer
-from realtime.config import is_loopback
+from realtime.base.clock import Clock, Timer
+from realtime.base.config import is_loopback
 from realtime.identity.keys import VerifyKey, usable_keys
 
 log = logging.getLogger("realtime.identity")

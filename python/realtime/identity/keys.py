@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 from msgspec import Struct
 
-from realtime.config import AuthSettings, ConfigError, Keys
+from realtime.base.config import AuthSettings, ConfigError, Keys
 
 _RSA_BITS: Final = range(2048, 4097)
 _RSA_EXPONENTS: Final = range(3, 1 << 33)

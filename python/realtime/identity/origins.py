@@ -1,7 +1,7 @@
 """`auth.origins` as the engine's rule, which both ports go by. Called by `identities` and `options`."""
 
 from realtime._engine import Origins
-from realtime.config import AuthSettings, ConfigError
+from realtime.base.config import AuthSettings, ConfigError
 
 
 def origin_rule(auth: AuthSettings) -> Origins:

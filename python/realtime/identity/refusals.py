@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from typing import Final
 
 from realtime._engine import TokenCheck
-from realtime.auth import InvalidToken
-from realtime.logs import ConnectionLines, facts
-from realtime.metrics import Figures
+from realtime.base.logs import ConnectionLines, facts
+from realtime.base.metrics import Figures
+from realtime.identity.auth import InvalidToken
 
 log = logging.getLogger("realtime.identity")
 

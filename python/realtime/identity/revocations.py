@@ -16,13 +16,13 @@ import msgspec
 from msgspec import Struct
 
 from realtime._engine import EngineError, stored
-from realtime.auth import OWN_CHANNELS, Identity
-from realtime.broadcaster import Broadcaster
-from realtime.clock import Clock
-from realtime.config import ConfigError
+from realtime.base.clock import Clock
+from realtime.base.config import ConfigError
+from realtime.identity.auth import OWN_CHANNELS, Identity
 
 if TYPE_CHECKING:
     from realtime._engine import Commands
+    from realtime.control.broadcaster import Broadcaster
 
 CHANNEL: Final = f"{OWN_CHANNELS}revocations"
 
@@ -90,7 +90,7 @@ class Revocations:
     """The revocations of one server."""
 
     def __init__(
-        self, commands: "Commands", broadcaster: Broadcaster, clock: Clock, clock_skew_s: int, bytes_max: int
+        self, commands: "Commands", broadcaster: "Broadcaster", clock: Clock, clock_skew_s: int, bytes_max: int
     ) -> None:
         self._commands = commands
         self._broadcaster = broadcaster

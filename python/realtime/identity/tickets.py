@@ -23,10 +23,10 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from realtime.auth import Identity
-from realtime.charges import Charges
-from realtime.clock import Clock, Timer
-from realtime.errors import Refused
+from realtime.base.charges import Charges
+from realtime.base.clock import Clock, Timer
+from realtime.base.errors import Refused
+from realtime.identity.auth import Identity
 
 TTL_S: Final = 60
 

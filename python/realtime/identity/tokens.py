@@ -13,8 +13,8 @@ import msgspec
 from msgspec import Struct
 
 from realtime._engine import EngineError, TokenCheck, TokenRefused
-from realtime.auth import Identity, InvalidToken, mint_token
-from realtime.config import AuthSettings, ConfigError, Keys
+from realtime.base.config import AuthSettings, ConfigError, Keys
+from realtime.identity.auth import Identity, InvalidToken, mint_token
 from realtime.identity.keys import VerifyKey, configured_keys
 
 KEYS_MAX: Final = 64

@@ -1,6 +1,6 @@
 //! A session's commands run in the order they came, whatever Python does meanwhile.
 //!
-//! Clients pipeline commands of every kind; Python is a model of `realtime.routing` and `realtime.lanes`: one lane, whose
+//! Clients pipeline commands of every kind; Python is a model of `realtime.control.routing` and its `lanes`: one lane, whose
 //! steps begin one after the other, which takes its events in batches of any size and hands back at any moment. Each
 //! step of the model is chosen at random: bytes arrive, the shard turns, the log commits, Python takes, begins or ends.
 
@@ -60,7 +60,7 @@ enum Step {
     Carried,
 }
 
-/// The lane of one session, as `realtime.lanes` and `realtime.routing` have it.
+/// The lane of one session, as `lanes` and `routing` of `realtime.control` have it.
 struct Python {
     conn: ConnId,
     untaken: VecDeque<Event>,

@@ -14,7 +14,7 @@ from realtime.api.development import DevelopmentAccess
 from realtime.api.edge import Edge
 from realtime.api.http import application
 from realtime.api.requests import Requests
-from realtime.config import AuthSettings, Settings
+from realtime.base.config import AuthSettings, Settings
 from realtime.testing import TestApp
 
 SECRET = "s" * 40

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from realtime.config import ApiSettings, LimitSettings
+from realtime.base.config import ApiSettings, LimitSettings
 from tests.unit.api.asking import LOCAL, SERVICE_KEY, Answer, World
 
 ROUTES = [

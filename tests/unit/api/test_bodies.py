@@ -9,7 +9,7 @@ import pytest
 
 from realtime import Realtime
 from realtime.api import bodies
-from realtime.config import ApiSettings, LimitSettings
+from realtime.base.config import ApiSettings, LimitSettings
 from tests.unit.api.asking import JSON, SERVICE_KEY, Answer, World
 
 PATH = "/api/conversations/7/messages"

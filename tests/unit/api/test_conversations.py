@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from realtime.config import ConversationSettings, LimitSettings
+from realtime.base.config import ConversationSettings, LimitSettings
 from tests.unit.api.asking import World
 
 MESSAGES = "/api/conversations/7/messages"

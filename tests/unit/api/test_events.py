@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from realtime import Conversations, Realtime
-from realtime.config import LimitSettings
+from realtime.base.config import LimitSettings
 from tests.unit.api.asking import World
 
 EVENTS = "/api/events"

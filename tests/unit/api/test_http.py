@@ -12,7 +12,7 @@ import pytest
 
 from realtime.api import documents, metrics
 from realtime.api.development import DevelopmentAccess
-from realtime.config import AuthSettings
+from realtime.base.config import AuthSettings
 from tests.kit import eventually
 from tests.unit.api.asking import JSON, LOCAL, SECRET, Answer, World
 

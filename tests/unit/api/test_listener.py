@@ -14,7 +14,7 @@ from litestar import Litestar, Request, get
 
 from realtime._engine import Engine
 from realtime.api.listener import HttpListener
-from realtime.config import ApiSettings, ConfigError, ServerSettings, Settings
+from realtime.base.config import ApiSettings, ConfigError, ServerSettings, Settings
 
 
 @get("/slow")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from realtime.config import LimitSettings
+from realtime.base.config import LimitSettings
 from tests.unit.api.asking import JSON, SERVICE_KEY, World
 
 PAGE = Path(__file__).parents[3] / "docs" / "reference" / "protocol.md"

@@ -12,8 +12,8 @@ import pytest
 
 from realtime import Conversations, Grant, Publishing, Realtime, Session, user_channel
 from realtime.api import channels, users
-from realtime.auth import is_channel
-from realtime.config import ConversationSettings, LimitSettings
+from realtime.base.config import ConversationSettings, LimitSettings
+from realtime.identity.auth import is_channel
 from tests.unit.api.asking import World
 
 ALL: Final = frozenset({"subscribe", "publish", "presence", "history"})

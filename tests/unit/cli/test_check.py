@@ -12,9 +12,7 @@ from typing import Any
 import pytest
 
 from realtime import Realtime
-from realtime.auth import Identity
-from realtime.cli.check import report
-from realtime.config import (
+from realtime.base.config import (
     AuthSettings,
     ConfigError,
     ConversationSettings,
@@ -26,7 +24,9 @@ from realtime.config import (
     load,
     origins,
 )
-from realtime.config.settings import ApiSettings
+from realtime.base.config.settings import ApiSettings
+from realtime.cli.check import report
+from realtime.identity.auth import Identity
 
 SECRET = "s" * 40
 JWKS = "https://id.example/keys"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from realtime.cli.reload import snapshot
-from realtime.signals import REPEAT_S
+from realtime.serving.signals import REPEAT_S
 
 
 def test_sources_count_and_caches_do_not(tmp_path: Path) -> None:

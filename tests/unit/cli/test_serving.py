@@ -13,9 +13,9 @@ import pytest
 from realtime import Realtime
 from realtime._engine import Engine
 from realtime.api.development import DevelopmentAccess
+from realtime.base.config import ApiSettings, AuthSettings, ConfigError, ServerSettings, Settings, keys_of
 from realtime.cli import serving
-from realtime.config import ApiSettings, AuthSettings, ConfigError, ServerSettings, Settings, keys_of
-from realtime.rules import Mount
+from realtime.control.rules import Mount
 from realtime.testing import TestApp
 
 SECRET = "s" * 40

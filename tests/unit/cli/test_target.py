@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from realtime import Realtime
+from realtime.base.config import ConfigError
 from realtime.cli.target import load_app, watched
-from realtime.config import ConfigError
 
 APP = "from realtime import Realtime\napp = Realtime()\nother = Realtime()\nnumber = 3\n"
 

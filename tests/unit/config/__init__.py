@@ -1,1 +1,1 @@
-"""Tests of realtime.config."""
+"""Tests of realtime.base.config."""

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from realtime.config.keys import ALL, Key
-from realtime.config.reference import reference
+from realtime.base.config.keys import ALL, Key
+from realtime.base.config.reference import reference
 
 PAGE = Path(__file__).parents[3] / "docs" / "reference" / "configuration.md"
 
 
 def test_the_page_is_the_one_that_the_declarations_give() -> None:
-    told = "run: python -m realtime.config.reference > docs/reference/configuration.md"
+    told = "run: python -m realtime.base.config.reference > docs/reference/configuration.md"
     assert PAGE.read_text("utf-8") == reference(), told
 
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from realtime import Realtime
-from realtime.config import ConfigError, HistorySettings, Keys, Retention, Settings, parse_retention
-from realtime.options import engine_options
+from realtime.base.config import ConfigError, HistorySettings, Keys, Retention, Settings, parse_retention
+from realtime.serving.options import engine_options
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from realtime.config import (
+from realtime.base.config import (
     ApiSettings,
     AuthSettings,
     ConfigError,

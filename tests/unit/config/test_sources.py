@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from realtime.config import ConfigError, Settings, load, overlooked
+from realtime.base.config import ConfigError, Settings, load, overlooked
 
 SECRET = "s" * 40
 

@@ -1,1 +1,1 @@
-"""Tests of realtime.handlers."""
+"""Tests of realtime.conversations."""

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from realtime import Conversations, Grant, Realtime, Session
-from realtime.config import ApiSettings, ConversationSettings, LimitSettings, Settings, TypingSettings
+from realtime.base.config import ApiSettings, ConversationSettings, LimitSettings, Settings, TypingSettings
 from realtime.testing import TestApp
 
 STAMP = "2026-01-01T12:00:00.000Z"

@@ -10,7 +10,7 @@ from realtime import Identity, InvalidToken, Realtime, UpgradeRequest
 from realtime.api.edge import Edge
 from realtime.api.http import application
 from realtime.api.requests import Requests
-from realtime.config import AuthSettings, ConfigError, Settings
+from realtime.base.config import AuthSettings, ConfigError, Settings
 from realtime.identity import request_of
 from realtime.testing import NotLetIn, TestApp
 from tests.unit.api.asking import LOCAL, SECRET, ask

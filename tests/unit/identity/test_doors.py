@@ -16,8 +16,8 @@ import pytest
 
 from realtime import Realtime
 from realtime._engine import TokenCheck, TokenRefused
-from realtime.auth import InvalidToken
-from realtime.config import AuthSettings, LimitSettings, Settings
+from realtime.base.config import AuthSettings, LimitSettings, Settings
+from realtime.identity.auth import InvalidToken
 from realtime.testing import NotLetIn, TestApp
 from tests.unit.identity.keys import public_pem, signed
 

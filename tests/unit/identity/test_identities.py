@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from realtime import Grant, Identity, Realtime, Refused, Session, UpgradeRequest
-from realtime.auth import RIGHTS, InvalidToken, may, mint_token
-from realtime.config import AuthSettings, ConfigError, ConversationSettings, Settings
-from realtime.handlers import Conversations
+from realtime.base.config import AuthSettings, ConfigError, ConversationSettings, Settings
+from realtime.conversations import Conversations
+from realtime.identity.auth import RIGHTS, InvalidToken, may, mint_token
 from realtime.identity.revocations import CHANNEL
 from realtime.testing import NotLetIn, TestApp
 

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from realtime.clock import ManualClock
+from realtime.base.clock import ManualClock
 from realtime.identity.key_sets import SET_BYTES_MAX, KeySet
 from tests.unit.identity.keys import jwk
 

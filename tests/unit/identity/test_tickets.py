@@ -5,10 +5,10 @@ from contextlib import suppress
 
 import pytest
 
-from realtime.auth import Identity
-from realtime.charges import Charges
-from realtime.clock import ManualClock
-from realtime.errors import Refused
+from realtime.base.charges import Charges
+from realtime.base.clock import ManualClock
+from realtime.base.errors import Refused
+from realtime.identity.auth import Identity
 from realtime.identity.tickets import TTL_S, Tickets
 
 GRANTS = {f"conversation:{number}": ["subscribe", "publish"] for number in range(100)}

@@ -10,9 +10,9 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from realtime.auth import Identity, InvalidToken, mint_token
-from realtime.config import AuthSettings, ConfigError, Keys
+from realtime.base.config import AuthSettings, ConfigError, Keys
 from realtime.identity import TokenRule, token_for, token_rule
+from realtime.identity.auth import Identity, InvalidToken, mint_token
 from realtime.identity.keys import usable_keys
 from realtime.identity.tokens import KeyNotFetched, identity_of
 from tests.unit.identity.keys import FAR, jwk, private_key, private_pem, public_pem, signed
