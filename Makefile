@@ -70,8 +70,8 @@ test-alone: setup $(STAMPS)/load ## The integration tests that count every deliv
 test-node: setup $(STAMPS)/node ## The protocol with Node's ws client.
 	cd tests/node && node --test --test-reporter=spec protocol.test.mjs
 
-test-browser: setup $(STAMPS)/browser ## Two tabs of headless Chromium on the playground page.
-	cd tests/browser && node --test --test-reporter=spec playground.test.mjs
+test-browser: setup $(STAMPS)/browser ## Headless Chromium on the playground page and the README's board.
+	cd tests/browser && node --test --test-reporter=spec playground.test.mjs board.test.mjs
 
 conformance: setup $(STAMPS)/autobahn ## Autobahn's quick set against /echo of examples/echo.py (CASES=all for every case).
 	$(BIN)/python tests/conformance/run.py --cases $(or $(CASES),quick)

@@ -34,13 +34,15 @@ def check(page: str, during: str = "") -> Callable[[Check], Check]:
     return declare
 
 
-@check("README.md", "votes.py")
-async def a_vote_is_acknowledged_and_told(scratch: Scratch) -> None:
+@check("README.md", "board.py")
+async def a_note_reaches_the_board_and_is_there_for_who_comes_later(scratch: Scratch) -> None:
     async with await scratch.connect(scratch.token("ann")) as ann:
-        await ann.subscribe("poll:lunch")
-        assert (await ann.ask("vote", {"poll": "lunch", "choice": 2}))["data"] == {"choice": 2}
-        await ann.expect("voted", by="ann", choice=2)
-        assert (await ann.ask("vote", {"poll": "lunch", "choice": 4}))["data"]["code"] == "not_found"
+        await ann.subscribe("board:1")
+        assert (await ann.ask("note", {"text": "hello"}))["type"] == "ack"
+        await ann.expect("note", text="hello")
+    async with await scratch.connect(scratch.token("bob")) as bob:
+        await bob.subscribe("board:1", last=50)
+        await bob.expect("note", text="hello")
 
 
 @check("docs/tutorial/1-first-app.md", "poll.py")

@@ -50,18 +50,22 @@ async function answers(port) {
   }
 }
 
-/** One `realtime serve` process; `generatedSecret` leaves the secret to the server, which opens the playground. */
+/**
+ * One `realtime serve` process of an `app` file, or of the built-in one; `generatedSecret` leaves the secret to the
+ * server, which opens the playground.
+ */
 export class Server {
   #process = null;
 
-  static async start({ sets = [], api = false, generatedSecret = false } = {}) {
+  static async start({ app = null, sets = [], api = false, generatedSecret = false } = {}) {
     const server = new Server();
     server.folder = mkdtempSync(path.join(os.tmpdir(), "realtime-node-"));
     server.port = await freePort();
     server.apiPort = await freePort();
     server.api = api;
     server.playground = api && generatedSecret;
-    server.arguments = ["serve", ...(api ? [] : ["--set", "api.enabled=false"]), ...sets.flatMap((set) => ["--set", set])];
+    const settings = api ? sets : ["api.enabled=false", ...sets];
+    server.arguments = ["serve", ...(app ? [app] : []), ...settings.flatMap((set) => ["--set", set])];
     const kept = Object.entries(process.env).filter(([name]) => !/^(REALTIME_|WS_|API_)/.test(name));
     server.environment = {
       ...Object.fromEntries(kept),
