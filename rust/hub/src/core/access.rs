@@ -6,7 +6,8 @@
 //! grants, and what an `authorize` hook gave. HTTP asks the same functions of `pattern` and `channel_name`.
 
 use super::ShardCore;
-use super::commands::{Command, Dispatched, INVALID, Source};
+use super::command::{Command, Dispatched, Source};
+use super::commands::INVALID;
 use crate::accounts::Full;
 use crate::channel_name::{is_own_channel, named_by_client};
 use crate::compose::Fault;
@@ -38,7 +39,7 @@ impl ShardCore {
     pub(super) fn named(&self, command: &Command<'_>) -> Option<String> {
         let said = command.member("channel")?;
         let name = said.text(command.bytes)?;
-        Some(named_by_client(&name, self.conns[command.slot].user())?.into_owned())
+        Some(named_by_client(&name, self.connections[command.slot].user())?.into_owned())
     }
 
     /// The channel that a command names.
@@ -54,9 +55,13 @@ impl ShardCore {
     /// # Errors
     /// The command's members give none, and that is answered.
     pub(super) fn guarded(&mut self, command: &Command<'_>, guard: &Guard) -> Result<String, Dispatched> {
-        let session = self.conns[command.slot].session.as_ref();
+        let session = self.connections[command.slot].session.as_ref();
         let user = session.map_or_else(|| Arc::from(""), |session| Arc::clone(&session.user));
-        let id = if guard.channel.names_session() { self.hub.session_id(self.id(command.slot)) } else { String::new() };
+        let id = if guard.channel.names_session() {
+            self.hub.session_id(self.connections.id(command.slot))
+        } else {
+            String::new()
+        };
         let scope = Scope { scanner: command.scanner, bytes: command.bytes, user: &user, session: &id };
         let WrongMember(path) = match guard.channel.name(&scope) {
             Ok(channel) => return Ok(channel),
@@ -77,7 +82,7 @@ impl ShardCore {
         if is_own_channel(channel) {
             return Rights::NONE;
         }
-        let conn = &self.conns[slot];
+        let conn = &self.connections[slot];
         let user = conn.user();
         let open = self.hub.rules.open_rights(channel, user);
         let granted = conn.session.as_ref().map_or(Rights::NONE, |session| rights_on(&session.grants, channel, user));
@@ -88,7 +93,7 @@ impl ShardCore {
     /// Remembers what a hook has granted, charged as a part of the identity.
     pub(super) fn remember_granted(&mut self, slot: usize, channel: Arc<str>, rights: Rights) -> Result<(), Full> {
         let most = self.hub.rules.limits.channels_per_session_max.max(1);
-        let granted = &mut self.conns[slot].cold().granted;
+        let granted = &mut self.connections[slot].cold().granted;
         if let Some((_, known)) = granted.iter_mut().find(|(name, _)| *name == channel) {
             *known = known.and(rights);
             return Ok(());
@@ -99,13 +104,13 @@ impl ShardCore {
             sub(&self.hub.counters.identities_bytes, granted_bytes(&oldest) as u64);
         }
         self.charge_identity(0, granted_bytes(&channel))?;
-        self.conns[slot].cold().granted.push((channel, rights));
+        self.connections[slot].cold().granted.push((channel, rights));
         Ok(())
     }
 
     /// Forgets what a hook has granted on channels, and gives back what that was charged.
     pub(super) fn forget_granted(&mut self, slot: usize, is_gone: impl Fn(&str) -> bool) {
-        let Some(cold) = self.conns[slot].cold.as_deref_mut() else { return };
+        let Some(cold) = self.connections[slot].cold.as_deref_mut() else { return };
         let gone: usize =
             cold.granted.extract_if(.., |(name, _)| is_gone(name)).map(|(name, _)| granted_bytes(&name)).sum();
         sub(&self.hub.counters.identities_bytes, gone as u64);
@@ -118,7 +123,7 @@ impl ShardCore {
         if is_own_channel(channel) {
             return Verdict::Forbidden;
         }
-        let user = self.conns[slot].user();
+        let user = self.connections[slot].user();
         let rule = self.hub.rules.authorize.iter().position(|pattern| pattern.covers(channel, user));
         rule.map_or(Verdict::Forbidden, |rule| Verdict::Ask(rule as u16))
     }
@@ -137,11 +142,11 @@ impl ShardCore {
         match self.verdict(command.slot, channel, right) {
             Verdict::Allowed => Ok(()),
             Verdict::Ask(rule) if command.source != Source::Granted => {
-                let conn = self.id(command.slot);
+                let conn = self.connections.id(command.slot);
                 self.go_up(command.slot, command.held_bytes(), command.is_handed_back());
                 let (id, raw) = (command.boxed_id(), command.bytes.into());
                 let right = right.name();
-                self.events.push(Event::Authorize { conn, rule, channel: channel.into(), right, id, raw });
+                self.outputs.events.push(Event::Authorize { conn, rule, channel: channel.into(), right, id, raw });
                 Err(Dispatched::WentUp)
             }
             _ => {

@@ -78,13 +78,13 @@ impl ShardCore {
     /// Takes the address that our proxy names for the connection's.
     pub(super) fn find_client(&mut self, slot: usize, request: &Request<'_>) {
         let hub = Arc::clone(&self.hub);
-        let cold = self.conns[slot].cold();
+        let cold = self.connections[slot].cold();
         cold.peer = hub.rules.proxies.client_of(cold.peer, request.header_values("x-forwarded-for"));
     }
 
     /// Whether the connection's address may begin a handshake.
     pub(super) fn may_shake_hands(&mut self, slot: usize) -> bool {
-        let address = limited_as(self.conns[slot].cold().peer);
+        let address = limited_as(self.connections[slot].cold().peer);
         self.hub.handshakes.take(address, self.hub.rules.handshake_rate(), self.now.mono_ms)
     }
 
@@ -92,7 +92,7 @@ impl ShardCore {
     ///
     /// The connection begins with what those that ended before it have left.
     pub(super) fn take_seat(&mut self, slot: usize, user: &Arc<str>) -> Result<Seat, Full> {
-        let (id, address) = (self.id(slot), limited_as(self.conns[slot].cold().peer));
+        let (id, address) = (self.connections.id(slot), limited_as(self.connections[slot].cold().peer));
         let (hub, now_ms) = (Arc::clone(&self.hub), self.now.mono_ms);
         let mut seat = Seat::default();
         if !hub.rules.limits.enabled {
@@ -122,7 +122,7 @@ impl ShardCore {
             }
         }
         seat.refusals = left.refusals;
-        let conn = &mut self.conns[slot];
+        let conn = &mut self.connections[slot];
         (conn.commands, conn.relays, conn.bytes) = (left.commands, left.relays, left.bytes);
         Ok(seat)
     }
@@ -171,7 +171,7 @@ impl ShardCore {
     /// Milliseconds until they are there.
     pub(super) fn take_milli(&mut self, slot: usize, traffic: Traffic, milli: u32) -> Result<(), u32> {
         let (hub, now_ms) = (&*self.hub, self.now.mono_ms);
-        let conn = &mut self.conns[slot];
+        let conn = &mut self.connections[slot];
         own_bucket(conn, traffic)
             .take_milli(milli, hub.rules.own_rate(traffic), now_ms)
             .inspect_err(|_| add(&hub.counters.refused_by_connection, 1))?;
@@ -185,7 +185,7 @@ impl ShardCore {
     /// Takes tokens for what was done already, whether they are there or not.
     pub(super) fn overdraw(&mut self, slot: usize, milli: u32) {
         let (hub, now_ms, traffic) = (&*self.hub, self.now.mono_ms, Traffic::Commands);
-        let conn = &mut self.conns[slot];
+        let conn = &mut self.connections[slot];
         conn.commands.overdraw(milli, hub.rules.own_rate(traffic), now_ms);
         let Some(session) = &conn.session else { return };
         for (bucket, rate, _) in session.seat.buckets(&hub.rules, traffic, &hub.counters) {
@@ -200,7 +200,7 @@ impl ShardCore {
             return self.overdraw(slot, milli - reserved_milli);
         }
         let (hub, too_much) = (&*self.hub, reserved_milli - milli);
-        let conn = &mut self.conns[slot];
+        let conn = &mut self.connections[slot];
         conn.commands.give_back(too_much);
         let Some(session) = &conn.session else { return };
         for (bucket, ..) in session.seat.buckets(&hub.rules, Traffic::Commands, &hub.counters) {
@@ -212,8 +212,8 @@ impl ShardCore {
     pub(super) fn hold_while_owing(&mut self, slot: usize) {
         let (owes_ms, now_ms) = (self.owes_ms(slot), self.now.mono_ms);
         if owes_ms > 0 {
-            self.conns[slot].set(flag::HELD);
-            self.conns[slot].cold().held_until_ms = now_ms + u64::from(owes_ms);
+            self.connections[slot].set(flag::HELD);
+            self.connections[slot].cold().held_until_ms = now_ms + u64::from(owes_ms);
             self.look_at(slot);
         }
     }
@@ -221,7 +221,7 @@ impl ShardCore {
     /// Milliseconds until the connection, its user and its address have paid for what was done already.
     pub(super) fn owes_ms(&self, slot: usize) -> u32 {
         let (hub, now_ms, traffic) = (&*self.hub, self.now.mono_ms, Traffic::Commands);
-        let conn = &self.conns[slot];
+        let conn = &self.connections[slot];
         let own_ms = conn.commands.owes_ms(hub.rules.own_rate(traffic), now_ms);
         let own_ms = own_ms.max(conn.bytes.owes_ms(hub.rules.bytes_rate(), now_ms));
         let seat = conn.session.as_ref().map(|session| &session.seat);
@@ -232,7 +232,7 @@ impl ShardCore {
     /// Reads a connection on that has paid what it owed.
     pub(super) fn release_if_due(&mut self, slot: usize) {
         let now_ms = self.now.mono_ms;
-        let conn = &mut self.conns[slot];
+        let conn = &mut self.connections[slot];
         if !conn.has(flag::HELD) || conn.cold().held_until_ms > now_ms {
             return;
         }
@@ -246,7 +246,7 @@ impl ShardCore {
     pub(super) fn note_refusal(&mut self, slot: usize) {
         add(&self.hub.counters.rate_limited, 1);
         let (most, now_ms) = (self.hub.rules.limits.refusals_max, self.now.mono_ms);
-        let conn = &mut self.conns[slot];
+        let conn = &mut self.connections[slot];
         if conn.session.as_mut().is_some_and(|session| session.seat.refusals.are_too_many(most, now_ms)) {
             // What it goes on sending is not parsed any more: it was cut in the middle.
             conn.set(flag::BROKEN);
@@ -256,7 +256,7 @@ impl ShardCore {
 
     /// How long a client that finds no room waits before it comes back, in ms: not all at once.
     pub(super) fn retry_after_ms(&self, slot: usize) -> u64 {
-        RETRY_MS + self.hub.reconnect_delay_ms(self.id(slot), RETRY_SPREAD_MS)
+        RETRY_MS + self.hub.reconnect_delay_ms(self.connections.id(slot), RETRY_SPREAD_MS)
     }
 }
 

@@ -34,31 +34,31 @@ impl ShardCore {
         let wanted = self.outbox_bytes() + more;
         let most = self.hub.rules.limits.outboxes_bytes_max;
         if wanted <= most {
-            self.budget.look_from = 0;
+            self.outgoing.budget.look_from = 0;
             return;
         }
-        if self.budget.is_flushing || wanted <= self.budget.look_from {
+        if self.outgoing.budget.is_flushing || wanted <= self.outgoing.budget.look_from {
             return;
         }
         if self.collect_room(more) {
-            self.hub.elsewhere(self.shard, || ShardMsg::MakeRoom);
+            self.hub.elsewhere(self.connections.shard(), || ShardMsg::MakeRoom);
         }
-        self.budget.look_from = self.outbox_bytes().max(most) + most / 32;
+        self.outgoing.budget.look_from = self.outbox_bytes().max(most) + most / 32;
     }
 
     /// Lets those of this shard pay that hold more than others; true where that was not enough.
     pub(super) fn collect_room(&mut self, more: usize) -> bool {
         let most = self.hub.rules.limits.outboxes_bytes_max;
         let goal = most - most / 8;
-        let (behind, all) = self.hub.behind_on(self.shard);
+        let (behind, all) = self.hub.behind_on(self.connections.shard());
         let mean = self.outbox_bytes().min(most) / all.max(1);
         // What those hold that end already: it goes with them, and nobody else has to pay for it.
         let mut leaving = 0;
         let mut holders = Vec::with_capacity(behind.len());
         for id in behind {
-            let Some(slot) = self.find(id) else { continue };
-            let Some(backlog) = &self.conns[slot].backlog else { continue };
-            match self.conns[slot].phase {
+            let Some(slot) = self.connections.find(id) else { continue };
+            let Some(backlog) = &self.connections[slot].backlog else { continue };
+            match self.connections[slot].phase {
                 Phase::Closing => leaving += backlog.part(),
                 _ => holders.push((Reverse(backlog.part()), slot)),
             }
@@ -70,18 +70,18 @@ impl ShardCore {
             if part + PLACE_BYTES < mean || !is_over(self, leaving) {
                 break;
             }
-            let resumable = self.conns[slot].has(flag::VERSION_1);
+            let resumable = self.connections[slot].has(flag::VERSION_1);
             while is_over(self, leaving)
-                && let Some(backlog) = &mut self.conns[slot].backlog
+                && let Some(backlog) = &mut self.connections[slot].backlog
                 && backlog.drop_quarter(resumable, &self.hub.counters)
             {}
-            let bytes = self.conns[slot].backlog_bytes();
-            self.hub.set_backlog(self.id(slot), bytes);
+            let bytes = self.connections[slot].backlog_bytes();
+            self.hub.set_backlog(self.connections.id(slot), bytes);
             // Who has little left has paid.
-            let part = self.conns[slot].backlog.as_ref().map_or(0, |backlog| backlog.part());
+            let part = self.connections[slot].backlog.as_ref().map_or(0, |backlog| backlog.part());
             if part + PLACE_BYTES >= mean && is_over(self, leaving) {
                 self.close_slow(slot);
-                leaving += self.conns[slot].backlog.as_ref().map_or(0, |backlog| backlog.part());
+                leaving += self.connections[slot].backlog.as_ref().map_or(0, |backlog| backlog.part());
             }
         }
         is_over(self, leaving)
@@ -96,10 +96,10 @@ impl ShardCore {
         if self.outbox_bytes() <= most {
             return;
         }
-        let (behind, _) = self.hub.behind_on(self.shard);
+        let (behind, _) = self.hub.behind_on(self.connections.shard());
         let leaving = behind.into_iter().filter_map(|id| {
-            let slot = self.find(id)?;
-            let conn = &self.conns[slot];
+            let slot = self.connections.find(id)?;
+            let conn = &self.connections[slot];
             let part = conn.backlog.as_ref().filter(|_| conn.phase == Phase::Closing)?.part();
             Some((Reverse(part), slot))
         });
@@ -111,7 +111,7 @@ impl ShardCore {
             }
             self.end(slot);
             // With it went what the last look found to be leaving.
-            self.budget.look_from = 0;
+            self.outgoing.budget.look_from = 0;
         }
     }
 

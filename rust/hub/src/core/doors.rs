@@ -8,6 +8,7 @@
 
 use super::ShardCore;
 use super::events::EVENT_BYTES;
+use super::origin::OriginLines;
 use crate::by_address::NO_PLACE;
 use crate::conn::Phase;
 use crate::counters::{add, sub};
@@ -15,6 +16,8 @@ use crate::inbox::{ShardMsg, lock};
 use crate::{ConnId, Now};
 use realtime_protocol::address::limited_as;
 use realtime_protocol::handshake::Request;
+use rustc_hash::FxHashMap;
+use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 
 /// Why a connection without a session is ended.
@@ -28,16 +31,28 @@ pub(crate) enum Eviction {
     Sockets,
 }
 
+/// Connections of this shard without a session that something has to come of.
+#[derive(Debug, Default)]
+pub(super) struct Doors {
+    /// Upgrades that Python decides about: the address that each counts for, and its bytes.
+    deciding: FxHashMap<ConnId, (IpAddr, usize)>,
+    /// Connections that have to make room.
+    pub(super) evictions: Vec<(ConnId, Eviction)>,
+    /// The second in which tokens were refused last, and how often Python was told.
+    pub(super) refusals_told: (u64, u32),
+    pub(super) origin_lines: OriginLines,
+}
+
 impl ShardCore {
     /// Counts a handshake that begins; above the limit another one ends for it.
     pub(super) fn begin_handshake(&mut self, slot: usize) {
-        let (id, address) = (self.id(slot), limited_as(self.conns[slot].cold().peer));
+        let (id, address) = (self.connections.id(slot), limited_as(self.connections[slot].cold().peer));
         let most = self.hub.rules.limits.handshakes_pending_max;
         let mut table = lock(&self.hub.half_open);
         let place = table.enter(id, address);
         let victim = (table.len() > most).then(|| table.pop_of_most()).flatten();
         drop(table);
-        self.conns[slot].cold().place = place;
+        self.connections[slot].cold().place = place;
         add(&self.hub.counters.handshakes_pending, 1);
         if let Some(victim) = victim {
             self.hub.to(victim, ShardMsg::Evict { conn: victim, why: Eviction::Number });
@@ -46,8 +61,8 @@ impl ShardCore {
 
     /// Notes the bytes that the connection's unfinished head holds; above the limit of all heads others end for it.
     pub(super) fn weigh_head(&mut self, slot: usize, before: usize) {
-        let id = self.id(slot);
-        let cold = self.conns[slot].cold();
+        let id = self.connections.id(slot);
+        let cold = self.connections[slot].cold();
         let (place, bytes) = (cold.place, cold.head.capacity());
         if bytes == before {
             return;
@@ -71,7 +86,7 @@ impl ShardCore {
 
     /// Frees the head of a request that was read, or will not be.
     pub(super) fn drop_head(&mut self, slot: usize) {
-        let Some(cold) = self.conns[slot].cold.as_deref_mut() else { return };
+        let Some(cold) = self.connections[slot].cold.as_deref_mut() else { return };
         let head = std::mem::take(&mut cold.head);
         sub(&self.hub.counters.heads_bytes, head.capacity() as u64);
     }
@@ -79,42 +94,42 @@ impl ShardCore {
     /// The connection's handshake is over, one way or the other. Where its head was refused it stays in the table of
     /// those that the acceptor may end when no further socket can be held.
     pub(super) fn end_handshake(&mut self, slot: usize, lingers: bool) {
-        let id = self.id(slot);
-        let Some(cold) = self.conns[slot].cold.as_deref_mut() else { return };
+        let id = self.connections.id(slot);
+        let Some(cold) = self.connections[slot].cold.as_deref_mut() else { return };
         let (place, peer) = (std::mem::replace(&mut cold.place, NO_PLACE), cold.peer);
-        match self.conns[slot].phase {
+        match self.connections[slot].phase {
             Phase::Handshake => lock(&self.hub.half_open).leave(place, id),
             Phase::Closing if place != NO_PLACE => lock(&self.hub.refused).leave(place, id),
             _ => {}
         }
-        if matches!(self.conns[slot].phase, Phase::Handshake | Phase::Deciding) {
+        if matches!(self.connections[slot].phase, Phase::Handshake | Phase::Deciding) {
             sub(&self.hub.counters.handshakes_pending, 1);
         }
         if lingers {
-            self.conns[slot].cold().place = lock(&self.hub.refused).enter(id, limited_as(peer));
+            self.connections[slot].cold().place = lock(&self.hub.refused).enter(id, limited_as(peer));
         }
     }
 
     /// Takes a place among the upgrades that wait for Python; false where the address has its share, or Python has too much.
     pub(super) fn begin_deciding(&mut self, slot: usize, request: &Request<'_>) -> bool {
-        let (id, address) = (self.id(slot), limited_as(self.conns[slot].cold().peer));
+        let (id, address) = (self.connections.id(slot), limited_as(self.connections[slot].cold().peer));
         if self.hub.is_behind() || !lock(&self.hub.authenticating).take(address) {
             add(&self.hub.counters.authenticating_refused, 1);
             return false;
         }
         add(&self.hub.counters.authenticating, 1);
-        let place = std::mem::replace(&mut self.conns[slot].cold().place, NO_PLACE);
+        let place = std::mem::replace(&mut self.connections[slot].cold().place, NO_PLACE);
         lock(&self.hub.half_open).leave(place, id);
         let headers: usize = request.headers().map(|(name, value)| name.len() + value.len()).sum();
         let bytes = request.path.len() + request.query.len() + headers + EVENT_BYTES;
         self.charge_events(bytes);
-        self.deciding.insert(id, (address, bytes));
+        self.doors.deciding.insert(id, (address, bytes));
         true
     }
 
     /// Gives the place of an upgrade back that Python has decided about, whether its client still waits or not.
     pub(super) fn end_deciding(&mut self, id: ConnId) {
-        if let Some((address, bytes)) = self.deciding.remove(&id) {
+        if let Some((address, bytes)) = self.doors.deciding.remove(&id) {
             self.uncharge_events(None, bytes);
             lock(&self.hub.authenticating).give_back(address);
             sub(&self.hub.counters.authenticating, 1);
@@ -124,18 +139,18 @@ impl ShardCore {
     /// Moves the connections that have to make room to the end of `into`. The driver reads each once more, then calls
     /// [`Self::end_evicted`].
     pub fn take_evictions(&mut self, into: &mut Vec<ConnId>) {
-        into.extend(self.evictions.iter().map(|(conn, _)| *conn));
+        into.extend(self.doors.evictions.iter().map(|(conn, _)| *conn));
     }
 
     /// Ends the connections that have to make room and are still without a session.
     pub fn end_evicted(&mut self, now: Now) {
         self.now = now;
-        for (conn, why) in std::mem::take(&mut self.evictions) {
+        for (conn, why) in std::mem::take(&mut self.doors.evictions) {
             if why == Eviction::Sockets {
                 self.hub.making_room.fetch_sub(1, Ordering::Relaxed);
             }
-            let Some(slot) = self.find(conn) else { continue };
-            let state = &self.conns[slot];
+            let Some(slot) = self.connections.find(conn) else { continue };
+            let state = &self.connections[slot];
             let is_refused = state.phase == Phase::Closing && state.session.is_none();
             if state.phase != Phase::Handshake && !(is_refused && why == Eviction::Sockets) {
                 continue;

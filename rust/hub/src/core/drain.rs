@@ -30,13 +30,13 @@ impl ShardCore {
     /// Tells every open `json` connection when to come back, and those that open from now on.
     /// Whether clients were told that the process ends.
     pub(super) const fn is_draining(&self) -> bool {
-        self.drain.spread_ms.is_some()
+        self.notices.drain.spread_ms.is_some()
     }
 
     pub(super) fn announce_drain(&mut self, spread_ms: u64) {
-        self.drain.spread_ms = Some(spread_ms);
-        for slot in 0..self.conns.len() {
-            if self.conns[slot].phase == Phase::Open {
+        self.notices.drain.spread_ms = Some(spread_ms);
+        for slot in self.connections.slots() {
+            if self.connections[slot].phase == Phase::Open {
                 self.tell_of_drain(slot);
             }
         }
@@ -44,11 +44,11 @@ impl ShardCore {
 
     /// Tells a connection that is open when to come back, if the end was announced.
     pub(super) fn tell_of_drain(&mut self, slot: usize) {
-        let Some(spread_ms) = self.drain.spread_ms else { return };
-        if self.hub.rules.endpoints[self.conns[slot].endpoint as usize].mode != Mode::Json {
+        let Some(spread_ms) = self.notices.drain.spread_ms else { return };
+        if self.hub.rules.endpoints[self.connections[slot].endpoint as usize].mode != Mode::Json {
             return;
         }
-        let delay_ms = self.hub.reconnect_delay_ms(self.id(slot), spread_ms);
+        let delay_ms = self.hub.reconnect_delay_ms(self.connections.id(slot), spread_ms);
         let json = compose::reply("draining", None, self.now.wall_ms, |out| {
             out.extend_from_slice(b"{\"reconnectInMs\":");
             compose::number(out, delay_ms);
@@ -60,10 +60,11 @@ impl ShardCore {
     /// Closes every connection behind what is queued for it: now, or each at its own moment within `over_ms`.
     pub(super) fn close_all(&mut self, code: u16, reason: &str, over_ms: u64) {
         if over_ms > 0 {
-            self.drain.closing = Some(Closing { from_ms: self.now.mono_ms, over_ms, code, reason: reason.into() });
+            self.notices.drain.closing =
+                Some(Closing { from_ms: self.now.mono_ms, over_ms, code, reason: reason.into() });
         }
-        for slot in 0..self.conns.len() {
-            match self.conns[slot].phase {
+        for slot in self.connections.slots() {
+            match self.connections[slot].phase {
                 Phase::Open if over_ms > 0 => self.look_at(slot),
                 // It closes by itself within its own time.
                 Phase::Finishing if over_ms > 0 => {}
@@ -74,16 +75,16 @@ impl ShardCore {
 
     /// When a connection has to end, where all of them do.
     pub(super) fn ends_at_ms(&self, id: ConnId) -> Option<u64> {
-        let closing = self.drain.closing.as_ref()?;
+        let closing = self.notices.drain.closing.as_ref()?;
         Some(closing.from_ms + self.hub.reconnect_delay_ms(id, closing.over_ms))
     }
 
     /// Closes a connection whose moment has come; true if it did.
     pub(super) fn end_if_due(&mut self, slot: usize) -> bool {
-        if self.ends_at_ms(self.id(slot)).is_none_or(|at_ms| at_ms > self.now.mono_ms) {
+        if self.ends_at_ms(self.connections.id(slot)).is_none_or(|at_ms| at_ms > self.now.mono_ms) {
             return false;
         }
-        if let Some(Closing { code, reason, .. }) = &self.drain.closing {
+        if let Some(Closing { code, reason, .. }) = &self.notices.drain.closing {
             let (code, reason) = (*code, reason.clone());
             self.close_behind(slot, code, &reason);
         }

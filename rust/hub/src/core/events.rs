@@ -47,7 +47,7 @@ impl ShardCore {
         if is_handed_back {
             return;
         }
-        let conn = &mut self.conns[slot];
+        let conn = &mut self.connections[slot];
         conn.under_way += 1;
         conn.way_bytes = conn.way_bytes.saturating_add(bytes as u32);
         let Some(session) = conn.session.as_deref_mut() else { return };
@@ -56,7 +56,7 @@ impl ShardCore {
         self.charge_events(bytes + EVENT_BYTES);
         if self.hub.is_over_share(held) {
             // What was read with it waits, too.
-            self.conns[slot].hold_back();
+            self.connections[slot].hold_back();
         }
         if bytes >= LARGE_BYTES {
             self.hub.weigh_events();
@@ -66,7 +66,7 @@ impl ShardCore {
     /// Credits of commands come back, Python's or the hub's own.
     pub(super) fn return_credits(&mut self, slot: usize, credits: u16) {
         let count = credits & !OWN;
-        let conn = &mut self.conns[slot];
+        let conn = &mut self.connections[slot];
         conn.under_way = conn.under_way.saturating_sub(count);
         if conn.under_way == 0 {
             conn.way_bytes = 0;
@@ -83,8 +83,8 @@ impl ShardCore {
 
     /// Whether the connection's user has as much in Python as one may; the connection is then told of when it has less.
     pub(super) fn waits_for_user(&mut self, slot: usize) -> bool {
-        let id = self.id(slot);
-        let conn = &mut self.conns[slot];
+        let id = self.connections.id(slot);
+        let conn = &mut self.connections[slot];
         let account = conn.session.as_deref().and_then(|session| session.seat.account());
         let Some(account) = account else { return false };
         if conn.flags & flag::WAITS != 0 {
@@ -104,32 +104,32 @@ impl ShardCore {
 
     /// The user of a connection has less in Python.
     pub(super) fn read_on_for_user(&mut self, conn: ConnId) {
-        if let Some(slot) = self.find(conn) {
-            self.conns[slot].clear(flag::WAITS);
+        if let Some(slot) = self.connections.find(conn) {
+            self.connections[slot].clear(flag::WAITS);
             self.read_on(slot);
         }
     }
 
     /// Has a connection not read until a shard has taken what waits for it now.
     pub(super) fn hold_through(&mut self, slot: usize, shard: usize) {
-        let id = self.id(slot);
-        let credits = self.conns[slot].take_own_credit(0);
-        self.conns[slot].hold_back();
+        let id = self.connections.id(slot);
+        let credits = self.connections[slot].take_own_credit(0);
+        self.connections[slot].hold_back();
         self.hub.give_back_through(shard, id, credits);
     }
 
     /// Keeps the charge of what Python still has of a connection that ends.
     pub(super) fn leave_to_python(&mut self, slot: usize) {
-        let id = self.id(slot);
-        let Some(session) = self.conns[slot].session.as_deref() else { return };
+        let id = self.connections.id(slot);
+        let Some(session) = self.connections[slot].session.as_deref() else { return };
         let account = session.seat.account().cloned();
-        if self.conns[slot].has(flag::WAITS)
+        if self.connections[slot].has(flag::WAITS)
             && let Some(account) = &account
         {
             account.waiting.forget(id);
         }
         if session.way.count() > 0 {
-            self.orphans.insert(id, Orphan { way: session.way, account, since_ms: self.now.mono_ms });
+            self.reading.orphans.insert(id, Orphan { way: session.way, account, since_ms: self.now.mono_ms });
         }
     }
 
@@ -138,11 +138,11 @@ impl ShardCore {
         if credits & OWN != 0 {
             return;
         }
-        let Some(orphan) = self.orphans.get_mut(&conn) else { return };
+        let Some(orphan) = self.reading.orphans.get_mut(&conn) else { return };
         let (count, bytes) = orphan.way.back(credits);
         let account = orphan.account.clone();
         if orphan.way.count() == 0 {
-            self.orphans.remove(&conn);
+            self.reading.orphans.remove(&conn);
         }
         self.uncharge_events(account.as_deref(), bytes + usize::from(count) * EVENT_BYTES);
     }
@@ -150,8 +150,13 @@ impl ShardCore {
     /// Looks for what other shards gave back, and lets go of commands that no handler has any more.
     pub(super) fn tick_events(&mut self) {
         let until_ms = self.now.mono_ms.saturating_sub(ORPHAN_MS);
-        let late: Vec<ConnId> =
-            self.orphans.iter().filter(|(_, orphan)| orphan.since_ms < until_ms).map(|(conn, _)| *conn).collect();
+        let late: Vec<ConnId> = self
+            .reading
+            .orphans
+            .iter()
+            .filter(|(_, orphan)| orphan.since_ms < until_ms)
+            .map(|(conn, _)| *conn)
+            .collect();
         for conn in late {
             self.return_orphans_credits(conn, !OWN);
         }

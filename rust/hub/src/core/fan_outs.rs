@@ -26,12 +26,12 @@ impl ShardCore {
     /// Whether the last flush ended fan-outs: then [`Self::fanned_out`] wants the time.
     #[must_use]
     pub fn has_fanned_out(&self) -> bool {
-        !self.fan_outs.0.is_empty() && !self.more_to_flush()
+        !self.outgoing.fan_outs.0.is_empty() && !self.more_to_flush()
     }
 
     /// Notes how long the fan-outs took that the flush before has ended.
     pub fn fanned_out(&mut self, now: Now) {
-        for (read_us, count) in self.fan_outs.0.drain(..) {
+        for (read_us, count) in self.outgoing.fan_outs.0.drain(..) {
             self.hub.counters.delivery_s.observe(now.mono_us.saturating_sub(read_us), count);
         }
     }

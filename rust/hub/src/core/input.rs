@@ -3,7 +3,7 @@
 //! Bytes are parsed where the driver read them. What has to stay (half a head, a message that is not finished, bytes
 //! behind a pause) is copied to the connection's own memory and counted.
 
-use super::commands::Source;
+use super::command::Source;
 use super::{ShardCore, tick_of};
 use crate::conn::{Phase, flag};
 use crate::counters::{add, add_own, sub};
@@ -25,10 +25,10 @@ impl ShardCore {
     /// Takes bytes that were read from the connection; they are parsed (and unmasked) in place.
     pub fn bytes_in(&mut self, id: ConnId, input: &mut [u8], now: Now) {
         self.now = now;
-        let Some(slot) = self.find(id) else { return };
+        let Some(slot) = self.connections.find(id) else { return };
         add_own(&self.tally().bytes_in, input.len() as u64);
-        self.conns[slot].heard(tick_of(now));
-        match self.conns[slot].phase {
+        self.connections[slot].heard(tick_of(now));
+        match self.connections[slot].phase {
             Phase::Free => {}
             Phase::Handshake => self.head_in(slot, input),
             // Frames before the 101 wait for it.
@@ -50,7 +50,7 @@ impl ShardCore {
     }
 
     fn head_in(&mut self, slot: usize, input: &mut [u8]) {
-        let mut cold = self.conns[slot].cold.take();
+        let mut cold = self.connections[slot].cold.take();
         let Some(parts) = cold.as_deref_mut() else { return };
         let (known, held) = (parts.head.len(), parts.head.capacity());
         parts.head.extend_from_slice(input);
@@ -62,27 +62,27 @@ impl ShardCore {
         match outcome {
             Head::Partial => {
                 parts.head = head;
-                self.conns[slot].cold = cold;
+                self.connections[slot].cold = cold;
                 self.weigh_head(slot, held);
             }
             Head::Bad(error) => {
                 sub(&self.hub.counters.heads_bytes, held as u64);
-                self.conns[slot].cold = cold;
+                self.connections[slot].cold = cold;
                 self.refuse(slot, error, &[]);
             }
             Head::Request(request, _) if self.passes_on(&request) => {
                 sub(&self.hub.counters.heads_bytes, held as u64);
-                self.conns[slot].cold = cold;
+                self.connections[slot].cold = cold;
                 self.pass_on(slot, head);
             }
             Head::Request(request, len) => {
                 sub(&self.hub.counters.heads_bytes, held as u64);
-                self.conns[slot].cold = cold;
+                self.connections[slot].cold = cold;
                 self.request(slot, &request);
                 let rest = &mut input[len.saturating_sub(known)..];
-                if self.conns[slot].phase == Phase::Open {
+                if self.connections[slot].phase == Phase::Open {
                     self.frames_in(slot, rest);
-                } else if self.conns[slot].phase == Phase::Deciding {
+                } else if self.connections[slot].phase == Phase::Deciding {
                     self.keep_unread(slot, rest);
                 }
             }
@@ -93,11 +93,11 @@ impl ShardCore {
     /// and `slack` bytes, so that the connection must end.
     pub fn keep(&mut self, id: ConnId, input: &[u8], slack: usize, now: Now) -> bool {
         self.now = now;
-        let Some(slot) = self.find(id) else { return true };
-        self.conns[slot].heard(tick_of(now));
-        let known = self.conns[slot].cold.as_ref().map_or(0, |cold| cold.unread.len());
+        let Some(slot) = self.connections.find(id) else { return true };
+        self.connections[slot].heard(tick_of(now));
+        let known = self.connections[slot].cold.as_ref().map_or(0, |cold| cold.unread.len());
         let fits = known + input.len() <= self.hub.rules.limits.message_bytes_max + slack;
-        if fits && matches!(self.conns[slot].phase, Phase::Open | Phase::Deciding) {
+        if fits && matches!(self.connections[slot].phase, Phase::Open | Phase::Deciding) {
             add_own(&self.tally().bytes_in, input.len() as u64);
             self.keep_unread(slot, input);
         }
@@ -107,32 +107,32 @@ impl ShardCore {
     /// Takes what [`Self::keep`] has of a connection that is read again; some may wait on.
     pub fn kept_in(&mut self, id: ConnId, now: Now) {
         self.now = now;
-        if let Some(slot) = self.find(id).filter(|slot| self.conns[*slot].phase == Phase::Open) {
+        if let Some(slot) = self.connections.find(id).filter(|slot| self.connections[*slot].phase == Phase::Open) {
             self.unread_in(slot);
         }
     }
 
     fn keep_unread(&mut self, slot: usize, rest: &[u8]) {
         if !rest.is_empty() {
-            self.conns[slot].cold().unread.extend_from_slice(rest);
+            self.connections[slot].cold().unread.extend_from_slice(rest);
             self.charge_unfinished(slot);
         }
     }
 
     /// Throws away what was kept: where the next frame begins is then not known any more.
     pub(super) fn drop_unread(&mut self, slot: usize) {
-        let Some(cold) = self.conns[slot].cold.as_deref_mut() else { return };
+        let Some(cold) = self.connections[slot].cold.as_deref_mut() else { return };
         if !std::mem::take(&mut cold.unread).is_empty() {
-            self.conns[slot].set(flag::BROKEN);
+            self.connections[slot].set(flag::BROKEN);
             self.charge_unfinished(slot);
         }
     }
 
     /// Frames that waited behind a pause or for the 101.
     pub(super) fn unread_in(&mut self, slot: usize) {
-        let Some(cold) = self.conns[slot].cold.as_deref_mut() else { return };
+        let Some(cold) = self.connections[slot].cold.as_deref_mut() else { return };
         let mut unread = std::mem::take(&mut cold.unread);
-        self.conns[slot].warm();
+        self.connections[slot].warm();
         if !unread.is_empty() {
             self.charge_unfinished(slot);
             self.frames_in(slot, &mut unread);
@@ -148,27 +148,27 @@ impl ShardCore {
     /// The shard's inflater, where the connection may send what needs it. Messages keep nothing in it, so one serves
     /// all connections.
     fn lend_inflater(&mut self, slot: usize) -> Option<Inflater> {
-        self.conns[slot].window().is_agreed().then(|| self.inflater.take().unwrap_or_default())
+        self.connections[slot].window().is_agreed().then(|| self.reading.inflater.take().unwrap_or_default())
     }
 
     fn take_inflater(&mut self, inflater: Option<Inflater>) {
         if let Some(mut inflater) = inflater {
             inflater.release();
-            self.inflater = Some(inflater);
+            self.reading.inflater = Some(inflater);
         }
     }
 
     fn frames_through(&mut self, slot: usize, input: &mut [u8], mut inflater: Option<&mut Inflater>) {
         // The parser is taken out while it is used: what it yields borrows it, and handling that needs the shard.
-        let mut inbound = std::mem::replace(&mut self.conns[slot].inbound, Inbound::new(Role::Server));
-        let generation = self.conns[slot].generation;
+        let mut inbound = std::mem::replace(&mut self.connections[slot].inbound, Inbound::new(Role::Server));
+        let generation = self.connections[slot].generation;
         let message_bytes_max = self.hub.rules.limits.message_bytes_max;
         let most = self.hub.rules.limits.commands_waiting_max;
         let mut kept = 0;
         let mut at = 0;
         while at < input.len() {
-            if self.conns[slot].is_full(most, message_bytes_max) || self.conns[slot].has(flag::HELD) {
-                self.conns[slot].set(flag::PAUSED);
+            if self.connections[slot].is_full(most, message_bytes_max) || self.connections[slot].has(flag::HELD) {
+                self.connections[slot].set(flag::PAUSED);
                 kept = input.len() - at;
                 break;
             }
@@ -195,25 +195,25 @@ impl ShardCore {
                     // user.
                     let cost = self.inflated(inflater.as_deref_mut()).unwrap_or(0);
                     self.overdraw(slot, cost.saturating_add(long_units(held)).saturating_mul(1_000));
-                    self.conns[slot].set(flag::BROKEN);
+                    self.connections[slot].set(flag::BROKEN);
                     self.finish(slot, violation.code.0, violation.reason);
                 }
             }
-            if self.conns[slot].generation != generation {
+            if self.connections[slot].generation != generation {
                 return;
             }
-            if self.conns[slot].phase != Phase::Open {
+            if self.connections[slot].phase != Phase::Open {
                 return self.charge_unfinished(slot);
             }
         }
         inbound.release_finished();
         let is_unfinished = inbound.is_unfinished();
-        self.conns[slot].inbound = inbound;
+        self.connections[slot].inbound = inbound;
         if is_unfinished {
             self.note_message_begun(slot);
         }
         if kept > 0 {
-            self.conns[slot].cold().unread.extend_from_slice(&input[at..]);
+            self.connections[slot].cold().unread.extend_from_slice(&input[at..]);
         }
         self.charge_unfinished(slot);
     }
@@ -221,15 +221,15 @@ impl ShardCore {
     /// A message that was long only once it was inflated costs the more of it, whatever it was: some hundred bytes can
     /// keep a shard busy for a hundred thousand. Who has no tokens left for that is closed.
     fn charge_inflated(&mut self, slot: usize, cost: u32) {
-        let is_open = matches!(self.conns[slot].phase, Phase::Open | Phase::Closing);
+        let is_open = matches!(self.connections[slot].phase, Phase::Open | Phase::Closing);
         if cost == 0 || !is_open || self.take_tokens(slot, Traffic::Commands, cost).is_ok() {
             return;
         }
         // It is owed all the same, so that who comes back and does it again is not read before it is paid.
         self.overdraw(slot, cost.saturating_mul(1_000));
         add(&self.hub.counters.rate_limited, 1);
-        self.conns[slot].set(flag::BROKEN);
-        if self.conns[slot].phase == Phase::Open {
+        self.connections[slot].set(flag::BROKEN);
+        if self.connections[slot].phase == Phase::Open {
             self.close_behind(slot, CloseCode::RATE_LIMITED.0, "too many compressed bytes");
         }
     }
@@ -245,7 +245,7 @@ impl ShardCore {
     /// A message that came long is done, and its sender is not read until its length is paid: reading, checking and
     /// copying it keeps a shard as busy as many short ones.
     fn charge_long(&mut self, slot: usize, len: usize) {
-        if matches!(self.conns[slot].phase, Phase::Open) {
+        if matches!(self.connections[slot].phase, Phase::Open) {
             self.overdraw(slot, long_units(len).saturating_mul(1_000));
             self.hold_while_owing(slot);
         }
@@ -276,8 +276,8 @@ impl ShardCore {
             }
             Item::Close(code, reason) => {
                 let code = code.unwrap_or(CloseCode::NO_STATUS);
-                self.conns[slot].set(flag::PEER_CLOSED);
-                self.conns[slot].close_code = code.0;
+                self.connections[slot].set(flag::PEER_CLOSED);
+                self.connections[slot].close_code = code.0;
                 // The answer repeats the code (RFC 6455 §5.5.1).
                 self.finish(slot, code.0, reason);
             }
@@ -287,12 +287,12 @@ impl ShardCore {
     /// A whole message, text already known to be UTF-8.
     fn message_in(&mut self, slot: usize, text: bool, payload: &mut [u8]) {
         add_own(&self.tally().messages_in, 1);
-        let endpoint = self.conns[slot].endpoint as usize;
+        let endpoint = self.connections[slot].endpoint as usize;
         match self.hub.rules.endpoints[endpoint].mode {
             Mode::Raw => {
-                let conn = self.id(slot);
+                let conn = self.connections.id(slot);
                 self.go_up(slot, payload.len(), false);
-                self.events.push(Event::Raw { conn, text, payload: (&*payload).into() });
+                self.outputs.events.push(Event::Raw { conn, text, payload: (&*payload).into() });
                 // Nobody can be told in a protocol that we do not know: who is over the rate is read more slowly.
                 if self.take_tokens(slot, Traffic::Commands, 1).is_err() {
                     self.overdraw(slot, 1_000);
@@ -313,7 +313,7 @@ impl ShardCore {
     /// Closes once everything that was asked before is answered.
     pub(super) fn finish(&mut self, slot: usize, code: u16, reason: &str) {
         self.end_lasting(slot, None);
-        let conn = &mut self.conns[slot];
+        let conn = &mut self.connections[slot];
         if conn.under_way == 0 {
             return self.say_close(slot, code, reason);
         }
@@ -324,7 +324,7 @@ impl ShardCore {
 
     /// Looks whether a connection that finishes has all its answers.
     pub(super) fn finish_if_answered(&mut self, slot: usize) {
-        let conn = &mut self.conns[slot];
+        let conn = &mut self.connections[slot];
         if conn.phase == Phase::Finishing
             && conn.under_way == 0
             && let Some((code, reason)) = conn.cold().finish.take()
@@ -336,9 +336,9 @@ impl ShardCore {
     /// Counts what is thrown away behind our last word, which a session owes for as for any message. Whether it is more
     /// than a peer may have under way that has not read that word yet: one message, or a request without a session.
     fn is_read_in_vain(&mut self, slot: usize, len: usize) -> bool {
-        let has_session = self.conns[slot].session.is_some();
+        let has_session = self.connections[slot].session.is_some();
         let most = if has_session { self.hub.rules.limits.message_bytes_max + LONG_UNIT } else { LONG_UNIT };
-        let in_vain = &mut self.conns[slot].cold().in_vain;
+        let in_vain = &mut self.connections[slot].cold().in_vain;
         let before = *in_vain;
         let after = before.saturating_add(len);
         *in_vain = after;
@@ -348,14 +348,14 @@ impl ShardCore {
 
     /// After our Close only the peer's is looked for.
     fn last_frames_in(&mut self, slot: usize, input: &mut [u8]) {
-        let conn = &mut self.conns[slot];
+        let conn = &mut self.connections[slot];
         if conn.has(flag::BROKEN) || conn.session.is_none() {
             return;
         }
         let mut inflater = self.lend_inflater(slot);
         let mut at = 0;
-        while at < input.len() && !self.conns[slot].has(flag::BROKEN) {
-            let (conn, bytes_max) = (&mut self.conns[slot], self.hub.rules.limits.message_bytes_max);
+        while at < input.len() && !self.connections[slot].has(flag::BROKEN) {
+            let (conn, bytes_max) = (&mut self.connections[slot], self.hub.rules.limits.message_bytes_max);
             match conn.inbound.receive(&mut input[at..], bytes_max, inflater.as_mut()) {
                 Ok((_, Some(Item::Close(..)))) => {
                     conn.set(flag::PEER_CLOSED);
@@ -369,10 +369,10 @@ impl ShardCore {
             }
         }
         self.take_inflater(inflater);
-        let conn = &mut self.conns[slot];
+        let conn = &mut self.connections[slot];
         conn.inbound.release_finished();
         self.charge_unfinished(slot);
-        let conn = &self.conns[slot];
+        let conn = &self.connections[slot];
         if conn.has(flag::PEER_CLOSED) && conn.backlog.is_none() && !conn.has(flag::DIRTY) {
             self.end(slot);
         }

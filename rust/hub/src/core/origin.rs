@@ -11,7 +11,7 @@ const LINE_MS: u64 = 1_000;
 
 /// When a refused page was last told of.
 #[derive(Debug, Default)]
-pub(crate) struct OriginLines {
+pub(super) struct OriginLines {
     next_ms: u64,
     untold: u64,
 }
@@ -32,7 +32,7 @@ impl ShardCore {
     }
 
     fn tell_of_origin(&mut self, origin: &str, host: &str) {
-        let lines = &mut self.origin_lines;
+        let lines = &mut self.doors.origin_lines;
         if self.now.mono_ms < lines.next_ms {
             lines.untold += 1;
             return;
@@ -48,6 +48,6 @@ impl ShardCore {
             shown(origin),
             shown(host)
         );
-        self.events.push(Event::Warned { message: message.into() });
+        self.outputs.events.push(Event::Warned { message: message.into() });
     }
 }

@@ -1,7 +1,6 @@
 //! Requests for the HTTP side where it shares this port: they go on to it, with their socket.
 
 use super::ShardCore;
-use crate::ConnId;
 use realtime_protocol::handshake::Request;
 
 impl ShardCore {
@@ -12,13 +11,7 @@ impl ShardCore {
 
     /// Lets a connection go, with what was read of it.
     pub(super) fn pass_on(&mut self, slot: usize, read: Vec<u8>) {
-        self.passed.push((self.id(slot), read));
+        self.outputs.passed.push((self.connections.id(slot), read));
         self.end(slot);
-    }
-
-    /// Moves the connections that somebody else serves to the end of `into`, each with what was read of it; before
-    /// [`Self::take_releases`], which would close them.
-    pub fn take_passed(&mut self, into: &mut Vec<(ConnId, Vec<u8>)>) {
-        into.append(&mut self.passed);
     }
 }

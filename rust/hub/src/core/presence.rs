@@ -41,11 +41,11 @@ impl ShardCore {
     /// Takes who is told of whom, and tells all who are open; None for those alone who share a channel.
     pub(super) fn set_presence(&mut self, users: Option<&[Arc<str>]>) {
         let told = users.map_or(Told::Shared, |users| Told::Everyone(users.iter().cloned().collect()));
-        self.presence = Presence { told, frame: None };
+        self.notices.presence = Presence { told, frame: None };
         let Some(frame) = self.presence_frame() else { return };
-        let frame = self.turn.add(frame);
-        for slot in 0..self.conns.len() {
-            if self.conns[slot].phase == Phase::Open && self.knows_presence_mode(slot) {
+        let frame = self.outgoing.turn.add(frame);
+        for slot in self.connections.slots() {
+            if self.connections[slot].phase == Phase::Open && self.knows_presence_mode(slot) {
                 self.queue_frame(slot, frame);
             }
         }
@@ -53,9 +53,9 @@ impl ShardCore {
 
     /// Takes that a user came or went, of which everybody is told.
     pub(super) fn change_presence(&mut self, user: Arc<str>, is_online: bool) {
-        let Told::Everyone(users) = &mut self.presence.told else { return };
+        let Told::Everyone(users) = &mut self.notices.presence.told else { return };
         if if is_online { users.insert(user) } else { users.remove(&user) } {
-            self.presence.frame = None;
+            self.notices.presence.frame = None;
         }
     }
 
@@ -69,12 +69,12 @@ impl ShardCore {
     }
 
     fn knows_presence_mode(&self, slot: usize) -> bool {
-        let conn = &self.conns[slot];
+        let conn = &self.connections[slot];
         conn.has(flag::VERSION_1) && self.hub.rules.endpoints[conn.endpoint as usize].mode == Mode::Json
     }
 
     fn presence_frame(&mut self) -> Option<Queued> {
-        let Presence { told, frame } = &mut self.presence;
+        let Presence { told, frame } = &mut self.notices.presence;
         let frame = match (&*told, &mut *frame) {
             (Told::Nothing, _) => return None,
             (_, Some(frame)) => Arc::clone(frame),

@@ -10,14 +10,13 @@
 use super::{ShardCore, TICK_MS, tick_of};
 use crate::Now;
 use crate::compose;
-use crate::conn::{LastingRelay, Phase, flag};
+use crate::conn::{Phase, flag};
 use crate::counters::add;
 use crate::outbox::Queued;
 use crate::prepared::Prepared;
 use realtime_protocol::close::CloseCode;
 use realtime_protocol::frame::Opcode;
 use realtime_protocol::handshake::HttpError;
-use std::sync::Arc;
 
 /// How long before its end a token is called expiring.
 const EXPIRY_NOTICE_MS: u64 = 30_000;
@@ -27,7 +26,7 @@ const LATE_TICKS: u32 = 4;
 const CLOCK_SET_MS: u64 = 1_000;
 
 /// What the last tick saw.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Timers {
     /// None before the first.
     last_tick: Option<u32>,
@@ -35,12 +34,18 @@ pub(super) struct Timers {
     wall_offset_ms: u64,
 }
 
+impl Timers {
+    pub(super) const fn new() -> Self {
+        Self { last_tick: None, wall_offset_ms: 0 }
+    }
+}
+
 impl ShardCore {
     /// Runs the deadlines that are due; to be called about every 250 ms.
     pub fn tick(&mut self, now: Now) {
         self.now = now;
         let tick = tick_of(now);
-        let last = self.timers.last_tick.replace(tick);
+        let last = self.connections.timers.last_tick.replace(tick);
         if last == Some(tick) {
             return;
         }
@@ -52,8 +57,8 @@ impl ShardCore {
         self.tick_events();
         self.hub.users.forget_settled(now.mono_ms, &self.hub.counters);
         self.hub.addresses.forget_settled(now.mono_ms, &self.hub.counters);
-        for slot in 0..self.deadlines.len() {
-            if self.deadlines[slot] <= tick {
+        for slot in self.connections.slots() {
+            if self.connections.is_due(slot, tick) {
                 self.due(slot);
             }
         }
@@ -63,8 +68,8 @@ impl ShardCore {
     fn forgive(&mut self, late: u32) {
         let tick = tick_of(self.now);
         let grace_from = tick.saturating_sub(self.silence_ticks()).saturating_add(LATE_TICKS);
-        for slot in 0..self.conns.len() {
-            let conn = &mut self.conns[slot];
+        for slot in self.connections.slots() {
+            let conn = &mut self.connections[slot];
             match conn.phase {
                 Phase::Free => continue,
                 Phase::Open => {
@@ -86,13 +91,13 @@ impl ShardCore {
     /// Deadlines that stand for a date are wrong once the wall clock has moved against the monotonic one.
     fn look_for_set_clock(&mut self) {
         let offset_ms = self.now.wall_ms.wrapping_sub(self.now.mono_ms);
-        let moved_ms = offset_ms.wrapping_sub(self.timers.wall_offset_ms).cast_signed().unsigned_abs();
+        let moved_ms = offset_ms.wrapping_sub(self.connections.timers.wall_offset_ms).cast_signed().unsigned_abs();
         if moved_ms < CLOCK_SET_MS {
             return;
         }
-        self.timers.wall_offset_ms = offset_ms;
-        for slot in 0..self.conns.len() {
-            if self.conns[slot].phase == Phase::Open {
+        self.connections.timers.wall_offset_ms = offset_ms;
+        for slot in self.connections.slots() {
+            if self.connections[slot].phase == Phase::Open {
                 self.look_at(slot);
             }
         }
@@ -106,16 +111,16 @@ impl ShardCore {
 
     /// Ends the phase that the connection is in after so long.
     pub(super) fn end_phase_in(&mut self, slot: usize, after_ms: u64) {
-        self.conns[slot].cold().phase_ends_ms = self.now.mono_ms + after_ms;
+        self.connections[slot].cold().phase_ends_ms = self.now.mono_ms + after_ms;
         self.look_at(slot);
     }
 
     fn due(&mut self, slot: usize) {
-        match self.conns[slot].phase {
-            Phase::Free => self.deadlines[slot] = u32::MAX,
+        match self.connections[slot].phase {
+            Phase::Free => {}
             Phase::Open => self.due_open(slot),
             phase => {
-                let ends_ms = self.conns[slot].cold().phase_ends_ms;
+                let ends_ms = self.connections[slot].cold().phase_ends_ms;
                 if ends_ms > self.now.mono_ms {
                     return self.look_at(slot);
                 }
@@ -123,7 +128,7 @@ impl ShardCore {
                     Phase::Handshake => self.refuse(slot, HttpError::TIMEOUT, &[]),
                     Phase::Deciding => self.refuse(slot, HttpError::UNAVAILABLE, &[("Retry-After", "1")]),
                     Phase::Finishing => {
-                        if let Some((code, reason)) = self.conns[slot].cold().finish.take() {
+                        if let Some((code, reason)) = self.connections[slot].cold().finish.take() {
                             self.say_close(slot, code, &reason);
                         }
                     }
@@ -136,15 +141,15 @@ impl ShardCore {
     fn due_open(&mut self, slot: usize) {
         self.end_relays_due(slot);
         self.release_if_due(slot);
-        if self.conns[slot].phase != Phase::Open {
+        if self.connections[slot].phase != Phase::Open {
             return;
         }
         if self.end_if_due(slot) || self.check_expiry(slot) || self.end_late_message(slot) {
             return;
         }
-        let silent_ticks = tick_of(self.now).saturating_sub(self.conns[slot].silent_from);
+        let silent_ticks = tick_of(self.now).saturating_sub(self.connections[slot].silent_from);
         // Asked here too: nothing may have come since the last pause began.
-        if !self.reads(self.id(slot)) {
+        if !self.reads(self.connections.id(slot)) {
             return self.due_paused(slot, silent_ticks);
         }
         if silent_ticks >= self.silence_ticks() {
@@ -157,7 +162,7 @@ impl ShardCore {
     /// takes nothing itself has sent its last sign of life when it last took a byte.
     fn due_paused(&mut self, slot: usize, silent_ticks: u32) {
         let limits = &self.hub.rules.limits;
-        let is_behind = self.conns[slot].backlog_bytes() > limits.outbox_soft_bytes;
+        let is_behind = self.connections[slot].backlog_bytes() > limits.outbox_soft_bytes;
         if is_behind && silent_ticks >= ticks(limits.idle_timeout_s) {
             return self.close_slow(slot);
         }
@@ -166,10 +171,10 @@ impl ShardCore {
 
     /// One more interval without a sign of life: a ping, or the end.
     fn miss_a_beat(&mut self, slot: usize) {
-        let reason = match (self.hub.rules.limits.heartbeats, self.conns[slot].pings_unanswered) {
+        let reason = match (self.hub.rules.limits.heartbeats, self.connections[slot].pings_unanswered) {
             (false, _) => "silent for too long",
             (true, 0 | 1) => {
-                let conn = &mut self.conns[slot];
+                let conn = &mut self.connections[slot];
                 conn.pings_unanswered += 1;
                 conn.silent_from = tick_of(self.now);
                 self.queue(slot, Queued::reply(Prepared::frame(Opcode::Ping, b"")));
@@ -183,7 +188,7 @@ impl ShardCore {
 
     /// Tells of a token's end, then closes; true when closed.
     fn check_expiry(&mut self, slot: usize) -> bool {
-        let ends_ms = self.conns[slot].session.as_ref().map_or(0, |session| session.expires_at_ms);
+        let ends_ms = self.connections[slot].session.as_ref().map_or(0, |session| session.expires_at_ms);
         if ends_ms == 0 || self.now.wall_ms + EXPIRY_NOTICE_MS < ends_ms {
             return false;
         }
@@ -191,8 +196,8 @@ impl ShardCore {
             self.close(slot, CloseCode::TOKEN_EXPIRED.0, "the token expired");
             return true;
         }
-        if !self.conns[slot].cold().told_of_expiry {
-            self.conns[slot].cold().told_of_expiry = true;
+        if !self.connections[slot].cold().told_of_expiry {
+            self.connections[slot].cold().told_of_expiry = true;
             let json = compose::reply("token_expiring", None, self.now.wall_ms, |out| {
                 out.extend_from_slice(b"{\"expiresAt\":");
                 compose::timestamp(out, ends_ms);
@@ -205,7 +210,7 @@ impl ShardCore {
 
     /// Works the connection's deadline out from its state.
     pub(super) fn look_at(&mut self, slot: usize) {
-        let conn = &self.conns[slot];
+        let conn = &self.connections[slot];
         let cold = conn.cold.as_deref();
         let tick = if conn.phase == Phase::Open {
             let from = if conn.has(flag::PAUSED) { tick_of(self.now) } else { conn.silent_from };
@@ -225,58 +230,14 @@ impl ShardCore {
             if let Some(message) = self.message_due(slot) {
                 due = due.min(message);
             }
-            if let Some(ends_ms) = self.ends_at_ms(self.id(slot)) {
+            if let Some(ends_ms) = self.ends_at_ms(self.connections.id(slot)) {
                 due = due.min(tick_after(ends_ms));
             }
             due
         } else {
             cold.map_or(u32::MAX, |cold| tick_after(cold.phase_ends_ms))
         };
-        self.deadlines[slot] = tick;
-    }
-
-    // ---- relays that last
-
-    pub(super) fn lasts_until(&mut self, slot: usize, relay: LastingRelay) {
-        let lasting = &mut self.conns[slot].cold().lasting;
-        match lasting.iter_mut().find(|known| known.rule == relay.rule && known.channel.id == relay.channel.id) {
-            Some(known) => known.ends_ms = relay.ends_ms,
-            None => lasting.push(relay),
-        }
-        self.look_at(slot);
-    }
-
-    /// A stop was relayed: its start does not end by time any more.
-    pub(super) fn forget_lasting(&mut self, slot: usize, rule: u16, channel: &str) {
-        if let Some(cold) = self.conns[slot].cold.as_deref_mut() {
-            cold.lasting.retain(|relay| relay.rule != rule || **relay.channel.name() != *channel);
-            self.conns[slot].warm();
-        }
-    }
-
-    fn end_relays_due(&mut self, slot: usize) {
-        let now_ms = self.now.mono_ms;
-        self.end_relays(slot, |relay| relay.ends_ms <= now_ms);
-    }
-
-    /// Ends what the session started: in one channel, or everywhere.
-    pub(super) fn end_lasting(&mut self, slot: usize, channel: Option<u64>) {
-        self.end_relays(slot, |relay| channel.is_none_or(|id| relay.channel.id == id));
-    }
-
-    fn end_relays(&mut self, slot: usize, is_over: impl Fn(&LastingRelay) -> bool) {
-        let id = self.id(slot);
-        let Some(user) = self.conns[slot].session.as_ref().map(|session| Arc::clone(&session.user)) else { return };
-        let Some(cold) = self.conns[slot].cold.as_deref_mut() else { return };
-        if cold.lasting.is_empty() {
-            return;
-        }
-        let (over, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut cold.lasting).into_iter().partition(is_over);
-        cold.lasting = rest;
-        self.conns[slot].warm();
-        for relay in over {
-            self.hub.end_relay(&relay.channel, relay.rule, &user, id, self.now);
-        }
+        self.connections.set_deadline(slot, tick);
     }
 }
 

@@ -26,8 +26,8 @@ const TOO_LATE: &str = "the message was not complete in time; send smaller ones"
 impl ShardCore {
     /// Charges the connection what it holds now; above the limit of all, those that hold the most are closed.
     pub(super) fn charge_unfinished(&mut self, slot: usize) {
-        let id = self.id(slot);
-        let conn = &mut self.conns[slot];
+        let id = self.connections.id(slot);
+        let conn = &mut self.connections[slot];
         let held = conn.inbound.bytes_held() + conn.cold.as_ref().map_or(0, |cold| cold.unread.capacity());
         let before = std::mem::replace(&mut conn.charged, held as u32) as usize;
         if held == before {
@@ -45,7 +45,7 @@ impl ShardCore {
     }
 
     fn holder(&self, slot: usize) -> Holder {
-        let conn = &self.conns[slot];
+        let conn = &self.connections[slot];
         let session = conn.session.as_deref();
         match session.filter(|session| !session.user.is_empty()) {
             Some(session) => Holder::User(Arc::clone(&session.user)),
@@ -76,7 +76,7 @@ impl ShardCore {
 
     /// Closes a connection that was chosen, unless its message is complete by now.
     pub(super) fn give_up_chosen(&mut self, conn: ConnId) {
-        if let Some(slot) = self.find(conn)
+        if let Some(slot) = self.connections.find(conn)
             && lock(&self.hub.holders).is_leaving(conn)
         {
             self.give_up(slot, CloseCode::MESSAGE_TOO_BIG, TOO_MUCH);
@@ -86,11 +86,11 @@ impl ShardCore {
     /// Drops the unfinished message of a connection and ends it, behind the answers that it was promised.
     fn give_up(&mut self, slot: usize, code: CloseCode, reason: &str) {
         add(&self.hub.counters.unfinished_refused, 1);
-        self.conns[slot].inbound = Inbound::new(Role::Server);
+        self.connections[slot].inbound = Inbound::new(Role::Server);
         self.drop_unread(slot);
         self.charge_unfinished(slot);
-        self.conns[slot].set(flag::BROKEN);
-        match self.conns[slot].phase {
+        self.connections[slot].set(flag::BROKEN);
+        match self.connections[slot].phase {
             Phase::Open => self.finish(slot, code.0, reason),
             Phase::Deciding => self.refuse(slot, HttpError::UNAVAILABLE, &[("Retry-After", "1")]),
             _ => {}
@@ -99,7 +99,7 @@ impl ShardCore {
 
     /// Gives everything back that the connection was charged; it ends.
     pub(super) fn forget_unfinished(&mut self, slot: usize) {
-        let inbound = std::mem::replace(&mut self.conns[slot].inbound, Inbound::new(Role::Server));
+        let inbound = std::mem::replace(&mut self.connections[slot].inbound, Inbound::new(Role::Server));
         // A message that its sender never ends has kept the shard as busy as one that is whole.
         self.overdraw(slot, super::input::long_units(inbound.bytes_held()).saturating_mul(1_000));
         self.drop_unread(slot);
@@ -108,16 +108,16 @@ impl ShardCore {
 
     /// Notes that a message began with the bytes read just now.
     pub(super) fn note_message_begun(&mut self, slot: usize) {
-        if self.conns[slot].inbound.note_begun(tick_of(self.now))
+        if self.connections[slot].inbound.note_begun(tick_of(self.now))
             && let Some(due) = self.message_due(slot)
         {
-            self.deadlines[slot] = self.deadlines[slot].min(due);
+            self.connections.bring_deadline_forward(slot, due);
         }
     }
 
     /// The tick at which the unfinished message is late.
     pub(super) fn message_due(&self, slot: usize) -> Option<u32> {
-        let begun = self.conns[slot].inbound.begun()?;
+        let begun = self.connections[slot].inbound.begun()?;
         Some(begun.saturating_add(super::timers::ticks(self.hub.rules.limits.message_timeout_s)))
     }
 
@@ -125,11 +125,11 @@ impl ShardCore {
     pub(super) fn end_late_message(&mut self, slot: usize) -> bool {
         let tick = tick_of(self.now);
         let Some(due) = self.message_due(slot).filter(|due| *due <= tick) else { return false };
-        let conn = &self.conns[slot];
+        let conn = &self.connections[slot];
         let is_its_own = conn.backlog_bytes() > self.hub.rules.limits.outbox_soft_bytes || conn.has(flag::HELD);
-        if !is_its_own && !self.reads(self.id(slot)) {
-            let begun = self.conns[slot].inbound.begun().unwrap_or(tick);
-            self.conns[slot].inbound.set_begun(begun + (tick - due) + GRACE_TICKS);
+        if !is_its_own && !self.reads(self.connections.id(slot)) {
+            let begun = self.connections[slot].inbound.begun().unwrap_or(tick);
+            self.connections[slot].inbound.set_begun(begun + (tick - due) + GRACE_TICKS);
             return false;
         }
         add(&self.hub.counters.messages_late, 1);

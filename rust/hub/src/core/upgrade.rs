@@ -95,7 +95,7 @@ impl ShardCore {
             return self.refuse(slot, HttpError::NOT_FOUND, &[]);
         };
         let rule = rules.endpoints[endpoint].clone();
-        self.conns[slot].endpoint = endpoint as u16;
+        self.connections[slot].endpoint = endpoint as u16;
         let bearer_alone = bearer_alone(request);
         let subprotocol = agreed(&rule, request).or(bearer_alone);
         let upgrade = request.upgrade();
@@ -176,16 +176,16 @@ impl ShardCore {
     pub(super) fn note_refused_token(&mut self, slot: usize, refusal: Refusal) {
         self.hub.counters.token_refused(refusal);
         let second = self.now.mono_ms / 1_000;
-        if self.refusals_told.0 != second {
-            self.refusals_told = (second, 0);
+        if self.doors.refusals_told.0 != second {
+            self.doors.refusals_told = (second, 0);
         }
-        if self.refusals_told.1 < TOLD_PER_S {
-            self.refusals_told.1 += 1;
-            let (conn, endpoint) = (self.id(slot), self.conns[slot].endpoint);
+        if self.doors.refusals_told.1 < TOLD_PER_S {
+            self.doors.refusals_told.1 += 1;
+            let (conn, endpoint) = (self.connections.id(slot), self.connections[slot].endpoint);
             // An open connection has forgotten its peer; Python knows its session.
-            let is_open = self.conns[slot].session.is_some();
-            let peer = if is_open { "".into() } else { self.conns[slot].cold().peer.to_string().into() };
-            self.events.push(Event::Refused { conn, endpoint, peer, reason: refusal.name() });
+            let is_open = self.connections[slot].session.is_some();
+            let peer = if is_open { "".into() } else { self.connections[slot].cold().peer.to_string().into() };
+            self.outputs.events.push(Event::Refused { conn, endpoint, peer, reason: refusal.name() });
         }
     }
 
@@ -200,13 +200,13 @@ impl ShardCore {
             .headers()
             .map(|(name, value)| (name.to_ascii_lowercase().into(), String::from_utf8_lossy(value).into_owned().into()))
             .collect();
-        let conn = self.id(slot);
-        let cold = self.conns[slot].cold();
+        let conn = self.connections.id(slot);
+        let cold = self.connections[slot].cold();
         cold.answer = Some(Box::new(answer));
         let peer = cold.peer.to_string().into();
-        self.conns[slot].phase = Phase::Deciding;
-        let endpoint = self.conns[slot].endpoint;
-        self.events.push(Event::Upgrade {
+        self.connections[slot].phase = Phase::Deciding;
+        let endpoint = self.connections[slot].endpoint;
+        self.outputs.events.push(Event::Upgrade {
             conn,
             endpoint,
             path: request.path.into(),
@@ -219,11 +219,11 @@ impl ShardCore {
     /// Python's decision about an upgrade.
     pub(super) fn decided(&mut self, id: ConnId, decision: Result<Identity, Rejection>) {
         self.end_deciding(id);
-        let Some(slot) = self.find(id) else { return };
-        if self.conns[slot].phase != Phase::Deciding {
+        let Some(slot) = self.connections.find(id) else { return };
+        if self.connections[slot].phase != Phase::Deciding {
             return;
         }
-        let Some(answer) = self.conns[slot].cold().answer.take() else { return };
+        let Some(answer) = self.connections[slot].cold().answer.take() else { return };
         match decision {
             Ok(identity) if self.hub.is_revoked(&identity) => {
                 self.note_refused_token(slot, Refusal::Revoked);
@@ -269,10 +269,11 @@ impl ShardCore {
                 crate::token::grants_of(&value)?
             }
         };
-        let Some(slot) = self.find(id).filter(|_| self.hub.rules.endpoints.len() > usize::from(endpoint)) else {
+        let Some(slot) = self.connections.find(id).filter(|_| self.hub.rules.endpoints.len() > usize::from(endpoint))
+        else {
             return Err(format!("endpoint {endpoint} does not exist"));
         };
-        self.conns[slot].endpoint = endpoint;
+        self.connections[slot].endpoint = endpoint;
         let rule = &self.hub.rules.endpoints[usize::from(endpoint)];
         // It offers all that the endpoint speaks, or nothing.
         let subprotocol = match rule.mode {
@@ -288,7 +289,7 @@ impl ShardCore {
     /// Queues the 101 and the first frame, if there is room for one more session; from here on broadcasts can see the
     /// connection.
     fn establish(&mut self, slot: usize, answer: &Answer, identity: Identity) {
-        let id = self.id(slot);
+        let id = self.connections.id(slot);
         let identity_bytes = identity.held_bytes();
         if self.charge_identity(0, identity_bytes).is_err() {
             return self.refuse_as(slot, answer, &Rejection::of(HttpError::UNAVAILABLE));
@@ -301,8 +302,8 @@ impl ShardCore {
             }
         };
         self.end_handshake(slot, false);
-        let peer = self.conns[slot].cold().peer;
-        let conn = &mut self.conns[slot];
+        let peer = self.connections[slot].cold().peer;
+        let conn = &mut self.connections[slot];
         conn.phase = Phase::Open;
         conn.cold().phase_ends_ms = 0;
         conn.warm();
@@ -335,7 +336,7 @@ impl ShardCore {
         add(&self.hub.counters.connections, 1);
         add_own(&self.tally().connections, 1);
         add(&self.hub.counters.opened, 1);
-        self.events.push(Event::Open {
+        self.outputs.events.push(Event::Open {
             conn: id,
             user,
             endpoint,
@@ -406,7 +407,7 @@ impl ShardCore {
     fn refuse_by_close(&mut self, slot: usize, answer: &Answer, how: &Rejection) {
         self.count_refusal(slot, how.status);
         self.queue_switching(slot, answer);
-        self.conns[slot].set(flag::VERSION_1);
+        self.connections[slot].set(flag::VERSION_1);
         let code = how.close.map_or_else(|| close_of(how.status), CloseCode);
         let wait_ms = how.wait_ms.unwrap_or_else(|| self.retry_after_ms(slot)).to_string();
         let reason = match code {
@@ -443,7 +444,7 @@ impl ShardCore {
     }
 
     fn count_refusal(&self, slot: usize, status: u16) {
-        debug_assert!(matches!(self.conns[slot].phase, Phase::Handshake | Phase::Deciding));
+        debug_assert!(matches!(self.connections[slot].phase, Phase::Handshake | Phase::Deciding));
         self.hub.counters.peer_refused(status);
     }
 }

@@ -47,7 +47,11 @@ fn the_turns_log_ends_even_where_every_turn_has_more_sends_than_its_budget() {
     let mut wire = Takes(usize::MAX, 0);
     for _ in 0..60 {
         turn(&hub, &mut shard, 200, 10, &mut wire);
-        assert!(shard.turn.frames.len() <= super::KEPT_FRAMES_MAX + 200, "{}", shard.turn.frames.len());
+        assert!(
+            shard.outgoing.turn.frames.len() <= crate::core::turn::KEPT_FRAMES_MAX + 200,
+            "{}",
+            shard.outgoing.turn.frames.len()
+        );
     }
 }
 
@@ -90,12 +94,12 @@ fn ten_thousand_that_end_in_one_turn_leave_their_places_and_the_list_is_walked_o
     for &conn in &conns {
         shard.closed(conn, NOW);
     }
-    assert_eq!(shard.turn.dirty.len(), CONNECTIONS, "an end takes nothing out of the list");
+    assert_eq!(shard.outgoing.turn.dirty.len(), CONNECTIONS, "an end takes nothing out of the list");
     let fresh: Vec<ConnId> = (0..CONNECTIONS / 2).map(|_| shard.open([127, 0, 0, 1].into(), NOW)).collect();
     for &conn in &fresh {
         shard.admit_as(conn, 0, "u", None, false, NOW).unwrap();
     }
-    assert_eq!(shard.turn.dirty.len(), CONNECTIONS * 3 / 2, "a place is not looked for either");
+    assert_eq!(shard.outgoing.turn.dirty.len(), CONNECTIONS * 3 / 2, "a place is not looked for either");
     let mut kernel = Keeps::default();
     while shard.more_to_flush() {
         shard.flush(&mut kernel, NOW);
@@ -110,8 +114,8 @@ fn ten_thousand_that_end_in_one_turn_leave_their_places_and_the_list_is_walked_o
 
 /// Every other connection agreed to permessage-deflate, with windows of 15 bits.
 fn mixed(shard: &mut ShardCore) {
-    for conn in shard.conns.iter_mut().step_by(2) {
-        conn.set_window(Window::at(8));
+    for slot in shard.connections.slots().step_by(2) {
+        shard.connections[slot].set_window(Window::at(8));
     }
 }
 
@@ -160,7 +164,7 @@ fn shards_compress_a_message_once_together() {
     for shard in &mut shards {
         let conn = shard.open([127, 0, 0, 1].into(), NOW);
         shard.admit_as(conn, 0, "u", None, false, NOW).unwrap();
-        shard.conns[0].set_window(Window::at(8));
+        shard.connections[0].set_window(Window::at(8));
     }
     hub.submit(vec![Command::SendAll { payload: vec![b'x'; 700].into(), key: None }], NOW, &mut Vec::new());
     std::thread::scope(|scope| {
@@ -178,12 +182,17 @@ fn shards_compress_a_message_once_together() {
 fn who_reads_deflated_frames_slowly_is_charged_for_what_they_were_made_of() {
     let (hub, mut shard, conns) = shard_with(4);
     shard.flush(&mut Takes(usize::MAX, 0), NOW);
-    shard.conns.iter_mut().for_each(|conn| conn.set_window(Window::at(8)));
+    shard.connections.slots().for_each(|slot| shard.connections[slot].set_window(Window::at(8)));
     turn(&hub, &mut shard, 2, 10_000, &mut Takes(1, 0));
-    let waiting = shard.conns[0].backlog_bytes();
+    let waiting = shard.connections[0].backlog_bytes();
     let all = || shard.hub.counters().outbox_bytes.load(std::sync::atomic::Ordering::Relaxed) as usize;
     assert!(waiting < 2_000 && all() > 20_000, "{waiting} bytes wait, {} are held", all());
-    let parts = shard.conns.iter().filter_map(|conn| conn.backlog.as_ref()).map(|backlog| backlog.part());
+    let parts = shard
+        .connections
+        .slots()
+        .map(|slot| &shard.connections[slot])
+        .filter_map(|conn| conn.backlog.as_ref())
+        .map(|backlog| backlog.part());
     assert!(all() - parts.sum::<usize>() < 20, "what all are charged is what is held, but for rounding");
     for conn in conns {
         shard.closed(conn, NOW);
@@ -197,7 +206,7 @@ fn outboxes_weigh_what_waits_in_them_and_the_budget_each_form_once() {
     shard.flush(&mut Takes(usize::MAX, 0), NOW);
     mixed(&mut shard);
     turn(&hub, &mut shard, 2, 10_000, &mut Takes(1, 0));
-    let (deflated, plain) = (shard.conns[0].backlog_bytes(), shard.conns[1].backlog_bytes());
+    let (deflated, plain) = (shard.connections[0].backlog_bytes(), shard.connections[1].backlog_bytes());
     assert!(plain > 20_000 && deflated < 2_000, "{plain} {deflated}");
     let all = || shard.hub.counters().outbox_bytes.load(std::sync::atomic::Ordering::Relaxed) as usize;
     // Two frames, each in two forms.
@@ -206,7 +215,7 @@ fn outboxes_weigh_what_waits_in_them_and_the_budget_each_form_once() {
     for conn in conns {
         shard.writable(conn);
     }
-    while shard.conns.iter().any(|conn| conn.backlog.is_some()) {
+    while shard.connections.slots().map(|slot| &shard.connections[slot]).any(|conn| conn.backlog.is_some()) {
         shard.flush(&mut Takes(usize::MAX, 0), NOW);
     }
     assert_eq!(shard.hub.counters().outbox_bytes.load(std::sync::atomic::Ordering::Relaxed), 0);
