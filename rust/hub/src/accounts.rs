@@ -12,7 +12,7 @@
 use crate::ConnId;
 use crate::bucket::{Bucket, Rate, SharedBucket};
 use crate::counters::{Counters, add, sub};
-use crate::inbox::lock;
+use crate::lock::lock;
 use crate::waiting::Waiting;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, Hash, RandomState};
@@ -74,7 +74,7 @@ pub(crate) struct Refusals {
 
 impl Refusals {
     /// Notes one; true where they are more than `most` within the window.
-    pub(crate) const fn are_too_many(&mut self, most: u32, mono_ms: u64) -> bool {
+    pub(crate) const fn note_one(&mut self, most: u32, mono_ms: u64) -> bool {
         if self.are_over(mono_ms) {
             *self = Self { count: 0, from_ms: mono_ms as u32 };
         }
@@ -511,13 +511,13 @@ mod tests {
     fn who_was_refused_too_often_is_not_forgiven_by_coming_back() {
         let (accounts, counters, ann) = (accounts(0, false), Counters::default(), user(1));
         let mut own = accounts.enter(&ann, conn(1), 1_000, &counters).unwrap().own;
-        assert_eq!([1_000; 4].map(|now| own.refusals.are_too_many(3, now)), [false, false, false, true]);
+        assert_eq!([1_000; 4].map(|now| own.refusals.note_one(3, now)), [false, false, false, true]);
         accounts.leave(&ann, conn(1), own, 2_000, &counters);
         let mut own = accounts.enter(&ann, conn(2), 2_000, &counters).unwrap().own;
-        assert!(own.refusals.are_too_many(3, 10_999), "the window began with the first");
+        assert!(own.refusals.note_one(3, 10_999), "the window began with the first");
         accounts.leave(&ann, conn(2), own, 11_000, &counters);
         let mut own = accounts.enter(&ann, conn(3), 11_000, &counters).unwrap().own;
-        assert!(!own.refusals.are_too_many(3, 11_000));
+        assert!(!own.refusals.note_one(3, 11_000));
     }
 
     #[test]

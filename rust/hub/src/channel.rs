@@ -5,12 +5,12 @@
 //! channels are read through the log's queue; until one is there, what needs it waits in [`State::waiting`].
 
 use crate::ConnId;
+use crate::class::Class;
 use crate::counters::Counters;
-use crate::inbox::lock;
 use crate::latest::{Latest, Retain};
+use crate::lock::lock;
 use crate::log_queue::{Reader, TermStarts};
 use crate::options::Overflow;
-use crate::outbox::Class;
 use crate::portions::Full;
 use crate::prepared::{Form, Prepared};
 use crate::ring::Ring;

@@ -4,7 +4,7 @@
 //! nothing, and while there are none of them whoever is new shares one bucket with all others that are.
 
 use crate::bucket::{Bucket, Rate};
-use crate::inbox::lock;
+use crate::lock::lock;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;

@@ -30,7 +30,8 @@ use crate::event::Event;
 use crate::handshakes::Handshakes;
 use crate::holders::Holders;
 use crate::identity::IdentityRules;
-use crate::inbox::{Deliver, Inbox, SOFT_BYTES, ShardMsg, lock};
+use crate::inbox::{Deliver, Inbox, SOFT_BYTES, ShardMsg};
+use crate::lock::lock;
 use crate::log_queue::{LogQueue, Reader};
 use crate::options::Options;
 use crate::pattern::Rights;
@@ -269,7 +270,7 @@ impl Hub {
     pub fn set_pressure(&self, on: bool) {
         self.pressure.store(on, Ordering::SeqCst);
         if !on {
-            self.everywhere(|| ShardMsg::Look);
+            self.everywhere(|| ShardMsg::RecheckPauses);
         }
     }
 

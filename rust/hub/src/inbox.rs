@@ -11,22 +11,17 @@
 
 use crate::ConnId;
 use crate::channel::{Channel, Publication};
+use crate::class::Class;
 use crate::command::Rejection;
 use crate::core::Eviction;
 use crate::identity::Identity;
-use crate::outbox::Class;
+use crate::lock::lock;
 use crate::prepared::{Form, Prepared};
 use crate::revocations::Revocation;
 use crate::wake::Wake;
 use rustc_hash::FxHashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-
-/// A lock whose holder panicked is taken all the same: a panic ends one connection and never the process, and every
-/// section under these locks leaves its state whole at each step.
-pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
+use std::sync::{Arc, Mutex, OnceLock};
 
 /// Bytes in one inbox above which whoever publishes to its shard is held. A shard takes all at once, every turn, so that
 /// 4 MiB are some milliseconds of its work.
@@ -107,7 +102,7 @@ pub(crate) enum ShardMsg {
     /// A connection without a session has to make room.
     Evict { conn: ConnId, why: Eviction },
     /// Something changed that every shard has to look at (pressure, draining).
-    Look,
+    RecheckPauses,
 }
 
 impl ShardMsg {
@@ -152,7 +147,7 @@ impl ShardMsg {
             | Self::Skipped { .. }
             | Self::LoseMembers { .. }
             | Self::MakeRoom
-            | Self::Look => None,
+            | Self::RecheckPauses => None,
         }
     }
 }

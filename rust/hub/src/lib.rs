@@ -15,6 +15,7 @@ pub mod bucket;
 mod by_address;
 mod channel;
 pub mod channel_name;
+mod class;
 mod command;
 pub mod compose;
 mod compression;
@@ -34,6 +35,7 @@ mod jose_header;
 pub mod json;
 mod key;
 mod latest;
+mod lock;
 mod log_queue;
 mod options;
 pub mod origin;
@@ -41,6 +43,7 @@ mod outbox;
 pub mod pattern;
 mod portions;
 mod prepared;
+mod queued;
 mod refusal;
 pub mod relay;
 mod revocations;
@@ -59,6 +62,7 @@ mod way;
 mod wire;
 
 pub use channel::{Channel, Keep, Policy, Publication};
+pub use class::{Class, latest_key};
 pub use command::{Admitted, Amendment, Command, Publish, Rejection, Reply};
 pub use confidential::Confidential;
 pub use core::{ShardCore, TICK_MS};
@@ -77,7 +81,7 @@ pub use options::{
     Auth, CompressionOptions, Crowd, Endpoint, Expiry, FlushOption, KeyRule, Limits, Mode, OpenGrant, Options,
     Overflow, PolicyOptions, RelayOptions, Retention, Route, TokenRule,
 };
-pub use outbox::{Class, latest_key};
+
 pub use prepared::{Form, Prepared};
 pub use refusal::Refusal;
 pub use terms::Terms;

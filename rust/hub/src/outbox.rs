@@ -12,12 +12,12 @@
 //! The index is made when the first event could be replaced, so who is clear, or just behind, pays nothing for it.
 
 use crate::channel::Channel;
+use crate::class::Class;
 use crate::compose;
-use crate::compression::{Compressor, Window};
 use crate::counters::{Counters, add, sub};
 use crate::hub::channel_member;
-use crate::options::Overflow;
 use crate::prepared::{Form, Prepared};
+use crate::queued::{Key, Queued};
 use rustc_hash::FxHashMap;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -31,102 +31,6 @@ const _: () = assert!(2 * std::mem::size_of::<Entry>() <= PLACE_BYTES, "a queue 
 pub(crate) const FRAME_BYTES: usize = 128;
 /// Holes that are not worth closing.
 const HOLES_MIN: usize = 32;
-
-/// What one connection alone gets stays plain below this: nobody shares the cost.
-const REPLY_BYTES_MIN: usize = 1_024;
-
-/// What may happen to an event whose reader is too slow.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Class {
-    /// An answer to a command, or a message on a raw endpoint: never dropped.
-    Reply,
-    /// The answer with which a membership begins: a reply, and nothing newer takes a place before it.
-    Confirmation,
-    /// Has an offset: never dropped where the reader can resume.
-    Durable,
-    /// A newer one of the same channel and key may take its place; the key is of [`latest_key`].
-    Latest(Arc<str>),
-    /// How everything is now: `presence_mode`. It keeps its place, and nothing newer takes a place before it.
-    Snapshot,
-    /// Dropped under the channel's policy.
-    Volatile(Overflow),
-}
-
-/// The key of an event of class `latest`: that of whoever sent it, within its type. Relays of one channel may go by the
-/// same user and say different things.
-#[must_use]
-pub fn latest_key(event: &str, key: &str) -> Arc<str> {
-    [event, "\n", key].concat().into()
-}
-
-/// A frame on its way to connections.
-#[derive(Debug, Clone)]
-pub(crate) struct Queued {
-    pub frame: Arc<Prepared>,
-    pub class: Class,
-    /// None for what belongs to no channel.
-    pub channel: Option<Arc<Channel>>,
-    /// Plain in a turn's log, where it is for many; in an outbox what this connection gets.
-    pub form: Form,
-}
-
-impl Queued {
-    pub(crate) const fn reply(frame: Arc<Prepared>) -> Self {
-        Self { frame, class: Class::Reply, channel: None, form: Form::Plain }
-    }
-
-    /// Bytes on the wire.
-    pub(crate) fn wire_len(&self) -> usize {
-        self.frame.wire_len(self.form)
-    }
-
-    /// What goes to the socket.
-    pub(crate) fn bytes(&self) -> &[u8] {
-        self.frame.bytes(self.form)
-    }
-
-    /// What a connection with this window gets, always the same.
-    pub(crate) fn form_for(&self, window: Window, compressor: &mut Compressor) -> Form {
-        if !window.is_agreed() {
-            return Form::Plain;
-        }
-        let threshold = compressor.options().threshold_bytes;
-        let is_reply = matches!(self.class, Class::Reply | Class::Confirmation);
-        let bytes_min = if is_reply || self.frame.is_for_one() { threshold.max(REPLY_BYTES_MIN) } else { threshold };
-        self.frame.form_for(window, bytes_min, compressor)
-    }
-
-    /// The same for the outbox of a connection with this window.
-    pub(crate) fn to(&self, window: Window, compressor: &mut Compressor) -> Self {
-        Self { form: self.form_for(window, compressor), ..self.clone() }
-    }
-
-    /// Which events go first for a reader that is over its hard limit; None for what never goes. The newest state of
-    /// a key goes last: a flood of others does not push it out.
-    const fn rank(&self, resumable: bool) -> Option<usize> {
-        match self.class {
-            Class::Durable if !resumable => Some(0),
-            Class::Reply | Class::Confirmation | Class::Durable | Class::Volatile(Overflow::Close) => None,
-            Class::Volatile(Overflow::DropOldest) => Some(0),
-            Class::Latest(_) | Class::Snapshot => Some(1),
-        }
-    }
-
-    /// Channel and key of one that a newer one may replace.
-    fn latest_key(&self) -> Option<Key> {
-        match &self.class {
-            Class::Latest(key) => Some((self.channel_id(), Arc::clone(key))),
-            _ => None,
-        }
-    }
-
-    /// 0 for none.
-    fn channel_id(&self) -> u64 {
-        self.channel.as_ref().map_or(0, |channel| channel.id)
-    }
-}
-
-type Key = (u64, Arc<str>);
 
 /// What all that hold an encoding of a frame are charged for it together.
 fn cost_of(frame: &Prepared, form: Form) -> usize {
@@ -159,7 +63,7 @@ enum Entry {
 
 /// A mark that is a frame for the time of one send.
 #[derive(Debug)]
-struct Told {
+struct SendingLag {
     number: u64,
     channel: Option<Arc<Channel>>,
     skipped: u64,
@@ -183,7 +87,7 @@ pub(crate) struct Backlog {
     /// Marks that wait, by channel.
     marks: FxHashMap<u64, u64>,
     /// Marks that `fill` has made frames of, until `sent` says how much of them went out.
-    told: Vec<Told>,
+    sending: Vec<SendingLag>,
     /// Where the newest event of a key stands. Keys come from clients: std's keyed hash.
     newest: Option<HashMap<Key, u64>>,
     /// What stands before it is not replaced: a membership began here, and who has just come is to get what is new
@@ -479,13 +383,14 @@ impl Backlog {
         let start = out.len();
         for place in 0..self.entries.len() {
             if let Entry::Lag { channel, skipped } = &self.entries[place] {
-                let told = Told { number: self.base + place as u64, channel: channel.clone(), skipped: *skipped };
+                let sending =
+                    SendingLag { number: self.base + place as u64, channel: channel.clone(), skipped: *skipped };
                 let lag = Queued::reply(lag_frame(channel.as_deref(), *skipped, wall_ms));
                 self.marks.remove(&channel.as_ref().map_or(0, |channel| channel.id));
                 self.hold(&lag, counters);
                 self.entries[place] = Entry::Frame(lag);
                 self.first_frame = self.base;
-                self.told.push(told);
+                self.sending.push(sending);
             }
             let Entry::Frame(queued) = &self.entries[place] else { continue };
             let skip = if place == 0 { self.front_sent } else { 0 };
@@ -533,8 +438,8 @@ impl Backlog {
     /// send and do not add up: there is one for each channel, however often a reader takes nothing.
     fn take_back(&mut self, counters: &Counters) {
         let first = self.base + u64::from(self.front_sent > 0);
-        let mut told = std::mem::take(&mut self.told);
-        for Told { number, channel, skipped } in told.drain(..).filter(|told| told.number >= first) {
+        let mut sending = std::mem::take(&mut self.sending);
+        for SendingLag { number, channel, skipped } in sending.drain(..).filter(|lag| lag.number >= first) {
             let place = (number - self.base) as usize;
             if let Entry::Frame(lag) = std::mem::replace(&mut self.entries[place], Entry::Hole) {
                 self.holes += 1;
@@ -542,7 +447,7 @@ impl Backlog {
                 self.note_lag(number, channel, skipped);
             }
         }
-        self.told = told;
+        self.sending = sending;
     }
 
     fn pop_front(&mut self, counters: &Counters) {
@@ -567,7 +472,7 @@ impl Backlog {
         }
         self.holes = 0;
         self.marks.clear();
-        self.told.clear();
+        self.sending.clear();
         self.newest = None;
         (self.first_frame, self.oldest) = (self.base, [self.base; 2]);
     }

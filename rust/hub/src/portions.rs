@@ -5,7 +5,7 @@
 //! is known from two numbers, so that nobody is looked through. What no user causes (the app itself, a service) is held
 //! under no name, and may be half of the whole.
 
-use crate::inbox::lock;
+use crate::lock::lock;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};

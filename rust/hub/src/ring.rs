@@ -8,7 +8,7 @@
 use crate::channel::{Channel, Publication};
 use crate::compression::DEFLATED_BYTES_MAX;
 use crate::counters::{Counters, add, sub};
-use crate::inbox::lock;
+use crate::lock::lock;
 use crate::options::Options;
 use crate::prepared::Prepared;
 use std::collections::{BTreeMap, VecDeque};

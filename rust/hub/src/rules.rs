@@ -169,7 +169,7 @@ impl Rules {
     }
 
     /// Whether any channel keeps less than everything.
-    pub(crate) fn forgets(&self) -> bool {
+    pub(crate) fn has_retention(&self) -> bool {
         let keeps =
             self.policies.iter().map(|(_, policy)| policy.keep).chain(self.retention.iter().map(|(_, keep)| *keep));
         keeps.into_iter().any(|keep| keep != Keep::ALL)

@@ -1,7 +1,7 @@
 //! What the commands of one user hold in Python, over all its connections, and which of these are not read for it.
 
 use crate::ConnId;
-use crate::inbox::lock;
+use crate::lock::lock;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 

@@ -446,7 +446,7 @@ fn reading_stops_at_64_commands_under_way_and_goes_on_at_32() {
     world.run();
     let conn = world.clients[ann].conn;
     assert_eq!(world.take_events().len(), 64);
-    assert!(!world.shards[0].reads(conn));
+    assert!(!world.shards[0].pause_unless_readable(conn));
     world.submit(Command::Done { conn, count: 31 });
     world.run();
     assert_eq!(world.take_events().len(), 0);

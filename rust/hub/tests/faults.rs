@@ -376,7 +376,7 @@ fn reading_goes_on_when_python_has_let_a_connection_in() {
     world.raw_bytes(client, hook.as_bytes());
     world.run();
     let conn = world.clients[client].conn;
-    assert!(!world.shards[0].reads(conn));
+    assert!(!world.shards[0].pause_unless_readable(conn));
     world.submit(Command::Accept { conn, who: admitted("ann") });
     world.shards[0].run_inbox(world.now);
     let mut unpaused = Vec::new();

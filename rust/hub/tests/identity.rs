@@ -257,7 +257,7 @@ fn a_refresh_waits_for_its_turn_behind_what_python_has() {
         &events[..],
         [Event::Renewed { .. }, Event::Carried { goes_on: false, .. }, Event::Carried { .. }]
     ));
-    assert!(world.shards[0].reads(conn), "all credits came back");
+    assert!(world.shards[0].pause_unless_readable(conn), "all credits came back");
 }
 
 /// A client of `/hook`, whose tokens only Python can read.

@@ -31,7 +31,7 @@ fn stat(world: &World, name: &str) -> u64 {
 
 fn reads(world: &mut World, client: usize) -> bool {
     let (shard, conn) = (world.clients[client].shard, world.clients[client].conn);
-    world.shards[shard].reads(conn)
+    world.shards[shard].pause_unless_readable(conn)
 }
 
 /// A client publishes an event of some 50,000 bytes that says a number; only shard 0 runs.

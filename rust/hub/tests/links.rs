@@ -418,7 +418,7 @@ fn reading_stops_when_as_many_bytes_are_under_way_as_one_message_may_have() {
     }
     world.run();
     assert_eq!(world.take_events().len(), 2);
-    assert!(!world.shards[0].reads(conn));
+    assert!(!world.shards[0].pause_unless_readable(conn));
     world.submit(Command::Done { conn, count: 1 });
     world.run();
     assert_eq!(world.take_events().len(), 0);
@@ -427,7 +427,7 @@ fn reading_stops_when_as_many_bytes_are_under_way_as_one_message_may_have() {
         world.run();
         assert_eq!(world.take_events().len(), left);
     }
-    assert!(world.shards[0].reads(conn));
+    assert!(world.shards[0].pause_unless_readable(conn));
 }
 
 #[test]

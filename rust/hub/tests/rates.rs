@@ -179,13 +179,13 @@ fn a_raw_endpoint_over_its_rate_is_read_more_slowly_and_loses_nothing() {
     world.run();
     assert_eq!(raw_messages(&mut world), 11, "a burst, and the one that is owed for");
     let conn = world.clients[client].conn;
-    assert!(!world.shards[1].reads(conn));
+    assert!(!world.shards[1].pause_unless_readable(conn));
     world.advance(500);
     let after = raw_messages(&mut world);
     assert!((8..=12).contains(&after), "{after}");
     world.advance(2_000);
     assert_eq!(11 + after + raw_messages(&mut world), 40);
-    assert!(world.shards[1].reads(conn));
+    assert!(world.shards[1].pause_unless_readable(conn));
     assert_eq!(world.take(client), []);
 }
 
@@ -225,10 +225,10 @@ fn a_legacy_client_owes_for_a_subscribe_over_its_rate_and_is_not_read_until_it_i
         assert!((1..=3).contains(&at_once), "what it has, and the one that it owes for: {frames:?}");
         assert_eq!(refused(&frames), 0);
         let conn = world.clients[client].conn;
-        assert!(!world.shards[0].reads(conn));
+        assert!(!world.shards[0].pause_unless_readable(conn));
         world.advance(4_000);
         assert_eq!(at_once + confirmed(&world.take_json(client)).len(), 4, "{limits}");
-        assert!(world.shards[0].reads(conn));
+        assert!(world.shards[0].pause_unless_readable(conn));
     }
 }
 
@@ -278,9 +278,9 @@ fn a_long_message_is_done_and_its_sender_not_read_until_its_length_is_paid() {
         world.run();
         assert_eq!(raw_messages(&mut world), 1);
         let conn = world.clients[client].conn;
-        assert_eq!(!world.shards[0].reads(conn), holds, "{units}");
+        assert_eq!(!world.shards[0].pause_unless_readable(conn), holds, "{units}");
         world.advance(100);
-        assert!(world.shards[0].reads(conn));
+        assert!(world.shards[0].pause_unless_readable(conn));
     }
     // A user's next connection owes what the last one has left.
     let mut world = limited(&limits);
@@ -337,12 +337,12 @@ fn what_is_thrown_away_behind_a_close_is_owed_for_and_bounded() {
     world.raw_bytes(client, &[0xff; 2]);
     world.run();
     for _ in 0..21 {
-        assert!(world.shards[0].reads(conn));
+        assert!(world.shards[0].pause_unless_readable(conn));
         world.raw_bytes(client, &vec![b'x'; UNIT]);
     }
     world.raw_bytes(client, &vec![b'x'; UNIT]);
     world.run();
-    assert!(!world.shards[0].reads(conn), "a message and 64 KiB");
+    assert!(!world.shards[0].pause_unless_readable(conn), "a message and 64 KiB");
     let next = world.connect(0, "mallory");
     world.send(next, &json!({"type": "ping", "id": 1}));
     world.run();
@@ -355,7 +355,7 @@ fn what_is_thrown_away_behind_a_close_is_owed_for_and_bounded() {
     world.raw_bytes(stranger, &vec![b'x'; UNIT]);
     world.raw_bytes(stranger, b"x");
     world.run();
-    assert!(!world.shards[0].reads(conn));
+    assert!(!world.shards[0].pause_unless_readable(conn));
 }
 
 #[test]

@@ -141,12 +141,12 @@ fn a_connection_that_waits_for_its_commands_is_not_silent() {
         }
         world.run();
         let conn = world.clients[ann].conn;
-        assert!(!world.shards[0].reads(conn));
+        assert!(!world.shards[0].pause_unless_readable(conn));
         world.advance(400_000);
         assert_eq!(world.take(ann), [], "{limits}");
         world.submit(Command::Done { conn, count: 64 });
         world.run();
-        assert!(world.shards[0].reads(conn));
+        assert!(world.shards[0].pause_unless_readable(conn));
         // Reading goes on, and silence begins.
         world.advance(24_500);
         assert_eq!(world.take(ann), [], "{limits}");
@@ -188,7 +188,7 @@ fn a_ping_before_a_pause_has_its_interval_behind_it() {
     assert_eq!(world.take(ann), [Got::Ping, Got::Ping]);
     world.hub.set_pressure(true);
     // What arrives now (the pong, say) stays in the kernel.
-    assert!(!world.shards[0].reads(conn));
+    assert!(!world.shards[0].pause_unless_readable(conn));
     world.advance(60_000);
     world.hub.set_pressure(false);
     world.run();
@@ -210,13 +210,13 @@ fn a_client_that_is_not_read_because_it_takes_nothing_ends_at_the_idle_time() {
         world.publish("news:1", "e", &json!({"n": n, "text": "x".repeat(50)}));
     }
     world.run();
-    assert!(!world.shards[0].reads(conn));
+    assert!(!world.shards[0].pause_unless_readable(conn));
     world.advance(99_000);
     assert_eq!(world.take(ann), []);
     world.receive(ann);
     world.run();
     world.take(ann);
-    assert!(!world.shards[0].reads(conn));
+    assert!(!world.shards[0].pause_unless_readable(conn));
     world.advance(80_000);
     assert_eq!(world.take(ann), [], "what it took was a sign of life");
     world.advance(60_000);

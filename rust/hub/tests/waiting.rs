@@ -27,7 +27,7 @@ fn send(world: &mut World, client: usize) -> ConnId {
 
 fn reads(world: &mut World, client: usize) -> bool {
     let (shard, conn) = (world.clients[client].shard, world.clients[client].conn);
-    world.shards[shard].reads(conn)
+    world.shards[shard].pause_unless_readable(conn)
 }
 
 fn done(world: &mut World, conn: ConnId) {

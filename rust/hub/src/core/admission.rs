@@ -83,7 +83,7 @@ impl ShardCore {
     }
 
     /// Whether the connection's address may begin a handshake.
-    pub(super) fn may_shake_hands(&mut self, slot: usize) -> bool {
+    pub(super) fn take_handshake(&mut self, slot: usize) -> bool {
         let address = limited_as(self.connections[slot].cold().peer);
         self.hub.handshakes.take(address, self.hub.rules.handshake_rate(), self.now.mono_ms)
     }
@@ -247,7 +247,7 @@ impl ShardCore {
         add(&self.hub.counters.rate_limited, 1);
         let (most, now_ms) = (self.hub.rules.limits.refusals_max, self.now.mono_ms);
         let conn = &mut self.connections[slot];
-        if conn.session.as_mut().is_some_and(|session| session.seat.refusals.are_too_many(most, now_ms)) {
+        if conn.session.as_mut().is_some_and(|session| session.seat.refusals.note_one(most, now_ms)) {
             // What it goes on sending is not parsed any more: it was cut in the middle.
             conn.set(flag::BROKEN);
             self.close_behind(slot, CloseCode::RATE_LIMITED.0, "too many commands for too long");

@@ -5,8 +5,8 @@ use super::turn::Turn;
 use crate::Release;
 use crate::conn::{Phase, flag};
 use crate::counters::add;
-use crate::outbox::Queued;
 use crate::prepared::Prepared;
+use crate::queued::Queued;
 use realtime_protocol::close::{CloseCode, encode_close_payload};
 use realtime_protocol::frame::Opcode;
 
@@ -76,11 +76,11 @@ impl ShardCore {
             }
             None => self.queue(slot, close),
         }
-        self.last_word(slot);
+        self.stop_queueing(slot);
     }
 
     /// What is queued now is the last; the connection ends when it is sent and the peer has answered, or by time.
-    pub(super) fn last_word(&mut self, slot: usize) {
+    pub(super) fn stop_queueing(&mut self, slot: usize) {
         let is_refused = self.connections[slot].session.is_none();
         self.end_handshake(slot, is_refused);
         self.drop_head(slot);
@@ -90,7 +90,7 @@ impl ShardCore {
         self.unpause(slot);
     }
 
-    pub(super) fn said_last_word(&mut self, slot: usize) {
+    pub(super) fn finish_closing(&mut self, slot: usize) {
         let conn = &mut self.connections[slot];
         if conn.has(flag::PEER_CLOSED) {
             self.end(slot);

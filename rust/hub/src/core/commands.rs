@@ -75,7 +75,7 @@ impl ShardCore {
         let verb = kind.as_ref().and_then(Option::as_ref).and_then(|kind| self.hub.rules.verbs.get(&**kind)).copied();
         let is_named = command.envelope.id.is_none_or(|id| is_id(&id, command.bytes));
         if let Err((wait_ms, message)) = self.charge(command, verb)
-            && !self.lends(command, verb)
+            && !self.lend(command, verb)
         {
             return self.over_rate(slot, command.id().filter(|_| is_named), wait_ms, message);
         }
@@ -97,7 +97,7 @@ impl ShardCore {
             _ if command.bytes.len() > self.hub.rules.limits.command_bytes_max => self.too_long(command, verb),
             _ if self.finds_no_room(command, verb) => self.refuse_large(command),
             Verb::Route(route) => self.route(command, route),
-            _ if !self.asks(command, verb) && self.defers(command) => Dispatched::WentUp,
+            _ if !self.asks(command, verb) && self.defer(command) => Dispatched::WentUp,
             Verb::Subscribe => self.subscribe(command),
             Verb::Unsubscribe => self.unsubscribe(command),
             Verb::Publish => self.publish(command),
@@ -124,7 +124,7 @@ impl ShardCore {
 
     /// Lets a legacy client owe for its `subscribe`; false for any other command. It subscribes once a connection and
     /// never again, so refused it would stay without events and not know it. It is not read until it has paid.
-    fn lends(&mut self, command: &Command<'_>, verb: Option<Verb>) -> bool {
+    fn lend(&mut self, command: &Command<'_>, verb: Option<Verb>) -> bool {
         let conn = &mut self.connections[command.slot];
         if verb != Some(Verb::Subscribe) || conn.has(flag::VERSION_1) || command.envelope.id.is_some() {
             return false;
@@ -168,7 +168,7 @@ impl ShardCore {
     }
 
     /// Sends a command behind others that Python has; true if it went.
-    pub(super) fn defers(&mut self, command: &Command<'_>) -> bool {
+    pub(super) fn defer(&mut self, command: &Command<'_>) -> bool {
         let conn = self.connections.id(command.slot);
         let state = &self.connections[command.slot];
         if command.is_handed_back() || state.under_way == state.own_way {

@@ -3,12 +3,14 @@
 use super::ShardCore;
 use super::turn::Run;
 use crate::Event;
+use crate::class::Class;
 use crate::conn::Phase;
 use crate::counters::{add, add_own};
 use crate::inbox::Deliver;
 use crate::options::{Mode, Overflow};
-use crate::outbox::{Class, Queued, lag_frame};
+use crate::outbox::lag_frame;
 use crate::prepared::{Form, Prepared};
+use crate::queued::Queued;
 use std::sync::Arc;
 
 /// Members of a channel on one shard that Python is told of.

@@ -82,7 +82,7 @@ impl ShardCore {
     }
 
     /// Whether the connection's user has as much in Python as one may; the connection is then told of when it has less.
-    pub(super) fn waits_for_user(&mut self, slot: usize) -> bool {
+    pub(super) fn wait_for_user(&mut self, slot: usize) -> bool {
         let id = self.connections.id(slot);
         let conn = &mut self.connections[slot];
         let account = conn.session.as_deref().and_then(|session| session.seat.account());
@@ -241,7 +241,7 @@ impl Hub {
             add(&self.counters.events_pauses, 1);
         }
         if self.is_behind() && self.events_bytes() <= most / 2 && self.is_behind.swap(false, Ordering::SeqCst) {
-            self.everywhere(|| ShardMsg::Look);
+            self.everywhere(|| ShardMsg::RecheckPauses);
         }
     }
 }

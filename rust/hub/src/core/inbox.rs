@@ -6,7 +6,7 @@ use super::deliver::unnumbered;
 use crate::conn::Phase;
 use crate::counters::add;
 use crate::inbox::{Deliver, ShardMsg};
-use crate::outbox::Queued;
+use crate::queued::Queued;
 use crate::refusal::Refusal;
 use crate::{ConnId, Now};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -135,7 +135,7 @@ impl ShardCore {
             ShardMsg::Skipped { channel, count } => self.tell_skipped(channel, count),
             ShardMsg::LoseMembers { channel } => self.lose_members(channel),
             ShardMsg::MakeRoom => drop(self.collect_room(0)),
-            ShardMsg::Look => {
+            ShardMsg::RecheckPauses => {
                 for slot in self.connections.slots() {
                     self.unpause(slot);
                 }

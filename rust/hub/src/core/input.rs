@@ -8,8 +8,8 @@ use super::{ShardCore, tick_of};
 use crate::conn::{Phase, flag};
 use crate::counters::{add, add_own, sub};
 use crate::options::Mode;
-use crate::outbox::Queued;
 use crate::prepared::Prepared;
+use crate::queued::Queued;
 use crate::rules::Traffic;
 use crate::{ConnId, Event, Now};
 use realtime_protocol::close::CloseCode;
@@ -36,12 +36,12 @@ impl ShardCore {
             // Nothing comes behind a Close, or behind a fault.
             Phase::Finishing => {}
             Phase::Open if self.has_unread(slot) => {
-                // A driver that does not ask `reads` first still keeps the order.
+                // A driver that does not ask `pause_unless_readable` first still keeps the order.
                 self.keep_unread(slot, input);
             }
             Phase::Open => self.frames_in(slot, input),
             Phase::Closing => {
-                if self.is_read_in_vain(slot, input.len()) {
+                if self.count_in_vain(slot, input.len()) {
                     return self.end(slot);
                 }
                 self.last_frames_in(slot, input);
@@ -89,7 +89,7 @@ impl ShardCore {
         }
     }
 
-    /// Keeps bytes that a driver had to read although [`Self::reads`] says no; false where more waits than one message
+    /// Keeps bytes that a driver had to read although [`Self::pause_unless_readable`] says no; false where more waits than one message
     /// and `slack` bytes, so that the connection must end.
     pub fn keep(&mut self, id: ConnId, input: &[u8], slack: usize, now: Now) -> bool {
         self.now = now;
@@ -335,7 +335,7 @@ impl ShardCore {
 
     /// Counts what is thrown away behind our last word, which a session owes for as for any message. Whether it is more
     /// than a peer may have under way that has not read that word yet: one message, or a request without a session.
-    fn is_read_in_vain(&mut self, slot: usize, len: usize) -> bool {
+    fn count_in_vain(&mut self, slot: usize, len: usize) -> bool {
         let has_session = self.connections[slot].session.is_some();
         let most = if has_session { self.hub.rules.limits.message_bytes_max + LONG_UNIT } else { LONG_UNIT };
         let in_vain = &mut self.connections[slot].cold().in_vain;

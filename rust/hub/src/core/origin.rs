@@ -18,7 +18,7 @@ pub(super) struct OriginLines {
 
 impl ShardCore {
     /// Whether the page of the request may connect. Every `Origin` must be allowed: a browser sends one.
-    pub(super) fn is_origin_allowed(&mut self, request: &Request<'_>, auth: Auth) -> bool {
+    pub(super) fn check_origin(&mut self, request: &Request<'_>, auth: Auth) -> bool {
         let named = |wanted: &'static str| request.headers().filter(move |(name, _)| name.eq_ignore_ascii_case(wanted));
         // By its name: a cookie that is not UTF-8 goes with the others.
         let by_cookie = auth == Auth::Hook && named("cookie").next().is_some();

@@ -7,8 +7,9 @@ use super::turn::{Planned, Run, Source};
 use super::{ShardCore, tick_of};
 use crate::conn::{NOTHING, Phase, flag};
 use crate::counters::{add_own, sub};
-use crate::outbox::{Backlog, Bounds, Queued, TooSlow};
+use crate::outbox::{Backlog, Bounds, TooSlow};
 use crate::prepared::{Form, Prepared};
+use crate::queued::Queued;
 use crate::{ConnId, Event, Now, Outcome, SendOp, Wire};
 use std::sync::Arc;
 
@@ -261,7 +262,7 @@ impl ShardCore {
         }
         let conn = &self.connections[slot];
         if conn.phase == Phase::Closing && conn.pending_head == NOTHING && conn.backlog.is_none() {
-            self.said_last_word(slot);
+            self.finish_closing(slot);
         }
     }
 

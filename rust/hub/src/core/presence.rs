@@ -6,12 +6,13 @@
 //! stands in its place among the changes. Clients of the first version get none.
 
 use super::ShardCore;
+use crate::class::Class;
 use crate::compose;
 use crate::conn::{Phase, flag};
 use crate::hub::PAGE_BYTES_MAX;
 use crate::options::Mode;
-use crate::outbox::{Class, Queued};
 use crate::prepared::{Form, Prepared};
+use crate::queued::Queued;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -20,17 +21,17 @@ const TYPE: &str = "presence_mode";
 /// What this shard tells of who is online.
 #[derive(Debug, Default)]
 pub(super) struct Presence {
-    told: Told,
+    mode: PresenceMode,
     /// None until it is asked for.
     frame: Option<Arc<Prepared>>,
 }
 
-/// Who is told of whom.
+/// Who hears of whom.
 #[derive(Debug, Default)]
-enum Told {
+enum PresenceMode {
     /// Python has not said.
     #[default]
-    Nothing,
+    Unknown,
     /// Those who share a channel.
     Shared,
     /// Everybody of everybody: these are online.
@@ -40,8 +41,8 @@ enum Told {
 impl ShardCore {
     /// Takes who is told of whom, and tells all who are open; None for those alone who share a channel.
     pub(super) fn set_presence(&mut self, users: Option<&[Arc<str>]>) {
-        let told = users.map_or(Told::Shared, |users| Told::Everyone(users.iter().cloned().collect()));
-        self.notices.presence = Presence { told, frame: None };
+        let mode = users.map_or(PresenceMode::Shared, |users| PresenceMode::Everyone(users.iter().cloned().collect()));
+        self.notices.presence = Presence { mode, frame: None };
         let Some(frame) = self.presence_frame() else { return };
         let frame = self.outgoing.turn.add(frame);
         for slot in self.connections.slots() {
@@ -53,7 +54,7 @@ impl ShardCore {
 
     /// Takes that a user came or went, of which everybody is told.
     pub(super) fn change_presence(&mut self, user: Arc<str>, is_online: bool) {
-        let Told::Everyone(users) = &mut self.notices.presence.told else { return };
+        let PresenceMode::Everyone(users) = &mut self.notices.presence.mode else { return };
         if if is_online { users.insert(user) } else { users.remove(&user) } {
             self.notices.presence.frame = None;
         }
@@ -74,13 +75,13 @@ impl ShardCore {
     }
 
     fn presence_frame(&mut self) -> Option<Queued> {
-        let Presence { told, frame } = &mut self.notices.presence;
-        let frame = match (&*told, &mut *frame) {
-            (Told::Nothing, _) => return None,
+        let Presence { mode, frame } = &mut self.notices.presence;
+        let frame = match (&*mode, &mut *frame) {
+            (PresenceMode::Unknown, _) => return None,
             (_, Some(frame)) => Arc::clone(frame),
-            (told, frame) => {
+            (mode, frame) => {
                 let most = self.hub.rules.limits.publication_bytes_max.min(PAGE_BYTES_MAX);
-                Arc::clone(frame.insert(Prepared::text(&to_json(told, most, self.now.wall_ms))))
+                Arc::clone(frame.insert(Prepared::text(&to_json(mode, most, self.now.wall_ms))))
             }
         };
         Some(Queued { frame, class: Class::Snapshot, channel: None, form: Form::Plain })
@@ -88,9 +89,9 @@ impl ShardCore {
 }
 
 /// The frame; `users` are left out where they would be longer than an event, or a page of events, may be.
-fn to_json(told: &Told, bytes_max: usize, wall_ms: u64) -> Vec<u8> {
+fn to_json(mode: &PresenceMode, bytes_max: usize, wall_ms: u64) -> Vec<u8> {
     compose::reply(TYPE, None, wall_ms, |out| {
-        let Told::Everyone(users) = told else { return out.extend_from_slice(b"{\"mode\":\"shared\"}") };
+        let PresenceMode::Everyone(users) = mode else { return out.extend_from_slice(b"{\"mode\":\"shared\"}") };
         out.extend_from_slice(b"{\"mode\":\"everyone\"");
         let without = out.len();
         out.extend_from_slice(b",\"users\":[");

@@ -23,11 +23,12 @@ pub(super) struct Reading {
 }
 
 impl ShardCore {
-    /// Whether bytes of the connection should be read now; else they stay in the kernel, which tells the peer.
-    pub fn reads(&mut self, id: ConnId) -> bool {
+    /// Whether bytes of the connection are to be read now. Where not, they stay in the kernel, which tells the peer, and
+    /// [`Self::take_unpaused`] names the connection when that changes.
+    pub fn pause_unless_readable(&mut self, id: ConnId) -> bool {
         let Some(slot) = self.connections.find(id) else { return false };
         // What was read already comes first.
-        let reads = self.is_readable(slot) && !self.has_unread(slot);
+        let reads = self.check_readable(slot) && !self.has_unread(slot);
         if !reads {
             self.connections[slot].set(flag::PAUSED);
         }
@@ -40,11 +41,11 @@ impl ShardCore {
     }
 
     /// Whether nothing stands between the connection and its reading.
-    fn is_readable(&mut self, slot: usize) -> bool {
+    fn check_readable(&mut self, slot: usize) -> bool {
         let may_read = self.hub.may_read();
         let soft = self.hub.rules.limits.outbox_soft_bytes;
         let (most, bytes_max) = (self.hub.rules.limits.commands_waiting_max, self.hub.rules.limits.message_bytes_max);
-        let waits_for_user = self.waits_for_user(slot);
+        let waits_for_user = self.wait_for_user(slot);
         let is_behind = self.hub.is_behind();
         let conn = &mut self.connections[slot];
         match conn.phase {
@@ -64,7 +65,7 @@ impl ShardCore {
 
     /// Looks again whether a paused connection may be read.
     pub(super) fn unpause(&mut self, slot: usize) {
-        if !self.connections[slot].has(flag::PAUSED) || !self.is_readable(slot) {
+        if !self.connections[slot].has(flag::PAUSED) || !self.check_readable(slot) {
             return;
         }
         if !self.has_unread(slot) {

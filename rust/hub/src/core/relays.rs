@@ -4,11 +4,11 @@
 
 use super::ShardCore;
 use super::command::{Command, Dispatched};
+use crate::class::latest_key;
 use crate::compose::{self, Fault};
 use crate::conn::LastingRelay;
 use crate::event::Event;
 use crate::hub::{Relayed, TOO_LARGE};
-use crate::outbox::latest_key;
 use crate::pattern::Rights;
 use crate::relay::{Scope, WrongMember};
 use std::sync::Arc;
@@ -47,7 +47,7 @@ impl ShardCore {
         }
         if !self.rights(command.slot, &channel).has(Rights::PUBLISH) {
             // The right may be on its way: a subscribe or a refresh just before that Python decides about.
-            if self.defers(command) {
+            if self.defer(command) {
                 return Dispatched::WentUp;
             }
             if let Err(dispatched) = self.check_right(command, &channel, Rights::PUBLISH, None) {
@@ -83,7 +83,7 @@ impl ShardCore {
                 Err(dispatched) => return dispatched,
             };
             // As for a relay: the right may be on its way.
-            if !self.rights(command.slot, &channel).has(guard.right) && self.defers(command) {
+            if !self.rights(command.slot, &channel).has(guard.right) && self.defer(command) {
                 return Dispatched::WentUp;
             }
             if let Err(dispatched) = self.check_right(command, &channel, guard.right, guard.failure) {

@@ -8,12 +8,14 @@ use super::admission::page_milli;
 use super::memberships::Member;
 use crate::ConnId;
 use crate::channel::{Channel, Publication};
+use crate::class::Class;
 use crate::conn::{NOTHING, flag};
 use crate::counters::add_own;
 use crate::hub::{Pull, Replay};
 use crate::log_queue::Reader;
-use crate::outbox::{Class, Queued, lag_frame};
+use crate::outbox::lag_frame;
 use crate::prepared::Form;
+use crate::queued::Queued;
 use std::sync::Arc;
 
 /// Events that one step of a replay takes.

@@ -8,9 +8,9 @@ use crate::conn::Subscription;
 use crate::counters::add;
 use crate::hub::{HISTORY_EVENTS_MAX, channel_member};
 use crate::json::{Kind, members};
-use crate::outbox::Queued;
 use crate::pattern::Rights;
 use crate::prepared::Prepared;
+use crate::queued::Queued;
 use std::sync::Arc;
 
 /// Bytes that the epoch of a position may have to be one of ours.

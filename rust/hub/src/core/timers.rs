@@ -12,8 +12,8 @@ use crate::Now;
 use crate::compose;
 use crate::conn::{Phase, flag};
 use crate::counters::add;
-use crate::outbox::Queued;
 use crate::prepared::Prepared;
+use crate::queued::Queued;
 use realtime_protocol::close::CloseCode;
 use realtime_protocol::frame::Opcode;
 use realtime_protocol::handshake::HttpError;
@@ -149,7 +149,7 @@ impl ShardCore {
         }
         let silent_ticks = tick_of(self.now).saturating_sub(self.connections[slot].silent_from);
         // Asked here too: nothing may have come since the last pause began.
-        if !self.reads(self.connections.id(slot)) {
+        if !self.pause_unless_readable(self.connections.id(slot)) {
             return self.due_paused(slot, silent_ticks);
         }
         if silent_ticks >= self.silence_ticks() {

@@ -6,8 +6,8 @@
 
 use crate::compression::{Compressor, Window};
 use crate::conn::{Conn, NOTHING, flag};
-use crate::outbox::Queued;
 use crate::prepared::Form;
+use crate::queued::Queued;
 
 /// Frames of one send.
 const FRAMES_MAX: usize = 32;

@@ -10,7 +10,8 @@ use crate::ConnId;
 use crate::conn::{Phase, flag};
 use crate::counters::{add, sub};
 use crate::holders::Holder;
-use crate::inbox::{ShardMsg, lock};
+use crate::inbox::ShardMsg;
+use crate::lock::lock;
 use realtime_protocol::address::limited_as;
 use realtime_protocol::close::CloseCode;
 use realtime_protocol::connection::{Inbound, Role};
@@ -127,7 +128,7 @@ impl ShardCore {
         let Some(due) = self.message_due(slot).filter(|due| *due <= tick) else { return false };
         let conn = &self.connections[slot];
         let is_its_own = conn.backlog_bytes() > self.hub.rules.limits.outbox_soft_bytes || conn.has(flag::HELD);
-        if !is_its_own && !self.reads(self.connections.id(slot)) {
+        if !is_its_own && !self.pause_unless_readable(self.connections.id(slot)) {
             let begun = self.connections[slot].inbound.begun().unwrap_or(tick);
             self.connections[slot].inbound.set_begun(begun + (tick - due) + GRACE_TICKS);
             return false;

@@ -14,8 +14,8 @@ use crate::counters::{add, add_own, sub};
 use crate::event::Event;
 use crate::identity::Identity;
 use crate::options::{Auth, Endpoint, Mode};
-use crate::outbox::Queued;
 use crate::prepared::Prepared;
+use crate::queued::Queued;
 use crate::refusal::{Refusal, TOLD_PER_S};
 use crate::way::Way;
 use crate::{ConnId, Now};
@@ -104,7 +104,7 @@ impl ShardCore {
         if is_closed || self.hub.is_full() {
             return self.refuse_seen(slot, request, subprotocol, HttpError::UNAVAILABLE);
         }
-        if !self.may_shake_hands(slot) {
+        if !self.take_handshake(slot) {
             return self.refuse_seen(slot, request, subprotocol, HttpError::TOO_MANY_REQUESTS);
         }
         let identity = match rule.auth {
@@ -116,7 +116,7 @@ impl ShardCore {
             Ok(identity) => identity,
             Err(refusal) => return self.refuse_token(slot, request, subprotocol, refusal),
         };
-        if !self.is_origin_allowed(request, rule.auth) {
+        if !self.check_origin(request, rule.auth) {
             return self.refuse_seen(slot, request, subprotocol, HttpError::FORBIDDEN);
         }
         let upgrade = match upgrade {
@@ -431,7 +431,7 @@ impl ShardCore {
                 self.count_refusal(slot, status);
                 let bytes = realtime_protocol::handshake::error_response(status, body, &[]);
                 self.queue(slot, Queued::reply(Prepared::plain(bytes)));
-                self.last_word(slot);
+                self.stop_queueing(slot);
             }
         }
     }
@@ -440,7 +440,7 @@ impl ShardCore {
     pub(super) fn refuse(&mut self, slot: usize, error: HttpError, extra: &[(&str, &str)]) {
         self.count_refusal(slot, error.status);
         self.queue(slot, Queued::reply(Prepared::plain(error.response(extra))));
-        self.last_word(slot);
+        self.stop_queueing(slot);
     }
 
     fn count_refusal(&self, slot: usize, status: u16) {

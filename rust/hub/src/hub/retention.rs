@@ -12,8 +12,8 @@ use std::sync::atomic::Ordering;
 impl Hub {
     /// Whether there is anything to let go of in the log, ever.
     #[must_use]
-    pub fn forgets(&self) -> bool {
-        self.rules.forgets()
+    pub fn has_retention(&self) -> bool {
+        self.rules.has_retention()
     }
 
     /// Whether anything in memory grows too old, ever.

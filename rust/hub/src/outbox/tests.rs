@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::channel::Policy;
+use crate::options::Overflow;
 use proptest::prelude::*;
 use std::sync::atomic::Ordering;
 

@@ -391,7 +391,7 @@ impl World {
     /// handed in once it is read again. False where the connection must end.
     pub(crate) fn pushed_bytes(&mut self, client: usize, bytes: &[u8], slack: usize) -> bool {
         let (conn, core) = (self.clients[client].conn, &mut self.shards[self.clients[client].shard]);
-        if core.reads(conn) {
+        if core.pause_unless_readable(conn) {
             core.bytes_in(conn, &mut bytes.to_vec(), self.now);
             return true;
         }

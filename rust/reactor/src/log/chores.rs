@@ -50,7 +50,7 @@ impl LogWorker {
     pub(crate) fn chore_in(&self, now: Now) -> Duration {
         let Chores { sweep_ms, erase_ms, age_ms, .. } = self.chores;
         let erase_ms = if self.log.is_erasing() { erase_ms } else { u64::MAX };
-        let sweep_ms = if self.hub.forgets() { sweep_ms } else { u64::MAX };
+        let sweep_ms = if self.hub.has_retention() { sweep_ms } else { u64::MAX };
         let age_ms = if self.hub.ages() { age_ms } else { u64::MAX };
         let look_ms = self.faults.look_ms(self.log.is_on_disk());
         let due_ms = sweep_ms.min(erase_ms).min(age_ms).min(look_ms).min(self.wal.due_ms());
@@ -87,7 +87,7 @@ impl LogWorker {
             self.chores.erase_ms = self.chores.erase_ms.max(ended_ms + pause_ms);
             return false;
         }
-        if !self.hub.forgets() || self.chores.sweep_ms > started.mono_ms {
+        if !self.hub.has_retention() || self.chores.sweep_ms > started.mono_ms {
             return false;
         }
         let has_swept = self.sweep(started);

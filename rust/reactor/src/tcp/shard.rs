@@ -272,7 +272,7 @@ impl Shard {
     }
 
     fn may_read(&mut self, conn: ConnId) -> bool {
-        self.core.reads(conn) || self.sockets.find(conn).is_some_and(|socket| socket.has(SHUT))
+        self.core.pause_unless_readable(conn) || self.sockets.find(conn).is_some_and(|socket| socket.has(SHUT))
     }
 
     fn list(&mut self, conn: ConnId) {
@@ -330,7 +330,7 @@ impl Shard {
     fn read(&mut self, conn: ConnId, fd: RawFd, now: Now) -> usize {
         let mut total = 0;
         loop {
-            let is_discarded = !self.core.reads(conn);
+            let is_discarded = !self.core.pause_unless_readable(conn);
             if is_discarded && !self.may_read(conn) {
                 return total;
             }

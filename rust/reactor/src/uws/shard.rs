@@ -97,13 +97,13 @@ impl UwsShard {
         frame.clear();
         // With a key of zeros the payload is as it was.
         encode_masked_frame(opcode, true, payload, [0; 4], &mut frame);
-        if self.core.reads(conn) {
+        if self.core.pause_unless_readable(conn) {
             self.bytes_in(conn, &mut frame);
         } else if !self.core.keep(conn, &frame, UNREAD_SLACK, self.now) {
             self.to_cut.push(conn);
         }
         // At once, and not with the next message: that may be a long one, of which the library has a part by now.
-        if !self.core.reads(conn) {
+        if !self.core.pause_unless_readable(conn) {
             self.sockets.pause(conn);
         }
         if frame.capacity() <= FRAME_BYTES {
@@ -174,7 +174,7 @@ impl UwsShard {
             return;
         }
         if let Some(payload) = close
-            && self.core.reads(conn)
+            && self.core.pause_unless_readable(conn)
         {
             let mut frame = Vec::new();
             encode_masked_frame(Opcode::Close, true, payload, [0; 4], &mut frame);
@@ -194,7 +194,7 @@ impl UwsShard {
                 self.hub.counters().panics.fetch_add(1, Ordering::Relaxed);
                 self.to_cut.push(conn);
             }
-            if self.core.reads(conn) {
+            if self.core.pause_unless_readable(conn) {
                 self.sockets.resume(conn);
             }
         }

@@ -222,7 +222,7 @@ impl VirtualEngine {
             if link.client.up.is_empty() || link.cut || link.server_closed {
                 continue;
             }
-            let is_read = self.core.reads(link.conn);
+            let is_read = self.core.pause_unless_readable(link.conn);
             if !is_read && !link.server_shut {
                 continue;
             }
