@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from tests.kit import ROOT
 
 RUN = ("python", "sh", "console", "js")
-PARSED = ("toml", "json", "yaml", "nginx", "ini", "html", "http", "text")
+PARSED = ("toml", "json", "yaml", "nginx", "ini", "html", "http", "dockerfile", "text")
 
 _BLOCK = re.compile(r"^(?P<indent> *)```(?P<language>[^\n]*)\n(?P<text>.*?)^ *```$", re.MULTILINE | re.DOTALL)
 _REASON = re.compile(r"<!-- not run: (?P<reason>[^>]*) -->\s*\Z")
@@ -70,6 +70,11 @@ def pages() -> list[str]:
         *(path for folder in ("docs", "benches", "examples") for path in ROOT.glob(f"{folder}/**/*.md")),
     ]
     return sorted(str(path.relative_to(ROOT)) for path in found if not {"node_modules", "results"} & set(path.parts))
+
+
+def before(page: str) -> list[str]:
+    """Return the pages of the tutorial before this one, whose files its reader has; none for other pages."""
+    return [each for each in pages() if "/tutorial/" in page and "/tutorial/" in each and each < page]
 
 
 def text_of(page: str) -> str:

@@ -14,6 +14,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import serve
 
+from realtime.testing import TestApp
 from tests import pages
 from tests.answers import alike
 from tests.kit import eventually
@@ -45,13 +46,64 @@ async def a_note_reaches_the_board_and_is_there_for_who_comes_later(scratch: Scr
         await bob.expect("note", text="hello")
 
 
-@check("docs/tutorial/1-first-app.md", "poll.py")
-async def a_poll_is_counted(scratch: Scratch) -> None:
-    async with await scratch.connect(scratch.token("ann")) as ann:
-        await ann.subscribe("poll:lunch")
-        assert (await ann.ask("vote", {"poll": "lunch", "choice": 2}))["data"] == {"votes": [0, 0, 1, 0]}
-        await ann.expect("tally", votes=[0, 0, 1, 0])
-        assert (await ann.ask("vote", {"poll": "lunch", "choice": "2"}))["data"]["path"] == "data.choice"
+@check("docs/tutorial/4-typing-and-cursors.md", "realtime serve board.py")
+async def who_types_and_points_is_relayed(scratch: Scratch) -> None:
+    async with (
+        await scratch.connect(scratch.token("ann")) as ann,
+        await scratch.connect(scratch.token("bob")) as bob,
+    ):
+        for each in (ann, bob):
+            await each.subscribe("board:1")
+        await ann.ask("point", {"board": "1", "x": 3, "y": 4})
+        await bob.expect("pointed", userId="ann", x=3, y=4)
+        await ann.ask("typing", {"board": "1"})
+        await bob.expect("typed", userId="ann", isTyping=True)
+        await ann.ask("unsubscribe", {"channel": "board:1"})
+        await bob.expect("typed", userId="ann", isTyping=False)
+
+
+@check("docs/howto/handlers-and-jobs.md")
+async def an_app_of_every_kind_of_handler_does_what_its_page_says(scratch: Scratch) -> None:
+    board = runpy.run_path(str(scratch.home / "board.py"))
+    async with TestApp(board["app"]) as t:
+        ann, bob = await t.connect(user="ann"), await t.connect(user="bob")
+        await bob.command("subscribe", channel="board:1")
+        await bob.command("subscribe", channel="stats")
+        assert (await ann.ack("note", board="1", text="hello"))["number"] == 1
+        await bob.expect("note", text="hello")
+        assert (await ann.command("note", board="1", text=" ")).data["path"] == "data.text"
+        assert (await ann.command("subscribe", channel="board:staff-1")).data["code"] == "forbidden"
+        assert await ann.ack("render", board="1", text="hello") == 5
+        t.clock.advance(60)
+        await bob.expect("stats", notes=1)
+        await ann.ack("watch")
+        await ann.expect("tick")
+        board["banned"].add("ann")
+        assert (await ann.command("watch")).data["message"] == "you may not"
+        assert board["calls"] == {"note": 2, "render": 1, "watch": 1}
+
+
+@check("docs/howto/browser-client.md")
+async def a_browser_client_gets_each_message_once_over_a_restart(scratch: Scratch) -> None:
+    if not (scratch.home / "before.mjs").exists():  # there is no Node
+        return
+    node = await asyncio.create_subprocess_exec(
+        "node", "--import", "./before.mjs", "client.mjs", cwd=scratch.home, stdout=asyncio.subprocess.PIPE
+    )
+    assert node.stdout is not None
+    shown = []
+    try:
+        for content in ("before the end", "after the end"):
+            async with await scratch.connect(scratch.token("bob")) as bob:
+                await bob.say("lobby", content)
+            while content not in (line := (await node.stdout.readline()).decode()):
+                assert line, "the client has ended"
+                shown.append(line)
+            await asyncio.to_thread(scratch.serve, "realtime serve", "the server again")
+    finally:
+        node.terminate()
+        await node.wait()
+    assert not any("the end" in line for line in shown), shown
 
 
 @check("docs/howto/authenticate.md", "access.py")
@@ -141,7 +193,8 @@ def test_the_blocks_of_a_page_run(page: str, tmp_path: Path) -> None:
     api_port = 3003 if re.search(r"^url = ", pages.text_of(page), re.MULTILINE) else 3001
     with Scratch(tmp_path, api_port=api_port, on_path=page not in FIRST) as scratch:
         scripts = {**pages.files(found), **pages.files(found, language="js")}
-        for name, source in scripts.items():
+        there = [pages.files(pages.blocks(earlier)) for earlier in pages.before(page)]
+        for name, source in [pair for files in (*there, scripts) for pair in files.items()]:
             scratch.write(name, scratch.moved(source))
         for block in found:
             _do(scratch, block)

@@ -6,6 +6,7 @@ tests/integration/test_docs.py runs the blocks; here every one is looked at with
 import json
 import re
 import shutil
+import subprocess
 import tomllib
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -128,6 +129,43 @@ def test_an_http_block_is_a_request_or_an_answer(block: Block) -> None:
     assert all(re.match(r"[A-Za-z-]+: \S", line) for line in lines), lines
     if body.strip():
         json.loads(body)
+
+
+@pytest.mark.parametrize("block", of("dockerfile"), ids=str)
+def test_a_dockerfile_copies_what_there_is_from_stages_that_it_has(block: Block, tmp_path: Path) -> None:
+    """It is not built: that takes a daemon and two images. What its first stage copies is at least a workspace."""
+    has = {*_files(block.page), *(name for page in pages.before(block.page) for name in _files(page))}
+    stages: list[str] = []
+    for line in re.sub(r"\\\n\s*", " ", block.text).splitlines():
+        instruction, *words = line.split() or ["#"]
+        assert instruction in {"#", "FROM", "RUN", "WORKDIR", "COPY", "USER", "ENV", "VOLUME", "EXPOSE", "CMD"}, line
+        if instruction == "FROM":
+            stages.append(words[2] if words[1:2] == ["AS"] else "")
+        elif instruction == "CMD":
+            assert json.loads(line.removeprefix("CMD ")), "a list, so that the server gets the signals"
+        elif instruction == "COPY" and words[0].startswith("--from="):
+            assert words[0].removeprefix("--from=") in stages[:-1], line
+        elif instruction == "COPY":
+            assert all((ROOT / source).exists() or source in has for source in words[:-1]), line
+            for source in words[:-1] if len(stages) == 1 else []:
+                copy = shutil.copytree if (ROOT / source).is_dir() else shutil.copy
+                copy(ROOT / source, tmp_path / source)
+    command = ["cargo", "metadata", "--offline", "--no-deps", "--format-version=1"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def _files(page: str) -> dict[str, str]:
+    return pages.files(pages.blocks(page))
+
+
+def test_the_board_of_the_readme_is_that_of_the_tutorial() -> None:
+    boards = [
+        {block.name: block.text for block in BLOCKS if block.page == page and block.name.startswith("board.")}
+        for page in ("README.md", "docs/tutorial/1-first-app.md")
+    ]
+    assert boards[0] == boards[1]
+    assert set(boards[0]) == {"board.py", "board.html"}
 
 
 @pytest.mark.parametrize("block", of("text"), ids=str)
