@@ -10,7 +10,7 @@ use pyo3::exceptions::{PyTypeError, PyUnicodeDecodeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyString};
 use realtime_front::Front;
-use realtime_hub::{Admitted, Amendment, Command, ConnId, Publish, Rejection, Reply, latest_key};
+use realtime_hub::{Admitted, Amendment, Command, ConnId, Credit, Publish, Rejection, Reply, latest_key};
 use realtime_reactor::Handle;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -240,7 +240,7 @@ impl Commands {
         };
         publish.notify = false;
         let (conn, id, failure) = (ConnId::from_u64(conn), id.map(Into::into), failure.map(Into::into));
-        publish.reply = Some(Reply { conn, id, failure, credits: 1 });
+        publish.reply = Some(Reply { conn, id, failure, credit: Some(Credit::Python(1)) });
         true
     }
 

@@ -7,6 +7,7 @@
 use crate::ConnId;
 use crate::class::Class;
 use crate::counters::Counters;
+use crate::credit::Credit;
 use crate::latest::{Latest, Retain};
 use crate::lock::lock;
 use crate::log_queue::{Reader, TermStarts};
@@ -176,7 +177,7 @@ pub(crate) enum Waiting {
     Unsubscribe {
         conn: ConnId,
         reply: Option<Arc<Prepared>>,
-        credits: u16,
+        credit: Option<Credit>,
     },
     History(HistoryRequest),
     /// A volatile event behind a subscribe: who subscribed first hears it.
@@ -225,7 +226,7 @@ pub(crate) struct SubscribeRequest {
     pub last: Option<u64>,
     /// It is a member already: confirmed, and replayed from its position where it names one.
     pub again: bool,
-    pub credits: u16,
+    pub credit: Option<Credit>,
 }
 
 /// A history command on its way to the channel's lock.
@@ -248,7 +249,7 @@ pub(crate) enum HistoryFor {
     Client {
         conn: ConnId,
         id: Option<Box<[u8]>>,
-        credits: u16,
+        credit: Option<Credit>,
         reserved: u32,
     },
     Python {

@@ -1,12 +1,13 @@
 //! What comes down from Python: batches of [`Command`], applied in order.
 
 use crate::ConnId;
+use crate::credit::Credit;
 use realtime_protocol::handshake::HttpError;
 use std::sync::Arc;
 
 /// One decision of Python's. The stub `_engine.pyi` tells each in full.
 #[allow(missing_docs, reason = "each field is told in full by python/realtime/_engine.pyi")]
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub enum Command {
     /// Let an upgrade in as this user.
     Accept { conn: ConnId, who: Admitted },
@@ -98,7 +99,7 @@ pub struct Admitted {
 }
 
 /// An event of a channel on its way to the log or to the members.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Publish {
     /// Names the outcome where `notify` is set.
     pub ticket: u64,
@@ -167,7 +168,7 @@ impl Publish {
 }
 
 /// Where the answer to a command goes; it carries one credit back.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Reply {
     /// Whose command it was.
     pub conn: ConnId,
@@ -176,5 +177,5 @@ pub struct Reply {
     /// The message of an `error`, where the command has one of its own (`Failed to send message`).
     pub failure: Option<Box<str>>,
     /// Credits that come back.
-    pub credits: u16,
+    pub credit: Option<Credit>,
 }

@@ -6,6 +6,7 @@ use crate::by_address::NO_PLACE;
 use crate::channel::Channel;
 use crate::compression::Window;
 use crate::core::Seat;
+use crate::credit::Credit;
 use crate::outbox::Backlog;
 use crate::pattern::{Grant, Rights};
 use crate::way::Way;
@@ -60,11 +61,6 @@ pub(crate) mod flag {
     /// Stands in the list of those that are not read since their user has much in Python.
     pub(crate) const WAITS: u16 = 1 << 15;
 }
-
-/// The credit of a command that the hub runs itself, on its way to a channel or the log and back.
-const OWN_CREDIT: u16 = OWN | 1;
-/// Marks credits of the hub's own commands: the others are Python's.
-pub(crate) const OWN: u16 = 1 << 15;
 
 /// End of the pending list.
 pub(crate) const NOTHING: u32 = u32::MAX;
@@ -253,11 +249,11 @@ impl Conn {
     }
 
     /// A command of the hub's own goes to a channel or to the log, with so many bytes.
-    pub(crate) const fn take_own_credit(&mut self, bytes: usize) -> u16 {
+    pub(crate) const fn take_own_credit(&mut self, bytes: usize) -> Credit {
         self.under_way += 1;
         self.own_way += 1;
         self.way_bytes = self.way_bytes.saturating_add(bytes as u32);
-        OWN_CREDIT
+        Credit::Own
     }
 
     /// Nothing more is read from the connection until all that is under way is answered.

@@ -26,6 +26,7 @@ use crate::channel::{Channel, Directory, HistoryFor, HistoryRequest, State};
 use crate::command::{Command, Rejection};
 use crate::compose::{self, Fault};
 use crate::counters::{Counters, Tally, add};
+use crate::credit::Credit;
 use crate::event::Event;
 use crate::handshakes::Handshakes;
 use crate::holders::Holders;
@@ -254,9 +255,9 @@ impl Hub {
     }
 
     /// Gives credits back once a shard has taken what waits for it now.
-    pub(crate) fn give_back_through(&self, shard: usize, conn: ConnId, credits: u16) {
+    pub(crate) fn give_back_through(&self, shard: usize, conn: ConnId, credit: Credit) {
         add(&self.counters.inboxes_pauses, 1);
-        self.inboxes[shard].push(ShardMsg::Passed { conn, credits });
+        self.inboxes[shard].push(ShardMsg::Passed { conn, credit });
     }
 
     /// Tells the other shards.
@@ -349,7 +350,7 @@ impl Hub {
             }
             Command::Send { conn, text, payload, done } => {
                 let opcode = if text { Opcode::Text } else { Opcode::Binary };
-                self.send(conn, Prepared::frame(opcode, &payload), done);
+                self.send(conn, Prepared::frame(opcode, &payload), Credit::of_python(done));
             }
             Command::SendMany { conns, payload, key } => self.send_many(conns, &payload, key.as_ref()),
             Command::SendAll { payload, key } => {
@@ -406,7 +407,7 @@ impl Hub {
             Command::Unsubscribe { conn, channel, code, retryable } => {
                 self.to(conn, ShardMsg::Unsubscribe { conn, channel, code, retryable });
             }
-            Command::Done { conn, count } => self.to(conn, ShardMsg::Done { conn, count }),
+            Command::Done { conn, count } => self.to(conn, ShardMsg::Done { conn, credit: Credit::Python(count) }),
         }
     }
 
@@ -416,11 +417,11 @@ impl Hub {
         }
     }
 
-    pub(crate) fn send(&self, conn: ConnId, frame: Arc<Prepared>, credits: u16) {
+    pub(crate) fn send(&self, conn: ConnId, frame: Arc<Prepared>, credit: Option<Credit>) {
         // Counted only where a shard takes it off again: any number may come as a connection.
         let Some(inbox) = self.inboxes.get(conn.shard()) else { return };
         self.count_waiting(&frame, 1);
-        inbox.push(ShardMsg::Send { conn, frame, credits });
+        inbox.push(ShardMsg::Send { conn, frame, credit });
     }
 
     /// Counts a frame that so many shards have not run yet.

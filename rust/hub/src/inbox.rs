@@ -14,6 +14,7 @@ use crate::channel::{Channel, Publication};
 use crate::class::Class;
 use crate::command::Rejection;
 use crate::core::Eviction;
+use crate::credit::Credit;
 use crate::identity::Identity;
 use crate::lock::lock;
 use crate::prepared::{Form, Prepared};
@@ -40,13 +41,13 @@ pub(crate) enum ShardMsg {
     /// A member subscribes again.
     Resubscribe(Box<Resubscribe>),
     /// A member goes.
-    Leave { conn: ConnId, channel: Arc<Channel>, reply: Option<Arc<Prepared>>, credits: u16 },
+    Leave { conn: ConnId, channel: Arc<Channel>, reply: Option<Arc<Prepared>>, credit: Option<Credit> },
     /// A subscribe could not be done.
-    NotJoined { conn: ConnId, channel: Arc<Channel>, reply: Arc<Prepared>, credits: u16 },
+    NotJoined { conn: ConnId, channel: Arc<Channel>, reply: Arc<Prepared>, credit: Option<Credit> },
     /// An event for the channel's members here.
     Deliver(Deliver),
     /// One frame to one connection; credits come back with it.
-    Send { conn: ConnId, frame: Arc<Prepared>, credits: u16 },
+    Send { conn: ConnId, frame: Arc<Prepared>, credit: Option<Credit> },
     /// A page was answered: the bytes that it has, for which `reserved` thousandths of a token were taken.
     Settle { conn: ConnId, reserved: u32, bytes: usize },
     /// One frame to some connections of this shard.
@@ -86,9 +87,9 @@ pub(crate) enum ShardMsg {
     /// Python takes a subscription away.
     Unsubscribe { conn: ConnId, channel: Arc<str>, code: Box<str>, retryable: bool },
     /// A publisher's credits have come through an inbox that was too full: they go back to it.
-    Passed { conn: ConnId, credits: u16 },
+    Passed { conn: ConnId, credit: Credit },
     /// Credits come back.
-    Done { conn: ConnId, count: u16 },
+    Done { conn: ConnId, credit: Credit },
     /// Volatile events of a channel were dropped before its members had joined.
     Skipped { channel: u64, count: u64 },
     /// A channel's order is lost: its members lose their subscription.
@@ -165,7 +166,7 @@ pub(crate) struct Join {
     pub next: u64,
     /// Whether offsets below the head are still to be replayed.
     pub replays: bool,
-    pub credits: u16,
+    pub credit: Option<Credit>,
 }
 
 /// A second subscribe of a member, with all that the channel's lock decided. The shard confirms it, since only the
@@ -181,7 +182,7 @@ pub(crate) struct Resubscribe {
     pub recovered: Option<bool>,
     /// The first offset that it has to get where it names a position; None leaves it where it is.
     pub next: Option<u64>,
-    pub credits: u16,
+    pub credit: Option<Credit>,
 }
 
 /// An event on its way to members.

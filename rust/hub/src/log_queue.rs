@@ -7,6 +7,7 @@
 //! [`head_read`](crate::Hub::head_read), [`page_read`](crate::Hub::page_read).
 
 use crate::command::Publish;
+use crate::credit::Credit;
 use crate::{ConnId, channel::Channel};
 use std::sync::Arc;
 
@@ -74,7 +75,7 @@ pub enum PagePurpose {
     /// A member that replays, from `next` on.
     Replay { conn: ConnId, next: u64 },
     /// A client's `history` command, for which `reserved` thousandths of a token were taken.
-    History { conn: ConnId, id: Option<Box<[u8]>>, credits: u16, reserved: u32 },
+    History { conn: ConnId, id: Option<Box<[u8]>>, credit: Option<Credit>, reserved: u32 },
     /// Python's.
     Python { ticket: u64 },
 }

@@ -531,7 +531,7 @@ fn the_same_dedupe_key_is_stored_once_and_acknowledged_again_with_the_first() {
             request: None,
             amends: None,
             notify: false,
-            reply: Some(realtime_hub::Reply { conn, id: Some(id.as_bytes().into()), failure: None, credits: 0 }),
+            reply: Some(realtime_hub::Reply { conn, id: Some(id.as_bytes().into()), failure: None, credit: None }),
         })
     };
     let mut numbers = Vec::new();

@@ -310,7 +310,7 @@ impl Model {
                 conn: self.world.clients[client].conn,
                 id: Some(self.sent.to_string().into_bytes().into()),
                 failure: None,
-                credits: 0,
+                credit: None,
             }),
         };
         self.world.submit(Command::Publish(publish));

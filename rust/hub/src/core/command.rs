@@ -1,5 +1,6 @@
 //! One command of a client while it is handled, and where it is then.
 
+use crate::credit::Credit;
 use crate::json::{Envelope, Kind, Scanner, Value, id_of};
 use crate::rules::BYTES_UNIT;
 
@@ -72,8 +73,9 @@ impl<'a> Command<'a> {
         !matches!(self.source, Source::Client)
     }
 
-    pub(super) const fn credits(&self) -> u16 {
-        self.is_handed_back() as u16
+    /// The credit that it brought.
+    pub(super) const fn credit(&self) -> Option<Credit> {
+        Credit::of_python(self.is_handed_back() as u16)
     }
 }
 

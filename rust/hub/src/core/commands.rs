@@ -6,6 +6,7 @@ use super::input::LONG_UNIT;
 use crate::compose::{self, Fault};
 use crate::conn::flag;
 use crate::counters::add;
+use crate::credit::Credit;
 use crate::event::Event;
 use crate::hub::PYTHON_FULL;
 use crate::rules::{Traffic, Verb};
@@ -26,7 +27,7 @@ impl ShardCore {
         let dispatched = self.command_in(slot, raw, source);
         self.outputs.events.push(Event::Carried { conn, goes_on: dispatched == Dispatched::WentUp });
         if dispatched == Dispatched::Answered {
-            self.give_back_to(conn, 1);
+            self.give_back_to(conn, Some(Credit::Python(1)));
         }
     }
 

@@ -12,8 +12,9 @@
 
 use super::ShardCore;
 use crate::accounts::Account;
-use crate::conn::{OWN, flag};
+use crate::conn::flag;
 use crate::counters::{add, add_own, sub};
+use crate::credit::Credit;
 use crate::inbox::ShardMsg;
 use crate::way::Way;
 use crate::{ConnId, Hub};
@@ -63,16 +64,19 @@ impl ShardCore {
         }
     }
 
-    /// Credits of commands come back, Python's or the hub's own.
-    pub(super) fn return_credits(&mut self, slot: usize, credits: u16) {
-        let count = credits & !OWN;
+    /// Credits of commands come back.
+    pub(super) fn return_credit(&mut self, slot: usize, credit: Credit) {
         let conn = &mut self.connections[slot];
+        let count = match credit {
+            Credit::Python(count) => count,
+            Credit::Own => 1,
+        };
         conn.under_way = conn.under_way.saturating_sub(count);
         if conn.under_way == 0 {
             conn.way_bytes = 0;
         }
-        if credits != count {
-            conn.own_way = conn.own_way.saturating_sub(count);
+        if credit == Credit::Own {
+            conn.own_way = conn.own_way.saturating_sub(1);
             return;
         }
         let Some(session) = conn.session.as_deref_mut() else { return };
@@ -113,9 +117,9 @@ impl ShardCore {
     /// Has a connection not read until a shard has taken what waits for it now.
     pub(super) fn hold_through(&mut self, slot: usize, shard: usize) {
         let id = self.connections.id(slot);
-        let credits = self.connections[slot].take_own_credit(0);
+        let credit = self.connections[slot].take_own_credit(0);
         self.connections[slot].hold_back();
-        self.hub.give_back_through(shard, id, credits);
+        self.hub.give_back_through(shard, id, credit);
     }
 
     /// Keeps the charge of what Python still has of a connection that ends.
@@ -134,12 +138,10 @@ impl ShardCore {
     }
 
     /// Credits of a connection that has ended.
-    pub(super) fn return_orphans_credits(&mut self, conn: ConnId, credits: u16) {
-        if credits & OWN != 0 {
-            return;
-        }
+    pub(super) fn return_orphans_credit(&mut self, conn: ConnId, credit: Credit) {
+        let Credit::Python(count) = credit else { return };
         let Some(orphan) = self.reading.orphans.get_mut(&conn) else { return };
-        let (count, bytes) = orphan.way.back(credits);
+        let (count, bytes) = orphan.way.back(count);
         let account = orphan.account.clone();
         if orphan.way.count() == 0 {
             self.reading.orphans.remove(&conn);
@@ -158,7 +160,7 @@ impl ShardCore {
             .map(|(conn, _)| *conn)
             .collect();
         for conn in late {
-            self.return_orphans_credits(conn, !OWN);
+            self.return_orphans_credit(conn, Credit::Python(u16::MAX));
         }
         self.hub.weigh_events();
     }

@@ -5,6 +5,7 @@ use super::command::Source;
 use super::deliver::unnumbered;
 use crate::conn::Phase;
 use crate::counters::add;
+use crate::credit::Credit;
 use crate::inbox::{Deliver, ShardMsg};
 use crate::queued::Queued;
 use crate::refusal::Refusal;
@@ -67,21 +68,21 @@ impl ShardCore {
                     self.settle_page(slot, reserved, bytes);
                 }
             }
-            ShardMsg::Send { conn, frame, credits } => {
+            ShardMsg::Send { conn, frame, credit } => {
                 self.take_command_bytes(&frame);
                 let frame = self.outgoing.turn.add(Queued::reply(frame));
                 self.send_to(conn, frame);
-                self.give_back_to(conn, credits);
+                self.give_back_to(conn, credit);
             }
-            ShardMsg::Done { conn, count } => self.give_back_to(conn, count),
-            ShardMsg::Passed { conn, credits } => self.hub.to(conn, ShardMsg::Done { conn, count: credits }),
+            ShardMsg::Done { conn, credit } => self.give_back_to(conn, Some(credit)),
+            ShardMsg::Passed { conn, credit } => self.hub.to(conn, ShardMsg::Done { conn, credit }),
             ShardMsg::ReadOn { conn } => self.read_on_for_user(conn),
             ShardMsg::GiveUp { conn } => self.give_up_chosen(conn),
             ShardMsg::Evict { conn, why } => self.doors.evictions.push((conn, why)),
             ShardMsg::Join(join) => self.join(join),
             ShardMsg::Resubscribe(again) => self.resubscribe(*again),
-            ShardMsg::Leave { conn, channel, reply, credits } => self.leave_now(conn, &channel, reply, credits),
-            ShardMsg::NotJoined { conn, channel, reply, credits } => self.not_joined(conn, &channel, reply, credits),
+            ShardMsg::Leave { conn, channel, reply, credit } => self.leave_now(conn, &channel, reply, credit),
+            ShardMsg::NotJoined { conn, channel, reply, credit } => self.not_joined(conn, &channel, reply, credit),
             ShardMsg::SendMany { conns, frame, key } => {
                 self.take_command_bytes(&frame);
                 let frame = self.outgoing.turn.add(unnumbered(frame, key));
@@ -107,7 +108,7 @@ impl ShardCore {
                     let identity = identity.map(|identity| *identity).ok_or(Refusal::Hook);
                     self.renew(slot, id.as_deref(), identity);
                 }
-                self.give_back_to(conn, 1);
+                self.give_back_to(conn, Some(Credit::Python(1)));
             }
             ShardMsg::Revoke(revocation) => self.revoke(&revocation),
             ShardMsg::Reject { conn, how } => self.decided(conn, Err(how)),
@@ -123,12 +124,12 @@ impl ShardCore {
                 if let Some(slot) = self.answerable(conn) {
                     self.carry_out(slot, &mut raw, Source::Resumed);
                 } else {
-                    self.give_back_to(conn, 1);
+                    self.give_back_to(conn, Some(Credit::Python(1)));
                 }
             }
             ShardMsg::Subscribe { conn, channel } => {
                 if let Some(slot) = self.answerable(conn) {
-                    let _ = self.subscribe_to(slot, &channel, None, None, None, 0);
+                    let _ = self.subscribe_to(slot, &channel, None, None, None, None);
                 }
             }
             ShardMsg::Unsubscribe { conn, channel, code, retryable } => self.evict(conn, &channel, &code, retryable),

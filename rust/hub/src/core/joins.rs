@@ -9,6 +9,7 @@ use crate::class::Class;
 use crate::compose::{self, Fault};
 use crate::conn::flag;
 use crate::counters::{add, add_own, sub};
+use crate::credit::Credit;
 use crate::hub::{GRANTS_FULL, channel_member, confirmation};
 use crate::inbox::{Join, Resubscribe};
 use crate::options::Limits;
@@ -29,11 +30,11 @@ const JUST_ENDED: Fault<'static> = Fault {
 
 impl ShardCore {
     pub(super) fn join(&mut self, join: Join) {
-        let Join { conn, channel, confirm, latest, next, replays, credits } = join;
+        let Join { conn, channel, confirm, latest, next, replays, credit } = join;
         let Some(slot) = self.answerable(conn).filter(|_| self.is_asked_for(conn, channel.id)) else {
             // The connection went meanwhile: a join with a stale generation is a leave.
             self.hub.left(&channel, self.connections.shard());
-            return self.give_back_to(conn, credits);
+            return self.give_back_to(conn, credit);
         };
         let place = self.memberships.join(&channel, Member { slot: slot as u32, replays, next });
         if let Some(subscription) = self.connections[slot].subscription(channel.id) {
@@ -46,7 +47,7 @@ impl ShardCore {
             let (class, channel) = (Class::Latest(key), Some(Arc::clone(&channel)));
             self.queue(slot, Queued { frame, class, channel, form: Form::Plain });
         }
-        self.give_back(slot, credits);
+        self.give_back_to(conn, credit);
         if replays && self.connections.find(conn).is_some() {
             self.connections[slot].set(flag::REPLAYS);
             self.pump(slot, &channel);
@@ -56,14 +57,14 @@ impl ShardCore {
     /// Confirms a second subscribe. With a position the member goes on from there, as if it had just joined: what it
     /// was to get of an earlier replay is part of this one or was not asked for.
     pub(super) fn resubscribe(&mut self, again: Resubscribe) {
-        let Resubscribe { conn, channel, id, epoch, head, recovered, next, credits } = again;
-        let Some(slot) = self.answerable(conn) else { return self.give_back_to(conn, credits) };
+        let Resubscribe { conn, channel, id, epoch, head, recovered, next, credit } = again;
+        let Some(slot) = self.answerable(conn) else { return self.give_back_to(conn, credit) };
         if self.connections[slot].subscription(channel.id).is_none() {
             // It was taken away with all others of the channel when this command was under way.
             let fault = Fault { channel: Some(channel.name()), ..JUST_ENDED };
             self.hub.counters.error_sent(fault.code);
             self.queue_json(slot, &fault.to_json(id.as_deref(), self.now.wall_ms));
-            return self.give_back(slot, credits);
+            return self.give_back_to(conn, credit);
         }
         let numbers = channel.policy.numbers();
         let mut before = next.map_or(head, |next| next - 1);
@@ -83,7 +84,7 @@ impl ShardCore {
             // What it missed of volatile events in a replay that ends here.
             self.go_live(slot, &channel);
         }
-        self.give_back(slot, credits);
+        self.give_back_to(conn, credit);
         if !replays || next.is_none() || self.connections.find(conn).is_none() {
             return;
         }
@@ -103,9 +104,9 @@ impl ShardCore {
         conn: ConnId,
         channel: &Arc<Channel>,
         reply: Option<Arc<Prepared>>,
-        credits: u16,
+        credit: Option<Credit>,
     ) {
-        let Some(slot) = self.connections.find(conn) else { return self.give_back_to(conn, credits) };
+        let Some(slot) = self.connections.find(conn) else { return self.give_back_to(conn, credit) };
         if let Some(subscription) = self.connections[slot].subscription(channel.id) {
             let member = subscription.member.take();
             (subscription.awaited, subscription.skipped) = (0, 0);
@@ -122,17 +123,17 @@ impl ShardCore {
             let frame = self.outgoing.turn.add(Queued::reply(reply));
             self.send_to(conn, frame);
         }
-        self.give_back_to(conn, credits);
+        self.give_back_to(conn, credit);
     }
 
-    pub(super) fn not_joined(&mut self, conn: ConnId, channel: &Channel, reply: Arc<Prepared>, credits: u16) {
-        let Some(slot) = self.connections.find(conn) else { return self.give_back_to(conn, credits) };
+    pub(super) fn not_joined(&mut self, conn: ConnId, channel: &Channel, reply: Arc<Prepared>, credit: Option<Credit>) {
+        let Some(slot) = self.connections.find(conn) else { return self.give_back_to(conn, credit) };
         if self.connections[slot].subscription(channel.id).is_some_and(|subscription| subscription.member.is_none()) {
             self.forget_subscription(slot, channel.id);
         }
         let frame = self.outgoing.turn.add(Queued::reply(reply));
         self.send_to(conn, frame);
-        self.give_back_to(conn, credits);
+        self.give_back_to(conn, credit);
     }
 
     fn forget_subscription(&mut self, slot: usize, channel: u64) {
@@ -193,7 +194,7 @@ impl ShardCore {
             return;
         }
         let reply = self.unsubscribed(name, code, retryable);
-        let _ = self.leave(slot, name, reply, 0);
+        let _ = self.leave(slot, name, reply, None);
     }
 
     pub(super) fn unsubscribed(&self, name: &str, code: &str, retryable: bool) -> Arc<Prepared> {
@@ -208,12 +209,12 @@ impl ShardCore {
     }
 
     pub(super) fn granted(&mut self, conn: ConnId, channel: Arc<str>, rights: Rights, mut raw: Box<[u8]>) {
-        let Some(slot) = self.answerable(conn) else { return self.give_back_to(conn, 1) };
+        let Some(slot) = self.answerable(conn) else { return self.give_back_to(conn, Some(Credit::Python(1))) };
         if let Err(Full) = self.remember_granted(slot, channel, rights) {
             self.outputs.events.push(Event::Carried { conn, goes_on: false });
             let id = readable_id(&raw);
             self.fault(slot, GRANTS_FULL, id.as_deref());
-            return self.give_back_to(conn, 1);
+            return self.give_back_to(conn, Some(Credit::Python(1)));
         }
         self.carry_out(slot, &mut raw, Source::Granted);
     }
@@ -233,7 +234,7 @@ impl ShardCore {
                 subscription.is_wanted = false;
             }
             let reply = is_told.then(|| self.unsubscribed(of.name(), "not_recoverable", true));
-            self.leave_now(conn, &of, reply, 0);
+            self.leave_now(conn, &of, reply, None);
         }
     }
 }

@@ -8,6 +8,7 @@ use crate::channel_name::is_name;
 use crate::command::{Publish, Reply};
 use crate::compose::Fault;
 use crate::counters::add;
+use crate::credit::Credit;
 use crate::hub::{HISTORY_EVENTS_MAX, PAGE_BYTES_MAX, PAGES_FULL, Pace};
 use crate::pattern::Rights;
 use crate::rules::Traffic;
@@ -46,7 +47,7 @@ impl ShardCore {
         }
         let data = command.member("data").map_or(&b"null"[..], |value| value.span.of(command.bytes));
         let conn = self.connections.id(command.slot);
-        let credits = self.log_credits(command, self.hub.rules.policy_of(&name).durable);
+        let credit = self.log_credit(command, self.hub.rules.policy_of(&name).durable);
         let publish = Publish {
             ticket: 0,
             channel: name.into(),
@@ -59,7 +60,7 @@ impl ShardCore {
             request: None,
             amends: None,
             notify: false,
-            reply: Some(Reply { conn, id: command.boxed_id(), failure: None, credits }),
+            reply: Some(Reply { conn, id: command.boxed_id(), failure: None, credit }),
         };
         let hub = Arc::clone(&self.hub);
         match hub.publish(publish, self.now, &mut self.outputs.events) {
@@ -71,10 +72,10 @@ impl ShardCore {
     }
 
     /// What a command carries to the hub: the credit that it has, or one of its own where it may wait for the log.
-    fn log_credits(&mut self, command: &Command<'_>, waits: bool) -> u16 {
-        match command.credits() {
-            0 if waits => self.connections[command.slot].take_own_credit(command.bytes.len()),
-            credits => credits,
+    fn log_credit(&mut self, command: &Command<'_>, waits: bool) -> Option<Credit> {
+        match command.credit() {
+            None if waits => Some(self.connections[command.slot].take_own_credit(command.bytes.len())),
+            credit => credit,
         }
     }
 
@@ -112,8 +113,8 @@ impl ShardCore {
             return self.over_rate(command.slot, command.id(), wait_ms, "Too many bytes of history");
         }
         let conn = self.connections.id(command.slot);
-        let credits = self.log_credits(command, true);
-        let who = HistoryFor::Client { conn, id: command.boxed_id(), credits, reserved };
+        let credit = self.log_credit(command, true);
+        let who = HistoryFor::Client { conn, id: command.boxed_id(), credit, reserved };
         let hub = Arc::clone(&self.hub);
         let user = self.connections[command.slot].session.as_ref().map(|session| Arc::clone(&session.user));
         let request = HistoryRequest { who, after, epoch, limit, reader: self.reader(command.slot) };

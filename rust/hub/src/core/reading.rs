@@ -8,6 +8,7 @@ use super::events::Orphan;
 use super::{ShardCore, tick_of};
 use crate::ConnId;
 use crate::conn::{Phase, flag};
+use crate::credit::Credit;
 use crate::json::Scanner;
 use realtime_protocol::deflate::Inflater;
 use rustc_hash::FxHashMap;
@@ -76,21 +77,19 @@ impl ShardCore {
         self.outputs.unpaused.push(self.connections.id(slot));
     }
 
-    pub(super) fn give_back_to(&mut self, conn: ConnId, credits: u16) {
+    pub(super) fn give_back_to(&mut self, conn: ConnId, credit: Option<Credit>) {
+        let Some(credit) = credit else { return };
         match self.connections.find(conn) {
-            Some(slot) => self.give_back(slot, credits),
-            None => self.return_orphans_credits(conn, credits),
+            Some(slot) => self.give_back(slot, credit),
+            None => self.return_orphans_credit(conn, credit),
         }
     }
 
     /// Credits come back: reading goes on at half of the limit, and what waited for the last one is done.
-    pub(super) fn give_back(&mut self, slot: usize, credits: u16) {
-        if credits == 0 {
-            return;
-        }
+    pub(super) fn give_back(&mut self, slot: usize, credit: Credit) {
         let limits = &self.hub.rules.limits;
         let (half, bytes_max) = (limits.commands_waiting_max / 2, limits.message_bytes_max);
-        self.return_credits(slot, credits);
+        self.return_credit(slot, credit);
         let conn = &self.connections[slot];
         if !conn.is_full(half + 1, bytes_max) && !conn.has(flag::HELD) {
             self.read_on(slot);

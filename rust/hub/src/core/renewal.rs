@@ -108,7 +108,7 @@ impl ShardCore {
         for name in covered {
             if !self.rights(slot, &name).has(Rights::SUBSCRIBE) {
                 let told = self.unsubscribed(&name, "forbidden", false);
-                let _ = self.leave(slot, &name, told, 0);
+                let _ = self.leave(slot, &name, told, None);
             }
         }
     }

@@ -6,6 +6,7 @@ use crate::channel::SubscribeRequest;
 use crate::compose::{self, Fault};
 use crate::conn::Subscription;
 use crate::counters::add;
+use crate::credit::Credit;
 use crate::hub::{HISTORY_EVENTS_MAX, channel_member};
 use crate::json::{Kind, members};
 use crate::pattern::Rights;
@@ -42,7 +43,7 @@ impl ShardCore {
         if let Err(dispatched) = self.check_right(command, &name, Rights::SUBSCRIBE, None) {
             return dispatched;
         }
-        self.subscribe_to(command.slot, &name, command.boxed_id(), position, last, command.credits())
+        self.subscribe_to(command.slot, &name, command.boxed_id(), position, last, command.credit())
     }
 
     pub(super) fn position_of(&self, command: &Command<'_>) -> Result<Option<(u64, Box<str>)>, &'static str> {
@@ -67,7 +68,7 @@ impl ShardCore {
         id: Option<Box<[u8]>>,
         position: Option<(u64, Box<str>)>,
         last: Option<u64>,
-        credits: u16,
+        credit: Option<Credit>,
     ) -> Dispatched {
         let conn = self.connections.id(slot);
         let state = &self.connections[slot];
@@ -84,16 +85,16 @@ impl ShardCore {
         }
         // Its answer comes by the inbox: a Close right behind it waits for that.
         let state = &mut self.connections[slot];
-        let is_handed_back = credits > 0;
-        let credits = if is_handed_back { credits } else { state.take_own_credit(0) };
+        let is_handed_back = credit.is_some();
+        let credit = credit.unwrap_or_else(|| state.take_own_credit(0));
         let answered = id.clone();
-        let request = SubscribeRequest { conn, id, position, last, again: false, credits };
+        let request = SubscribeRequest { conn, id, position, last, again: false, credit: Some(credit) };
         let user = state.session.as_ref().map_or("", |session| &session.user);
         let channel = match self.hub.subscribe(name, user, wanted, request, self.now) {
             Ok(channel) => channel,
             Err(fault) => {
                 if !is_handed_back {
-                    self.return_credits(slot, credits);
+                    self.return_credit(slot, Credit::Own);
                 }
                 self.fault(slot, Fault { channel: Some(name), ..fault }, answered.as_deref());
                 return Dispatched::Answered;
@@ -144,11 +145,17 @@ impl ShardCore {
         });
         let name = name.unwrap_or_default();
         let json = if name.is_empty() { json } else { channel_member(json, &name) };
-        self.leave(command.slot, &name, Prepared::text(&json), command.credits())
+        self.leave(command.slot, &name, Prepared::text(&json), command.credit())
     }
 
     /// Takes a subscription away, or just answers where there is none.
-    pub(super) fn leave(&mut self, slot: usize, name: &str, reply: Arc<Prepared>, credits: u16) -> Dispatched {
+    pub(super) fn leave(
+        &mut self,
+        slot: usize,
+        name: &str,
+        reply: Arc<Prepared>,
+        credit: Option<Credit>,
+    ) -> Dispatched {
         let conn = self.connections.id(slot);
         let state = &mut self.connections[slot];
         let Some(subscription) = state.subscriptions.iter_mut().find(|s| **s.channel.name() == *name) else {
@@ -159,8 +166,8 @@ impl ShardCore {
         subscription.is_wanted = false;
         let channel = Arc::clone(&subscription.channel);
         self.end_lasting(slot, Some(channel.id));
-        let credits = if credits == 0 { self.connections[slot].take_own_credit(0) } else { credits };
-        self.hub.unsubscribe(&channel, conn, Some(reply), credits);
+        let credit = credit.unwrap_or_else(|| self.connections[slot].take_own_credit(0));
+        self.hub.unsubscribe(&channel, conn, Some(reply), Some(credit));
         Dispatched::OnItsWay
     }
 }

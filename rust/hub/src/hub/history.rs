@@ -3,6 +3,7 @@
 use super::{CHANNELS_FULL, Hub, LOG_FULL, NOT_RECOVERABLE, PAGE_BYTES_MAX, channel_member};
 use crate::channel::{Channel, Head, HistoryFor, HistoryRequest, Publication, State, Waiting};
 use crate::compose::{self, Fault};
+use crate::credit::Credit;
 use crate::event::{Event, HistoryPage};
 use crate::inbox::ShardMsg;
 use crate::log_queue::{PagePurpose, PageRequest};
@@ -66,8 +67,8 @@ impl Hub {
             None if !channel.policy.durable => Vec::new(),
             None => {
                 let purpose = match who {
-                    HistoryFor::Client { conn, id, credits, reserved } => {
-                        PagePurpose::History { conn, id, credits, reserved }
+                    HistoryFor::Client { conn, id, credit, reserved } => {
+                        PagePurpose::History { conn, id, credit, reserved }
                     }
                     HistoryFor::Python { ticket } => PagePurpose::Python { ticket },
                 };
@@ -85,10 +86,10 @@ impl Hub {
 
     pub(super) fn give_history(&self, answer: Answer, mut emit: impl FnMut(Event)) {
         match answer {
-            Answer::Client { conn, frame, credits, reserved, bytes } => {
+            Answer::Client { conn, frame, credit, reserved, bytes } => {
                 // First, so that what was too much is there for the command behind the answer.
                 self.to(conn, ShardMsg::Settle { conn, reserved, bytes });
-                self.send(conn, frame, credits);
+                self.send(conn, frame, credit);
             }
             Answer::Python(event) => emit(event),
         }
@@ -102,8 +103,8 @@ impl Hub {
         found: &[Arc<Publication>],
         now: Now,
     ) -> Answer {
-        let (conn, id, credits, reserved) = match who {
-            HistoryFor::Client { conn, id, credits, reserved } => (conn, id, credits, reserved),
+        let (conn, id, credit, reserved) = match who {
+            HistoryFor::Client { conn, id, credit, reserved } => (conn, id, credit, reserved),
             HistoryFor::Python { ticket } => {
                 let page = HistoryPage { events: page_of(found), offset: head, epoch: Arc::clone(epoch) };
                 return Answer::Python(Event::History { ticket, outcome: Ok(page) });
@@ -141,7 +142,7 @@ impl Hub {
         });
         let bytes = json.len();
         let frame = Prepared::text(&channel_member(json, channel.name()));
-        Answer::Client { conn, frame, credits, reserved, bytes }
+        Answer::Client { conn, frame, credit, reserved, bytes }
     }
 
     pub(super) fn fail_history(
@@ -158,11 +159,11 @@ impl Hub {
 
     pub(super) fn history_failure(&self, channel: &str, who: HistoryFor, fault: Fault<'static>, now: Now) -> Answer {
         match who {
-            HistoryFor::Client { conn, id, credits, reserved } => {
+            HistoryFor::Client { conn, id, credit, reserved } => {
                 let fault = Fault { channel: Some(channel), ..fault };
                 self.counters.error_sent(fault.code);
                 let frame = Prepared::text(&fault.to_json(id.as_deref(), now.wall_ms));
-                Answer::Client { conn, frame, credits, reserved, bytes: 0 }
+                Answer::Client { conn, frame, credit, reserved, bytes: 0 }
             }
             HistoryFor::Python { ticket } => Answer::Python(Event::History { ticket, outcome: Err(fault.code) }),
         }
@@ -175,11 +176,21 @@ pub(super) enum Answer {
     Client {
         conn: ConnId,
         frame: Arc<Prepared>,
-        credits: u16,
+        credit: Option<Credit>,
         reserved: u32,
         bytes: usize,
     },
     Python(Event),
+}
+
+impl Answer {
+    /// The same, with the credit that its command left with a page.
+    pub(super) fn with_credit_of(mut self, page: PagePurpose) -> Self {
+        if let (Self::Client { credit, .. }, PagePurpose::History { credit: held, .. }) = (&mut self, page) {
+            *credit = held;
+        }
+        self
+    }
 }
 
 /// The first of these events, as many as a page takes, but one at least.

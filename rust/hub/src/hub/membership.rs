@@ -7,6 +7,7 @@ use super::holdings::Retained;
 use super::{CHANNELS_FULL, Hub, LOG_FULL, UNREADABLE, channel_member};
 use crate::channel::{Channel, Head, Publication, State, SubscribeRequest, Waiting, Waits};
 use crate::compose::{self, Fault};
+use crate::credit::Credit;
 use crate::event::Event;
 use crate::inbox::{Join, Resubscribe, ShardMsg};
 use crate::log_queue::{Bounds, LogFailure, LogRequest, PagePurpose, PageRequest, Reader};
@@ -48,8 +49,8 @@ impl Hub {
     fn run_waiting(&self, channel: &Arc<Channel>, state: &mut State, waits: Waits, now: Now, events: &mut Vec<Event>) {
         match waits.one {
             Waiting::Subscribe(request) => self.subscribe_locked(channel, state, request, now),
-            Waiting::Unsubscribe { conn, reply, credits } => {
-                self.to(conn, ShardMsg::Leave { conn, channel: Arc::clone(channel), reply, credits });
+            Waiting::Unsubscribe { conn, reply, credit } => {
+                self.to(conn, ShardMsg::Leave { conn, channel: Arc::clone(channel), reply, credit });
             }
             Waiting::History(request) => self.history_locked(channel, state, request, now, events),
             Waiting::Deliver { frame, key, is_over } => {
@@ -67,14 +68,14 @@ impl Hub {
 
     fn fail_waiting(&self, channel: &Arc<Channel>, waits: Waits, now: Now, events: &mut Vec<Event>) {
         match waits.one {
-            Waiting::Subscribe(SubscribeRequest { conn, id, credits, .. }) => {
+            Waiting::Subscribe(SubscribeRequest { conn, id, credit, .. }) => {
                 let fault = Fault { channel: Some(channel.name()), ..UNREADABLE };
                 self.counters.error_sent(fault.code);
                 let reply = Prepared::text(&fault.to_json(id.as_deref(), now.wall_ms));
-                self.to(conn, ShardMsg::NotJoined { conn, channel: Arc::clone(channel), reply, credits });
+                self.to(conn, ShardMsg::NotJoined { conn, channel: Arc::clone(channel), reply, credit });
             }
-            Waiting::Unsubscribe { conn, reply, credits } => {
-                self.to(conn, ShardMsg::Leave { conn, channel: Arc::clone(channel), reply, credits });
+            Waiting::Unsubscribe { conn, reply, credit } => {
+                self.to(conn, ShardMsg::Leave { conn, channel: Arc::clone(channel), reply, credit });
             }
             Waiting::History(request) => self.fail_history(channel.name(), request.who, UNREADABLE, now, events),
             Waiting::Deliver { .. } | Waiting::Skipped { .. } => {}
@@ -135,7 +136,7 @@ impl Hub {
     }
 
     fn subscribe_locked(&self, channel: &Arc<Channel>, state: &mut State, request: SubscribeRequest, now: Now) {
-        let SubscribeRequest { conn, id, position, last, again, credits } = request;
+        let SubscribeRequest { conn, id, position, last, again, credit } = request;
         let head = if let Head::Known(head) = state.head { head } else { 0 };
         state.trim(channel.policy, now.mono_ms, &self.counters);
         let oldest = state.oldest(channel.policy, head);
@@ -153,24 +154,30 @@ impl Hub {
         if again {
             let next = position.is_some().then_some(next);
             let (channel, epoch) = (Arc::clone(channel), Arc::clone(&state.epoch));
-            let again = Resubscribe { conn, channel, id, epoch, head, recovered, next, credits };
+            let again = Resubscribe { conn, channel, id, epoch, head, recovered, next, credit };
             return self.to(conn, ShardMsg::Resubscribe(Box::new(again)));
         }
         let confirm = confirmation(channel, &state.epoch, id.as_deref(), next - 1, head, recovered, now);
         state.members[conn.shard()] += 1;
         state.latest.trim(now.mono_ms, channel.policy.retain, &self.bounds.retained, &self.counters);
         let latest = state.latest.events();
-        let join = Join { conn, channel: Arc::clone(channel), confirm, latest, next, replays: next <= head, credits };
+        let join = Join { conn, channel: Arc::clone(channel), confirm, latest, next, replays: next <= head, credit };
         self.to(conn, ShardMsg::Join(join));
     }
 
     /// Takes an unsubscribe to the channel's lock, so that it comes behind the subscribe before it.
-    pub(crate) fn unsubscribe(&self, channel: &Arc<Channel>, conn: ConnId, reply: Option<Arc<Prepared>>, credits: u16) {
+    pub(crate) fn unsubscribe(
+        &self,
+        channel: &Arc<Channel>,
+        conn: ConnId,
+        reply: Option<Arc<Prepared>>,
+        credit: Option<Credit>,
+    ) {
         let mut state = channel.lock();
         if state.waiting.is_empty() {
-            self.to(conn, ShardMsg::Leave { conn, channel: Arc::clone(channel), reply, credits });
+            self.to(conn, ShardMsg::Leave { conn, channel: Arc::clone(channel), reply, credit });
         } else {
-            self.must_wait(&mut state, Waiting::Unsubscribe { conn, reply, credits });
+            self.must_wait(&mut state, Waiting::Unsubscribe { conn, reply, credit });
         }
     }
 

@@ -76,7 +76,7 @@ impl Hub {
         add(&self.counters.read_bytes, bytes as u64);
         match answer {
             PageAnswer::Replay(message) => self.to_replaying(&page, message),
-            PageAnswer::History(answer) => self.give_history(answer, &mut emit),
+            PageAnswer::History(answer) => self.give_history(answer.with_credit_of(page.purpose), &mut emit),
         }
         drop(state);
         self.remove_idle(&channel);
@@ -100,8 +100,9 @@ impl Hub {
                 let (conn, channel, next) = (*conn, Arc::clone(channel), *next);
                 return PageAnswer::Replay(ShardMsg::Page { conn, channel, next, events });
             }
-            PagePurpose::History { conn, id, credits, reserved } => {
-                HistoryFor::Client { conn: *conn, id: id.clone(), credits: *credits, reserved: *reserved }
+            // The credit stays with the page, which may have to be read once more.
+            PagePurpose::History { conn, id, reserved, .. } => {
+                HistoryFor::Client { conn: *conn, id: id.clone(), credit: None, reserved: *reserved }
             }
             PagePurpose::Python { ticket } => HistoryFor::Python { ticket: *ticket },
         };
@@ -129,9 +130,7 @@ enum PageAnswer {
 fn history_for(purpose: PagePurpose) -> Option<HistoryFor> {
     match purpose {
         PagePurpose::Replay { .. } => None,
-        PagePurpose::History { conn, id, credits, reserved } => {
-            Some(HistoryFor::Client { conn, id, credits, reserved })
-        }
+        PagePurpose::History { conn, id, credit, reserved } => Some(HistoryFor::Client { conn, id, credit, reserved }),
         PagePurpose::Python { ticket } => Some(HistoryFor::Python { ticket }),
     }
 }

@@ -227,17 +227,22 @@ impl Hub {
 
     /// Acknowledges a publish. Where too much waits for the shard `full`, the credits come back through its inbox.
     fn succeed(&self, reply: Option<Reply>, data: &[u8], full: Option<usize>, now: Now) {
-        let Some(Reply { conn, id, mut credits, .. }) = reply else { return };
-        if let (Some(shard), 1..) = (full, credits) {
-            self.give_back_through(shard, conn, std::mem::take(&mut credits));
+        let Some(Reply { conn, id, mut credit, .. }) = reply else { return };
+        if let Some(shard) = full
+            && let Some(credit) = credit.take()
+        {
+            self.give_back_through(shard, conn, credit);
         }
         match id {
             Some(id) => {
                 let json = compose::reply("ack", Some(&id), now.wall_ms, |out| out.extend_from_slice(data));
-                self.send(conn, Prepared::text(&json), credits);
+                self.send(conn, Prepared::text(&json), credit);
             }
-            None if credits == 0 => {}
-            None => self.to(conn, ShardMsg::Done { conn, count: credits }),
+            None => {
+                if let Some(credit) = credit {
+                    self.to(conn, ShardMsg::Done { conn, credit });
+                }
+            }
         }
     }
 
@@ -247,7 +252,7 @@ impl Hub {
             let message = reply.failure.as_deref().unwrap_or(fault.message);
             let fault = Fault { message, channel: Some(&publish.channel), ..fault };
             self.counters.error_sent(code);
-            self.send(reply.conn, Prepared::text(&fault.to_json(reply.id.as_deref(), now.wall_ms)), reply.credits);
+            self.send(reply.conn, Prepared::text(&fault.to_json(reply.id.as_deref(), now.wall_ms)), reply.credit);
         }
         if publish.notify {
             events.push(Event::Published { ticket: publish.ticket, outcome: Err(code) });

@@ -112,7 +112,7 @@ impl Walk {
     fn subscribe(&mut self) {
         let conn = ConnId::new(0, 1, self.below(1_000) as u32);
         let (channel, user) = (self.channel(), self.user());
-        let request = SubscribeRequest { conn, id: None, position: None, last: None, again: false, credits: 0 };
+        let request = SubscribeRequest { conn, id: None, position: None, last: None, again: false, credit: None };
         let _ = self.hub.subscribe(&channel, &user, None, request, self.now);
     }
 
