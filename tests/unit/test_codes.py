@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from realtime import Refused
+from realtime.api.problems import STATUSES
 from realtime.base.codes import RETRYABLE, CloseCode
+from tests import pages
 
 RUST = Path(__file__).parents[2] / "rust"
 
@@ -23,6 +25,27 @@ def test_retryable_codes_are_those_of_the_engine() -> None:
     source = (RUST / "hub/src/compose.rs").read_text("utf-8")
     body = source.partition("pub fn is_retryable")[2].partition("\n}")[0]
     assert set(re.findall(r'"([a-z_]+)"', body)) == {code for code, retryable in RETRYABLE.items() if retryable}
+
+
+def _rows(heading: str) -> dict[str, list[str]]:
+    """Return the cells of a table of docs/reference/codes.md, by the first."""
+    section = pages.text_of("docs/reference/codes.md").partition(f"## {heading}")[2].partition("\n## ")[0]
+    rows = [re.split(r" \| ", line.strip("| ")) for line in section.splitlines() if re.match(r"\| `?\w+`? \|", line)]
+    return {row[0].strip("`"): row[1:] for row in rows if row[0] != "code"}
+
+
+def test_the_page_of_codes_has_every_error_code_with_its_cause_and_remedy() -> None:
+    rows = _rows("Errors")
+    assert {code: cells[0] == "yes" for code, cells in rows.items()} == dict(RETRYABLE)
+    assert {code: int(cells[1]) for code, cells in rows.items()} | {"token_expired": 401} == STATUSES
+    assert all(len(cells) == 4 and all(cells) for cells in rows.values())
+
+
+def test_the_page_of_codes_has_every_close_code_with_its_cause_and_remedy() -> None:
+    rows = _rows("Close codes")
+    shown = {int(code): (cells[0], cells[1] == "yes") for code, cells in rows.items()}
+    assert shown == {code.value: (f"`{code.name.lower()}`", code.may_come_back) for code in CloseCode}
+    assert all(len(cells) == 4 and all(cells) for cells in rows.values())
 
 
 def test_every_code_of_the_protocol_has_a_default() -> None:
